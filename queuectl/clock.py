@@ -1,0 +1,136 @@
+"""Instants and durations: the text forms people use, and the numbers the code uses.
+
+Inside the code an instant is Unix seconds in UTC (a float whose name ends in ``_at``), a
+duration is seconds (a float whose name ends in ``_s``). The text forms live only here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+# A hundred years: long enough for any queue, and far from the end of datetime's range.
+LONGEST_S = 100 * 366 * 86400.0
+
+DURATION_HELP = "seconds or a duration such as 90, 1.5h, 2h30m or 1d"
+TIME_HELP = "a time such as 2030-01-31T08:00, with Z or an offset for another zone than the local one"
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds that *text* means: ``90``, ``1.5h``, ``2h30m``, ``500ms``.
+
+    Raises:
+        ValueError: *text* is no duration, is negative, or is longer than 100 years.
+    """
+    rest = text.strip().lower()
+    if not rest.isascii():
+        raise ValueError(f"not a duration: {text!r}")
+    try:
+        total_s = _plain_number(rest)
+    except ValueError:
+        total_s = _sum_of_units(rest, text)
+    if not 0 <= total_s <= LONGEST_S:
+        raise ValueError(f"not a duration between 0 and 100 years: {text!r}")
+    return total_s
+
+
+def _plain_number(text: str) -> float:
+    """Return *text* as a float; only digits and one point, so no ``nan``, ``inf`` or ``1_0``."""
+    if not text.replace(".", "", 1).isdigit():
+        raise ValueError(text)
+    return float(text)
+
+
+def _sum_of_units(rest: str, text: str) -> float:
+    total_s = 0.0
+    while rest:
+        digits = 0
+        while digits < len(rest) and (rest[digits].isdigit() or rest[digits] == "."):
+            digits += 1
+        letters = digits
+        while letters < len(rest) and rest[letters].isalpha():
+            letters += 1
+        unit = rest[digits:letters]
+        try:
+            number = _plain_number(rest[:digits])
+        except ValueError:
+            raise ValueError(f"not a duration: {text!r}") from None
+        if unit not in UNITS_S:
+            raise ValueError(f"not a duration: {text!r}")
+        total_s += number * UNITS_S[unit]
+        rest = rest[letters:].lstrip()
+    if not text.strip():
+        raise ValueError("not a duration: it is empty")
+    return total_s
+
+
+def format_duration(duration_s: float) -> str:
+    """Return a short text for people: ``0.3 s``, ``12 s``, ``2 min 5 s``, ``3 h 20 min``, ``2 d 4 h``."""
+    if duration_s < 0:
+        return "-" + format_duration(-duration_s)
+    if duration_s < 10:
+        return f"{duration_s:.1f}".rstrip("0").rstrip(".") + " s"
+    seconds = int(duration_s + 0.5)
+    if seconds < 60:
+        return f"{seconds} s"
+    parts = []
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        amount, seconds = divmod(seconds, size)
+        if amount or parts:
+            parts.append((amount, name))
+        if len(parts) == 2:
+            break
+    return " ".join(f"{amount} {name}" for amount, name in parts if amount)
+
+
+def parse_time(text: str) -> float:
+    """Return the instant that ISO 8601 *text* means, in Unix seconds.
+
+    ``Z`` and offsets are read; a time without either is local time.
+
+    Raises:
+        ValueError: *text* is no ISO 8601 time, or lies outside the years 1970 to 2200.
+    """
+    from datetime import datetime
+
+    tidy = text.strip()
+    if tidy[-1:] in ("Z", "z"):
+        tidy = tidy[:-1] + "+00:00"
+    tidy = _pad_fraction(tidy)
+    try:
+        instant_at = datetime.fromisoformat(tidy).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(f"not a time: {text!r}") from None
+    if not 0 <= instant_at < 7258118400:
+        raise ValueError(f"not a time between the years 1970 and 2200: {text!r}")
+    return instant_at
+
+
+def _pad_fraction(text: str) -> str:
+    """Bring a fraction of a second to six digits, the only other length Python 3.8 reads beside three."""
+    head, point, tail = text.partition(".")
+    if not point:
+        return text
+    digits = len(tail) - len(tail.lstrip("0123456789"))
+    return f"{head}.{tail[:digits][:6].ljust(6, '0')}{tail[digits:]}" if digits else text
+
+
+def iso_utc(instant_at: float) -> str:
+    """Return ISO 8601 in UTC to the millisecond: ``2030-01-31T07:00:00.250Z``."""
+    whole = math.floor(instant_at)
+    millis = min(int((instant_at - whole) * 1000 + 0.5), 999)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{millis:03d}Z"
+
+
+def local_text(instant_at: float, now: Optional[float] = None) -> str:
+    """Return local time for people: ``14:03:07`` today, ``2030-01-31 14:03:07`` on other days."""
+    moment = time.localtime(instant_at)
+    if now is not None and time.localtime(now)[:3] == moment[:3]:
+        return time.strftime("%H:%M:%S", moment)
+    return time.strftime("%Y-%m-%d %H:%M:%S", moment)

@@ -1,0 +1,176 @@
+"""Every setting: its name, default, check, text form and meaning.
+
+Settings live in the store, as text, so that all workers of a store share them. A value is
+parsed when it is set and again when it is read; what is stored is what the user typed.
+"""
+
+from __future__ import annotations
+
+import math
+
+from queuectl import clock
+from queuectl.errors import InvalidSetting
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Mapping, Optional, Union
+
+    Value = Union[int, float, None]
+
+MAX_INT = 2**31 - 1
+SIZE_UNITS = {"": 1, "b": 1, "k": 1024, "kb": 1024, "kib": 1024, "m": 1024**2, "mb": 1024**2, "mib": 1024**2}
+SIZE_UNITS.update({"g": 1024**3, "gb": 1024**3, "gib": 1024**3})
+
+
+class Setting:
+    """One setting: *default* as the user would type it (None: not set), *parse*, and what it means."""
+
+    __slots__ = ("default", "key", "kind", "meaning", "parse")
+
+    def __init__(
+        self, key: str, default: Optional[str], kind: str, parse: Callable[[str], Value], meaning: str
+    ) -> None:
+        self.key = key
+        self.default = default
+        self.kind = kind  # what a value looks like, for error messages and the reference
+        self.parse = parse
+        self.meaning = meaning
+
+
+def _whole(text: str, least: int = 0) -> int:
+    tidy = text.strip()
+    if not (tidy.isascii() and tidy.isdigit() and len(tidy) < 12):
+        raise ValueError(text)
+    number = int(tidy)
+    if not least <= number <= MAX_INT:
+        raise ValueError(text)
+    return number
+
+
+def _base(text: str) -> float:
+    number = float(text) if len(text) < 40 and "_" not in text else math.nan
+    if not (number >= 1 and math.isfinite(number)):
+        raise ValueError(text)
+    return number
+
+
+def _lease(text: str) -> float:
+    lease_s = clock.parse_duration(text)
+    if lease_s < 2:
+        raise ValueError(text)
+    return lease_s
+
+
+def _positive_duration(text: str) -> float:
+    duration_s = clock.parse_duration(text)
+    if duration_s <= 0:
+        raise ValueError(text)
+    return duration_s
+
+
+def _none_or_positive_duration(text: str) -> Optional[float]:
+    return None if text.strip().lower() == "none" else _positive_duration(text)
+
+
+def _size(text: str) -> int:
+    """Return the bytes that ``65536``, ``64k`` or ``1 MiB`` mean; from 2 bytes to 1 GiB."""
+    tidy = text.strip().lower()
+    digits = len(tidy) - len(tidy.lstrip("0123456789"))
+    unit = tidy[digits:].strip()
+    if not digits or digits > 11 or not tidy.isascii() or unit not in SIZE_UNITS:
+        raise ValueError(text)
+    size = int(tidy[:digits]) * SIZE_UNITS[unit]
+    if not 2 <= size <= 1024**3:
+        raise ValueError(text)
+    return size
+
+
+_DURATION = clock.DURATION_HELP
+
+SETTINGS: Dict[str, Setting] = {
+    setting.key: setting
+    for setting in (
+        Setting("max_retries", "3", "a whole number from 0", _whole,
+                "retries after the first run before a job is dead; settled when a job is enqueued"),
+        Setting("backoff_base", "2", "a number from 1", _base,
+                "the delay before a retry is this to the power of the failed runs, in seconds"),
+        Setting("backoff_max", "3600", _DURATION, clock.parse_duration,
+                "the longest delay before a retry, without jitter"),
+        Setting("backoff_jitter", "0", _DURATION, clock.parse_duration,
+                "up to this much is added to each delay at random"),
+        Setting("timeout", None, _DURATION + ", or none", _none_or_positive_duration,
+                "how long a run may take when its job does not say"),
+        Setting("kill_grace", "5", _DURATION, clock.parse_duration,
+                "how long a command has between TERM and KILL"),
+        Setting("output_limit", "1 MiB", "a size such as 65536, 64k or 1 MiB", _size,
+                "how much output of a run is kept: the first and the last half"),
+        Setting("max_lost", "3", "a whole number from 1", lambda text: _whole(text, 1),
+                "a job is dead when this many runs in a row lost their worker"),
+        Setting("lease", "30", _DURATION + ", at least 2 s", _lease,
+                "how long a silent worker on another host keeps its jobs"),
+        Setting("keep_completed", None, _DURATION + ", or none", _none_or_positive_duration,
+                "workers delete completed and cancelled jobs this long after their end"),
+        Setting("keep_dead", None, _DURATION + ", or none", _none_or_positive_duration,
+                "workers delete dead jobs this long after their end"),
+    )
+}  # fmt: skip
+
+ALIASES = {"default_max_retries": "max_retries"}
+
+
+def find(key: str) -> Setting:
+    """Return the setting that *key* names; hyphens are underscores, aliases are known.
+
+    Raises:
+        InvalidSetting: There is none; the message suggests the nearest.
+    """
+    name = key.strip().replace("-", "_").lower()
+    name = ALIASES.get(name, name)
+    if name not in SETTINGS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, list(SETTINGS), 1)
+        hint = f"Did you mean {near[0]}?" if near else "'queuectl config list' shows them all."
+        raise InvalidSetting(f"unknown setting {key!r}. {hint}")
+    return SETTINGS[name]
+
+
+def check(key: str, text: str) -> str:
+    """Return *text* as it is to be stored for *key*, or refuse it.
+
+    Raises:
+        InvalidSetting: *key* is unknown or *text* is no value of it.
+    """
+    setting = find(key)
+    tidy = text.strip()
+    try:
+        setting.parse(tidy)
+    except (ValueError, OverflowError):
+        shown = text if len(text) <= 40 else text[:40] + "..."
+        raise InvalidSetting(f"{setting.key} must be {setting.kind}, not {shown!r}.") from None
+    return tidy
+
+
+class Config:
+    """The settings in force: what the store holds over the defaults.
+
+    Attributes have the settings' names; durations are seconds, sizes bytes, and a setting
+    without a value is None.
+    """
+
+    max_retries: int
+    backoff_base: float
+    backoff_max: float
+    backoff_jitter: float
+    timeout: Optional[float]
+    kill_grace: float
+    output_limit: int
+    max_lost: int
+    lease: float
+    keep_completed: Optional[float]
+    keep_dead: Optional[float]
+
+    def __init__(self, stored: Mapping[str, str]) -> None:
+        for key, setting in SETTINGS.items():
+            text = stored.get(key, setting.default)
+            setattr(self, key, None if text is None else setting.parse(text))

@@ -1,0 +1,49 @@
+"""Stores: ``open_store`` returns the one that a path or URL names."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+    from queuectl.db.base import Store
+
+
+def open_store(location: Optional[str] = None, create: bool = True) -> Store:
+    """Open the store at *location*: a path, ``sqlite:///path`` or ``postgresql://...``.
+
+    None means ``QUEUECTL_DB``, else ``jobs.db`` in the home. A missing SQLite store is made
+    unless *create* is False.
+
+    Raises:
+        StoreError: It cannot be opened; the message says why and what to do.
+        MissingExtra: The engine's driver is not installed.
+    """
+    location = location or os.environ.get("QUEUECTL_DB") or default_path()
+    scheme, colon, rest = location.partition("://")
+    if colon and scheme in ("postgresql", "postgres"):
+        from queuectl.db.postgres import open_postgres
+
+        return open_postgres(location)
+    from queuectl.db.sqlite import SqliteStore
+
+    if colon and scheme == "sqlite":
+        location = rest[1:] if rest.startswith("//") else rest
+    elif colon and scheme.isalpha():
+        from queuectl.errors import StoreRefused
+
+        raise StoreRefused(f"unknown kind of store {scheme}://. Give a path or postgresql://...")
+    return SqliteStore(os.path.abspath(os.path.expanduser(location)), create=create)
+
+
+def home() -> str:
+    """Return the directory of queuectl's files: ``QUEUECTL_HOME``, else ``~/.queuectl``."""
+    given = os.environ.get("QUEUECTL_HOME")
+    return os.path.abspath(os.path.expanduser(given)) if given else os.path.expanduser("~/.queuectl")
+
+
+def default_path() -> str:
+    """Return where the store is when nobody says otherwise."""
+    return os.path.join(home(), "jobs.db")

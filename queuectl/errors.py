@@ -1,0 +1,88 @@
+"""Every error that queuectl raises on purpose, and the exit code each one ends with.
+
+A message is one sentence or two: what went wrong, with which value, and what to do
+next. Libraries raise; only ``main`` prints.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Sequence
+
+
+class QueuectlError(Exception):
+    """Base of the family: something could not be done; the command exits with 1."""
+
+    exit_code = 1
+
+
+class UsageError(QueuectlError):
+    """The command line itself is wrong (unknown command, missing value); exit code 2."""
+
+    exit_code = 2
+
+
+class InvalidJob(QueuectlError):
+    """A job's description was refused; nothing was stored and no id was used up."""
+
+
+class InvalidSetting(QueuectlError):
+    """A setting's key or value was refused; the setting is as it was."""
+
+
+class JobExists(QueuectlError):
+    """The id that a caller gave is taken, or was used by an earlier job."""
+
+    def __init__(self, job_id: str, why: str = "is taken") -> None:
+        super().__init__(f"the id {job_id} {why}. Give another id, or none to get the next one.")
+        self.job_id = job_id
+
+
+class JobNotFound(QueuectlError):
+    """No job has this id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"Job not found: {job_id}. 'queuectl list' shows the ids.")
+        self.job_id = job_id
+
+
+class NotInDlq(QueuectlError):
+    """A DLQ command named a job that is not dead, or does not exist."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"Job not found in DLQ: {job_id}.")
+        self.job_id = job_id
+
+
+class WrongState(QueuectlError):
+    """The job exists, but its state does not allow the operation."""
+
+    def __init__(self, job_id: str, verb: str, state: str, allowed: Sequence[str]) -> None:
+        choices = ", ".join(allowed[:-1]) + " or " + allowed[-1] if len(allowed) > 1 else allowed[0]
+        super().__init__(f"cannot {verb} {job_id}: it is {state}, not {choices}.")
+        self.job_id = job_id
+        self.state = state
+
+
+class StoreError(QueuectlError):
+    """The store cannot be used."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached now (busy, disk full, I/O error); trying again may help."""
+
+
+class StoreRefused(StoreError):
+    """What lies at the store's path is not ours, damaged, replaced or newer; it was left as it is."""
+
+
+class MissingExtra(QueuectlError):
+    """A feature needs a package that is not installed."""
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(f"{feature} needs {package}: pip install 'queuectl[{extra}]'")
+
+
+class Refused(QueuectlError):
+    """The user said no, or a precondition that the user can change does not hold."""

@@ -1,0 +1,270 @@
+"""Jobs and runs as the store returns them, the states, and what a finished run does to its job.
+
+Pure: nothing here touches a store, a process or the clock.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from queuectl.retry import backoff_delay
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from queuectl.config import Config
+
+
+class State(str, enum.Enum):
+    """The states of a job, and who moves a job out of each."""
+
+    #: Waiting to run, now or at its ``run_at``. A claim -> processing; ``cancel`` -> cancelled.
+    PENDING = "pending"
+    #: A worker runs it. The run's end -> completed, failed, dead; ``cancel`` -> cancelled;
+    #: stop --now or the loss of its worker -> pending (or dead after ``max_lost``).
+    PROCESSING = "processing"
+    #: The last run failed, waiting for its retry at ``run_at``. A claim -> processing;
+    #: ``retry`` -> pending; ``cancel`` -> cancelled.
+    FAILED = "failed"
+    #: Exit code 0. ``retry`` -> pending.
+    COMPLETED = "completed"
+    #: In the DLQ. ``dlq retry`` or ``retry`` -> pending.
+    DEAD = "dead"
+    #: Stopped by a user. ``retry`` -> pending.
+    CANCELLED = "cancelled"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+STATES = tuple(state.value for state in State)
+WAITING = ("pending", "failed")
+ENDED = ("completed", "dead", "cancelled")
+
+
+class Outcome(str, enum.Enum):
+    """How a run stands or ended; ``runs.state`` in the store and in ``show --json``."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    #: A non-zero exit code, a signal, or a command or directory that does not exist.
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    #: Ended by ``worker stop --now`` or a second Ctrl-C; costs no retry.
+    STOPPED = "stopped"
+    #: Its worker died; costs no retry.
+    LOST = "lost"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Job(NamedTuple):
+    """One job as the store has it. Instants are Unix seconds, durations seconds."""
+
+    seq: int  # the store's row number: order of arrival
+    id: str
+    queue: str
+    state: str
+    priority: int
+    run_at: float  # when it may run next (or, once claimed, when it might)
+    command: str
+    cwd: str
+    env_json: Optional[str]  # an object of strings, as JSON
+    tags_json: Optional[str]  # a list of strings, as JSON
+    timeout_s: Optional[float]  # None: the setting decides when a run starts
+    backoff_base: Optional[float]  # None: the setting decides when a run fails
+    max_retries: int
+    attempts: int  # runs begun since the enqueue or the last retry by hand
+    failures: int  # of these, failed ones: they alone cost retries
+    losses: int  # lost runs in a row
+    run_no: int  # runs of this job ever begun; never reset
+    run_id: Optional[int]  # the run that owns it; set only while processing
+    worker_id: Optional[str]  # set only while processing
+    cancel_requested: bool
+    created_at: float
+    updated_at: float
+    ended_at: Optional[float]  # set only when completed, dead or cancelled
+    reason: Optional[str]  # why it is failed, dead or cancelled
+
+    @property
+    def env(self) -> Dict[str, str]:
+        """What is added to the worker's environment."""
+        import json
+
+        return dict(json.loads(self.env_json)) if self.env_json else {}
+
+    @property
+    def tags(self) -> List[str]:
+        """The job's tags, as given."""
+        import json
+
+        return list(json.loads(self.tags_json)) if self.tags_json else []
+
+
+class Run(NamedTuple):
+    """One run of a job as the store has it."""
+
+    run_id: int  # unique in the store, growing: a fencing token
+    job_id: str
+    number: int  # first, second ... run of its job; never reset
+    state: str  # an Outcome
+    exit_code: Optional[int]
+    signal: Optional[int]
+    started_at: float
+    ended_at: Optional[float]
+    worker: str  # the worker's id
+    host: str
+    pid: Optional[int]  # the worker's process
+    peak_memory_bytes: Optional[int]
+    cpu_s: Optional[float]
+    reason: Optional[str]
+
+
+class Claim(NamedTuple):
+    """A job given to a worker, and the run that was begun for it."""
+
+    job: Job  # as it is after the claim: processing, attempt counted
+    run_id: int
+    started_at: float
+
+
+class RunEnd(NamedTuple):
+    """How one run ended, as its worker saw it."""
+
+    outcome: Outcome
+    exit_code: Optional[int]
+    signal: Optional[int]
+    reason: Optional[str]  # for people: "exit 3", "signal KILL", "timed out after 1 s"
+    ended_at: float
+    peak_memory_bytes: Optional[int] = None
+    cpu_s: Optional[float] = None
+
+
+class Verdict(NamedTuple):
+    """What one finished run does to its job: decided here, written by a store."""
+
+    state: State
+    run_at: Optional[float]  # Unix seconds; set for FAILED and PENDING
+    reason: Optional[str]
+    delay_s: float = 0.0  # of a retry
+
+
+def settle(job: Job, end: RunEnd, config: Config, now: float, random: float = 0.0) -> Verdict:
+    """Decide what *end* does to *job*.
+
+    Args:
+        job: As it was claimed: its attempt is counted, its failures not yet.
+        end: The end of the run; any outcome but RUNNING and LOST (the store settles lost runs).
+        config: The settings at this moment.
+        now: Unix seconds by the store's clock.
+        random: A number in [0, 1) for the jitter.
+    """
+    if end.outcome is Outcome.COMPLETED:
+        return Verdict(State.COMPLETED, None, None)
+    if end.outcome is Outcome.CANCELLED:
+        return Verdict(State.CANCELLED, None, "cancelled while it ran")
+    if end.outcome is Outcome.STOPPED:
+        return Verdict(State.PENDING, now, None)
+    if job.failures >= job.max_retries:
+        return Verdict(State.DEAD, None, end.reason)
+    base = config.backoff_base if job.backoff_base is None else job.backoff_base
+    delay_s = backoff_delay(job.failures + 1, base, config.backoff_max, config.backoff_jitter, random)
+    return Verdict(State.FAILED, now + delay_s, end.reason, delay_s)
+
+
+class JobFilter(NamedTuple):
+    """Which jobs a listing, a bulk retry or a prune is about; None or empty: no condition."""
+
+    states: Tuple[str, ...] = ()
+    queues: Tuple[str, ...] = ()
+    tags: Tuple[str, ...] = ()  # a job with any of them
+    ended_before: Optional[float] = None  # Unix seconds
+
+
+class Worker(NamedTuple):
+    """A worker or supervisor process as it registered itself."""
+
+    id: str  # made anew by each process
+    role: str  # "worker" or "supervisor"
+    group_id: str  # the supervisor's id; a supervisor's own
+    number: int  # the N of "[worker N]"
+    host: str  # for people
+    host_id: str  # machine, boot and pid namespace: equal means the same process table
+    pid: int
+    pid_started: str  # tells a process from a later one with the same pid
+    queues: Tuple[str, ...]  # empty: all
+    concurrency: int
+    started_at: float
+    lease_expires_at: float  # by the store's clock
+    renewed_mono_s: float  # CLOCK_MONOTONIC at the last renewal; comparable on the same host_id
+    state: str = "alive"  # or "lost": condemned by a sweeper, its renewals are refused
+    stop: int = 0  # what somebody asked for: 0 nothing, 1 finish and exit, 2 stop now
+
+
+class Orders(NamedTuple):
+    """What others ask of a worker."""
+
+    known: bool  # False: its row is gone or condemned; it must end its commands
+    stop: int
+    cancelled_runs: Tuple[int, ...]
+
+
+class QueueInfo(NamedTuple):
+    """A queue, its switches, and its jobs by state."""
+
+    name: str
+    paused: bool
+    max_running: Optional[int]
+    pending: int
+    processing: int
+    failed: int
+    completed: int
+    dead: int
+    cancelled: int
+
+
+class Rates(NamedTuple):
+    """How much ended lately."""
+
+    completed_per_min: float
+    failed_per_min: float
+
+
+class Problem(NamedTuple):
+    """Something ``doctor`` found."""
+
+    what: str
+    advice: str
+
+
+def job_json(job: Job) -> Dict[str, Any]:
+    """Return *job* as the object that ``list --json`` and ``show --json`` print."""
+    from queuectl.clock import iso_utc
+
+    def instant(at: Optional[float]) -> Optional[str]:
+        return None if at is None else iso_utc(at)
+
+    return {
+        "id": job.id,
+        "state": job.state,
+        "command": job.command,
+        "queue": job.queue,
+        "priority": job.priority,
+        "attempts": job.attempts,
+        "failures": job.failures,
+        "losses": job.losses,
+        "max_retries": job.max_retries,
+        "backoff_base": job.backoff_base,
+        "timeout": job.timeout_s,
+        "run_at": instant(job.run_at),
+        "cwd": job.cwd,
+        "env": job.env,
+        "tags": job.tags,
+        "cancel_requested": bool(job.cancel_requested),
+        "created_at": instant(job.created_at),
+        "updated_at": instant(job.updated_at),
+        "ended_at": instant(job.ended_at),
+        "reason": job.reason,
+    }

@@ -1,0 +1,335 @@
+"""A job as a caller describes it: every field checked before anything is stored.
+
+This module is on the path of each ``queuectl enqueue``, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+from queuectl import clock
+from queuectl.config import MAX_INT
+from queuectl.errors import InvalidJob
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+# Linux hands no single argument over 128 KiB to a program (MAX_ARG_STRLEN, with the final NUL).
+MAX_COMMAND_BYTES = 128 * 1024 - 1
+MAX_ENV_BYTES = 128 * 1024
+MAX_ID_LENGTH = 128
+MAX_TAGS = 100
+
+FIELDS = (
+    "command", "id", "queue", "priority", "max_retries", "backoff_base",
+    "timeout", "run_at", "delay", "cwd", "env", "tags",
+)  # fmt: skip
+STATE_FIELDS = (
+    "state", "attempts", "failures", "losses", "created_at", "updated_at", "ended_at",
+    "worker_id", "worker", "run_id", "seq", "reason", "cancel_requested", "runs",
+)  # fmt: skip
+NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+NAME_RULE = "1-128 of A-Z a-z 0-9 . _ -, not starting with - or ."
+
+
+class JobSpec:
+    """A checked description of a job to be: what ``Store.add`` takes."""
+
+    __slots__ = (
+        "backoff_base", "command", "cwd", "delay_s", "env", "id", "max_retries",
+        "priority", "queue", "run_at", "tags", "timeout_s",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        command: str,
+        cwd: str,
+        id: Optional[str] = None,
+        queue: str = "default",
+        priority: int = 0,
+        max_retries: Optional[int] = None,
+        backoff_base: Optional[float] = None,
+        timeout_s: Optional[float] = None,
+        run_at: Optional[float] = None,
+        delay_s: Optional[float] = None,
+        env: Optional[Dict[str, str]] = None,
+        tags: Optional[List[str]] = None,
+    ) -> None:
+        self.command = command
+        self.cwd = cwd
+        self.id = id
+        self.queue = queue
+        self.priority = priority
+        self.max_retries = max_retries  # None: the setting at the time of the enqueue
+        self.backoff_base = backoff_base  # None: the setting when a run fails
+        self.timeout_s = timeout_s  # None: the setting when a run starts
+        self.run_at = run_at  # Unix seconds; None: now
+        self.delay_s = delay_s  # seconds from now; not together with run_at
+        self.env = env
+        self.tags = tags
+
+
+def is_name(text: str) -> bool:
+    """Say whether *text* may be an id, a queue's name or a tag."""
+    return 0 < len(text) <= MAX_ID_LENGTH and text[0] not in "-." and NAME_CHARACTERS.issuperset(text)
+
+
+def shown(value: Any) -> str:
+    """Return *value* short and on one line, for a message."""
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):  # an integer of more than 4300 digits, a very deep list
+        text = type(value).__name__
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def refuse(field: str, wanted: str, got: Any) -> InvalidJob:
+    """Return the error that names the field, what it wants and what it got."""
+    return InvalidJob(f"job field {field!r} must be {wanted}, not {shown(got)}.")
+
+
+def _text(field: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise refuse(field, "a string", value)
+    if "\0" in value:
+        raise refuse(field, "text without NUL characters", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise refuse(field, "valid Unicode text (this has half a surrogate pair or invalid UTF-8)", value) from None
+    return value
+
+
+def _command(field: str, value: Any) -> str:
+    text = _text(field, value)
+    if not text.strip():
+        raise refuse(field, "a command, not blank", value)
+    size = len(text.encode())
+    if size > MAX_COMMAND_BYTES:
+        raise InvalidJob(
+            f"job field {field!r} is {size:,} bytes long; the most a shell can be given is "
+            f"{MAX_COMMAND_BYTES:,}. Put it into a script file and enqueue that."
+        )
+    return text
+
+
+def _name(field: str, value: Any) -> str:
+    if not isinstance(value, str) or not is_name(value):
+        raise refuse(field, NAME_RULE, value)
+    return value
+
+
+def _int(field: str, value: Any, least: int, wanted: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_INT:
+        raise refuse(field, wanted, value)
+    return value
+
+
+def _priority(field: str, value: Any) -> int:
+    return _int(field, value, -MAX_INT, "a whole number within +-2147483647")
+
+
+def _max_retries(field: str, value: Any) -> int:
+    return _int(field, value, 0, "a whole number from 0 to 2147483647")
+
+
+def _number(value: Any) -> Optional[float]:
+    """Return *value* as a finite float, or None if it is no number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if number - number == 0 else None
+
+
+def _backoff_base(field: str, value: Any) -> float:
+    number = _number(value)
+    if number is None or number < 1:
+        raise refuse(field, "a number from 1", value)
+    return number
+
+
+def _duration(field: str, value: Any) -> float:
+    try:
+        number = clock.parse_duration(value) if isinstance(value, str) else _number(value)
+    except ValueError:
+        number = None
+    if number is None or not 0 <= number <= clock.LONGEST_S:
+        raise refuse(field, clock.DURATION_HELP, value)
+    return number
+
+
+def _timeout(field: str, value: Any) -> float:
+    duration_s = _duration(field, value)
+    if duration_s <= 0:
+        raise refuse(field, "more than 0: " + clock.DURATION_HELP, value)
+    return duration_s
+
+
+def _run_at(field: str, value: Any) -> float:
+    if not isinstance(value, str):
+        raise refuse(field, clock.TIME_HELP, value)
+    try:
+        return clock.parse_time(value)
+    except ValueError:
+        raise refuse(field, clock.TIME_HELP, value) from None
+
+
+def _cwd(field: str, value: Any) -> str:
+    text = _text(field, value)
+    if not text:
+        raise refuse(field, "a directory", value)
+    from os.path import abspath, expanduser
+
+    return abspath(expanduser(text))
+
+
+def _env(field: str, value: Any) -> Dict[str, str]:
+    if not isinstance(value, dict):
+        raise refuse(field, 'an object of strings such as {"KEY": "value"}', value)
+    total = 0
+    for name, text in value.items():
+        _text(field, name)
+        if not name or "=" in name:
+            raise refuse(field, "an object whose names are not empty and have no '='", name)
+        if name.upper().startswith("QUEUECTL_RUN_ID") or name.upper() == "QUEUECTL_STORE_ID":
+            raise InvalidJob(f"job field {field!r} must not set {name}: queuectl sets it for each run.")
+        if not isinstance(text, str):
+            raise refuse(field, f"an object of strings ({name} is none)", text)
+        _text(field, text)
+        total += len(name.encode()) + len(text.encode()) + 2
+    if total > MAX_ENV_BYTES:
+        raise InvalidJob(f"job field {field!r} is {total:,} bytes in all; the most is {MAX_ENV_BYTES:,}.")
+    return value
+
+
+def _tags(field: str, value: Any) -> List[str]:
+    if not isinstance(value, (list, tuple)):
+        raise refuse(field, 'a list of strings such as ["nightly"]', value)
+    if len(value) > MAX_TAGS:
+        raise InvalidJob(f"job field {field!r} has {len(value)} tags; the most is {MAX_TAGS}.")
+    for tag in value:
+        if not isinstance(tag, str) or not is_name(tag):
+            raise refuse(field, f"a list of tags, each {NAME_RULE}", tag)
+    return list(dict.fromkeys(value))
+
+
+# A field's check, and the attribute of JobSpec that holds the result.
+_CHECKS = {
+    "command": (_command, "command"),
+    "id": (_name, "id"),
+    "queue": (_name, "queue"),
+    "priority": (_priority, "priority"),
+    "max_retries": (_max_retries, "max_retries"),
+    "backoff_base": (_backoff_base, "backoff_base"),
+    "timeout": (_timeout, "timeout_s"),
+    "run_at": (_run_at, "run_at"),
+    "delay": (_duration, "delay_s"),
+    "cwd": (_cwd, "cwd"),
+    "env": (_env, "env"),
+    "tags": (_tags, "tags"),
+}
+
+# Fields for which null means "as if it were not given".
+_NULLABLE = frozenset(FIELDS) - {"command"}
+
+
+def field_name(name: str) -> str:
+    """Return the field that *name* means: hyphens are underscores.
+
+    Raises:
+        InvalidJob: There is no such field, or only queuectl itself may set it.
+    """
+    key = name.replace("-", "_")
+    if key in _CHECKS:
+        return key
+    if key in STATE_FIELDS:
+        raise InvalidJob(f"job field {shown(name)} is set by queuectl itself. Leave it out.")
+    from difflib import get_close_matches
+
+    near = get_close_matches(key.lower()[:40], FIELDS, 1)
+    hint = f"Did you mean {near[0]!r}?" if near else "The fields are " + ", ".join(FIELDS) + "."
+    raise InvalidJob(f"unknown job field {shown(name)}. {hint}")
+
+
+def check_fields(fields: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return *fields* checked, by JobSpec attribute.
+
+    Raises:
+        InvalidJob: The message names the field, what it wants and what it got.
+    """
+    checked: Dict[str, Any] = {}
+    for name, value in fields.items():
+        field = name if name in _CHECKS else field_name(name)
+        check, attribute = _CHECKS[field]
+        if attribute in checked:
+            raise InvalidJob(f"job field {field!r} is given twice.")
+        checked[attribute] = None if value is None and field in _NULLABLE else check(field, value)
+    if checked.get("run_at") is not None and checked.get("delay_s") is not None:
+        raise InvalidJob("job fields 'run_at' and 'delay' are both given. Give one of them.")
+    if checked.get("queue", "") is None:
+        del checked["queue"]
+    if checked.get("priority", 0) is None:
+        del checked["priority"]
+    return checked
+
+
+def from_fields(fields: Mapping[str, Any], cwd: str) -> JobSpec:
+    """Return the job that *fields* describes; its ``cwd`` is *cwd* if they do not say.
+
+    Raises:
+        InvalidJob: A field is unknown, missing or wrong.
+    """
+    checked = check_fields(fields)
+    if "command" not in checked:
+        raise InvalidJob("job field 'command' is missing. Give at least {\"command\": \"...\"}.")
+    if checked.get("cwd") is None:
+        checked["cwd"] = cwd
+    return JobSpec(**checked)
+
+
+def _no_twins(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in names if names.count(name) > 1)
+        raise InvalidJob(f"the JSON names {shown(twin)} twice.")
+    return found
+
+
+def fields_from_json(text: str) -> Dict[str, Any]:
+    """Return the fields of the job that the JSON object *text* describes, not yet checked.
+
+    Raises:
+        InvalidJob: *text* is no JSON object; the message says where it goes wrong.
+    """
+    import json
+
+    try:
+        value = json.loads(text, object_pairs_hook=_no_twins)
+    except json.JSONDecodeError as error:
+        raise InvalidJob(_json_trouble(text, f"{error.msg} at character {error.pos + 1}")) from None
+    except RecursionError:
+        raise InvalidJob("not a JSON object: it is nested too deeply.") from None
+    except ValueError:  # since Python 3.11: an integer of more than 4300 digits
+        raise InvalidJob("not a JSON object: it has a number of thousands of digits.") from None
+    if not isinstance(value, dict):
+        raise InvalidJob(f"a job must be a JSON object such as {{\"command\": \"echo hi\"}}, not {shown(value)}.")
+    return value
+
+
+def _json_trouble(text: str, why: str) -> str:
+    """Explain bad JSON; the usual reason is a shell that took the quotes away."""
+    tidy = text.strip()
+    if tidy[:1] == "{" and '"' not in tidy and ":" in tidy:
+        return (
+            f"not a JSON object: {shown(text)}: the shell took the double quotes away. "
+            "Say it with options: queuectl enqueue --command \"echo hi\""
+        )
+    if tidy[:1] not in ("{", "["):
+        return (
+            f"not a JSON object: {shown(text)}. For a plain command: "
+            "queuectl enqueue -- COMMAND ARG ... or queuectl enqueue --command 'COMMAND'"
+        )
+    return f"not a JSON object: {why}: {shown(text)}."
