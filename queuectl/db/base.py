@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     Ended = Tuple[Claim, RunEnd, Verdict]
     Part = Tuple[int, bytes]  # where in the run's output the bytes start, and the bytes
+    OutputWrite = Tuple[int, Sequence[Part], Optional[int]]
 
 
 class Finished:
@@ -53,6 +54,10 @@ class Store(ABC):
     store_id: str
     #: The URL or path for messages; never with a password.
     location: str
+    #: Grows with each change of a setting, as the last claim saw it: when to read the settings again.
+    settings_seen: int = 0
+    #: Whether workers of other hosts may use this store, so that only a lease tells that they live.
+    many_hosts: bool = False
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -104,17 +109,24 @@ class Store(ABC):
         count: int = 0,
         queues: Sequence[str] = (),
         now: Optional[float] = None,
+        outputs: Sequence[OutputWrite] = (),
     ) -> Finished:
         """Write the *ended* runs' verdicts and claim up to *count* jobs, in one transaction.
+
+        *outputs* is written in the same transaction, as ``append_outputs`` would.
 
         An end is accepted if its run still owns its job, and refused if the job was taken away:
         the guard (job, run, worker, state) is the whole protection against a worker that was presumed
         dead and comes back. A failed run counts a failure and ends the row of losses.
         """
 
-    @abstractmethod
     def append_output(self, run_id: int, parts: Sequence[Part], keep_from: Optional[int] = None) -> None:
-        """Store *parts* of a run's output.
+        """Store *parts* of one run's output; see ``append_outputs``."""
+        self.append_outputs([(run_id, parts, keep_from)])
+
+    @abstractmethod
+    def append_outputs(self, writes: Sequence[OutputWrite]) -> None:
+        """Store parts of several runs' output: (run id, parts, *keep_from*) each.
 
         With *keep_from*, parts that end at or before that offset, and do not belong to the head (the
         parts from 0 without a gap), are deleted: the middle of too long an output.

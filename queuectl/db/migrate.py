@@ -1,0 +1,90 @@
+"""Numbered migrations: which there are, and bringing a SQLite file up to the newest."""
+
+from __future__ import annotations
+
+import os
+
+from queuectl.errors import StoreRefused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from typing import List, NamedTuple
+
+    class Migration(NamedTuple):
+        """One step: its number, file name and SQL."""
+
+        number: int
+        name: str
+        sql: str
+
+
+# The newest schema this version writes; tests hold it against the files.
+NEWEST = 1
+
+
+def migrations(engine: str) -> List[Migration]:
+    """Return all migrations of *engine* (``sqlite`` or ``postgres``) in order."""
+    import pkgutil
+    from collections import namedtuple
+
+    make = namedtuple("Migration", ["number", "name", "sql"])
+    found = []
+    for name in _names(engine):
+        data = pkgutil.get_data("queuectl.db", f"migrations/{engine}/{name}")
+        if data is None:
+            raise StoreRefused(f"the file of migration {name} is missing. Install queuectl again.")
+        found.append(make(int(name[:4]), name, data.decode()))
+    return found  # type: ignore[return-value]
+
+
+def _names(engine: str) -> List[str]:
+    """List the files; inside a zip file (queuectl.pyz) there is no directory to read."""
+    folder = os.path.join(os.path.dirname(__file__), "migrations", engine)
+    if os.path.isdir(folder):
+        return sorted(name for name in os.listdir(folder) if name.endswith(".sql"))
+    loader = globals()["__loader__"]
+    prefix = os.path.join("queuectl", "db", "migrations", engine) + os.sep
+    return sorted(
+        name[len(prefix) :] for name in getattr(loader, "_files", {}) if name.startswith(prefix) and name.endswith(".sql")
+    )
+
+
+def checksum(sql: str) -> str:
+    """Return what identifies a migration's text, whatever the line ends."""
+    import hashlib
+
+    return hashlib.sha256(sql.replace("\r\n", "\n").encode()).hexdigest()
+
+
+def upgrade_sqlite(db: sqlite3.Connection, now: float) -> None:
+    """Apply the migrations that *db* lacks, inside the transaction that the caller holds.
+
+    The number is kept twice: in ``schema_version`` with checksums, for people and ``doctor``, and in
+    ``user_version``, which every opening reads for nothing.
+    """
+    have = int(db.execute("PRAGMA user_version").fetchone()[0])
+    for migration in migrations("sqlite"):
+        if migration.number <= have:
+            continue
+        for statement in _statements(migration.sql):
+            db.execute(statement)
+        db.execute(
+            "INSERT INTO schema_version (n, checksum, applied_at) VALUES (?, ?, ?)",
+            (migration.number, checksum(migration.sql), now),
+        )
+        db.execute(f"PRAGMA user_version = {migration.number}")
+
+
+def _statements(sql: str) -> List[str]:
+    """Split *sql* at its semicolons; ``executescript`` would commit the caller's transaction."""
+    import sqlite3
+
+    found = []
+    rest = ""
+    for line in sql.splitlines(keepends=True):
+        rest += line
+        if line.rstrip().endswith(";") and sqlite3.complete_statement(rest):
+            found.append(rest)
+            rest = ""
+    return found

@@ -1,0 +1,128 @@
+-- The store of release 1. Instants are Unix seconds in UTC (REAL), durations seconds.
+
+CREATE TABLE schema_version (
+    n          INTEGER PRIMARY KEY,
+    checksum   TEXT NOT NULL,      -- of the migration's text, to notice one that was changed later
+    applied_at REAL NOT NULL
+);
+
+-- One row: what belongs to the store as a whole.
+CREATE TABLE store (
+    one              INTEGER PRIMARY KEY CHECK (one = 1),
+    store_id         TEXT NOT NULL,               -- random; half of a run's mark
+    next_number      INTEGER NOT NULL DEFAULT 1,  -- of the next generated id
+    settings_version INTEGER NOT NULL DEFAULT 0,  -- grows with each change of a setting
+    created_at       REAL NOT NULL
+);
+
+-- Numbers >= next_number that callers took by giving an id like job7 themselves.
+CREATE TABLE taken_numbers (
+    number INTEGER PRIMARY KEY
+);
+
+CREATE TABLE settings (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- A queue's switches, and its jobs counted by state: counting rows takes 150 ms at a million.
+CREATE TABLE queues (
+    name        TEXT PRIMARY KEY,
+    paused      INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
+    max_running INTEGER CHECK (max_running >= 1),
+    pending     INTEGER NOT NULL DEFAULT 0 CHECK (pending >= 0),
+    processing  INTEGER NOT NULL DEFAULT 0 CHECK (processing >= 0),
+    failed      INTEGER NOT NULL DEFAULT 0 CHECK (failed >= 0),
+    completed   INTEGER NOT NULL DEFAULT 0 CHECK (completed >= 0),
+    dead        INTEGER NOT NULL DEFAULT 0 CHECK (dead >= 0),
+    cancelled   INTEGER NOT NULL DEFAULT 0 CHECK (cancelled >= 0)
+) WITHOUT ROWID;
+
+CREATE TABLE jobs (
+    seq              INTEGER PRIMARY KEY,
+    id               TEXT NOT NULL UNIQUE,
+    queue            TEXT NOT NULL,
+    state            TEXT NOT NULL
+                     CHECK (state IN ('pending', 'processing', 'failed', 'completed', 'dead', 'cancelled')),
+    priority         INTEGER NOT NULL,
+    run_at           REAL NOT NULL,
+    -- 1: a claim may take it; 2: it waits for its run_at; 0: it does not wait.
+    ready            INTEGER NOT NULL,
+    command          TEXT NOT NULL,
+    cwd              TEXT NOT NULL,
+    env              TEXT,
+    tags             TEXT,
+    timeout_s        REAL CHECK (timeout_s > 0),
+    backoff_base     REAL CHECK (backoff_base >= 1),
+    max_retries      INTEGER NOT NULL CHECK (max_retries >= 0),
+    attempts         INTEGER NOT NULL DEFAULT 0 CHECK (attempts >= 0),
+    failures         INTEGER NOT NULL DEFAULT 0 CHECK (failures BETWEEN 0 AND attempts),
+    losses           INTEGER NOT NULL DEFAULT 0 CHECK (losses BETWEEN 0 AND attempts),
+    run_no           INTEGER NOT NULL DEFAULT 0 CHECK (run_no >= attempts),
+    run_id           INTEGER,
+    worker_id        TEXT,
+    cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested IN (0, 1)),
+    created_at       REAL NOT NULL,
+    updated_at       REAL NOT NULL,
+    ended_at         REAL,
+    reason           TEXT,
+    CHECK ((state IN ('pending', 'failed')) = (ready > 0) AND ready BETWEEN 0 AND 2),
+    CHECK ((state = 'processing') = (run_id IS NOT NULL) AND (run_id IS NULL) = (worker_id IS NULL)),
+    CHECK ((state IN ('completed', 'dead', 'cancelled')) = (ended_at IS NOT NULL)),
+    CHECK (state = 'processing' OR cancel_requested = 0)
+);
+
+-- The claim's index: ready rows only. With a million pending and 300,000 future rows inside it a
+-- claim takes 17.8 ms, without them 0.08 ms.
+CREATE INDEX jobs_ready ON jobs (queue, priority DESC, run_at, seq) WHERE ready = 1;
+CREATE INDEX jobs_waiting ON jobs (queue, run_at) WHERE ready = 2;
+CREATE INDEX jobs_state ON jobs (state, seq);
+CREATE INDEX jobs_ended ON jobs (ended_at) WHERE ended_at IS NOT NULL;
+
+-- AUTOINCREMENT: a run id is a fencing token and must never come again, not even after a prune.
+CREATE TABLE runs (
+    run_id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    job_seq           INTEGER NOT NULL,
+    number            INTEGER NOT NULL CHECK (number >= 1),
+    state             TEXT NOT NULL
+                      CHECK (state IN ('running', 'completed', 'failed', 'timed_out', 'cancelled', 'stopped', 'lost')),
+    exit_code         INTEGER,
+    signal            INTEGER,
+    started_at        REAL NOT NULL,
+    ended_at          REAL,
+    worker_id         TEXT NOT NULL,
+    host              TEXT NOT NULL,
+    pid               INTEGER,
+    peak_memory_bytes INTEGER,
+    cpu_s             REAL,
+    reason            TEXT,
+    CHECK ((state = 'running') = (ended_at IS NULL))
+);
+
+CREATE INDEX runs_job ON runs (job_seq);
+
+-- start: where in the run's output the bytes begin; a gap was cut out.
+CREATE TABLE output (
+    run_id INTEGER NOT NULL,
+    start  INTEGER NOT NULL,
+    bytes  BLOB NOT NULL,
+    PRIMARY KEY (run_id, start)
+) WITHOUT ROWID;
+
+CREATE TABLE workers (
+    id               TEXT PRIMARY KEY,
+    role             TEXT NOT NULL CHECK (role IN ('worker', 'supervisor')),
+    group_id         TEXT NOT NULL,
+    number           INTEGER NOT NULL,
+    host             TEXT NOT NULL,
+    host_id          TEXT NOT NULL,
+    pid              INTEGER NOT NULL,
+    pid_started      TEXT NOT NULL,
+    queues           TEXT NOT NULL,   -- a JSON list; empty: all
+    concurrency      INTEGER NOT NULL,
+    started_at       REAL NOT NULL,
+    lease_expires_at REAL NOT NULL,
+    renewed_mono_s   REAL NOT NULL,
+    state            TEXT NOT NULL CHECK (state IN ('alive', 'lost')),
+    stop             INTEGER NOT NULL DEFAULT 0 CHECK (stop BETWEEN 0 AND 2)
+);

@@ -1,0 +1,379 @@
+"""The SQLite store: jobs come in, are claimed and finished. The rest of the contract is in its bases.
+
+Every writing verb is one BEGIN IMMEDIATE transaction: SQLite has one write lock, so what a verb reads
+in it cannot change before it writes. No RETURNING and no upsert beyond what SQLite 3.24 has.
+"""
+
+from __future__ import annotations
+
+import time
+
+from queuectl.db.base import Finished, Store
+from queuectl.db.sqlite_desk import SqliteDesk
+from queuectl.db.sqlite_views import JOB_COLUMNS, SqliteViews
+from queuectl.db.sqlite_workers import SqliteWorkers
+from queuectl.errors import JobExists
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+    from queuectl.db.base import Ended, OutputWrite, Part
+    from queuectl.job import Claim
+    from queuectl.jobspec import JobSpec
+
+# Rows that became due and are moved into the claim's index in one step.
+PROMOTE_STEP = 1000
+
+
+class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
+    """A store in one SQLite file."""
+
+    def now(self) -> float:
+        """Return the wall clock: the store is on this machine."""
+        return time.time()
+
+    # -- jobs come in -------------------------------------------------------------------------
+
+    def add(self, specs: Iterable[JobSpec], now: Optional[float] = None) -> List[str]:
+        """See ``Store.add``."""
+        specs = specs if isinstance(specs, list) else list(specs)
+        if not specs:
+            return []
+        now = time.time() if now is None else now
+        with self._write as db:
+            ids = self._take_ids(db, specs)
+            default = None
+            if any(spec.max_retries is None for spec in specs):
+                found = db.execute("SELECT value FROM settings WHERE key = 'max_retries'").fetchone()
+                default = int(found[0]) if found else 3
+            counts: Dict[str, List[int]] = {}
+            db.executemany(_ADD, _new_rows(specs, ids, default, now, counts))
+            for queue, (pending, _) in counts.items():
+                if db.execute("UPDATE queues SET pending = pending + ? WHERE name = ?", (pending, queue)).rowcount == 0:
+                    db.execute("INSERT INTO queues (name, pending) VALUES (?, ?)", (queue, pending))
+            self._ring_after = True
+        return ids
+
+    def _take_ids(self, db: sqlite3.Connection, specs: Sequence[JobSpec]) -> List[str]:
+        """Return the ids of new jobs: the given ones if they are free, generated ones for the rest."""
+        next_number, taken = db.execute(
+            "SELECT next_number, EXISTS (SELECT 1 FROM taken_numbers) FROM store"
+        ).fetchone()
+        given = [spec.id for spec in specs if spec.id is not None]
+        if not given and not taken:
+            db.execute("UPDATE store SET next_number = ?", (next_number + len(specs),))
+            return ["job%d" % number for number in range(next_number, next_number + len(specs))]
+        self._refuse_taken(db, given, next_number)
+        for job_id in given:
+            number = generated_number(job_id)
+            if number is not None:
+                db.execute("INSERT INTO taken_numbers (number) VALUES (?)", (number,))
+        reserved = {row[0] for row in db.execute("SELECT number FROM taken_numbers")}
+        ids = []
+        for spec in specs:
+            if spec.id is not None:
+                ids.append(spec.id)
+                continue
+            while next_number in reserved:
+                next_number += 1
+            ids.append("job%d" % next_number)
+            next_number += 1
+        while next_number in reserved:
+            next_number += 1
+        db.execute("UPDATE store SET next_number = ?", (next_number,))
+        db.execute("DELETE FROM taken_numbers WHERE number < ?", (next_number,))
+        return ids
+
+    def _refuse_taken(self, db: sqlite3.Connection, given: Sequence[str], next_number: int) -> None:
+        seen = set()
+        for job_id in given:
+            if job_id in seen:
+                raise JobExists(job_id, "is given twice")
+            seen.add(job_id)
+            if db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone():
+                raise JobExists(job_id)
+            number = generated_number(job_id)
+            if number is not None and (
+                number < next_number
+                or db.execute("SELECT 1 FROM taken_numbers WHERE number = ?", (number,)).fetchone()
+            ):
+                raise JobExists(job_id, "was used by an earlier job")
+
+    # -- runs ---------------------------------------------------------------------------------
+
+    def claim(
+        self, worker_id: str, count: int, queues: Sequence[str] = (), now: Optional[float] = None
+    ) -> List[Claim]:
+        """See ``Store.claim``."""
+        now = time.time() if now is None else now
+        due = self.next_due(queues, now)
+        if due is None or due > now:  # most looks of an idle worker end here, without the write lock
+            return []
+        return self.finish(worker_id, (), count, queues, now).claims
+
+    def finish(
+        self,
+        worker_id: str,
+        ended: Sequence[Ended],
+        count: int = 0,
+        queues: Sequence[str] = (),
+        now: Optional[float] = None,
+        outputs: Sequence[OutputWrite] = (),
+    ) -> Finished:
+        """See ``Store.finish``."""
+        now = time.time() if now is None else now
+        counts: Dict[str, List[int]] = {}
+        with self._write as db:
+            for run_id, parts, keep_from in outputs:
+                self._append(db, run_id, parts, keep_from)
+            accepted = [self._finish_one(db, worker_id, end, now, counts) for end in ended]
+            claims = self._claim(db, worker_id, count, queues, now, counts) if count > 0 else []
+            _apply_counts(db, counts)
+        return Finished(accepted, claims)
+
+    def _finish_one(
+        self, db: sqlite3.Connection, worker_id: str, ended: Ended, now: float, counts: Dict[str, List[int]]
+    ) -> bool:
+        """Write one end under guard, and its run; False if the job was taken away."""
+        (job, run_id, _), end, verdict = ended
+        state, reason = verdict.state.value, verdict.reason
+        if state in ("failed", "pending"):
+            asked = db.execute("SELECT cancel_requested FROM jobs WHERE seq = ? AND run_id = ?", (job.seq, run_id)).fetchone()
+            if asked and asked[0]:  # the worker had not yet read that it was to be cancelled
+                state, reason = "cancelled", "cancelled while it ran"
+        waits = state in ("failed", "pending")
+        run_at = verdict.run_at if waits and verdict.run_at is not None else job.run_at
+        failed = end.outcome.value in ("failed", "timed_out")
+        done = db.execute(
+            """
+            UPDATE jobs
+               SET state = ?, ready = ?, run_at = ?, failures = failures + ?, losses = 0,
+                   run_id = NULL, worker_id = NULL, cancel_requested = 0,
+                   updated_at = ?, ended_at = ?, reason = ?
+             WHERE seq = ? AND run_id = ? AND worker_id = ? AND state = 'processing'
+            """,
+            (
+                state, (1 if run_at <= now else 2) if waits else 0, run_at, failed,
+                now, None if waits else end.ended_at, reason,
+                job.seq, run_id, worker_id,
+            ),
+        )  # fmt: skip
+        if done.rowcount != 1:
+            return False
+        db.execute(
+            """
+            UPDATE runs
+               SET state = ?, exit_code = ?, signal = ?, ended_at = ?, peak_memory_bytes = ?, cpu_s = ?, reason = ?
+             WHERE run_id = ?
+            """,
+            (
+                end.outcome.value, end.exit_code, end.signal, end.ended_at,
+                end.peak_memory_bytes, end.cpu_s, end.reason, run_id,
+            ),
+        )  # fmt: skip
+        _count(counts, job.queue, "processing", state)
+        return True
+
+    def _claim(
+        self,
+        db: sqlite3.Connection,
+        worker_id: str,
+        count: int,
+        queues: Sequence[str],
+        now: float,
+        counts: Dict[str, List[int]],
+    ) -> List[Claim]:
+        """Choose up to *count* jobs and hand them over, inside the caller's transaction."""
+        if any(change[_COLUMN["pending"]] or change[_COLUMN["failed"]] for change in counts.values()):
+            _apply_counts(db, counts)  # a job that was put back may be the one to claim
+        rows: List[Any] = []
+        found = 0
+        for name, room, waiting_at, version in self._open_queues(queues, worker_id):
+            self.settings_seen = version
+            if room is not None:
+                change = counts.get(name)
+                room -= change[_COLUMN["processing"]] if change else 0
+                if room <= 0:
+                    continue
+            if waiting_at is not None and waiting_at <= now:
+                self._promote(db, name, now)
+            rows += db.execute(_READY, (name, count if room is None else min(count, room))).fetchall()
+            found += 1
+        if found > 1:
+            rows.sort(key=lambda row: (-row[4], row[5], row[0]))
+        return [self._hand_over(db, worker_id, row, now, counts) for row in rows[:count]]
+
+    def _open_queues(self, queues: Sequence[str], worker_id: Optional[str] = None) -> List[Any]:
+        """Return (name, room or None, next time a waiting job is due, settings version) of queues not paused.
+
+        With *worker_id*, none if that worker is not registered or was condemned.
+        """
+        sql, parameters = _OPEN_QUEUES, []
+        if queues:
+            sql += " AND name IN (%s)" % ", ".join("?" * len(queues))
+            parameters += queues
+        if worker_id is not None:
+            sql += " AND EXISTS (SELECT 1 FROM workers WHERE id = ? AND state = 'alive')"
+            parameters.append(worker_id)
+        return self._rows(sql, parameters)
+
+    def _promote(self, db: sqlite3.Connection, queue: str, now: float) -> None:
+        """Move jobs of *queue* whose time has come into the claim's index."""
+        db.execute(
+            """
+            UPDATE jobs SET ready = 1
+             WHERE seq IN (SELECT seq FROM jobs WHERE queue = ? AND ready = 2 AND run_at <= ? ORDER BY run_at LIMIT ?)
+            """,
+            (queue, now, PROMOTE_STEP),
+        )
+
+    def _hand_over(
+        self, db: sqlite3.Connection, worker_id: str, row: Any, now: float, counts: Dict[str, List[int]]
+    ) -> Claim:
+        from queuectl.job import Claim, Job
+
+        host, pid = self._whereabouts(worker_id)
+        job = Job._make(row)
+        run = db.execute(
+            """
+            INSERT INTO runs (job_seq, number, state, started_at, worker_id, host, pid)
+            VALUES (?, ?, 'running', ?, ?, ?, ?)
+            """,
+            (job.seq, job.run_no + 1, now, worker_id, host, pid),
+        )
+        run_id = run.lastrowid or 0
+        db.execute(
+            """
+            UPDATE jobs
+               SET state = 'processing', ready = 0, attempts = attempts + 1, run_no = run_no + 1,
+                   run_id = ?, worker_id = ?, updated_at = ?, reason = NULL
+             WHERE seq = ?
+            """,
+            (run_id, worker_id, now, job.seq),
+        )
+        _count(counts, job.queue, job.state, "processing")
+        claimed = job._replace(
+            state="processing", attempts=job.attempts + 1, run_no=job.run_no + 1,
+            run_id=run_id, worker_id=worker_id, updated_at=now, reason=None,
+        )  # fmt: skip
+        return Claim(claimed, run_id, now)
+
+    def next_due(self, queues: Sequence[str] = (), now: Optional[float] = None) -> Optional[float]:
+        """See ``Store.next_due``."""
+        now = time.time() if now is None else now
+        earliest = None
+        for name, room, waiting_at, _ in self._open_queues(queues):
+            if room is not None and room <= 0:
+                continue
+            if self._rows("SELECT 1 FROM jobs WHERE queue = ? AND ready = 1 LIMIT 1", (name,)):
+                return now
+            if waiting_at is not None and (earliest is None or waiting_at < earliest):
+                earliest = waiting_at
+        return earliest
+
+    # -- output -------------------------------------------------------------------------------
+
+    def append_outputs(self, writes: Sequence[OutputWrite]) -> None:
+        """See ``Store.append_outputs``."""
+        with self._write as db:
+            for run_id, parts, keep_from in writes:
+                self._append(db, run_id, parts, keep_from)
+
+    def _append(
+        self, db: sqlite3.Connection, run_id: int, parts: Sequence[Part], keep_from: Optional[int]
+    ) -> None:
+        db.executemany(_ADD_OUTPUT, [(run_id, start, data) for start, data in parts])
+        if keep_from is None:
+            return
+        head_end = 0
+        for start, size in db.execute(
+            "SELECT start, length(bytes) FROM output WHERE run_id = ? ORDER BY start", (run_id,)
+        ).fetchall():
+            if start == head_end:
+                head_end += size
+            elif start + size <= keep_from:
+                db.execute("DELETE FROM output WHERE run_id = ? AND start = ?", (run_id, start))
+
+
+_ADD = """
+    INSERT INTO jobs (id, queue, state, priority, run_at, ready, command, cwd, env, tags,
+                      timeout_s, backoff_base, max_retries, created_at, updated_at)
+    VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    """
+
+_ADD_OUTPUT = "INSERT OR REPLACE INTO output (run_id, start, bytes) VALUES (?, ?, ?)"
+
+_OPEN_QUEUES = """
+    SELECT name, max_running - processing,
+           (SELECT run_at FROM jobs WHERE queue = name AND ready = 2 ORDER BY run_at LIMIT 1),
+           (SELECT settings_version FROM store)
+      FROM queues
+     WHERE paused = 0 AND pending + failed > 0
+    """
+
+_READY = f"""
+    SELECT {JOB_COLUMNS}
+      FROM jobs
+     WHERE queue = ? AND ready = 1
+     ORDER BY priority DESC, run_at, seq
+     LIMIT ?
+    """
+
+_COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
+_COLUMN = {state: column for column, state in enumerate(_COUNTED)}
+_ADD_COUNTS = "UPDATE queues SET {} WHERE name = ?".format(", ".join(f"{state} = {state} + ?" for state in _COUNTED))
+
+
+def _count(counts: Dict[str, List[int]], queue: str, before: str, after: str) -> None:
+    """Note that a job of *queue* went from one state to another."""
+    change = counts.get(queue)
+    if change is None:
+        change = counts[queue] = [0] * len(_COUNTED)
+    change[_COLUMN[before]] -= 1
+    change[_COLUMN[after]] += 1
+
+
+def _apply_counts(db: sqlite3.Connection, counts: Dict[str, List[int]]) -> None:
+    """Write the noted changes and forget them."""
+    for queue, change in counts.items():
+        if any(change):
+            db.execute(_ADD_COUNTS, (*change, queue))
+    counts.clear()
+
+
+def generated_number(job_id: str) -> Optional[int]:
+    """Return the N of an id that looks like a generated one (``jobN``), None for any other."""
+    digits = job_id[3:]
+    if job_id[:3] == "job" and digits.isdigit() and digits[0] != "0" and len(digits) <= 18:
+        return int(digits)
+    return None
+
+
+def _new_rows(
+    specs: Sequence[JobSpec], ids: Sequence[str], max_retries: Optional[int], now: float, counts: Dict[str, List[int]]
+) -> Iterator[Tuple[Any, ...]]:
+    """Yield the rows of new jobs; count them by queue on the way."""
+    for spec, job_id in zip(specs, ids):
+        run_at = now if spec.run_at is None else spec.run_at
+        if spec.delay_s is not None:
+            run_at = now + spec.delay_s
+        count = counts.get(spec.queue)
+        if count is None:
+            count = counts[spec.queue] = [0, 0]
+        count[0] += 1
+        yield (
+            job_id, spec.queue, spec.priority, run_at, 1 if run_at <= now else 2, spec.command, spec.cwd,
+            to_json(spec.env), to_json(spec.tags), spec.timeout_s, spec.backoff_base,
+            max_retries if spec.max_retries is None else spec.max_retries, now, now,
+        )  # fmt: skip
+
+
+def to_json(value: Any) -> Optional[str]:
+    """Return *value* as JSON for a column, None if it is empty."""
+    if not value:
+        return None
+    import json
+
+    return json.dumps(value, separators=(",", ":"))

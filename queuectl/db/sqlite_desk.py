@@ -1,0 +1,213 @@
+"""The SQLite store's verbs for users: cancel, retry, edit, prune, reset, queues and settings."""
+
+from __future__ import annotations
+
+import time
+
+from queuectl.db.sqlite_file import SqliteFile
+from queuectl.db.sqlite_views import COUNTED, conditions
+from queuectl.errors import JobNotFound, NotInDlq, WrongState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+    from queuectl.job import JobFilter
+
+RETRIABLE = ("completed", "dead", "cancelled", "failed")
+STEP = 1000
+
+
+class SqliteDesk(SqliteFile):
+    """What people do to jobs that workers do not."""
+
+    def _row(self, db: sqlite3.Connection, job_id: str) -> Any:
+        row = db.execute("SELECT seq, queue, state FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        if row is None:
+            raise JobNotFound(job_id)
+        return row
+
+    def cancel(self, job_ids: Sequence[str], now: Optional[float] = None) -> Dict[str, str]:
+        """See ``Store.cancel``."""
+        now = time.time() if now is None else now
+        answer = {}
+        with self._write as db:
+            for job_id in dict.fromkeys(job_ids):
+                seq, queue, state = self._row(db, job_id)
+                if state == "processing":
+                    db.execute("UPDATE jobs SET cancel_requested = 1, updated_at = ? WHERE seq = ?", (now, seq))
+                    answer[job_id] = "processing"
+                    continue
+                if state not in ("pending", "failed"):
+                    raise WrongState(job_id, "cancel", state, ("pending", "processing", "failed"))
+                db.execute(
+                    """
+                    UPDATE jobs
+                       SET state = 'cancelled', ready = 0, updated_at = ?, ended_at = ?,
+                           reason = 'cancelled while it waited'
+                     WHERE seq = ? AND state = ?
+                    """,
+                    (now, now, seq, state),
+                )
+                move_count(db, queue, state, "cancelled")
+                answer[job_id] = "cancelled"
+        return answer
+
+    def retry(self, job_ids: Sequence[str], only_dead: bool = False, now: Optional[float] = None) -> None:
+        """See ``Store.retry``."""
+        now = time.time() if now is None else now
+        with self._write as db:
+            for job_id in dict.fromkeys(job_ids):
+                try:
+                    seq, queue, state = self._row(db, job_id)
+                except JobNotFound:
+                    if only_dead:
+                        raise NotInDlq(job_id) from None
+                    raise
+                if only_dead and state != "dead":
+                    raise NotInDlq(job_id)
+                if state not in RETRIABLE:
+                    raise WrongState(job_id, "retry", state, RETRIABLE)
+                self._start_over(db, seq, queue, state, now)
+            self._ring_after = True
+
+    def _start_over(self, db: sqlite3.Connection, seq: int, queue: str, state: str, now: float) -> None:
+        db.execute(
+            """
+            UPDATE jobs
+               SET state = 'pending', ready = 1, run_at = ?, attempts = 0, failures = 0, losses = 0,
+                   updated_at = ?, ended_at = NULL, reason = NULL
+             WHERE seq = ? AND state = ?
+            """,
+            (now, now, seq, state),
+        )
+        move_count(db, queue, state, "pending")
+
+    def retry_where(self, which: JobFilter, now: Optional[float] = None) -> int:
+        """See ``Store.retry_where``."""
+        now = time.time() if now is None else now
+        states = tuple(state for state in which.states or RETRIABLE if state in RETRIABLE)
+        if not states:
+            return 0
+        where, parameters = conditions(which._replace(states=states))
+        retried = 0
+        after = 0
+        while True:
+            with self._write as db:
+                rows = db.execute(
+                    f"SELECT seq, queue, state FROM jobs WHERE {' AND '.join(where)} AND seq > ? ORDER BY seq LIMIT ?",
+                    [*parameters, after, STEP],
+                ).fetchall()
+                for seq, queue, state in rows:
+                    self._start_over(db, seq, queue, state, now)
+                self._ring_after = True
+            retried += len(rows)
+            if len(rows) < STEP:
+                return retried
+            after = rows[-1][0]
+
+    def edit(self, job_id: str, changes: Mapping[str, Any], now: Optional[float] = None) -> None:
+        """See ``Store.edit``."""
+        from queuectl.db.sqlite import to_json
+
+        now = time.time() if now is None else now
+        with self._write as db:
+            seq, queue, state = self._row(db, job_id)
+            if state not in ("pending", "failed"):
+                raise WrongState(job_id, "edit", state, ("pending", "failed"))
+            columns: Dict[str, Any] = {"updated_at": now}
+            for name, value in changes.items():
+                if name in ("env", "tags"):
+                    columns[name] = to_json(value)
+                elif name == "delay_s":
+                    columns["run_at"] = now if value is None else now + value
+                elif name == "run_at":
+                    columns["run_at"] = now if value is None else value
+                elif name == "max_retries" and value is None:
+                    columns[name] = self._default_max_retries(db)
+                elif value is not None or name in ("timeout_s", "backoff_base"):
+                    columns[name] = value
+            if "run_at" in columns:
+                columns["ready"] = 1 if columns["run_at"] <= now else 2
+            assignments = ", ".join(f"{column} = ?" for column in columns)
+            db.execute(f"UPDATE jobs SET {assignments} WHERE seq = ? AND state = ?", [*columns.values(), seq, state])
+            if columns.get("queue", queue) != queue:
+                move_to_queue(db, queue, columns["queue"], state)
+            self._ring_after = True
+
+    def _default_max_retries(self, db: sqlite3.Connection) -> int:
+        found = db.execute("SELECT value FROM settings WHERE key = 'max_retries'").fetchone()
+        return int(found[0]) if found else 3
+
+    def prune(self, which: JobFilter, limit: int = STEP) -> int:
+        """See ``Store.prune``."""
+        ended = ("completed", "dead", "cancelled")
+        states = tuple(state for state in which.states or ended if state in ended)
+        if not states:
+            return 0
+        where, parameters = conditions(which._replace(states=states))
+        with self._write as db:
+            rows = db.execute(
+                f"SELECT seq, queue, state FROM jobs WHERE {' AND '.join(where)} LIMIT ?", [*parameters, limit]
+            ).fetchall()
+            for seq, queue, state in rows:
+                db.execute("DELETE FROM output WHERE run_id IN (SELECT run_id FROM runs WHERE job_seq = ?)", (seq,))
+                db.execute("DELETE FROM runs WHERE job_seq = ?", (seq,))
+                db.execute("DELETE FROM jobs WHERE seq = ?", (seq,))
+                move_count(db, queue, state, None)
+        if rows:
+            # Give the pages back in step with the deletes: a VACUUM would lock everybody out.
+            self._rows("PRAGMA incremental_vacuum(2000)")
+        return len(rows)
+
+    def reset(self) -> None:
+        """See ``Store.reset``."""
+        with self._write as db:
+            # Without a WHERE SQLite truncates each table instead of visiting its rows.
+            for table in ("output", "runs", "jobs", "queues", "settings", "taken_numbers"):
+                db.execute(f"DELETE FROM {table}")
+            db.execute("INSERT INTO queues (name) VALUES ('default')")
+            db.execute("UPDATE store SET next_number = 1, settings_version = settings_version + 1")
+        self._rows("PRAGMA incremental_vacuum")
+
+    # -- switches -----------------------------------------------------------------------------
+
+    def set_paused(self, queue: str, paused: bool) -> None:
+        """See ``Store.set_paused``."""
+        with self._write as db:
+            db.execute("INSERT OR IGNORE INTO queues (name) VALUES (?)", (queue,))
+            db.execute("UPDATE queues SET paused = ? WHERE name = ?", (paused, queue))
+            self._ring_after = True
+
+    def set_limit(self, queue: str, max_running: Optional[int]) -> None:
+        """See ``Store.set_limit``."""
+        with self._write as db:
+            db.execute("INSERT OR IGNORE INTO queues (name) VALUES (?)", (queue,))
+            db.execute("UPDATE queues SET max_running = ? WHERE name = ?", (max_running, queue))
+            self._ring_after = True
+
+    def set_setting(self, key: str, text: Optional[str]) -> None:
+        """See ``Store.set_setting``."""
+        with self._write as db:
+            if text is None:
+                db.execute("DELETE FROM settings WHERE key = ?", (key,))
+            else:
+                db.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", (key, text))
+            db.execute("UPDATE store SET settings_version = settings_version + 1")
+
+
+def move_count(db: sqlite3.Connection, queue: str, before: str, after: Optional[str]) -> None:
+    """Count one job of *queue* out of one state and into another (None: it was deleted)."""
+    change: List[str] = [f"{before} = {before} - 1"]
+    if after is not None:
+        change.append(f"{after} = {after} + 1")
+    db.execute(f"UPDATE queues SET {', '.join(change)} WHERE name = ?", (queue,))
+
+
+def move_to_queue(db: sqlite3.Connection, before: str, after: str, state: str) -> None:
+    """Count one job in *state* out of one queue and into another."""
+    assert state in COUNTED
+    db.execute("INSERT OR IGNORE INTO queues (name) VALUES (?)", (after,))
+    db.execute(f"UPDATE queues SET {state} = {state} - 1 WHERE name = ?", (before,))
+    db.execute(f"UPDATE queues SET {state} = {state} + 1 WHERE name = ?", (after,))

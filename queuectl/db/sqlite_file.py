@@ -1,0 +1,350 @@
+"""One SQLite file: making it, opening it, refusing what is not ours, transactions that wait their turn."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+
+from queuectl.db import doorbell
+from queuectl.db.migrate import NEWEST
+from queuectl.errors import StoreRefused, StoreUnavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, List, NoReturn, Optional, Sequence, Tuple, Type
+
+# "queu": in the header of each store, so that another program's database is told at once.
+APPLICATION_ID = 0x71756575
+OLDEST_SQLITE = (3, 24, 0)
+# How long a call waits for other writers before it gives up.
+PATIENCE_S = 30.0
+# Larger than SQLite's 1,000 pages: hot pages are copied back less often. 4,000 are 16 MiB of WAL.
+CHECKPOINT_PAGES = 4000
+WAL_LIMIT_BYTES = 64 * 1024 * 1024
+
+
+class SqliteFile:
+    """A connection to a store's file; the base of ``SqliteStore``."""
+
+    def __init__(self, path: str, create: bool = True) -> None:
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise StoreRefused(
+                f"SQLite {sqlite3.sqlite_version} is too old: queuectl needs 3.24 or newer. Use a newer Python."
+            )
+        self.path = path
+        self.location = path
+        self.run_folder = path + "-run"  # doorbells and the workers' notes
+        self._identity = self._existing(path, create)
+        self._closed = False
+        self._ring_after = False
+        self._db = self._connect(path)
+        self._write = _Write(self)
+        try:
+            self._verify()
+        except BaseException:
+            self._db.close()
+            raise
+        self._seen_version = -1
+
+    # -- making and opening -------------------------------------------------------------------
+
+    def _existing(self, path: str, create: bool) -> Tuple[int, int]:
+        """Return the file's (device, inode), making the store first if it is missing."""
+        try:
+            found = os.stat(path)
+            if found.st_size == 0 and create:
+                found = os.stat(_make(path, replace_empty=True))
+        except FileNotFoundError:
+            if not create:
+                raise StoreRefused(f"there is no store at {path}. 'queuectl enqueue' makes one.") from None
+            found = os.stat(_make(path))
+        except OSError as error:
+            raise StoreUnavailable(f"cannot open the store {path}: {error.strerror or error}.") from None
+        return found.st_dev, found.st_ino
+
+    def _connect(self, path: str) -> sqlite3.Connection:
+        try:
+            # timeout=0: SQLite's own waiting starves old waiters; _begin waits with jitter instead.
+            db = sqlite3.connect(
+                path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            level = "NORMAL" if os.environ.get("QUEUECTL_SYNCHRONOUS", "").lower() == "normal" else "FULL"
+            db.execute("PRAGMA synchronous = " + level)
+            db.execute("PRAGMA wal_autocheckpoint = %d" % CHECKPOINT_PAGES)
+            db.execute("PRAGMA journal_size_limit = %d" % WAL_LIMIT_BYTES)
+        except sqlite3.Error as error:
+            self._fail(error)
+        return db
+
+    def _verify(self) -> None:
+        """Refuse a file that is not a store of ours, or one of a newer release; read the store's id."""
+        application = self._rows("PRAGMA application_id")[0][0]
+        version = self._rows("PRAGMA user_version")[0][0]
+        if application != APPLICATION_ID or version < 1:
+            raise StoreRefused(
+                f"{self.path} is another program's database, not a queuectl store; it was left as it is. "
+                "Name another path with --db or QUEUECTL_DB."
+            )
+        if version > NEWEST:
+            raise StoreRefused(
+                f"{self.path} was written by a newer queuectl (schema {version}; this one knows {NEWEST}). "
+                "Install the newer release."
+            )
+        if version < NEWEST:
+            from queuectl.db.migrate import upgrade_sqlite
+
+            with self._write:
+                upgrade_sqlite(self._db, time.time())
+        self.store_id: str = self._rows("SELECT store_id FROM store")[0][0]
+
+    def close(self) -> None:
+        """Close the connection; calling it twice is allowed."""
+        if not self._closed:
+            self._closed = True
+            self._db.close()
+
+    # -- statements ---------------------------------------------------------------------------
+
+    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> List[Any]:
+        """Run one reading statement and return all its rows: no cursor stays open, so no WAL piles up."""
+        deadline = None
+        while True:
+            try:
+                return self._db.execute(sql, parameters).fetchall()
+            except sqlite3.Error as error:
+                if not _is_busy(error):
+                    self._fail(error)
+                deadline = self._wait_turn(deadline)
+
+    def _begin(self) -> None:
+        """Take SQLite's one write lock.
+
+        BEGIN IMMEDIATE and not DEFERRED: a reading transaction that turns into a writing one gets
+        SQLITE_BUSY at once if anybody wrote meanwhile.
+        """
+        if self._closed:
+            raise StoreUnavailable(f"the store {self.path} is closed.")
+        self._check_identity()
+        deadline = None
+        while True:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.Error as error:
+                if not _is_busy(error):
+                    self._fail(error)
+                deadline = self._wait_turn(deadline)
+
+    def _wait_turn(self, deadline: Optional[float]) -> float:
+        """Sleep 0.5 to 20 ms at random, so that an old waiter's chance is as good as a new one's."""
+        import random
+
+        now = time.monotonic()
+        if deadline is None:
+            deadline = now + PATIENCE_S
+        if now > deadline:
+            raise StoreUnavailable(f"the store {self.path} was busy for {PATIENCE_S:.0f} s. Try again.")
+        time.sleep(0.0005 + random.random() * random.random() * 0.0195)
+        return deadline
+
+    def _check_identity(self) -> None:
+        """Refuse to write into a file that was deleted or replaced: it would be lost without a word."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            raise StoreRefused(
+                f"the store {self.path} has vanished. Put it back, or start again with a new one."
+            ) from None
+        if (found.st_dev, found.st_ino) != self._identity:
+            raise StoreRefused(f"the store {self.path} was replaced by another file. Start the command again.")
+
+    def _fail(self, error: sqlite3.Error) -> NoReturn:
+        """Raise the error that tells a person what *error* means."""
+        text = str(error)
+        if isinstance(error, sqlite3.ProgrammingError) and self._closed:
+            raise StoreUnavailable(f"the store {self.path} is closed.") from error
+        if "not a database" in text or "malformed" in text or "encrypted" in text:
+            raise StoreRefused(
+                f"{self.path} is damaged or not a SQLite database ({text}); it was left as it is. "
+                "'queuectl doctor' tells more; restore a backup, or move the file away to start again."
+            ) from error
+        if "full" in text:
+            raise StoreUnavailable(
+                f"the disk of {self.path} is full; nothing was changed. Free some space and try again."
+            ) from error
+        if "readonly" in text:
+            raise StoreUnavailable(f"cannot write to {self.path}: it is read-only for this user.") from error
+        if "unable to open" in text:
+            raise StoreUnavailable(f"cannot open the store {self.path}. Check its directory and permissions.") from error
+        if "no such table" in text or "no such column" in text:
+            raise StoreRefused(f"{self.path} is not a complete queuectl store ({text}); it was left as it is.") from error
+        raise StoreUnavailable(f"the store {self.path} failed: {text}.") from error
+
+    def changed(self) -> bool:
+        """Say whether another connection has committed since the last call."""
+        version = self._rows("PRAGMA data_version")[0][0]
+        before, self._seen_version = self._seen_version, version
+        return bool(version != before)
+
+
+class _Write:
+    """One write transaction: ``with self._write as db``. Commits, or rolls back and explains."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._file._begin()
+        self._file._ring_after = False
+        return self._file._db
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        file = self._file
+        if error is None:
+            try:
+                file._db.execute("COMMIT")
+            except sqlite3.Error as trouble:
+                self._roll_back()
+                file._fail(trouble)
+            if file._ring_after:
+                doorbell.ring(file.run_folder)
+            return
+        self._roll_back()
+        if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
+            file._fail(error)
+
+    def _roll_back(self) -> None:
+        # A full disk or an I/O error may have ended the transaction already.
+        if self._file._db.in_transaction:
+            try:
+                self._file._db.execute("ROLLBACK")
+            except sqlite3.Error:
+                pass
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    text = str(error)
+    return "locked" in text or "busy" in text
+
+
+def _make(path: str, replace_empty: bool = False) -> str:
+    """Make a new store at *path* and return *path*; if another process is first, its store stands.
+
+    The file is made complete under another name and linked into place, so that no process
+    ever sees a half-made store, whenever this one is killed.
+    """
+    from queuectl.db.migrate import upgrade_sqlite
+
+    folder = os.path.dirname(path)
+    hidden = f"{path}.new-{os.getpid()}-{os.urandom(4).hex()}"
+    try:
+        _make_folder(folder)
+        os.close(os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        db = sqlite3.connect(hidden, isolation_level=None)
+        try:
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("PRAGMA application_id = %d" % APPLICATION_ID)
+            now = time.time()
+            upgrade_sqlite(db, now)
+            db.execute(
+                "INSERT INTO store (one, store_id, created_at) VALUES (1, ?, ?)", (os.urandom(8).hex(), now)
+            )
+            db.execute("INSERT INTO queues (name) VALUES ('default')")
+            db.execute("COMMIT")
+        finally:
+            db.close()
+        _put_in_place(hidden, path, replace_empty)
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"cannot make the store {path}: {error}. Check the disk and permissions.") from error
+    except OSError as error:
+        raise StoreUnavailable(f"cannot make the store {path}: {error.strerror or error}.") from error
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            try:
+                os.unlink(hidden + suffix)
+            except OSError:
+                pass
+    return path
+
+
+def _put_in_place(hidden: str, path: str, replace_empty: bool) -> None:
+    if replace_empty:
+        os.replace(hidden, path)
+    else:
+        try:
+            os.link(hidden, path)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links (FAT, some mounts)
+            if os.path.exists(path):
+                return
+            os.rename(hidden, path)
+    _sync_folder(os.path.dirname(path))
+
+
+def _make_folder(folder: str) -> None:
+    if not os.path.isdir(folder):
+        parent = os.path.dirname(folder)
+        if not os.path.isdir(parent):
+            os.makedirs(parent, exist_ok=True)
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            return
+        _sync_folder(parent)
+    _refuse_network(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make a new name in *folder* survive a loss of power; Windows has no such call."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "afs", "lustre")
+)
+
+
+def network_file_system(folder: str) -> Optional[str]:
+    """Return the kind of network file system that holds *folder*, None if it is none or cannot be told."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    real = os.path.realpath(folder)
+    best, kind = "", ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        mount = before.split(" ")[4].replace("\\040", " ")
+        inside = real == mount or real.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, after.split(" ")[0]
+    return kind if kind in NETWORK_FILE_SYSTEMS else None
+
+
+def _refuse_network(folder: str) -> None:
+    kind = network_file_system(folder)
+    if kind:
+        raise StoreRefused(
+            f"{folder} is on a network file system ({kind}), where SQLite's locks cannot be trusted. "
+            "Set QUEUECTL_HOME to a local directory, or share a queue through PostgreSQL."
+        )

@@ -1,0 +1,227 @@
+"""The SQLite store's looking verbs: nothing here writes."""
+
+from __future__ import annotations
+
+import time
+
+from queuectl.db.sqlite_file import SqliteFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+    from queuectl.db.base import Part
+    from queuectl.job import Job, JobFilter, Problem, QueueInfo, Rates, Run
+
+JOB_COLUMNS = (
+    "seq, id, queue, state, priority, run_at, command, cwd, env, tags, timeout_s, backoff_base, max_retries, "
+    "attempts, failures, losses, run_no, run_id, worker_id, cancel_requested, created_at, updated_at, ended_at, reason"
+)
+COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
+# Fields of Job that a listing may be sorted by, and their columns.
+SORTABLE = {
+    name: name
+    for name in (
+        "id", "queue", "state", "priority", "run_at", "command", "attempts", "failures", "max_retries",
+        "created_at", "updated_at", "ended_at",
+    )
+}  # fmt: skip
+RATE_WINDOW_S = 60.0
+RATE_ROWS = 10_000
+# How many distinct priorities oldest_due looks at; a queue with more is told from its most urgent ones.
+PRIORITIES = 1000
+
+
+class SqliteViews(SqliteFile):
+    """Looking at jobs, runs, output, queues."""
+
+    def get(self, job_id: str) -> Optional[Job]:
+        """See ``Store.get``."""
+        from queuectl.job import Job
+
+        rows = self._rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (job_id,))
+        return Job._make(rows[0]) if rows else None
+
+    def jobs(
+        self,
+        which: JobFilter,
+        after_seq: int = 0,
+        limit: int = 1000,
+        sort: Optional[str] = None,
+        descending: bool = False,
+    ) -> List[Job]:
+        """See ``Store.jobs``."""
+        from queuectl.job import Job
+
+        where, parameters = conditions(which)
+        direction = " DESC" if descending else ""
+        if sort is None and not descending:
+            where.append("seq > ?")
+            tail = "ORDER BY seq LIMIT ?"
+            parameters += [after_seq, limit]
+            if len(which.states) == 1 and not self._enough(which.states[0]):
+                return []
+        else:
+            order = "seq" if sort is None else SORTABLE[sort]
+            tail = f"ORDER BY {order}{direction}, seq{direction} LIMIT ? OFFSET ?"
+            parameters += [limit, after_seq]
+        clause = " WHERE " + " AND ".join(where) if where else ""
+        rows = self._rows(f"SELECT {JOB_COLUMNS} FROM jobs{clause} {tail}", parameters)
+        return [Job._make(row) for row in rows]
+
+    def _enough(self, state: str) -> bool:
+        """Say whether any job is in *state*, from the counters: without a look at the jobs."""
+        return bool(self._rows(f"SELECT 1 FROM queues WHERE {state} > 0 LIMIT 1"))
+
+    def states(self, job_ids: Sequence[str]) -> Dict[str, str]:
+        """See ``Store.states``."""
+        found: Dict[str, str] = {}
+        for first in range(0, len(job_ids), 500):  # SQLite before 3.32 takes 999 parameters
+            some = job_ids[first : first + 500]
+            marks = ", ".join("?" * len(some))
+            found.update(self._rows(f"SELECT id, state FROM jobs WHERE id IN ({marks})", some))
+        return found
+
+    def runs(self, job_id: str) -> List[Run]:
+        """See ``Store.runs``."""
+        from queuectl.job import Run
+
+        rows = self._rows(
+            """
+            SELECT run_id, id, number, runs.state, exit_code, signal, started_at, runs.ended_at,
+                   runs.worker_id, host, pid, peak_memory_bytes, cpu_s, runs.reason
+              FROM runs
+              JOIN jobs ON jobs.seq = runs.job_seq
+             WHERE jobs.id = ?
+             ORDER BY run_id
+            """,
+            (job_id,),
+        )
+        return [Run._make(row) for row in rows]
+
+    def output(self, run_id: int, start: int = 0) -> List[Part]:
+        """See ``Store.output``."""
+        rows = self._rows(
+            "SELECT start, bytes FROM output WHERE run_id = ? AND start + length(bytes) > ? ORDER BY start",
+            (run_id, start),
+        )
+        return [(max(first, start), bytes(data[max(start - first, 0) :])) for first, data in rows]
+
+    def ahead_of(self, job: Job) -> int:
+        """See ``Store.ahead_of``."""
+        rows = self._rows(
+            """
+            SELECT count(*)
+              FROM (SELECT 1 FROM jobs
+                     WHERE queue = :queue AND ready = 1
+                       AND (priority > :priority
+                            OR priority = :priority AND (run_at < :run_at OR run_at = :run_at AND seq < :seq))
+                     LIMIT 1000)
+            """,
+            {"queue": job.queue, "priority": job.priority, "run_at": job.run_at, "seq": job.seq},  # type: ignore[arg-type]
+        )
+        return int(rows[0][0])
+
+    def queues(self) -> List[QueueInfo]:
+        """See ``Store.queues``."""
+        from queuectl.job import QueueInfo
+
+        rows = self._rows(
+            f"""
+            SELECT name, paused, max_running, {", ".join(COUNTED)}
+              FROM queues
+             WHERE paused = 1 OR max_running IS NOT NULL OR {" + ".join(COUNTED)} > 0
+             ORDER BY name
+            """
+        )
+        return [QueueInfo(row[0], bool(row[1]), *row[2:]) for row in rows]
+
+    def work_left(self, queues: Sequence[str] = ()) -> int:
+        """See ``Store.work_left``."""
+        sql = "SELECT coalesce(sum(pending + failed + processing), 0) FROM queues WHERE paused = 0"
+        if queues:
+            sql += " AND name IN (%s)" % ", ".join("?" * len(queues))
+        return int(self._rows(sql, queues)[0][0])
+
+    def oldest_due(self, now: Optional[float] = None) -> Optional[float]:
+        """See ``Store.oldest_due``."""
+        now = time.time() if now is None else now
+        oldest: Optional[float] = None
+        for (name,) in self._rows("SELECT name FROM queues WHERE pending + failed > 0"):
+            for found in self._first_of_each_priority(name) + self._rows(
+                "SELECT run_at FROM jobs WHERE queue = ? AND ready = 2 ORDER BY run_at LIMIT 1", (name,)
+            ):
+                if found[0] <= now and (oldest is None or found[0] < oldest):
+                    oldest = found[0]
+        return oldest
+
+    def _first_of_each_priority(self, queue: str) -> List[Tuple[float, int]]:
+        """Return (run_at, priority) of the earliest ready job of each priority: the index skips the rest."""
+        found: List[Tuple[float, int]] = []
+        below = 2**40
+        while len(found) < PRIORITIES:
+            rows = self._rows(
+                """
+                SELECT run_at, priority FROM jobs
+                 WHERE queue = ? AND ready = 1 AND priority < ?
+                 ORDER BY priority DESC, run_at, seq
+                 LIMIT 1
+                """,
+                (queue, below),
+            )
+            if not rows:
+                break
+            found += rows
+            below = rows[0][1]
+        return found
+
+    def rates(self, now: Optional[float] = None) -> Rates:
+        """See ``Store.rates``."""
+        from queuectl.job import Rates
+
+        now = time.time() if now is None else now
+        per_state = {"completed": 0.0, "failed": 0.0}
+        # The newest ends only, so that a busy store is counted as cheaply as a quiet one.
+        rows = self._rows(
+            """
+            SELECT state, ended_at FROM runs
+             WHERE run_id > (SELECT coalesce(max(run_id), 0) - ? FROM runs) AND ended_at > ?
+            """,
+            (RATE_ROWS, now - RATE_WINDOW_S),
+        )
+        span_s = RATE_WINDOW_S
+        if len(rows) > RATE_ROWS // 2:
+            span_s = max(now - min(row[1] for row in rows), 1.0)
+        for state, _ in rows:
+            key = {"completed": "completed", "failed": "failed", "timed_out": "failed"}.get(state)
+            if key:
+                per_state[key] += 60.0 / span_s
+        return Rates(round(per_state["completed"], 1), round(per_state["failed"], 1))
+
+    def settings(self) -> Dict[str, str]:
+        """See ``Store.settings``."""
+        return dict(self._rows("SELECT key, value FROM settings"))
+
+    def check(self) -> List[Problem]:
+        """See ``Store.check``."""
+        from queuectl.db.sqlite_check import check
+
+        return check(self)
+
+
+def conditions(which: JobFilter) -> Tuple[List[str], List[Any]]:
+    """Return the SQL conditions and parameters of *which*."""
+    where: List[str] = []
+    parameters: List[Any] = []
+    for column, values in (("state", which.states), ("queue", which.queues)):
+        if values:
+            where.append(f"{column} IN ({', '.join('?' * len(values))})")
+            parameters += values
+    if which.tags:
+        # Tags have no character that JSON escapes, so the quoted tag is found as text.
+        where.append("(" + " OR ".join(["instr(tags, ?) > 0"] * len(which.tags)) + ")")
+        parameters += [f'"{tag}"' for tag in which.tags]
+    if which.ended_before is not None:
+        where.append("ended_at IS NOT NULL AND ended_at < ?")
+        parameters.append(which.ended_before)
+    return where, parameters

@@ -1,0 +1,153 @@
+"""The SQLite store's verbs about workers: who is there, leases, what is asked of them, lost runs."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from queuectl.db.sqlite_desk import move_count
+from queuectl.db.sqlite_file import SqliteFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+    from queuectl.job import Orders, Worker
+
+WORKER_COLUMNS = (
+    "id, role, group_id, number, host, host_id, pid, pid_started, queues, concurrency, "
+    "started_at, lease_expires_at, renewed_mono_s, state, stop"
+)
+
+
+class SqliteWorkers(SqliteFile):
+    """Workers and their leases."""
+
+    def register(self, worker: Worker) -> None:
+        """See ``Store.register``."""
+        row: List[Any] = list(worker)
+        row[8] = json.dumps(list(worker.queues))
+        marks = ", ".join("?" * len(row))
+        with self._write as db:
+            db.execute(f"INSERT OR REPLACE INTO workers ({WORKER_COLUMNS}) VALUES ({marks})", row)
+
+    def _whereabouts(self, worker_id: str) -> Tuple[str, Optional[int]]:
+        """Return a worker's (host, pid); remembered, since they never change."""
+        known: Dict[str, Tuple[str, Optional[int]]] = self.__dict__.setdefault("_places", {})
+        if worker_id not in known:
+            rows = self._rows("SELECT host, pid FROM workers WHERE id = ?", (worker_id,))
+            known[worker_id] = rows[0] if rows else ("unknown", None)
+        return known[worker_id]
+
+    def renew(self, worker_id: str, lease_s: float, mono_s: float) -> bool:
+        """See ``Store.renew``."""
+        with self._write as db:
+            done = db.execute(
+                """
+                UPDATE workers
+                   SET lease_expires_at = ?, renewed_mono_s = ?
+                 WHERE id = ? AND state = 'alive'
+                """,
+                (time.time() + lease_s, mono_s, worker_id),
+            )
+        return done.rowcount == 1
+
+    def unregister(self, worker_id: str) -> None:
+        """See ``Store.unregister``."""
+        with self._write as db:
+            db.execute("DELETE FROM workers WHERE id = ?", (worker_id,))
+
+    def workers(self) -> List[Worker]:
+        """See ``Store.workers``."""
+        from queuectl.job import Worker
+
+        rows = self._rows(f"SELECT {WORKER_COLUMNS} FROM workers ORDER BY started_at, number, id")
+        return [Worker._make((*row[:8], tuple(json.loads(row[8])), *row[9:])) for row in rows]
+
+    def orders(self, worker_id: str) -> Orders:
+        """See ``Store.orders``."""
+        from queuectl.job import Orders
+
+        rows = self._rows("SELECT state, stop FROM workers WHERE id = ?", (worker_id,))
+        cancelled = self._rows(
+            "SELECT run_id FROM jobs WHERE state = 'processing' AND cancel_requested = 1 AND worker_id = ?",
+            (worker_id,),
+        )
+        known = bool(rows) and rows[0][0] == "alive"
+        return Orders(known, rows[0][1] if rows else 0, tuple(row[0] for row in cancelled))
+
+    def request_stop(self, worker_ids: Sequence[str], level: int) -> None:
+        """See ``Store.request_stop``."""
+        with self._write as db:
+            for worker_id in worker_ids:
+                db.execute("UPDATE workers SET stop = max(stop, ?) WHERE id = ?", (level, worker_id))
+
+    def runs_of(self, worker_id: str) -> List[Tuple[str, int]]:
+        """See ``Store.runs_of``."""
+        return self._rows(
+            "SELECT id, run_id FROM jobs WHERE state = 'processing' AND worker_id = ? ORDER BY run_id", (worker_id,)
+        )
+
+    def condemn(self, worker_id: str, renewed_mono_s: float) -> bool:
+        """See ``Store.condemn``."""
+        with self._write as db:
+            done = db.execute(
+                "UPDATE workers SET state = 'lost' WHERE id = ? AND renewed_mono_s = ?", (worker_id, renewed_mono_s)
+            )
+        return done.rowcount == 1
+
+    def release_lost(self, worker_id: str, max_lost: int, now: Optional[float] = None) -> List[Tuple[str, str]]:
+        """See ``Store.release_lost``."""
+        now = time.time() if now is None else now
+        released = []
+        with self._write as db:
+            if db.execute("SELECT 1 FROM workers WHERE id = ? AND state = 'alive'", (worker_id,)).fetchone():
+                return []
+            rows = db.execute(
+                """
+                SELECT seq, id, queue, run_id, losses, cancel_requested FROM jobs
+                 WHERE state = 'processing' AND worker_id = ?
+                 ORDER BY seq
+                """,
+                (worker_id,),
+            ).fetchall()
+            for seq, job_id, queue, run_id, losses, cancel in rows:
+                state, reason = after_loss(losses + 1, max_lost, bool(cancel))
+                db.execute(
+                    """
+                    UPDATE jobs
+                       SET state = ?, ready = ?, losses = losses + 1, run_id = NULL, worker_id = NULL,
+                           cancel_requested = 0, updated_at = ?, ended_at = ?, reason = ?
+                     WHERE seq = ? AND run_id = ?
+                    """,
+                    (state, state == "pending", now, None if state == "pending" else now, reason, seq, run_id),
+                )
+                db.execute(
+                    "UPDATE runs SET state = 'lost', ended_at = ?, reason = 'its worker died' WHERE run_id = ?",
+                    (now, run_id),
+                )
+                move_count(db, queue, "processing", state)
+                released.append((job_id, state))
+            db.execute("DELETE FROM workers WHERE id = ?", (worker_id,))
+            self._ring_after = True
+        return released
+
+    def ownerless(self) -> List[str]:
+        """See ``Store.ownerless``."""
+        rows = self._rows(
+            """
+            SELECT DISTINCT worker_id FROM jobs
+             WHERE state = 'processing' AND worker_id NOT IN (SELECT id FROM workers)
+            """
+        )
+        return [row[0] for row in rows]
+
+
+def after_loss(losses: int, max_lost: int, cancel_requested: bool) -> Tuple[str, Optional[str]]:
+    """Return the state and reason of a job that has now lost *losses* runs in a row."""
+    if cancel_requested:
+        return "cancelled", "cancelled while it ran"
+    if losses >= max_lost:
+        times = f"{losses} runs in a row" if losses > 1 else "a run"
+        return "dead", f"lost {times}: the worker died while it ran"
+    return "pending", None
