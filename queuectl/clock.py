@@ -99,12 +99,8 @@ def parse_time(text: str) -> float:
     """
     from datetime import datetime
 
-    tidy = text.strip()
-    if tidy[-1:] in ("Z", "z"):
-        tidy = tidy[:-1] + "+00:00"
-    tidy = _pad_fraction(tidy)
     try:
-        instant_at = datetime.fromisoformat(tidy).timestamp()
+        instant_at = datetime.fromisoformat(_strict_iso(text.strip())).timestamp()
     except (ValueError, OverflowError, OSError):
         raise ValueError(f"not a time: {text!r}") from None
     if not 0 <= instant_at < 7258118400:
@@ -112,13 +108,31 @@ def parse_time(text: str) -> float:
     return instant_at
 
 
-def _pad_fraction(text: str) -> str:
-    """Bring a fraction of a second to six digits, the only other length Python 3.8 reads beside three."""
-    head, point, tail = text.partition(".")
-    if not point:
-        return text
-    digits = len(tail) - len(tail.lstrip("0123456789"))
-    return f"{head}.{tail[:digits][:6].ljust(6, '0')}{tail[digits:]}" if digits else text
+def _strict_iso(text: str) -> str:
+    """Bring *text* to the one form that every Python reads alike, or raise ValueError.
+
+    By itself ``fromisoformat`` reads more from release to release, takes any separator and a final
+    NUL, and in 3.8 skips a letter before the offset.
+    """
+    if text[-1:] in ("Z", "z"):
+        text = text[:-1] + "+00:00"
+    day, gap, rest = text[:10], text[10:11], text[11:]
+    sign = max(rest.find("+"), rest.find("-"))
+    daytime, zone = (rest[:sign], rest[sign:]) if sign >= 0 else (rest, "")
+    daytime, point, fraction = daytime.partition(".")
+    if len(zone) in (3, 5):  # +05 and +0530, as date +%z prints them
+        zone = f"{zone[:3]}:{zone[3:] or '00'}"
+    shape = "".join("0" if letter in "0123456789" else letter for letter in day + daytime + zone.replace("-", "+"))
+    if shape not in _TIME_SHAPES or gap not in ("T", "t", " ", "") or bool(gap) != bool(rest):
+        raise ValueError(text)
+    if point and not (fraction.isascii() and fraction.isdigit() and len(daytime) == 8):
+        raise ValueError(text)
+    return f"{day}{gap and 'T'}{daytime}{point}{fraction[:6].ljust(6, '0') if point else ''}{zone}"
+
+
+_TIME_SHAPES = frozenset(
+    "0000-00-00" + rest for rest in ("", "00:00", "00:00:00", "00:00+00:00", "00:00:00+00:00")
+)
 
 
 def iso_utc(instant_at: float) -> str:

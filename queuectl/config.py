@@ -48,7 +48,7 @@ def _whole(text: str, least: int = 0) -> int:
 
 
 def _base(text: str) -> float:
-    number = float(text) if len(text) < 40 and "_" not in text else math.nan
+    number = float(text) if len(text) < 40 and text.isascii() and "_" not in text else math.nan
     if not (number >= 1 and math.isfinite(number)):
         raise ValueError(text)
     return number
@@ -77,7 +77,7 @@ def _size(text: str) -> int:
     tidy = text.strip().lower()
     digits = len(tidy) - len(tidy.lstrip("0123456789"))
     unit = tidy[digits:].strip()
-    if not digits or digits > 11 or not tidy.isascii() or unit not in SIZE_UNITS:
+    if not digits or digits > 11 or not text.isascii() or unit not in SIZE_UNITS:
         raise ValueError(text)
     size = int(tidy[:digits]) * SIZE_UNITS[unit]
     if not 2 <= size <= 1024**3:

@@ -194,9 +194,9 @@ def _env(field: str, value: Any) -> Dict[str, str]:
         if not name or "=" in name:
             raise refuse(field, "an object whose names are not empty and have no '='", name)
         if name.upper().startswith("QUEUECTL_RUN_ID") or name.upper() == "QUEUECTL_STORE_ID":
-            raise InvalidJob(f"job field {field!r} must not set {name}: queuectl sets it for each run.")
+            raise InvalidJob(f"job field {field!r} must not set {shown(name)}: queuectl sets it for each run.")
         if not isinstance(text, str):
-            raise refuse(field, f"an object of strings ({name} is none)", text)
+            raise refuse(field, f"an object of strings ({shown(name)} is none)", text)
         _text(field, text)
         total += len(name.encode()) + len(text.encode()) + 2
     if total > MAX_ENV_BYTES:
@@ -241,6 +241,8 @@ def field_name(name: str) -> str:
     Raises:
         InvalidJob: There is no such field, or only queuectl itself may set it.
     """
+    if not isinstance(name, str):  # a mapping from Python; JSON has no other names
+        raise InvalidJob(f"a job field's name must be a string, not {shown(name)}.")
     key = name.replace("-", "_")
     if key in _CHECKS:
         return key
@@ -292,9 +294,10 @@ def from_fields(fields: Mapping[str, Any], cwd: str) -> JobSpec:
 def _no_twins(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for name in names if names.count(name) > 1)
-        raise InvalidJob(f"the JSON names {shown(twin)} twice.")
+        for name, _ in pairs:
+            if name not in found:
+                raise InvalidJob(f"the JSON names {shown(name)} twice.")
+            del found[name]
     return found
 
 
