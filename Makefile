@@ -1,0 +1,32 @@
+# Everything here also works without make: each target is one command.
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test quick check fix docs dist clean
+
+help: ## Show what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## See it work: jobs, three workers, retries, the DLQ (nothing to install, nothing left behind)
+	@$(PYTHON) -m queuectl demo
+
+test: ## Run the whole suite in a virtual environment of its own; ARGS="-k retry" picks tests
+	@$(PYTHON) tools/test.py $(ARGS)
+
+quick: ## Run the suite without the slow tests
+	@$(PYTHON) tools/test.py -m "not slow" $(ARGS)
+
+check: ## Format, lint, types, layers, docs; ARGS=types runs one of them
+	@$(PYTHON) tools/check.py $(ARGS)
+
+fix: ## Format, lint and regenerate what a program can mend
+	@$(PYTHON) tools/check.py --fix format lint docs
+
+docs: ## Write the generated reference pages anew
+	@$(PYTHON) tools/reference.py
+
+dist: ## Build the wheel and the source archive into dist/
+	@$(PYTHON) tools/dist.py
+
+clean: ## Remove what was built, measured and cached
+	@rm -rf .venv-test dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* htmlcov
