@@ -120,16 +120,16 @@ class Store(ABC):
         dead and comes back. A failed run counts a failure and ends the row of losses.
         """
 
-    def append_output(self, run_id: int, parts: Sequence[Part], keep_from: Optional[int] = None) -> None:
+    def append_output(self, run_id: int, parts: Sequence[Part], replace_from: Optional[int] = None) -> None:
         """Store *parts* of one run's output; see ``append_outputs``."""
-        self.append_outputs([(run_id, parts, keep_from)])
+        self.append_outputs([(run_id, parts, replace_from)])
 
     @abstractmethod
     def append_outputs(self, writes: Sequence[OutputWrite]) -> None:
-        """Store parts of several runs' output: (run id, parts, *keep_from*) each.
+        """Store parts of several runs' output: (run id, parts, *replace_from*) each.
 
-        With *keep_from*, parts that end at or before that offset, and do not belong to the head (the
-        parts from 0 without a gap), are deleted: the middle of too long an output.
+        With *replace_from*, stored parts that start at or after that offset are deleted first: the old
+        tail of an output that is too long to be kept whole.
         """
 
     @abstractmethod

@@ -126,8 +126,8 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         now = time.time() if now is None else now
         counts: Dict[str, List[int]] = {}
         with self._write as db:
-            for run_id, parts, keep_from in outputs:
-                self._append(db, run_id, parts, keep_from)
+            for run_id, parts, replace_from in outputs:
+                self._append(db, run_id, parts, replace_from)
             accepted = [self._finish_one(db, worker_id, end, now, counts) for end in ended]
             claims = self._claim(db, worker_id, count, queues, now, counts) if count > 0 else []
             _apply_counts(db, counts)
@@ -278,23 +278,15 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
     def append_outputs(self, writes: Sequence[OutputWrite]) -> None:
         """See ``Store.append_outputs``."""
         with self._write as db:
-            for run_id, parts, keep_from in writes:
-                self._append(db, run_id, parts, keep_from)
+            for run_id, parts, replace_from in writes:
+                self._append(db, run_id, parts, replace_from)
 
     def _append(
-        self, db: sqlite3.Connection, run_id: int, parts: Sequence[Part], keep_from: Optional[int]
+        self, db: sqlite3.Connection, run_id: int, parts: Sequence[Part], replace_from: Optional[int]
     ) -> None:
+        if replace_from is not None:
+            db.execute("DELETE FROM output WHERE run_id = ? AND start >= ?", (run_id, replace_from))
         db.executemany(_ADD_OUTPUT, [(run_id, start, data) for start, data in parts])
-        if keep_from is None:
-            return
-        head_end = 0
-        for start, size in db.execute(
-            "SELECT start, length(bytes) FROM output WHERE run_id = ? ORDER BY start", (run_id,)
-        ).fetchall():
-            if start == head_end:
-                head_end += size
-            elif start + size <= keep_from:
-                db.execute("DELETE FROM output WHERE run_id = ? AND start = ?", (run_id, start))
 
 
 _ADD = """

@@ -88,12 +88,12 @@ class SqliteViews(SqliteFile):
 
         rows = self._rows(
             """
-            SELECT run_id, id, number, runs.state, exit_code, signal, started_at, runs.ended_at,
+            SELECT runs.run_id, id, number, runs.state, exit_code, signal, started_at, runs.ended_at,
                    runs.worker_id, host, pid, peak_memory_bytes, cpu_s, runs.reason
               FROM runs
               JOIN jobs ON jobs.seq = runs.job_seq
              WHERE jobs.id = ?
-             ORDER BY run_id
+             ORDER BY runs.run_id
             """,
             (job_id,),
         )

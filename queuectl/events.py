@@ -1,0 +1,94 @@
+"""Every line that workers and supervisors say, by name."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_ESCAPES.update({9: "\\t", 10: "\\n", 13: "\\r"})
+# Marks that reorder what follows them: a command must look like what it is.
+_ESCAPES.update({code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029)})
+
+
+def printable(text: str) -> str:
+    """Return *text* with control characters escaped, so that it moves no cursor and starts no line."""
+    return text if text.isascii() and text.isprintable() else text.translate(_ESCAPES)
+
+
+def started(number: int, pid: int) -> str:
+    """A worker is up."""
+    return f"[worker {number}] pid={pid} started"
+
+
+def picked(number: int, job_id: str, command: str) -> str:
+    """A worker begins a run."""
+    return f"[worker {number}] picked job {job_id}: {printable(command)}"
+
+
+def completed(number: int, job_id: str) -> str:
+    """A run completed its job."""
+    return f"[worker {number}] job {job_id} completed"
+
+
+def failed(number: int, job_id: str, reason: str, retry: int, retries: int, delay: str) -> str:
+    """A run failed and its job will be retried."""
+    return f"[worker {number}] job {job_id} failed ({printable(reason)}), retry {retry} of {retries} in {delay}"
+
+
+def dead(number: int, job_id: str, reason: str, runs: int) -> str:
+    """A run failed and its job went to the DLQ."""
+    return f"[worker {number}] job {job_id} dead ({printable(reason)}) after {runs} {'run' if runs == 1 else 'runs'}"
+
+
+def cancelled(number: int, job_id: str) -> str:
+    """A run was ended because its job was cancelled."""
+    return f"[worker {number}] job {job_id} cancelled"
+
+
+def put_back(number: int, job_id: str, why: Optional[str] = None) -> str:
+    """A run was ended by a stop, or could not begin; its job is pending again."""
+    return f"[worker {number}] job {job_id} put back" + (f" ({printable(why)})" if why else "")
+
+
+def refused(number: int, job_id: str) -> str:
+    """The store refused a run's end: the job was taken away."""
+    return f"[worker {number}] job {job_id} was taken away; its result is dropped"
+
+
+def lost(number: int, job_id: str, state: str) -> str:
+    """A worker died while it ran a job."""
+    if state == "pending":
+        return f"[worker {number}] job {job_id} lost, runs again"
+    return f"[worker {number}] job {job_id} lost, {state}"
+
+
+def stopping(number: int) -> str:
+    """A worker was asked to stop."""
+    return f"[worker {number}] received stop signal, will exit after current job"
+
+
+def stopping_now(number: int) -> str:
+    """A worker was asked to stop at once."""
+    return f"[worker {number}] received stop signal again, ending current job"
+
+
+def fenced(number: int) -> str:
+    """A worker lost its lease."""
+    return f"[worker {number}] lost its lease, ended its commands and starts anew"
+
+
+def trouble(number: int, what: str) -> str:
+    """The store cannot be used now."""
+    return f"[worker {number}] {printable(what)} Waiting."
+
+
+def exiting(number: int) -> str:
+    """A worker ends in order."""
+    return f"[worker {number}] exiting"
+
+
+def restarted(number: int, how: str, delay: str) -> str:
+    """The supervisor replaces a worker that died."""
+    return f"[worker {number}] died ({how}), starts again in {delay}"

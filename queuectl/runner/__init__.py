@@ -1,0 +1,53 @@
+"""Running shell commands: ``start`` begins one, on whichever system this is.
+
+The interface that both halves share:
+
+``start(command, cwd, env, run_id, store_id, limit)``
+    begins a command and returns a ``Command``; raises ``CannotStart``.
+``Command.pid``, ``Command.fileno()``
+    the first process, and the descriptor that is readable when there is output (POSIX).
+``Command.buffer``
+    what it printed and is not yet stored.
+``Command.read()``
+    takes output that is there, without waiting; returns it.
+``Command.terminate()``, ``Command.kill()``
+    TERM or KILL to the whole tree.
+``Command.leftovers()``
+    whether anything of the tree is still alive.
+``Command.close()``
+    lets go of what the run needed.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Tuple
+
+
+class CannotStart(Exception):
+    """A command could not be begun.
+
+    ``transient`` says whose fault it is: False, the job's (its directory does not exist); True, the
+    machine's (no more processes, descriptors or memory), so that another try may work.
+    """
+
+    def __init__(self, reason: str, transient: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.transient = transient
+
+
+RUN_ID = "QUEUECTL_RUN_ID"
+STORE_ID = "QUEUECTL_STORE_ID"
+#: Variables that queuectl sets for each run; a worker drops those it inherited.
+RUN_VARIABLES: Tuple[str, ...] = ("QUEUECTL_JOB_ID", "QUEUECTL_QUEUE", "QUEUECTL_ATTEMPT", RUN_ID, STORE_ID)
+
+if os.name == "nt":
+    from queuectl.runner.windows import Command, end_runs_at_once, start
+else:
+    from queuectl.runner.posix import Command, end_runs_at_once, start
+
+__all__ = ["RUN_ID", "RUN_VARIABLES", "STORE_ID", "CannotStart", "Command", "end_runs_at_once", "start"]

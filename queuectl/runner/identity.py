@@ -1,0 +1,136 @@
+"""Which process is which: hosts, process start times, signals that reach the right process or none.
+
+A pid alone names nobody: it is reused after the process ends. A process is (host, pid, start time).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+_HAS_PROC = os.path.exists("/proc/self/stat")
+_known_host: Optional[str] = None
+
+
+def host_name() -> str:
+    """Return this host's name, for people."""
+    import platform
+
+    return platform.node() or "localhost"
+
+
+def host_id() -> str:
+    """Return ``machine:boot:pids``: processes can see each other by pid if all three are equal.
+
+    The third part is the pid namespace: a container has pids of its own.
+    """
+    global _known_host
+    if _known_host is None:
+        _known_host = f"{_machine()}:{_boot()}:{_pid_namespace()}"
+    return _known_host
+
+
+def boot_of(host: str) -> str:
+    """Return the boot part of a host id."""
+    return host.split(":")[1] if host.count(":") == 2 else ""
+
+
+def _machine() -> str:
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        text = _read(path)
+        if text:
+            return text
+    return host_name().replace(":", "_")
+
+
+def _boot() -> str:
+    text = _read("/proc/sys/kernel/random/boot_id")
+    if text or os.name == "nt":  # on Windows pid and creation time are enough: both survive no reboot
+        return text
+    import subprocess
+
+    try:
+        answer = subprocess.run(
+            ["sysctl", "-n", "kern.bootsessionuuid"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+        )
+        return answer.stdout.decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except (OSError, AttributeError):
+        return ""
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().strip().replace(":", "_")
+    except OSError:
+        return ""
+
+
+def process_started(pid: int) -> Optional[str]:
+    """Return what tells the process *pid* from another with the same pid; None if it has ended.
+
+    A zombie has ended: it only waits to be collected.
+    """
+    if _HAS_PROC:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in (b"Z", b"X") else fields[19].decode()
+    if os.name == "nt":
+        from queuectl.runner.windows import process_created
+
+        return process_created(pid)
+    import subprocess
+
+    answer = subprocess.run(
+        ["ps", "-o", "state=,lstart=", "-p", str(pid)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+    )
+    state, _, started = answer.stdout.decode("ascii", "replace").strip().partition(" ")
+    return None if not started or state.startswith("Z") else started.strip()
+
+
+def is_running(pid: int, started: str) -> bool:
+    """Say whether the very process that started then still runs."""
+    return process_started(pid) == started
+
+
+def send_signal(pid: int, started: str, number: int) -> bool:
+    """Send a signal to the very process that started then; False if it has ended.
+
+    Where there are pidfds the process is pinned before its start time is read, so that the pid
+    cannot pass to another between the look and the signal.
+    """
+    pin = None
+    if hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal"):
+        try:
+            pin = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            pin = None
+    try:
+        if not is_running(pid, started):
+            return False
+        if pin is not None:
+            signal.pidfd_send_signal(pin, number)
+        else:
+            os.kill(pid, number)
+        return True
+    except (ProcessLookupError, PermissionError):
+        return False
+    finally:
+        if pin is not None:
+            os.close(pin)

@@ -1,0 +1,62 @@
+"""The output of one run, kept in memory until it is stored: the first and the last half of the limit."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Tuple
+
+
+class OutputBuffer:
+    """Takes a run's bytes as they come and hands out what is to be stored.
+
+    Of an output longer than *limit* bytes the first and the last half stay. Memory is bounded by
+    one and a half times the limit, whatever the command prints.
+    """
+
+    __slots__ = ("_head", "_head_size", "_stored", "_tail", "_tail_size", "total")
+
+    def __init__(self, limit: int) -> None:
+        self._head_size = limit // 2
+        self._tail_size = limit - self._head_size
+        self._head = bytearray()  # bytes of the first half, not yet handed out
+        self._tail = bytearray()  # the last bytes behind the first half
+        self._stored = 0  # offset up to which bytes were handed out
+        self.total = 0  # bytes printed so far
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the output."""
+        room = self._head_size - self.total
+        self.total += len(data)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        if data:
+            self._tail += data
+            # Cut at twice the size, not at each feed: moving bytes costs.
+            if len(self._tail) > 2 * self._tail_size:
+                del self._tail[: len(self._tail) - self._tail_size]
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there are bytes that were not handed out."""
+        return self._stored < self.total
+
+    def take(self) -> Tuple[List[Tuple[int, bytes]], Optional[int]]:
+        """Return the (offset, bytes) parts to store now, and from which offset older parts are replaced."""
+        parts: List[Tuple[int, bytes]] = []
+        replace_from: Optional[int] = None
+        if self._head:
+            parts.append((self._stored, bytes(self._head)))
+            self._head.clear()
+        if self.total > self._head_size + self._tail_size:
+            del self._tail[: len(self._tail) - self._tail_size]
+            replace_from = self._head_size
+            parts.append((self.total - self._tail_size, bytes(self._tail)))
+        elif self._tail:
+            since = max(self._stored, self._head_size)
+            fresh = self._tail[since - self._head_size :]
+            if fresh:
+                parts.append((since, bytes(fresh)))
+        self._stored = self.total
+        return parts, replace_from

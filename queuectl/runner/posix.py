@@ -1,0 +1,179 @@
+"""One shell command on POSIX: started, read, and ended with its whole tree."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+from queuectl.runner import tree
+from queuectl.runner.output import OutputBuffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Container, Dict, List, Mapping, Optional
+
+    from queuectl.runner.tree import Process
+
+SHELL = "/bin/sh"
+CHUNK = 65536
+# What the machine lacks, not the job.
+TRANSIENT = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
+# Python ignores SIGPIPE and SIGXFSZ, and a shell's background job inherits ignored SIGINT and
+# SIGQUIT: a command starts with the default of each, as a user expects it.
+_DEFAULTS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGPIPE", "SIGXFSZ", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+]
+
+
+class Command:
+    """A running command and its tree; ``pid`` leads a session of its own."""
+
+    __slots__ = ("_fd", "_reaped", "_run_id", "_store_id", "buffer", "pid", "started")
+
+    def __init__(self, pid: int, fd: int, run_id: int, store_id: str, limit: int) -> None:
+        self.pid = pid
+        self.buffer = OutputBuffer(limit)
+        self.started: Optional[str] = None  # the leader's start time, once somebody looked
+        self._fd: Optional[int] = fd
+        self._run_id = run_id
+        self._store_id = store_id
+        self._reaped = False
+
+    def fileno(self) -> int:
+        """Return the reading end of the command's output, -1 after its end."""
+        return -1 if self._fd is None else self._fd
+
+    def read(self) -> bytes:
+        """Return up to 64 KiB of new output, without waiting; empty if there is none or it ended."""
+        if self._fd is None:
+            return b""
+        try:
+            data = os.read(self._fd, CHUNK)
+        except BlockingIOError:
+            return b""
+        except OSError:
+            data = b""
+        if data:
+            self.buffer.feed(data)
+        else:
+            self.close()
+        return data
+
+    def drain(self, most: int = 1 << 20) -> bytes:
+        """Read what the ended command left in the pipe; a child that goes on printing cannot hold this up."""
+        found = self.read()
+        if len(found) < CHUNK:  # the common case: nothing, or one piece
+            return found
+        pieces = [found]
+        size = len(found)
+        while found and size < most:
+            found = self.read()
+            pieces.append(found)
+            size += len(found)
+        return b"".join(pieces)
+
+    def reaped(self) -> None:
+        """Note that the leader was collected: its pid may pass to another process now."""
+        self._reaped = True
+
+    def _leaders(self) -> Dict[int, Optional[str]]:
+        return {self.pid: self.started or "" if self._reaped else None}
+
+    def tree(self) -> List[Process]:
+        """Return the living processes of this run."""
+        return tree.members(self._store_id, (self._run_id,), self._leaders())
+
+    def terminate(self) -> None:
+        """Ask the whole tree to end."""
+        tree.send(self.tree(), signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the whole tree."""
+        tree.send(self.tree(), signal.SIGKILL)
+
+    def leftovers(self) -> bool:
+        """Say whether anything of the tree is still alive."""
+        return bool(self.tree())
+
+    def close(self) -> None:
+        """Let go of the output; what still writes to it gets SIGPIPE."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def start(
+    command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id: str, limit: int
+) -> Command:
+    """Begin *command* in *cwd* with the environment *env* (which carries the mark).
+
+    Only this process's main thread may call it: the working directory is the whole process's.
+
+    Raises:
+        CannotStart: See there.
+    """
+    from queuectl.runner import CannotStart
+
+    _enter(cwd)
+    reading = writing = nothing = -1
+    try:
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        # A command that begins with - or + would be taken for an option of the shell.
+        words = [SHELL, "-c", command] if command[0] not in "-+" else [SHELL, "-c", "--", command]
+        pid = _spawn(words, env, nothing, writing)
+        result = Command(pid, reading, run_id, store_id, limit)
+        reading = -1
+        return result
+    except OSError as error:
+        transient = error.errno in TRANSIENT
+        raise CannotStart(f"could not start: {error.strerror or error}", transient) from None
+    except ValueError as error:
+        raise CannotStart(f"could not start: {error}", False) from None
+    finally:
+        for fd in (reading, writing, nothing):
+            if fd >= 0:
+                os.close(fd)
+
+
+def _enter(cwd: str) -> None:
+    """Go to *cwd*: posix_spawn cannot do it for the child, and a fork costs twice as much."""
+    from queuectl.runner import CannotStart
+
+    try:
+        os.chdir(cwd)
+    except OSError as error:
+        transient = error.errno in TRANSIENT
+        raise CannotStart(f"cannot enter the directory {cwd}: {error.strerror or error}", transient) from None
+
+
+def _spawn(words: List[str], env: Mapping[str, str], stdin: int, output: int) -> int:
+    try:
+        return os.posix_spawn(
+            SHELL,
+            words,
+            env,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, stdin, 0),
+                (os.POSIX_SPAWN_DUP2, output, 1),
+                (os.POSIX_SPAWN_DUP2, output, 2),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=_DEFAULTS,
+        )
+    except NotImplementedError:  # a C library without POSIX_SPAWN_SETSID
+        import subprocess
+
+        child = subprocess.Popen(words, env=env, stdin=stdin, stdout=output, stderr=output, start_new_session=True)
+        child.returncode = 0  # the worker collects it; Popen must not wait for it when it is deleted
+        return child.pid
+
+
+def end_runs_at_once(store_id: str, run_ids: Container[int], leaders: Dict[int, Optional[str]]) -> bool:
+    """Kill all that these runs of a dead worker left; False if something would not go."""
+    return tree.end_at_once(store_id, run_ids, leaders)

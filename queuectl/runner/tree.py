@@ -1,0 +1,167 @@
+"""The processes of a run: found by session, descent and the run's mark, and ended. POSIX.
+
+A run's mark is the pair QUEUECTL_STORE_ID, QUEUECTL_RUN_ID in a process's environment. It finds
+descendants that left the session and whose parents are gone, as Jenkins does it; the session
+finds those that emptied their environment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from queuectl.runner import identity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Container, Dict, Iterable, List, NamedTuple, Optional, Set
+
+    class Process(NamedTuple):
+        """One line of the process table."""
+
+        pid: int
+        parent: int
+        group: int
+        session: int
+        started: str
+
+
+_HAS_PROC = os.path.exists("/proc/self/stat")
+
+
+def members(
+    store_id: str, run_ids: Container[int], leaders: Optional[Dict[int, Optional[str]]] = None
+) -> List[Process]:
+    """Return the living processes of these runs, this process never among them.
+
+    Args:
+        store_id: The store's id; half of the mark.
+        run_ids: The runs.
+        leaders: Pids of the runs' first processes, each with its start time or None if it has not been
+            collected yet (so that the pid cannot have passed to another).
+    """
+    table = snapshot()
+    found: Set[int] = set()
+    sessions: Set[int] = set()
+    for leader, started in (leaders or {}).items():
+        process = table.get(leader)
+        if process is None:
+            # A pid is not given out again while it names a session: whoever is in it is the run's.
+            sessions.add(leader)
+        elif started is None or process.started == started:
+            sessions.add(leader)
+            found.add(leader)
+    for pid, process in table.items():
+        if process.session in sessions or process.group in sessions or _is_marked(pid, store_id, run_ids):
+            found.add(pid)
+    _add_children(table, found)
+    found.discard(os.getpid())
+    return [table[pid] for pid in found if pid in table]
+
+
+def _add_children(table: Dict[int, Process], found: Set[int]) -> None:
+    """Add all descendants of *found*."""
+    children: Dict[int, List[int]] = {}
+    for pid, process in table.items():
+        children.setdefault(process.parent, []).append(pid)
+    queue = list(found)
+    while queue:
+        for child in children.get(queue.pop(), ()):
+            if child not in found:
+                found.add(child)
+                queue.append(child)
+
+
+def snapshot() -> Dict[int, Process]:
+    """Return the living processes by pid, without zombies."""
+    from collections import namedtuple
+
+    make = namedtuple("Process", ["pid", "parent", "group", "session", "started"])
+    if not _HAS_PROC:
+        return _snapshot_by_ps(make)
+    table = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if fields[0] not in (b"Z", b"X"):
+            table[int(name)] = make(int(name), int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
+    return table  # type: ignore[return-value]
+
+
+def _snapshot_by_ps(make: type) -> Dict[int, Process]:
+    """Read the table through ``ps`` where there is no /proc (macOS, BSD)."""
+    import subprocess
+
+    answer = subprocess.run(
+        ["ps", "-axo", "pid=,ppid=,pgid=,sess=,state=,lstart="], stdout=subprocess.PIPE, check=False
+    ).stdout.decode("ascii", "replace")
+    table = {}
+    for line in answer.splitlines():
+        fields = line.split(None, 5)
+        if len(fields) == 6 and not fields[4].startswith("Z"):
+            # macOS shows sessions as 0; the group does the same service for what did not call setsid.
+            numbers = [int(field, 16) if field.startswith("0x") else int(field) for field in fields[:4]]
+            table[numbers[0]] = make(*numbers, fields[5].strip())
+    return table
+
+
+def _is_marked(pid: int, store_id: str, run_ids: Container[int]) -> bool:
+    """Say whether *pid* carries the mark of one of these runs."""
+    environment = _environment(pid)
+    if b"QUEUECTL_STORE_ID=" + store_id.encode() not in environment:
+        return False
+    for entry in environment:
+        if entry.startswith(b"QUEUECTL_RUN_ID="):
+            value = entry[16:]
+            return value.isdigit() and int(value) in run_ids
+    return False
+
+
+def _environment(pid: int) -> List[bytes]:
+    if _HAS_PROC:
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                return file.read().split(b"\0")
+        except OSError:
+            return []  # another user's process, or it has just ended
+    import subprocess
+
+    answer = subprocess.run(
+        ["ps", "-Eww", "-o", "command=", "-p", str(pid)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+    )
+    return answer.stdout.split()
+
+
+def send(processes: Iterable[Process], number: int) -> None:
+    """Signal each process that is still the same as in the table."""
+    for process in processes:
+        identity.send_signal(process.pid, process.started, number)
+
+
+def end_at_once(
+    store_id: str,
+    run_ids: Container[int],
+    leaders: Optional[Dict[int, Optional[str]]] = None,
+    patience_s: float = 5.0,
+) -> bool:
+    """Kill everything of these runs and wait until it is gone; False if something would not go.
+
+    Two looks in a row must find nothing: a process may fork while it is being looked for.
+    """
+    deadline = time.monotonic() + patience_s
+    clean = 0
+    while True:
+        left = members(store_id, run_ids, leaders)
+        clean = 0 if left else clean + 1
+        if clean == 2:
+            return True
+        send(left, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
