@@ -1,0 +1,24 @@
+"""The kinds of store that the suite in this directory holds to the contract.
+
+An engine is one entry here: a context manager that is given a scratch folder, makes room for one
+fresh, empty store and yields its location, as ``queuectl.db.open_store`` takes it. Whatever it made
+outside the folder it takes away again.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Callable, ContextManager, Dict, Iterator
+
+
+@contextmanager
+def sqlite(folder: Path) -> Iterator[str]:
+    """A file that the first opening makes."""
+    yield str(folder / "jobs.db")
+
+
+ENGINES: Dict[str, Callable[[Path], ContextManager[str]]] = {"sqlite": sqlite}
