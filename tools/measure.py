@@ -155,8 +155,10 @@ def output() -> None:
         for statement in (
             "PRAGMA journal_mode = WAL",
             "PRAGMA synchronous = FULL",
-            "CREATE TABLE output (run_id INTEGER, start INTEGER, bytes BLOB, PRIMARY KEY (run_id, start))"
-            " WITHOUT ROWID",
+            (
+                "CREATE TABLE output (run_id INTEGER, start INTEGER, bytes BLOB, PRIMARY KEY (run_id, start))"
+                " WITHOUT ROWID"
+            ),
             "CREATE TABLE runs (run_id INTEGER PRIMARY KEY, state TEXT)",
         ):
             db.execute(statement)
