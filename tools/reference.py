@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -46,7 +47,7 @@ def code(text: str) -> str:
     return f"`{cell(text)}`"
 
 
-def table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def table(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Return the lines of a Markdown table."""
     return [
         "| " + " | ".join(headers) + " |",
