@@ -295,7 +295,11 @@ _ADD = """
     VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     """
 
-_ADD_OUTPUT = "INSERT OR REPLACE INTO output (run_id, start, bytes) VALUES (?, ?, ?)"
+# Not for a run that was deleted: a worker given up for lost may write on after its job was pruned.
+_ADD_OUTPUT = """
+    INSERT OR REPLACE INTO output (run_id, start, bytes)
+    SELECT run_id, ?2, ?3 FROM runs WHERE run_id = ?1
+    """
 
 _OPEN_QUEUES = """
     SELECT name, max_running - processing,

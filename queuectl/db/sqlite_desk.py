@@ -120,10 +120,8 @@ class SqliteDesk(SqliteFile):
             for name, value in changes.items():
                 if name in ("env", "tags"):
                     columns[name] = to_json(value)
-                elif name == "delay_s":
-                    columns["run_at"] = now if value is None else now + value
-                elif name == "run_at":
-                    columns["run_at"] = now if value is None else value
+                elif name in ("run_at", "delay_s"):
+                    columns["run_at"] = _due(changes, now)
                 elif name == "max_retries" and value is None:
                     columns[name] = self._default_max_retries(db)
                 elif value is not None or name in ("timeout_s", "backoff_base"):
@@ -195,6 +193,14 @@ class SqliteDesk(SqliteFile):
             else:
                 db.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", (key, text))
             db.execute("UPDATE store SET settings_version = settings_version + 1")
+
+
+def _due(changes: Mapping[str, Any], now: float) -> float:
+    """Return when a job is due whose ``run_at`` or ``delay_s`` was changed; None is as if it were not given."""
+    delay_s, run_at = changes.get("delay_s"), changes.get("run_at")
+    if delay_s is not None:
+        return float(now + delay_s)
+    return now if run_at is None else float(run_at)
 
 
 def move_count(db: sqlite3.Connection, queue: str, before: str, after: Optional[str]) -> None:

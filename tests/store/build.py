@@ -73,7 +73,9 @@ def drain(store, worker_id="w1", now=T0, queues=()):
 
 def bring_to(store, state, job_id=None, worker_id="w1", now=T0, **fields):
     """Add one job and bring it to *state* by the store's own verbs; return its id."""
-    job_id = store.add([spec(id=job_id, priority=2**31 - 1, **fields)], now)[0]
+    # What has to be claimed on its way is more urgent than all that waits.
+    to_claim = state not in ("pending", "cancelled")
+    job_id = store.add([spec(id=job_id, priority=to_claim * (2**31 - 1), **fields)], now)[0]
     if state == "pending":
         return job_id
     if state == "cancelled":
