@@ -286,7 +286,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
     ) -> None:
         if replace_from is not None:
             db.execute("DELETE FROM output WHERE run_id = ? AND start >= ?", (run_id, replace_from))
-        db.executemany(_ADD_OUTPUT, [(run_id, start, data) for start, data in parts])
+        db.executemany(_ADD_OUTPUT, [(start, data, run_id) for start, data in parts])
 
 
 _ADD = """
@@ -298,7 +298,7 @@ _ADD = """
 # Not for a run that was deleted: a worker given up for lost may write on after its job was pruned.
 _ADD_OUTPUT = """
     INSERT OR REPLACE INTO output (run_id, start, bytes)
-    SELECT run_id, ?2, ?3 FROM runs WHERE run_id = ?1
+    SELECT run_id, ?, ? FROM runs WHERE run_id = ?
     """
 
 _OPEN_QUEUES = """

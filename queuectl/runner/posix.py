@@ -47,7 +47,10 @@ class Command:
         return -1 if self._fd is None else self._fd
 
     def read(self) -> bytes:
-        """Return up to 64 KiB of new output, without waiting; empty if there is none or it ended."""
+        """Return up to 64 KiB of new output, without waiting; empty if there is none or it ended.
+
+        At the end of the output the descriptor is closed: ``fileno()`` is -1 from then on.
+        """
         if self._fd is None:
             return b""
         try:

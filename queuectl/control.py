@@ -1,0 +1,80 @@
+"""Finding the workers of this machine and stopping them; what ``worker stop`` and ``reset`` need."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from queuectl import recovery
+from queuectl.errors import StoreError
+from queuectl.runner import identity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Set
+
+    from queuectl.db.base import Store
+    from queuectl.job import Worker
+
+LOOK_S = 0.02
+
+
+def local_workers(store: Store) -> List[Worker]:
+    """Return the workers and supervisors of this store whose processes live on this host.
+
+    Each is known by pid *and* start time from the store: ``pids.json`` is for people, and however stale
+    it is, nobody is signalled because of it.
+    """
+    here = identity.host_id()
+    return [
+        worker
+        for worker in store.workers()
+        if worker.host_id == here and identity.is_running(worker.pid, worker.pid_started)
+    ]
+
+
+def stop_workers(store: Store, now: bool = False, timeout_s: Optional[float] = None) -> List[Worker]:
+    """Stop all workers and supervisors on this host; return those left when *timeout_s* is over.
+
+    Args:
+        store: The store they work for.
+        now: End their commands and put the jobs back, instead of letting them finish.
+        timeout_s: How long to wait until they are gone; None: as long as it takes.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    asked: Set[str] = set()
+    while True:
+        left = local_workers(store)
+        if not left:
+            _sweep(store)
+            return []
+        new = [worker for worker in left if worker.id not in asked]
+        if new:
+            _ask(store, new, now)
+            asked.update(worker.id for worker in new)
+        if deadline is not None and time.monotonic() >= deadline:
+            return left
+        time.sleep(LOOK_S)
+
+
+def _ask(store: Store, workers: List[Worker], now: bool) -> None:
+    """Tell them by the store and by signal: the signal wakes them, the store reaches where no signal does."""
+    try:
+        store.request_stop([worker.id for worker in workers], 2 if now else 1)
+    except StoreError:
+        pass  # a full disk: the signal says the same
+    number = getattr(signal, "SIGQUIT", None) if now else signal.SIGTERM
+    if os.name == "nt" or number is None:
+        return  # there SIGTERM would end the process at once
+    # Supervisors first: they must not replace a worker that goes.
+    for worker in sorted(workers, key=lambda worker: worker.role):
+        identity.send_signal(worker.pid, worker.pid_started, number)
+
+
+def _sweep(store: Store) -> None:
+    """Leave nothing of workers that died on the way."""
+    try:
+        recovery.sweep(store)
+    except StoreError:
+        pass

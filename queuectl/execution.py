@@ -1,0 +1,147 @@
+"""One run inside a worker: its command, its deadlines, how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from queuectl import clock
+from queuectl.job import Outcome, RunEnd
+from queuectl.runner import RUN_ID, STORE_ID, start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional
+
+    from queuectl.config import Config
+    from queuectl.job import Claim
+    from queuectl.runner import Command
+
+# How often a tree that is being ended is looked at.
+LOOK_S = 0.05
+# ru_maxrss is in KiB, on macOS in bytes.
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+class Execution:
+    """A run from its claim to its end. Instants with ``_mono`` are of the monotonic clock."""
+
+    __slots__ = (
+        "_look_mono", "_started_mono", "_status", "_usage", "claim", "command", "deadline_mono", "grace_s", "kill_mono",
+        "noted", "outcome", "pid", "timeout_s",
+    )  # fmt: skip
+
+    def __init__(self, claim: Claim, config: Config) -> None:
+        self.claim = claim
+        self.timeout_s = claim.job.timeout_s if claim.job.timeout_s is not None else config.timeout
+        self.grace_s = config.kill_grace
+        self.outcome: Optional[Outcome] = None  # why it is being ended, if it is
+        self.kill_mono: Optional[float] = None  # when TERM is followed by KILL, then when to look again
+        self.deadline_mono: Optional[float] = None
+        self.noted = False  # whether the leader was written down for recovery
+        self.pid = 0
+        self._started_mono = 0.0
+        self._look_mono = 0.0
+        self._status: Optional[int] = None
+        self._usage: Any = None
+        self.command: Command
+
+    def begin(self, environment: Dict[str, str], store_id: str, output_limit: int) -> None:
+        """Start the command.
+
+        Raises:
+            CannotStart: See there.
+        """
+        job = self.claim.job
+        env = environment.copy()
+        if job.env_json:
+            env.update(job.env)
+        env["QUEUECTL_JOB_ID"] = job.id
+        env["QUEUECTL_QUEUE"] = job.queue
+        env["QUEUECTL_ATTEMPT"] = str(job.attempts)
+        env[RUN_ID] = str(self.claim.run_id)
+        env[STORE_ID] = store_id
+        self._started_mono = time.monotonic()
+        self.command = start(job.command, job.cwd, env, self.claim.run_id, store_id, output_limit)
+        self.pid = self.command.pid
+        if self.timeout_s is not None:
+            self.deadline_mono = self._started_mono + self.timeout_s
+
+    def next_mono(self) -> Optional[float]:
+        """Return when ``look`` is due next, None if never."""
+        if self.outcome is None:
+            return self.deadline_mono
+        return self.kill_mono if self._status is None else self._look_mono
+
+    def end(self, outcome: Outcome, now_mono: float) -> None:
+        """Begin to end the run: TERM to the whole tree, KILL after the grace."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self.kill_mono = now_mono + self.grace_s
+            self.command.terminate()
+
+    def kill(self, outcome: Outcome, now_mono: float) -> None:
+        """End the run without grace."""
+        self.outcome = self.outcome or outcome
+        self.kill_mono = now_mono + LOOK_S
+        self.command.kill()
+
+    def look(self, now_mono: float) -> None:
+        """Do what is due: the timeout, or the KILL after TERM, again until nothing of the tree is left."""
+        self._look_mono = now_mono + LOOK_S
+        if self.outcome is None:
+            if self.deadline_mono is not None and now_mono >= self.deadline_mono:
+                self.end(Outcome.TIMED_OUT, now_mono)
+        elif self.kill_mono is not None and now_mono >= self.kill_mono:
+            self.command.kill()
+            self.kill_mono = now_mono + LOOK_S
+
+    def collected(self, status: int, usage: Any) -> None:
+        """Note that the first process ended."""
+        self._status = status
+        self._usage = usage
+        self.command.reaped()
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended: its first process, and if it is being ended, its whole tree."""
+        if self._status is None:
+            return False
+        return self.outcome is None or not self.command.leftovers()
+
+    def result(self, ended_at: float) -> RunEnd:
+        """Return how the run ended; only when it is ``over``."""
+        status = self._status or 0
+        exit_code: Optional[int] = None
+        number: Optional[int] = None
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+        else:
+            exit_code = os.WEXITSTATUS(status)
+        outcome = self.outcome
+        if outcome is None:
+            outcome = Outcome.COMPLETED if exit_code == 0 else Outcome.FAILED
+        memory = self._usage.ru_maxrss * RSS_UNIT if self._usage else None
+        cpu_s = round(self._usage.ru_utime + self._usage.ru_stime, 6) if self._usage else None
+        return RunEnd(outcome, exit_code, number, self._reason(outcome, exit_code, number), ended_at, memory, cpu_s)
+
+    def _reason(self, outcome: Outcome, exit_code: Optional[int], number: Optional[int]) -> Optional[str]:
+        if outcome is Outcome.COMPLETED:
+            return None
+        if outcome is Outcome.TIMED_OUT:
+            return f"timed out after {clock.format_duration(self.timeout_s or 0)}"
+        if outcome is Outcome.CANCELLED:
+            return "cancelled"
+        if outcome is Outcome.STOPPED:
+            return "stopped"
+        return f"exit {exit_code}" if number is None else f"signal {signal_name(number)}"
+
+
+def signal_name(number: int) -> str:
+    """Return ``KILL`` for 9; the number where it has no name."""
+    try:
+        return signal.Signals(number).name[3:]
+    except ValueError:
+        return str(number)

@@ -1,0 +1,153 @@
+"""Workers that died: noticing them, ending what they left behind, giving their jobs back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import NamedTuple
+
+from queuectl.runner import end_runs_at_once, identity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, FrozenSet, List, Optional
+
+    from queuectl.db.base import Store
+    from queuectl.job import Worker
+
+class Lost(NamedTuple):
+    """A job that was given back, and the number of the worker that lost it."""
+
+    number: int
+    job_id: str
+    state: str  # what the job is now
+
+
+ALIVE, DEAD, HUNG = "alive", "dead", "hung"
+# Beyond its lease a silent worker keeps its jobs for half as long again: it must have had the time to end
+# its commands by itself (30 s of lease and 15 s make the 45 s of the contract).
+MARGIN = 0.5
+NOTES = ".runs"
+
+
+def condition(worker: Worker, store: Store, lease_s: float) -> str:
+    """Say whether a worker is alive, dead, or hung (its process lives, but does not renew its lease).
+
+    On one host the process table decides, and the monotonic clock, which stands still while the
+    machine sleeps: neither a jump of the wall clock nor hours of suspend make a worker dead. Across
+    hosts only the lease tells.
+    """
+    here = identity.host_id()
+    if worker.host_id == here:
+        if not identity.is_running(worker.pid, worker.pid_started):
+            return DEAD
+        silent_s = time.monotonic() - worker.renewed_mono_s
+        return HUNG if worker.state == "lost" or silent_s > lease_s * (1 + MARGIN) else ALIVE
+    if not store.many_hosts and identity.boot_of(worker.host_id) != identity.boot_of(here):
+        return DEAD  # the store is a file of this machine, which has started anew since
+    return DEAD if store.now() > worker.lease_expires_at + lease_s * MARGIN else ALIVE
+
+
+def live_workers(store: Store, lease_s: Optional[float] = None) -> List[Worker]:
+    """Return the workers and supervisors that are not dead, whatever the store still says."""
+    workers = store.workers()
+    if workers and lease_s is None:
+        lease_s = lease_of(store)
+    return [worker for worker in workers if condition(worker, store, lease_s or 0.0) != DEAD]
+
+
+def lease_of(store: Store) -> float:
+    """Return the lease in force, in seconds."""
+    from queuectl.config import Config
+
+    return Config(store.settings()).lease
+
+
+def sweep(store: Store, judge_hung: bool = False) -> List[Lost]:
+    """Give back the jobs of all dead workers; return them.
+
+    Args:
+        store: The store.
+        judge_hung: Also end workers of this host that live but have not renewed their lease. Only for a
+            caller that could itself renew all the time: a disk that was full is nobody's fault.
+    """
+    from queuectl.config import Config
+
+    config = Config(store.settings())
+    released: List[Lost] = []
+    for worker in store.workers():
+        state = condition(worker, store, config.lease)
+        if state == DEAD or (state == HUNG and (judge_hung or worker.state == "lost")):
+            released += _recover(store, worker, state, config.max_lost)
+    for worker_id in store.ownerless():
+        run_ids = [run_id for _, run_id in store.runs_of(worker_id)]
+        if end_runs_at_once(store.store_id, frozenset(run_ids), {}):
+            released += [Lost(0, *given) for given in store.release_lost(worker_id, config.max_lost)]
+    return released
+
+
+def _recover(store: Store, worker: Worker, state: str, max_lost: int) -> List[Lost]:
+    """Fence one worker, end it and what its runs left on this host, then release its jobs.
+
+    The order is the promise: nothing of a run is alive when its job is given away. Each step may
+    be repeated, so a sweeper that dies in between is followed by another.
+    """
+    if not store.condemn(worker.id, worker.renewed_mono_s):
+        return []  # it has renewed meanwhile, or another sweeper was faster
+    if worker.host_id == identity.host_id():
+        if state == HUNG and not _end_process(worker):
+            return []
+        run_ids = frozenset(run_id for _, run_id in store.runs_of(worker.id))
+        if run_ids and not end_runs_at_once(store.store_id, run_ids, leaders_of(store, worker.id, run_ids)):
+            return []
+    released = store.release_lost(worker.id, max_lost)
+    forget_notes(store, worker.id)
+    return [Lost(worker.number, *given) for given in released]
+
+
+def _end_process(worker: Worker) -> bool:
+    """Kill a hung worker; False if it is still there after a while (stuck in the kernel)."""
+    identity.send_signal(worker.pid, worker.pid_started, getattr(signal, "SIGKILL", signal.SIGTERM))
+    deadline = time.monotonic() + 2.0
+    while identity.is_running(worker.pid, worker.pid_started):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def run_folder(store: Store) -> Optional[str]:
+    """Return where the store's workers on this host keep notes and bells; None if the store has no place."""
+    folder: Optional[str] = getattr(store, "run_folder", None)
+    return folder
+
+
+def leaders_of(store: Store, worker_id: str, run_ids: FrozenSet[int]) -> Dict[int, Optional[str]]:
+    """Return pid and start time of the first process of each run, as far as the worker noted them."""
+    folder = run_folder(store)
+    found: Dict[int, Optional[str]] = {}
+    if folder is None:
+        return found
+    try:
+        with open(os.path.join(folder, worker_id + NOTES), encoding="ascii") as file:
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return found
+    for line in lines:
+        fields = line.split(" ", 2)
+        if len(fields) == 3 and fields[0].isdigit() and fields[1].isdigit() and int(fields[0]) in run_ids:
+            found[int(fields[1])] = fields[2]
+    return found
+
+
+def forget_notes(store: Store, worker_id: str) -> None:
+    """Remove a worker's notes and bell."""
+    folder = run_folder(store)
+    if folder is None:
+        return
+    for suffix in (NOTES, ".bell"):
+        try:
+            os.remove(os.path.join(folder, worker_id + suffix))
+        except OSError:
+            pass

@@ -1,0 +1,125 @@
+"""What a worker waits for on POSIX: output, ended commands, signals, its bell, its supervisor."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple
+
+    from queuectl.runner.posix import Command
+
+
+class Reactor:
+    """One place to sleep. After ``wait`` the attributes say what happened.
+
+    Signal handlers only set a flag: Python's own C handler writes the signal's number into a pipe that the
+    loop reads (``set_wakeup_fd``), and the loop acts.
+    """
+
+    def __init__(self, signals: Tuple[int, ...], lifeline: Optional[int]) -> None:
+        self.readable: List[Command] = []
+        self.exits: List[Tuple[int, int, Any]] = []  # (pid, wait status, resource usage)
+        self.signals: List[int] = []
+        self.rung = False
+        self.orphaned = False
+        self._commands: Dict[int, Command] = {}
+        self._lifeline = lifeline
+        self._bell: Optional[int] = None
+        self._wake, waker = os.pipe()
+        for fd in (self._wake, waker):
+            os.set_blocking(fd, False)
+        for number in (*signals, signal.SIGCHLD):
+            signal.signal(number, _nothing)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        self._poll: Any = _Epoll() if hasattr(select, "epoll") else select.poll()
+        self._poll.register(self._wake, select.POLLIN)
+        if lifeline is not None:
+            self._poll.register(lifeline, select.POLLIN)
+
+    def watch(self, command: Command) -> None:
+        """Begin to look for output of *command*."""
+        fd = command.fileno()
+        self._commands[fd] = command
+        self._poll.register(fd, select.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a command's descriptor, which its caller closes."""
+        if self._commands.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def set_bell(self, fd: Optional[int]) -> None:
+        """Sleep on this bell from now on, or on none."""
+        if fd == self._bell:
+            return
+        if self._bell is not None:
+            self._poll.unregister(self._bell)
+        self._bell = fd
+        if fd is not None:
+            self._poll.register(fd, select.POLLIN)
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until something happens, *timeout_s* seconds at most."""
+        self.readable = []
+        self.exits = []
+        self.signals = []
+        self.rung = False
+        # Rounded up: a timeout cut to whole milliseconds would make the loop spin before each deadline.
+        for fd, _ in self._poll.poll(int(timeout_s * 1000 + 0.999) if timeout_s > 0 else 0):
+            if fd == self._wake:
+                self._take_signals()
+            elif fd == self._bell:
+                self.rung = True
+            elif fd == self._lifeline:
+                self._drop_lifeline(fd)
+            else:
+                command = self._commands.get(fd)
+                if command is not None:
+                    self.readable.append(command)
+
+    def _drop_lifeline(self, fd: int) -> None:
+        """The supervisor is gone. Descriptor 0 stays taken, so that no pipe of a command gets it."""
+        self._poll.unregister(fd)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, fd)
+        os.close(nothing)
+        self._lifeline = None
+        self.orphaned = True
+
+    def _take_signals(self) -> None:
+        numbers = os.read(self._wake, 512)
+        self.signals = [number for number in numbers if number != signal.SIGCHLD]
+        if signal.SIGCHLD in numbers:
+            self._collect()
+
+    def _collect(self) -> None:
+        """Collect every child that has ended."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self.exits.append((pid, status, usage))
+
+
+class _Epoll:
+    """epoll with the calls and units of poll: its cost does not grow with the commands that are silent."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self.register = self._epoll.register
+
+    def unregister(self, fd: int) -> None:
+        """Do nothing: the kernel forgets a descriptor when it is closed, which is always next."""
+
+    def poll(self, timeout_ms: int) -> List[Tuple[int, int]]:
+        return self._epoll.poll(timeout_ms / 1000)
+
+
+def _nothing(number: int, frame: object) -> None:
+    """Be a handler: without one Python would not write the wake-up byte."""

@@ -1,0 +1,492 @@
+"""One worker process: it claims jobs, runs up to its concurrency of them at once, and settles their ends.
+
+One thread, one loop. Each turn writes all ends so far and claims the next jobs in one transaction,
+starts what it claimed, and sleeps until something happens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from queuectl import clock, events, recovery
+from queuectl.config import Config
+from queuectl.console import Console, LogFile
+from queuectl.db import open_store
+from queuectl.db.doorbell import Doorbell
+from queuectl.errors import QueuectlError, StoreUnavailable
+from queuectl.execution import Execution
+from queuectl.job import Outcome, RunEnd, State, Worker, settle
+from queuectl.runner import RUN_VARIABLES, CannotStart, identity
+from queuectl.runner.reactor import Reactor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Sequence
+
+    from queuectl.db.base import Ended, OutputWrite, Store
+    from queuectl.job import Claim
+    from queuectl.runner import Command
+
+GRACEFUL, NOW = 1, 2
+# How often a worker looks for orders (cancel, stop) while commands run, and for work that no bell announced.
+TICK_S = 0.5
+IDLE_TICK_S = 1.0
+# How often a running command's output goes to the store, for whoever follows it.
+FLUSH_S = 0.25
+# A run this old is written down for recovery; shorter ones are spared the cost.
+NOTE_AFTER_S = 0.02
+# How often a draining worker that is idle looks whether the others are done.
+DRAIN_LOOK_S = 0.02
+# How long a worker waits after the store or the machine refused it.
+TROUBLE_S = 0.5
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGQUIT") if hasattr(signal, name))
+
+
+class WorkerProcess:
+    """The worker of this process."""
+
+    def __init__(
+        self,
+        store: Store,
+        console: Console,
+        number: int,
+        group_id: str,
+        concurrency: int = 1,
+        queues: Sequence[str] = (),
+        drain: bool = False,
+        lifeline: Optional[int] = None,
+    ) -> None:
+        self._store = store
+        self._console = console
+        self._number = number
+        self._group_id = group_id
+        self._concurrency = concurrency
+        self._queues = tuple(queues)
+        self._drain = drain
+        self._reactor = Reactor(STOP_SIGNALS, lifeline)
+        self._environment = {name: text for name, text in os.environ.items() if name not in RUN_VARIABLES}
+        self._running: Dict[int, Execution] = {}  # by pid
+        self._by_command: Dict[Command, Execution] = {}
+        self._lingering: List[Command] = []  # pipes that ended runs' background children hold
+        self._ended: List[Ended] = []  # ends that the store has not accepted yet
+        self._outputs: List[OutputWrite] = []
+        self._stop = 0
+        self._said_trouble = ""
+        self._hungry = True  # whether to look for work in this turn
+        self._not_before_mono = 0.0  # no look at the store before this, after trouble
+        self._flush_mono = 0.0
+        self._tick_mono = 0.0
+        self._note_mono: Optional[float] = None
+        self._due_mono: Optional[float] = None
+        self._config = Config(store.settings())
+        self._settings_seen = store.settings_seen
+        self._register()
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def _register(self) -> None:
+        """Enter the store under a fresh id: results of an earlier one can never be taken for this one's."""
+        self._id = os.urandom(8).hex()
+        folder = recovery.run_folder(self._store)
+        if folder is not None:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            self._notes: Optional[str] = os.path.join(folder, self._id + recovery.NOTES)
+            self._bell: Optional[Doorbell] = Doorbell(folder, self._id)
+        else:
+            self._notes = self._bell = None
+        now_mono = time.monotonic()
+        now = self._store.now()
+        pid = os.getpid()
+        self._store.register(
+            Worker(
+                self._id, "worker", self._group_id, self._number, identity.host_name(), identity.host_id(), pid,
+                identity.process_started(pid) or "", self._queues, self._concurrency, now,
+                now + self._config.lease, now_mono,
+            )  # fmt: skip
+        )
+        self._renewed_mono = now_mono
+
+    def run(self) -> int:
+        """Work until told to stop, or until nothing is left when draining; return the exit code."""
+        self._say(events.started(self._number, os.getpid()))
+        while not (self._stop and not self._running and not self._ended):
+            now_mono = time.monotonic()
+            if now_mono >= self._tick_mono:
+                self._tick(now_mono)
+            self._turn(now_mono)
+            if self._done_draining():
+                break
+            self._flush_output(now_mono)
+            self._console.flush()
+            self._reactor.wait(self._sleep_s())
+            self._react()
+        self._leave()
+        return 0
+
+    def _leave(self) -> None:
+        self._say(events.exiting(self._number))
+        for command in self._lingering:
+            command.close()
+        try:
+            self._store.unregister(self._id)
+        except QueuectlError:
+            pass  # a sweeper takes the row away
+        if self._bell is not None:
+            self._bell.disarm()
+        recovery.forget_notes(self._store, self._id)
+        self._console.finish()
+
+    def _say(self, line: str) -> None:
+        self._console.line(line)
+
+    # -- the turn -----------------------------------------------------------------------------
+
+    def _turn(self, now_mono: float) -> None:
+        """Hand in ends and take new jobs, if there is a reason to."""
+        free = 0 if self._stop else self._concurrency - len(self._running)
+        if now_mono < self._not_before_mono or not (self._ended or (free > 0 and self._hungry)):
+            return
+        try:
+            if self._ended:
+                claims = self._hand_in(free)
+            else:
+                claims = self._store.claim(self._id, free, self._queues)
+            if free > len(claims):
+                claims += self._look_again(free - len(claims))
+            elif free > 0:
+                self._sleep_on(None)  # all slots are taken now: nobody needs to wake this worker
+        except StoreUnavailable as error:
+            self._trouble(str(error))
+            return
+        self._said_trouble = ""
+        if self._store.settings_seen != self._settings_seen:
+            self._read_settings()
+        for claim in claims:
+            self._begin(claim)
+
+    def _hand_in(self, free: int) -> List[Claim]:
+        """Write all ends and claim up to *free* jobs in one transaction; say what became of each end."""
+        finished = self._store.finish(self._id, self._ended, free, self._queues, outputs=self._outputs)
+        for (claim, end, verdict), accepted in zip(self._ended, finished.accepted):
+            self._report(claim, end, verdict.state, verdict.delay_s, accepted)
+        self._ended = []
+        self._outputs = []
+        return finished.claims
+
+    def _look_again(self, free: int) -> List[Claim]:
+        """The queue is empty: hang up the bell, look once more, and note when to look next.
+
+        What was committed before the bell hung did not ring.
+        """
+        claims: List[Claim] = []
+        if self._bell is not None:
+            self._sleep_on(self._bell.arm())
+            claims = self._store.claim(self._id, free, self._queues)
+        self._hungry = len(claims) == free
+        self._due_mono = None
+        if not self._hungry:
+            now = self._store.now()
+            due = self._store.next_due(self._queues, now)
+            if due is not None:
+                self._due_mono = time.monotonic() + max(due - now, 0.001)
+        return claims
+
+    def _sleep_on(self, bell: Optional[int]) -> None:
+        self._reactor.set_bell(bell)
+        if bell is None and self._bell is not None:
+            self._bell.disarm()
+
+    def _read_settings(self) -> None:
+        self._config = Config(self._store.settings())
+        self._settings_seen = self._store.settings_seen
+
+    def _trouble(self, what: str, pause_s: float = TROUBLE_S) -> None:
+        """Wait a while before the store or the machine is asked again; say why, once."""
+        self._not_before_mono = time.monotonic() + pause_s
+        if what != self._said_trouble:
+            self._said_trouble = what
+            self._say(events.trouble(self._number, what))
+
+    # -- a run's life -------------------------------------------------------------------------
+
+    def _begin(self, claim: Claim) -> None:
+        self._say(events.picked(self._number, claim.job.id, claim.job.command))
+        execution = Execution(claim, self._config)
+        if self._lease_is_over():
+            self._settle(claim, RunEnd(Outcome.STOPPED, None, None, "the lease ended before the start", self._store.now()))
+            return
+        try:
+            execution.begin(self._environment, self._store.store_id, self._config.output_limit)
+        except CannotStart as error:
+            outcome = Outcome.STOPPED if error.transient else Outcome.FAILED
+            self._settle(claim, RunEnd(outcome, None, None, error.reason, self._store.now()))
+            if error.transient:
+                self._trouble(error.reason + ".", 1.0)
+            return
+        self._running[execution.pid] = execution
+        self._by_command[execution.command] = execution
+        self._reactor.watch(execution.command)
+        if self._note_mono is None:
+            self._note_mono = time.monotonic() + NOTE_AFTER_S
+
+    def _react(self) -> None:
+        """Act on what the reactor saw."""
+        reactor = self._reactor
+        for command in reactor.readable:
+            self._read(command)
+        for pid, status, usage in reactor.exits:
+            execution = self._running.get(pid)
+            if execution is not None:
+                execution.collected(status, usage)
+                self._maybe_over(execution)
+        if reactor.rung:
+            self._hungry = True
+            if self._bell is not None:
+                self._bell.hush()
+        for number in reactor.signals:
+            self._ask_stop(NOW if number == getattr(signal, "SIGQUIT", None) else GRACEFUL)
+        if reactor.orphaned and not self._stop:
+            self._ask_stop(GRACEFUL)
+        now_mono = time.monotonic()
+        for execution in list(self._running.values()):
+            due = execution.next_mono()
+            if due is not None and now_mono >= due:
+                execution.look(now_mono)
+                self._maybe_over(execution)
+        if self._due_mono is not None and now_mono >= self._due_mono:
+            self._hungry = True
+
+    def _read(self, command: Command) -> None:
+        fd = command.fileno()
+        data = command.read()
+        if command.fileno() < 0:
+            self._forget_fd(command, fd)
+        elif data and self._console.shows_output and command in self._by_command:
+            self._console.raw(data)
+
+    def _forget_fd(self, command: Command, fd: int) -> None:
+        self._reactor.unwatch(fd)
+        if command in self._lingering:
+            self._lingering.remove(command)
+
+    def _maybe_over(self, execution: Execution) -> None:
+        """If the run has ended, take the rest of its output and settle it."""
+        if not execution.over:
+            return
+        command = execution.command
+        del self._running[execution.pid]
+        del self._by_command[command]
+        fd = command.fileno()
+        if fd >= 0:
+            rest = command.drain()
+            if rest and self._console.shows_output:
+                self._console.raw(rest)
+            if command.fileno() < 0:
+                self._reactor.unwatch(fd)
+            else:
+                # A background child holds the pipe. It must neither delay this end nor die of SIGPIPE
+                # now, so its output is read and dropped as long as this worker lives.
+                self._lingering.append(command)
+        if command.buffer.dirty:
+            parts, replace_from = command.buffer.take()
+            self._outputs.append((execution.claim.run_id, parts, replace_from))
+        self._settle(execution.claim, execution.result(self._store.now()))
+
+    def _settle(self, claim: Claim, end: RunEnd) -> None:
+        """Decide what the end does to its job; the store is told in the next turn."""
+        chance = 0.0
+        if end.outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
+            try:
+                self._read_settings()  # the backoff is the configured one at this moment
+            except StoreUnavailable:
+                pass  # the store is away: what was read last must do
+            if self._config.backoff_jitter:
+                chance = int.from_bytes(os.urandom(6), "big") / 2**48
+        self._ended.append((claim, end, settle(claim.job, end, self._config, end.ended_at, chance)))
+
+    def _report(self, claim: Claim, end: RunEnd, state: State, delay_s: float, accepted: bool) -> None:
+        job = claim.job
+        if not accepted:
+            self._say(events.refused(self._number, job.id))
+        elif state is State.COMPLETED:
+            self._say(events.completed(self._number, job.id))
+        elif state is State.CANCELLED:
+            self._say(events.cancelled(self._number, job.id))
+        elif state is State.PENDING:
+            self._say(events.put_back(self._number, job.id, None if end.reason == "stopped" else end.reason))
+        elif state is State.DEAD:
+            self._say(events.dead(self._number, job.id, end.reason or "", job.attempts))
+        else:
+            retry, delay = job.failures + 1, clock.format_duration(delay_s)
+            self._say(events.failed(self._number, job.id, end.reason or "", retry, job.max_retries, delay))
+
+    # -- now and then -------------------------------------------------------------------------
+
+    def _tick(self, now_mono: float) -> None:
+        """Renew the lease in time, read orders, look for work that no bell announced."""
+        self._tick_mono = now_mono + (TICK_S if self._running else IDLE_TICK_S)
+        self._hungry = True
+        try:
+            if now_mono - self._renewed_mono >= self._config.lease / 3 and not self._renew(now_mono):
+                self._fenced()
+                return
+            orders = self._store.orders(self._id)
+        except StoreUnavailable as error:
+            self._trouble(str(error))
+            self._fence_by_clock(now_mono)
+            return
+        if not orders.known:
+            self._fenced()
+            return
+        if orders.stop:
+            self._ask_stop(orders.stop)
+        for execution in self._running.values():
+            if execution.claim.run_id in orders.cancelled_runs:
+                execution.end(Outcome.CANCELLED, now_mono)
+
+    def _renew(self, now_mono: float) -> bool:
+        renewed = self._store.renew(self._id, self._config.lease, now_mono)
+        if renewed:
+            self._renewed_mono = now_mono
+        return renewed
+
+    def _lease_is_over(self) -> bool:
+        """Say whether, by the monotonic clock, the lease may have been given away by now.
+
+        Counted from the *begin* of the last renewal that succeeded. On a store of one host it is never:
+        there the others end this process before they take its jobs.
+        """
+        return self._store.many_hosts and time.monotonic() - self._renewed_mono > self._config.lease
+
+    def _fence_by_clock(self, now_mono: float) -> None:
+        """End the own commands when the lease is over, database reachable or not."""
+        if self._lease_is_over():
+            for execution in self._running.values():
+                execution.kill(Outcome.STOPPED, now_mono)
+
+    def abandon(self) -> None:
+        """Kill all commands and wait until they are gone: nobody can account for them any more."""
+        now_mono = time.monotonic()
+        for execution in list(self._running.values()):
+            execution.kill(Outcome.STOPPED, now_mono)
+        while self._running:
+            self._reactor.wait(0.05)
+            self._react()
+
+    def _fenced(self) -> None:
+        """This worker was condemned: end its commands, drop their results, start anew under another id."""
+        self.abandon()
+        self._ended = []
+        self._outputs = []
+        self._sleep_on(None)
+        recovery.forget_notes(self._store, self._id)
+        self._register()
+        self._say(events.fenced(self._number))
+
+    def _ask_stop(self, level: int) -> None:
+        if level <= self._stop:
+            return
+        self._say(events.stopping(self._number) if level == GRACEFUL else events.stopping_now(self._number))
+        self._stop = level
+        self._sleep_on(None)
+        if level == NOW:
+            now_mono = time.monotonic()
+            for execution in self._running.values():
+                execution.end(Outcome.STOPPED, now_mono)
+
+    def _flush_output(self, now_mono: float) -> None:
+        """Store what running commands printed, now and then; write down their leaders for recovery."""
+        if self._note_mono is not None and now_mono >= self._note_mono:
+            self._write_notes()
+        if now_mono < self._flush_mono or now_mono < self._not_before_mono:
+            return
+        self._flush_mono = now_mono + FLUSH_S
+        try:
+            self._store_outputs()  # what a store that was away has not yet got comes first
+            for execution in self._running.values():
+                if execution.command.buffer.dirty:
+                    parts, replace_from = execution.command.buffer.take()
+                    self._outputs.append((execution.claim.run_id, parts, replace_from))
+            self._store_outputs()
+        except StoreUnavailable as error:
+            self._trouble(str(error))
+
+    def _store_outputs(self) -> None:
+        if self._outputs:
+            self._store.append_outputs(self._outputs)
+            self._outputs = []
+
+    def _write_notes(self) -> None:
+        self._note_mono = None
+        if self._notes is None or not self._running:
+            return
+        lines = []
+        for execution in self._running.values():
+            if execution.command.started is None:
+                execution.command.started = identity.process_started(execution.pid)
+            if execution.command.started is not None:
+                lines.append(f"{execution.claim.run_id} {execution.pid} {execution.command.started}\n")
+        try:
+            with open(self._notes + ".new", "w", encoding="ascii") as file:
+                file.write("".join(lines))
+            os.replace(self._notes + ".new", self._notes)
+        except OSError:
+            pass  # the mark finds nearly everything that the notes would
+
+    def _done_draining(self) -> bool:
+        if not self._drain or self._running or self._ended or self._stop:
+            return False
+        try:
+            return self._store.work_left(self._queues) == 0
+        except StoreUnavailable:
+            return False
+
+    def _sleep_s(self) -> float:
+        """Return how long nothing can be due."""
+        now_mono = time.monotonic()
+        if self._hungry and not self._stop and len(self._running) < self._concurrency and now_mono >= self._not_before_mono:
+            return 0.0
+        wake_mono = self._tick_mono
+        if self._ended:
+            wake_mono = min(wake_mono, max(self._not_before_mono, now_mono))
+        for other in (self._note_mono, self._due_mono if not self._stop else None):
+            if other is not None:
+                wake_mono = min(wake_mono, other)
+        for execution in self._running.values():
+            due = execution.next_mono()
+            if due is not None and due < wake_mono:
+                wake_mono = due
+            if execution.command.buffer.dirty:
+                wake_mono = min(wake_mono, max(self._flush_mono, self._not_before_mono))
+        if self._drain and not self._running:
+            wake_mono = min(wake_mono, now_mono + DRAIN_LOOK_S)
+        return max(wake_mono - now_mono, 0.0)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Be the worker process that a supervisor started; *argv* is one JSON object."""
+    import json
+
+    given = json.loads(argv[0])
+    for name in ("SIGINT", "SIGHUP"):  # the supervisor decides what a Ctrl-C means
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    console = LogFile(given["log"]) if given.get("log") else Console()
+    try:
+        store = open_store(create=False)
+        process = WorkerProcess(
+            store, console, given["number"], given["group_id"], given["concurrency"], given["queues"],
+            given["drain"], lifeline=0,
+        )  # fmt: skip
+        try:
+            return process.run()
+        except QueuectlError:
+            process.abandon()  # the store was replaced or has vanished
+            raise
+    except QueuectlError as error:
+        console.finish()
+        print(f"queuectl: worker {given['number']}: {error}", file=sys.stderr)
+        return error.exit_code
