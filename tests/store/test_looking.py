@@ -1,0 +1,379 @@
+"""The looking verbs: jobs page by page, states, runs, what is ahead, rates, damage, and who else wrote."""
+
+from __future__ import annotations
+
+import pytest
+
+from queuectl.job import STATES, JobFilter, Outcome
+from tests.store.build import (
+    EVERYTHING,
+    T0,
+    bring_to,
+    completed,
+    counters,
+    dead,
+    drain,
+    failed,
+    recount,
+    snapshot,
+    spec,
+    specs,
+    stopped,
+    worker,
+)
+
+
+def ids(jobs):
+    """Return the ids of jobs, in order."""
+    return [job.id for job in jobs]
+
+
+# -- one job ----------------------------------------------------------------------------------
+
+
+def test_a_job_that_does_not_exist_is_none(store):
+    """No exception: absence is an answer."""
+    store.add([spec()], T0)
+
+    assert (None, None, []) == (store.get("job2"), store.get("JOB1"), store.runs("job2"))
+
+
+def test_states_of_the_jobs_that_exist(store):
+    """Unknown ids are left out; thousands may be asked for in one call."""
+    for state in STATES:
+        bring_to(store, state, state)
+    store.add(specs(1200), T0)
+    asked = [f"job{number}" for number in range(1, 1301)]
+
+    assert {state: state for state in STATES} == store.states([*STATES, "nope"])
+    assert {job_id: "pending" for job_id in asked[:1200]} == store.states(asked)
+    assert {} == store.states([])
+
+
+def test_runs_are_listed_first_to_last(store):
+    """Ended, lost and current ones alike, numbered without a gap, each with its outcome."""
+    store.add([spec()], T0)
+    for number, end in enumerate((failed, stopped, dead)):
+        store.finish("w1", [end(store.claim("w1", 1, (), T0 + 20 * number)[0], T0 + 20 * number)], now=T0 + 20 * number)
+    store.retry(["job1"], now=T0 + 60)
+    store.claim("w2", 1, (), T0 + 60)
+    store.condemn("w2", 100.0)
+    store.release_lost("w2", 3, T0 + 70)
+    store.claim("w1", 1, (), T0 + 80)
+
+    runs = store.runs("job1")
+
+    assert [1, 2, 3, 4, 5] == [run.number for run in runs]
+    assert sorted(run.run_id for run in runs) == [run.run_id for run in runs]
+    assert [Outcome.FAILED, Outcome.STOPPED, Outcome.FAILED, Outcome.LOST, Outcome.RUNNING] == [run.state for run in runs]
+    assert ["w1", "w1", "w1", "w2", "w1"] == [run.worker for run in runs]
+
+
+# -- listings ---------------------------------------------------------------------------------
+
+
+def test_jobs_are_listed_oldest_first(store):
+    """By arrival, whatever their priority, state and time."""
+    store.add([spec(id="c", priority=1), spec(id="a", run_at=T0 + 99), spec(id="b", run_at=T0 - 99)], T0)
+
+    assert ["c", "a", "b"] == ids(store.jobs(EVERYTHING))
+    assert [] == ids(store.jobs(EVERYTHING, limit=0))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_pages_by_key_miss_nothing_and_repeat_nothing(store, size):
+    """The next page begins after the last row of this one."""
+    added = store.add(specs(7), T0)
+    seen, after = [], 0
+    while True:
+        page = store.jobs(EVERYTHING, after, size)
+        if not page:
+            break
+        seen += ids(page)
+        after = page[-1].seq
+
+    assert added == seen
+
+
+def test_deleted_and_new_jobs_do_not_disturb_the_pages(store):
+    """A page by key stays right when jobs before it go and others come, also when the last one went."""
+    store.add(specs(6), T0)
+    first = store.jobs(EVERYTHING, 0, 3)
+    store.cancel(["job1", "job3", "job6"], T0)
+    store.prune(EVERYTHING)
+    store.add([spec()], T0)
+
+    rest = store.jobs(EVERYTHING, first[-1].seq, 10)
+
+    assert ["job4", "job5", "job7"] == ids(rest)
+
+
+@pytest.mark.parametrize("states", [*[(state,) for state in STATES], ("pending", "dead"), ("completed", "failed")])
+def test_jobs_are_filtered_by_state(store, states):
+    """One state or several."""
+    for state in STATES * 2:
+        bring_to(store, state)
+
+    found = store.jobs(JobFilter(states=states))
+
+    assert 2 * len(states) == len(found)
+    assert set(states) == {job.state for job in found}
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        (JobFilter(queues=("a",)), ["j0", "j2", "j4"]),
+        (JobFilter(queues=("a", "b")), ["j0", "j1", "j2", "j3", "j4"]),
+        (JobFilter(queues=("nope",)), []),
+        (JobFilter(tags=("x",)), ["j0", "j1"]),
+        (JobFilter(tags=("x", "z")), ["j0", "j1", "j2"]),
+        (JobFilter(tags=("xx",)), ["j3"]),
+        (JobFilter(tags=("a",)), []),
+        (JobFilter(tags=("-",)), []),
+        (JobFilter(("pending",), ("a",), ("x", "z")), ["j0", "j2"]),
+        (JobFilter(("dead",), ("a",)), []),
+    ],
+)
+def test_jobs_are_filtered_by_queue_and_tag(store, which, expected):
+    """A job has any of the tags, whole; all conditions hold together."""
+    for number, (queue, tags) in enumerate(
+        [("a", ["x", "y"]), ("b", ["y", "x"]), ("a", ["z"]), ("b", ["xx", "x-y"]), ("a", None)]
+    ):
+        store.add([spec(id=f"j{number}", queue=queue, tags=tags)], T0)
+
+    assert expected == ids(store.jobs(which))
+
+
+def test_jobs_are_filtered_by_the_time_of_their_end(store):
+    """Before that instant, not at it; what has not ended is never among them."""
+    for at in (0, 10, 20):
+        bring_to(store, "completed", f"at{at}", now=T0 + at)
+    bring_to(store, "pending")
+
+    assert ["at0"] == ids(store.jobs(JobFilter(ended_before=T0 + 10)))
+    assert ["at0", "at10"] == ids(store.jobs(JobFilter(ended_before=T0 + 10.001)))
+
+
+SORTABLE = ["id", "queue", "state", "priority", "run_at", "command", "attempts", "failures", "max_retries",
+            "created_at", "updated_at"]  # fmt: skip
+
+
+@pytest.fixture
+def mixed(store):
+    """Jobs of every state that differ in each field, in no order."""
+    for number, state in enumerate((*STATES, *STATES)):
+        at = T0 + (number * 7 % 12) / 10  # all before the first retry is due
+        job_id = f"id{number * 5 % 12:02d}"
+        bring_to(store, state, job_id, now=at, queue=f"q{number % 5}", command=f"echo {number * 11 % 13:02d}",
+                 max_retries=number * 3 % 7)  # fmt: skip
+    return store
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("sort", SORTABLE)
+def test_jobs_are_sorted_by_a_field(mixed, sort, descending):
+    """By the field, equal ones by arrival, both turned round if descending; pages by position."""
+    plain = mixed.jobs(EVERYTHING)
+    expected = sorted(plain, key=lambda job: (getattr(job, sort), job.seq), reverse=descending)
+
+    whole = mixed.jobs(EVERYTHING, 0, 100, sort, descending)
+    paged = [job for skip in range(0, 12, 5) for job in mixed.jobs(EVERYTHING, skip, 5, sort, descending)]
+
+    assert ids(expected) == ids(whole) == ids(paged)
+
+
+def test_jobs_without_an_end_stay_together_when_sorted_by_it(mixed):
+    """Sorted by their end, those that have one are in order, and the others are there too."""
+    jobs = mixed.jobs(EVERYTHING, 0, 100, "ended_at")
+    ends = [job.ended_at for job in jobs if job.ended_at is not None]
+
+    assert (12, sorted(ends)) == (len(jobs), ends)
+
+
+def test_the_newest_jobs_come_first_when_descending(mixed):
+    """Without a field the order is that of arrival, turned round."""
+    jobs = mixed.jobs(EVERYTHING)
+
+    newest = mixed.jobs(EVERYTHING, 2, 3, None, True)
+
+    assert ids(jobs[::-1][2:5]) == ids(newest)
+
+
+def test_a_sorted_listing_may_be_filtered(mixed):
+    """Both together."""
+    jobs = mixed.jobs(JobFilter(states=("dead", "completed")), 0, 100, "priority")
+
+    assert 4 == len(jobs)
+    assert {"dead", "completed"} == {job.state for job in jobs}
+
+
+# -- what is ahead, what is due ---------------------------------------------------------------
+
+
+def test_ahead_of_a_job_are_those_a_claim_takes_first(store):
+    """Counted in the job's own queue: it equals the job's place in the order of claims."""
+    store.add([spec(priority=number % 3, run_at=T0 - number % 4, queue="a") for number in range(20)], T0)
+    store.add(specs(5, priority=9), T0)
+    ahead = {job.id: store.ahead_of(job) for job in store.jobs(JobFilter(queues=("a",)))}
+
+    order = drain(store, queues=("a",))
+
+    assert list(range(20)) == [ahead[job_id] for job_id in order]
+
+
+def test_what_is_not_ready_is_not_ahead(store):
+    """Jobs that wait for a time, run or have ended take nobody's place."""
+    for state in ("processing", "failed", "completed", "dead", "cancelled"):
+        bring_to(store, state)
+    store.add([spec(priority=5, delay_s=60), spec(id="me")], T0)
+
+    assert 0 == store.ahead_of(store.get("me"))
+
+
+def test_counting_what_is_ahead_stops_at_a_thousand(store):
+    """A number beyond that tells nobody more."""
+    store.add(specs(1100), T0)
+
+    assert (999, 1000, 1000) == tuple(store.ahead_of(store.get(f"job{number}")) for number in (1000, 1001, 1100))
+
+
+def test_the_oldest_due_job(store):
+    """The earliest run_at of all that is due, whatever its priority, queue or state; None if nothing is."""
+    assert store.oldest_due(T0) is None
+    store.add([spec(run_at=T0 + 50), spec(run_at=T0 + 60, priority=9)], T0)
+    assert store.oldest_due(T0 + 49.9) is None
+    bring_to(store, "failed", queue="other")
+    assert (T0 + 2, T0 + 2) == (store.oldest_due(T0 + 2), store.oldest_due(T0 + 99))
+    store.add([spec(run_at=T0 - 7, priority=-3, queue="third"), spec(run_at=T0 - 5, priority=7, queue="third")], T0)
+    assert T0 - 7 == store.oldest_due(T0)
+
+
+def test_what_runs_or_has_ended_is_not_due(store):
+    """Only what waits can be late."""
+    for state in ("processing", "completed", "dead", "cancelled"):
+        bring_to(store, state)
+
+    assert store.oldest_due(T0 + 1000) is None
+
+
+# -- counters and rates -----------------------------------------------------------------------
+
+
+def test_queues_show_their_jobs_by_state(store):
+    """Sorted by name, with counts that equal the jobs, and the switches."""
+    for number, state in enumerate(STATES):
+        for _ in range(number + 1):
+            bring_to(store, state, queue="b")
+    bring_to(store, "pending", queue="a")
+    store.set_limit("b", 40)
+    store.set_paused("c", True)
+
+    assert [
+        ("a", False, None, 1, 0, 0, 0, 0, 0),
+        ("b", False, 40, 1, 2, 3, 4, 5, 6),
+        ("c", True, None, 0, 0, 0, 0, 0, 0),
+    ] == [tuple(queue) for queue in store.queues()]
+    assert recount(store) == counters(store)
+
+
+def test_a_queue_without_jobs_and_switches_is_not_listed(store):
+    """It is as if it had never been."""
+    store.set_paused("a", True)
+    store.set_limit("b", 2)
+    store.set_paused("a", False)
+    store.set_limit("b", None)
+
+    assert [] == store.queues()
+
+
+def test_rates_count_the_ends_of_the_last_minute(store):
+    """Completed jobs and failed runs, timeouts included; what was stopped, lost or long ago is not counted."""
+    store.add(specs(8), T0)
+    claims = store.claim("w1", 8, (), T0)
+    store.finish("w1", [completed(claims[0], T0 - 100)], now=T0)
+    store.finish(
+        "w1",
+        [
+            *[completed(claim, T0 + 50) for claim in claims[1:4]],
+            failed(claims[4], T0 + 50),
+            failed(claims[5], T0 + 50, outcome=Outcome.TIMED_OUT),
+            stopped(claims[6], T0 + 50),
+        ],
+        now=T0 + 50,
+    )
+
+    assert (3.0, 2.0) == tuple(store.rates(T0 + 60))
+
+
+def test_a_quiet_store_has_no_rates(store):
+    """Nothing ended lately, or ever."""
+    assert (0.0, 0.0) == tuple(store.rates(T0))
+    bring_to(store, "completed")
+    assert (0.0, 0.0) == tuple(store.rates(T0 + 3600))
+
+
+# -- check and changed ------------------------------------------------------------------------
+
+
+def test_a_healthy_store_has_no_problems(store):
+    """Jobs in every state, switches and settings are no damage."""
+    for state in STATES:
+        bring_to(store, state)
+    store.set_paused("x", True)
+    store.set_setting("lease", "40")
+
+    assert [] == store.check()
+
+
+def test_a_job_under_an_unknown_worker_is_a_problem(store):
+    """``check`` names the worker and says what to do; once released all is well."""
+    store.register(worker("ghost"))
+    store.add([spec()], T0)
+    store.claim("ghost", 1, (), T0)
+    store.unregister("ghost")
+
+    problem = store.check()[0]
+
+    assert "ghost" in problem.what
+    assert problem.advice
+    store.release_lost("ghost", 3, T0)
+
+
+def test_what_another_connection_writes_is_noticed(store, open_again):
+    """``changed`` is true after a commit of anybody else, and only once for it."""
+    other = open_again()
+    other.changed()
+    quiet = other.changed()
+    store.add([spec()], T0)
+    seen = [other.changed(), other.changed()]
+    store.set_paused("default", True)
+
+    assert (False, [True, False], True) == (quiet, seen, other.changed())
+
+
+def test_looking_changes_nothing(mixed, open_again):
+    """No looking verb writes, so a watcher never wakes another watcher."""
+    watcher = open_again()
+    watcher.changed()
+    before = snapshot(mixed)
+
+    mixed.ahead_of(mixed.jobs(EVERYTHING)[0])
+    mixed.oldest_due(T0 + 100)
+    mixed.next_due((), T0 + 100)
+    mixed.rates(T0)
+    mixed.check()
+    mixed.work_left()
+    mixed.orders("w1")
+    mixed.ownerless()
+    mixed.runs_of("w1")
+
+    assert (before, False) == (snapshot(mixed), watcher.changed())
+
+
+def test_a_store_may_be_closed_twice(open_again):
+    """The second closing does nothing."""
+    closed = open_again()
+
+    closed.close()
+    closed.close()
