@@ -1,0 +1,82 @@
+"""The commands: a small table that names each, and the modules that hold them.
+
+The table is all that the root's help, a did-you-mean and the search for a command's words
+need. A command's own module is imported when that command runs, and no other: one
+``queuectl enqueue`` must not pay for thirty commands.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Tuple
+
+    from queuectl.cli_commands.spec import Command
+
+
+class Entry:
+    """A word that may stand after ``queuectl``: where its code lives and what it is for."""
+
+    __slots__ = ("group", "module", "name", "subcommands", "summary")
+
+    def __init__(self, name: str, module: str, group: str, summary: str, subcommands: Tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.module = module  # below queuectl.cli_commands
+        self.group = group  # heading in the root's help; empty: hidden
+        self.summary = summary
+        self.subcommands = subcommands  # empty: the word is a command itself
+
+
+TABLE: Dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry("enqueue", "enqueue", "Jobs", "Add a job, or a file of jobs"),
+        Entry("run", "follow", "Jobs", "Add a job, show its output, exit as it did"),
+        Entry("list", "jobs", "Jobs", "List jobs, oldest first"),
+        Entry("show", "jobs", "Jobs", "Show everything about a job"),
+        Entry("logs", "follow", "Jobs", "Print a run's output, byte for byte"),
+        Entry("explain", "jobs", "Jobs", "Say why a job is where it is, and what moves it on"),
+        Entry("wait", "follow", "Jobs", "Wait until jobs have ended"),
+        Entry("cancel", "moves", "Jobs", "Cancel jobs, waiting or running"),
+        Entry("retry", "moves", "Jobs", "Run jobs again"),
+        Entry("edit", "moves", "Jobs", "Change a job that waits"),
+        Entry("dlq", "dlq", "Jobs", "The dead letter queue: jobs that kept failing", ("list", "retry", "purge")),
+        Entry("worker", "workers", "Workers", "Start, stop and list workers", ("start", "stop", "list")),
+        Entry("status", "status", "Workers", "Show the jobs by state, and the workers"),
+        Entry("queue", "queues", "Queues", "List, pause, resume, limit queues", ("list", "pause", "resume", "limit")),
+        Entry("config", "settings", "Store", "Read and change settings", ("set", "get", "list", "unset")),
+        Entry("prune", "cleanup", "Store", "Delete jobs that have ended"),
+        Entry("reset", "cleanup", "Store", "Stop all workers and delete everything"),
+        Entry("doctor", "doctor", "Store", "Check the store, the workers and the versions"),
+        Entry("demo", "demo", "More", "Watch a whole queue live and fail in a scratch store"),
+        Entry("completion", "completion", "More", "Print a completion script for a shell"),
+        Entry("help", "help", "More", "Show help about a command"),
+        Entry("__complete", "completion", "", "Print what may follow on a command line"),
+    )
+}
+
+# Options in front of a command are read before that command's own table is known, so which
+# options take a value is said here too; a test holds these sets against the tables. An option
+# means the same with every command: a value, or none.
+FLAGS = frozenset((
+    "--all", "--daemon", "--drain", "--follow", "--help", "--json", "--lines", "--no-color", "--now",
+    "--quiet", "--table", "--verbose", "--version", "--yes",
+))  # fmt: skip
+VALUED = frozenset((
+    "--at", "--backoff-base", "--command", "--concurrency", "--count", "--cwd", "--db", "--delay", "--env",
+    "--file", "--id", "--limit", "--max-retries", "--older-than", "--priority", "--queue", "--run", "--sort",
+    "--state", "--tag", "--timeout",
+))  # fmt: skip
+
+
+def commands_of(word: str) -> Dict[str, Command]:
+    """Return the commands that begin with *word*, by full name: ``{"dlq list": ..., "dlq retry": ...}``."""
+    from importlib import import_module
+
+    found: Tuple[Command, ...] = import_module("queuectl.cli_commands." + TABLE[word].module).COMMANDS
+    return {command.name: command for command in found if command.name.partition(" ")[0] == word}
+
+
+def all_commands(hidden: bool = False) -> List[Command]:
+    """Return every command in the order of the root's help: for completion and the reference."""
+    return [command for word, entry in TABLE.items() if entry.group or hidden for command in commands_of(word).values()]

@@ -1,0 +1,192 @@
+"""``enqueue --file``: a job a line, all or nothing, at the pace of the disk.
+
+Everything is read and checked before the store is touched: its one write lock must not wait for a
+slow pipe, and a bad line must leave no trace. The work per line is kept tiny: one call of the C
+scanner, and for lines that give nothing but a command no further checks than a command needs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from queuectl.cli_commands.enqueue import apply_options, current_directory
+from queuectl.cli_commands.jsonobject import make_reader
+from queuectl.errors import InvalidJob, QueuectlError, UsageError
+from queuectl.jobspec import MAX_COMMAND_BYTES, MAX_ENV_BYTES, JobSpec, check_fields, from_fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO, Callable, Dict, Iterator, List
+
+    from queuectl.cli_commands.spec import Args
+
+CHUNK_BYTES = 1 << 20
+# JSON may write each byte of a command and of an environment as \u00XX; with room for the other fields.
+MAX_LINE_BYTES = 6 * (MAX_COMMAND_BYTES + MAX_ENV_BYTES) + (1 << 20)
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BAR_WIDTH = 30
+
+
+def enqueue_file(args: Args) -> int:
+    """``enqueue --file FILE``."""
+    if args.job is not None or args.words is not None or args.command is not None:
+        raise UsageError("option --file does not go with a job on the command line. Give one of them.")
+    if args.id is not None:
+        raise UsageError("option --id names one job; --file may have many. Put ids into the file.")
+    specs = _read_all(args)
+    from queuectl.queue import Queue
+
+    with Queue(args.db) as queue:
+        ids = queue.add(specs)
+    _tell(ids, args)
+    return 0
+
+
+def _tell(ids: List[str], args: Args) -> None:
+    if args.json:
+        from queuectl.render import write_json
+
+        write_json({"count": len(ids), "ids": ids})
+    elif args.quiet:
+        sys.stdout.writelines(job_id + "\n" for job_id in ids)
+    elif not ids:
+        print("Enqueued 0 jobs")
+    elif len(ids) == 1:
+        print(f"Enqueued 1 job ({ids[0]})")
+    else:
+        print(f"Enqueued {len(ids)} jobs ({ids[0]} .. {ids[-1]})")
+
+
+def _read_all(args: Args) -> List[JobSpec]:
+    """Read and check the whole file.
+
+    Raises:
+        InvalidJob: A line is none; the message names it.
+    """
+    import gc
+
+    file = _open(args.file)
+    progress = _Progress(file, args)
+    # Hundreds of thousands of small objects that all live on: looking for garbage among them is wasted time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _specs(file, _line_reader(args), progress)
+    finally:
+        progress.clear()
+        if collecting:
+            gc.enable()
+        if file is not sys.stdin.buffer:
+            file.close()
+
+
+def _open(name: str) -> BinaryIO:
+    if name == "-":
+        return sys.stdin.buffer
+    try:
+        return open(name, "rb")
+    except OSError as error:
+        raise QueuectlError(f"cannot read {name}: {error.strerror}.") from None
+
+
+def _specs(file: BinaryIO, read_line: Callable[[str], JobSpec], progress: _Progress) -> List[JobSpec]:
+    specs: List[JobSpec] = []
+    append = specs.append
+    before = number = 0
+    try:
+        for lines in _chunks(file):
+            for number, line in enumerate(lines, before + 1):  # noqa: B007  (the messages below name it)
+                if line and not line.isspace():
+                    append(read_line(line.decode()))
+            before = number
+            progress.show(len(specs))
+    except UnicodeDecodeError as error:
+        raise InvalidJob(
+            f"line {number}: not valid UTF-8 (byte {error.start + 1} is 0x{error.object[error.start]:02x}). "
+            "Nothing was enqueued."
+        ) from None
+    except InvalidJob as error:
+        raise InvalidJob(f"line {number}: {error} Nothing was enqueued.") from None
+    return specs
+
+
+def _chunks(file: BinaryIO) -> Iterator[List[bytes]]:
+    """Yield the file's lines, many at a time, without their ends; a line of absurd length is refused."""
+    rest = b""
+    first = True
+    while True:
+        chunk = file.read(CHUNK_BYTES)
+        if first and chunk.startswith(BYTE_ORDER_MARK):
+            chunk = chunk[len(BYTE_ORDER_MARK) :]
+        first = False
+        if not chunk:
+            break
+        lines = (rest + chunk).split(b"\n")
+        rest = lines.pop()
+        yield lines
+        if len(rest) > MAX_LINE_BYTES:
+            yield [rest[: MAX_LINE_BYTES + 1]]
+            return
+    if rest:
+        yield [rest]
+
+
+def _line_reader(args: Args) -> Callable[[str], JobSpec]:
+    """Return the function that makes a job of a line: JSON or a plain command, under the options of *args*."""
+    cwd = current_directory()
+    options: Dict[str, Any] = {}
+    apply_options(options, args)
+    check_fields(options)  # a bad option is not the fault of line 1
+    cwd = from_fields({"command": "true", "cwd": options.get("cwd") or cwd}, "").cwd
+    read_object = make_reader()
+
+    def from_line(line: str) -> JobSpec:
+        return from_fields({"command": line.strip()}, cwd)
+
+    def from_json(line: str) -> JobSpec:
+        return from_fields(read_object(line), cwd)
+
+    def with_options(line: str) -> JobSpec:
+        fields = {"command": line.strip()} if args.lines else read_object(line)
+        apply_options(fields, args)
+        return from_fields(fields, cwd)
+
+    if options:
+        return with_options
+    return from_line if args.lines else from_json
+
+
+class _Progress:
+    """A bar on standard error, if that is a terminal."""
+
+    def __init__(self, file: BinaryIO, args: Args) -> None:
+        self._file = file
+        self._size = 0
+        self._drawn = 0
+        try:
+            self._on = sys.stderr.isatty() and not args.quiet
+            if self._on:
+                import os
+
+                self._size = os.fstat(file.fileno()).st_size
+        except (AttributeError, OSError, ValueError):
+            self._on = False
+
+    def show(self, count: int) -> None:
+        """Draw how far the reading is: a bar for a file, a count for a pipe."""
+        if not self._on:
+            return
+        text = f"{count:,} jobs read"
+        if self._size:
+            part = min(self._file.tell() / self._size, 1.0)
+            filled = int(part * BAR_WIDTH)
+            text = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {part:4.0%}  {text}"
+        sys.stderr.write("\r" + text.ljust(self._drawn))
+        sys.stderr.flush()
+        self._drawn = len(text)
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        if self._drawn:
+            sys.stderr.write("\r" + " " * self._drawn + "\r")
+            sys.stderr.flush()

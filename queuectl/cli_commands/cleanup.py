@@ -1,0 +1,118 @@
+"""``prune`` and ``reset``: deleting jobs."""
+
+from __future__ import annotations
+
+from queuectl.cli_commands.prompt import confirmed
+from queuectl.cli_commands.spec import DURATION, QUEUE_OPTION, STATE, TAG_OPTION, YES_OPTION, Command, Option
+from queuectl.errors import UsageError
+from queuectl.queue import Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Sequence, Tuple
+
+    from queuectl.cli_commands.spec import Args
+    from queuectl.job import JobFilter
+
+RESET_QUESTION = "This will stop all workers and delete all jobs. Continue?"
+# The question says how many jobs it is about; counting more than these would take too long to be asked.
+MOST_COUNTED = 100_000
+
+
+def delete_jobs(states: Sequence[str], args: Args, what: str) -> int:
+    """Delete the ended jobs in *states* that the filters choose, after asking; *what* is "Prune" or "Purge"."""
+    from queuectl.job import JobFilter
+    from queuectl.render import plural, write_json
+
+    with Queue(args.db) as queue:
+        before = None if args.older_than is None else queue.now() - args.older_than
+        which = JobFilter(tuple(states), tuple(args.queue), tuple(args.tag), before)
+        count, text = _count(queue, which)
+        if count and not confirmed(f"This will delete {text}. Continue?", args):
+            if not (args.quiet or args.json):
+                print(f"{what} cancelled.")
+            return 1
+        deleted = queue.prune(which) if count else 0
+    if args.json:
+        write_json({"deleted": deleted})
+    elif args.quiet:
+        print(deleted)
+    else:
+        print(f"Deleted {plural(deleted, 'job')}." if deleted else "No jobs to delete.")
+    return 0
+
+
+def _count(queue: Queue, which: JobFilter) -> Tuple[int, str]:
+    """Return how many jobs *which* chooses, counted up to a bound, and that in words by state."""
+    from queuectl.render import plural
+
+    by_state = dict.fromkeys(which.states, 0)
+    count = 0
+    for job in queue.jobs(which, MOST_COUNTED + 1):
+        by_state[job.state] += 1
+        count += 1
+    if count > MOST_COUNTED:
+        return count, f"more than {MOST_COUNTED:,} jobs"
+    parts = ", ".join(f"{number} {state}" for state, number in by_state.items() if number)
+    return count, f"{plural(count, 'job')} ({parts}) with their runs and output"
+
+
+def prune(args: Args) -> int:
+    """``prune``."""
+    from queuectl.job import ENDED
+
+    for state in args.state:
+        if state not in ENDED:
+            raise UsageError(f"prune deletes jobs that have ended: {', '.join(ENDED)}; not {state} ones.")
+    return delete_jobs(args.state or ENDED, args, "Prune")
+
+
+def reset(args: Args) -> int:
+    """``reset``."""
+    from queuectl.render import write_json
+
+    if not confirmed(RESET_QUESTION, args):
+        if not (args.quiet or args.json):
+            print("Reset cancelled.")
+        return 1
+    with Queue(args.db) as queue:
+        queue.reset()
+    if args.json:
+        write_json({"reset": True})
+    elif not args.quiet:
+        print("Queue reset.")
+    return 0
+
+
+COMMANDS = (
+    Command(
+        "prune",
+        prune,
+        options=[
+            Option("--state", "only completed, dead or cancelled jobs (default: all three)", "S", STATE, repeat=True,
+                   complete="ended"),
+            Option("--older-than", "only those that ended longer ago than this", "D", DURATION),
+            QUEUE_OPTION,
+            TAG_OPTION,
+            YES_OPTION,
+        ],
+        examples=[
+            ("queuectl prune --older-than 7d", "asks first"),
+            ("queuectl prune --state completed --yes", "for scripts"),
+            ("queuectl config set keep_completed 7d", "let the workers do it from now on"),
+        ],
+        details="Deletes them with their runs and output, after asking. The answer is read from standard input.",
+        exit_codes=[(1, "the answer was no")],
+    ),
+    Command(
+        "reset",
+        reset,
+        options=[YES_OPTION],
+        examples=[("queuectl reset", ""), ("queuectl reset --yes", "for scripts")],
+        details=(
+            "Stops the workers of this machine now, deletes all jobs and runs, puts the settings to their defaults;\n"
+            "ids start from job1 again. Asks first; the answer is read from standard input, and its end means no."
+        ),
+        exit_codes=[(1, "the answer was no, or workers live on another host")],
+    ),
+)  # fmt: skip

@@ -1,0 +1,295 @@
+"""``completion SHELL``, and the hidden ``__complete`` that the scripts ask what may follow.
+
+The scripts are thin and the same for every release: the words of the line go to ``__complete``, which reads
+the same tables as the parser and, for ids and queues, the store. It says nothing when something is wrong:
+an error message in the middle of a command line helps nobody.
+"""
+
+from __future__ import annotations
+
+from queuectl.cli_commands import TABLE, VALUED, commands_of
+from queuectl.cli_commands.parser import is_option, locate, long_name
+from queuectl.cli_commands.spec import GLOBAL_OPTIONS, Command, Positional
+from queuectl.errors import QueuectlError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, List, Optional, Sequence, Tuple
+
+    from queuectl.cli_commands.spec import Args, Option
+
+    Offer = Tuple[str, str]  # a word, and what it is
+
+SHELLS = ("bash", "zsh", "fish", "powershell")
+MOST_OFFERED = 100
+# Which jobs a completion offers, by the kind in the tables.
+JOB_STATES: Dict[str, Tuple[str, ...]] = {
+    "jobs": (),
+    "dead": ("dead",),
+    "active": ("pending", "processing", "failed"),
+    "waiting": ("pending", "failed"),
+    "retriable": ("failed", "completed", "dead", "cancelled"),
+}
+
+BASH = """\
+# queuectl completion for bash. Load it: source <(queuectl completion bash)
+_queuectl() {
+    local line before=("${COMP_WORDS[@]:1:COMP_CWORD-1}") current=${COMP_WORDS[COMP_CWORD]}
+    COMPREPLY=()
+    while IFS= read -r line; do
+        COMPREPLY+=("${line%%$'\\t'*}")
+    done < <("${COMP_WORDS[0]}" __complete -- "${before[@]}" "+$current" 2>/dev/null)
+    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace
+    return 0
+}
+complete -o default -F _queuectl queuectl
+"""
+
+ZSH = """\
+#compdef queuectl
+# queuectl completion for zsh. Load it: source <(queuectl completion zsh)
+_queuectl() {
+    local line current=${(Q)words[CURRENT]}
+    local -a before offers
+    before=("${(@Q)words[2,CURRENT-1]}")
+    for line in "${(@f)$("${words[1]}" __complete -- "${before[@]}" "+$current" 2>/dev/null)}"; do
+        [[ -n $line ]] && offers+=("${${line%%$'\\t'*}//:/\\\\:}:${line#*$'\\t'}")
+    done
+    if (( ${#offers} )); then
+        _describe -t queuectl queuectl offers
+    else
+        _files
+    fi
+}
+compdef _queuectl queuectl
+"""
+
+FISH = """\
+# queuectl completion for fish. Load it: queuectl completion fish | source
+function __queuectl_complete
+    set -l before (commandline -opc)
+    set -l current (commandline -ct)
+    set -l offers ($before[1] __complete -- $before[2..-1] "+$current" 2>/dev/null)
+    if set -q offers[1]
+        printf '%s\\n' $offers
+    else
+        __fish_complete_path "$current"
+    end
+end
+complete -c queuectl -f -a '(__queuectl_complete)'
+"""
+
+POWERSHELL = """\
+# queuectl completion for PowerShell. Load it: queuectl completion powershell | Out-String | Invoke-Expression
+Register-ArgumentCompleter -Native -CommandName queuectl, queuectl.exe -ScriptBlock {
+    param($wordToComplete, $commandAst, $cursorPosition)
+    $words = @($commandAst.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursorPosition } |
+        Select-Object -Skip 1 | ForEach-Object { "$_" })
+    $program = "$($commandAst.CommandElements[0])"
+    & $program __complete -- @words "+$wordToComplete" 2>$null | ForEach-Object {
+        $name, $about = $_ -split "`t", 2
+        if (-not $about) { $about = $name }
+        [System.Management.Automation.CompletionResult]::new($name, $name, 'ParameterValue', $about)
+    }
+}
+"""
+
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH, "powershell": POWERSHELL}
+
+
+def print_script(args: Args) -> int:
+    """``completion SHELL``."""
+    script = SCRIPTS.get(args.shell.lower())
+    if script is None:
+        from queuectl.cli_commands.suggest import did_you_mean
+
+        hint = did_you_mean(args.shell, SHELLS, "There is one for ")
+        raise UsageError(f"no completion for {args.shell[:40]!r}. {hint}")
+    print(script, end="")
+    return 0
+
+
+# -- what may follow --------------------------------------------------------------------------
+
+
+def complete(args: Args) -> int:
+    """``__complete -- WORD ... +CURRENT``: print what may stand in place of CURRENT, a word a line."""
+    try:
+        words: List[str] = list(args.line)
+        current = words.pop()[1:] if words else ""
+        for word, about in offers(words, current):
+            print(f"{word}\t{about}" if about else word)
+    except (QueuectlError, OSError):
+        pass
+    return 0
+
+
+def offers(before: Sequence[str], current: str) -> List[Offer]:
+    """Return the words that may stand where *current* does, after *before*."""
+    before, current, prefix = _joined_equals(list(before), current)
+    found = locate(before)
+    if not found:
+        if _wants_value(before):
+            return _of_option(before[-1], GLOBAL_OPTIONS, current, before)
+        return _matching(_first_words(current), current)
+    entry = TABLE.get(before[found[0]])
+    if entry is None:
+        return []
+    if entry.subcommands and len(found) == 1:
+        known = commands_of(entry.name)
+        verbs = [(verb, known[f"{entry.name} {verb}"].summary) for verb in entry.subcommands]
+        return _matching(verbs, current)
+    command = commands_of(entry.name).get(" ".join(before[at] for at in found))
+    if command is None:
+        return []
+    rest = [word for at, word in enumerate(before) if at not in found]
+    return [(prefix + word, about) for word, about in _in_command(command, rest, current)]
+
+
+def _joined_equals(before: List[str], current: str) -> Tuple[List[str], str, str]:
+    """Bring ``--state=pe`` into the form ``--state pe``, however the shell split it; bash cuts words at ``=``.
+
+    Returns the words before, the current word, and what has to stand before each offer.
+    """
+    if current == "=" and before and before[-1].startswith("--"):
+        return before, "", ""
+    if len(before) > 1 and before[-1] == "=" and before[-2].startswith("--"):
+        return before[:-1], current, ""
+    name, equals, value = current.partition("=")
+    if equals and name.startswith("--") and long_name(name) in VALUED:
+        return [*before, name], value, name + "="
+    return before, current, ""
+
+
+def _wants_value(before: Sequence[str]) -> bool:
+    return bool(before) and before[-1].startswith("--") and long_name(before[-1]) in VALUED and "=" not in before[-1]
+
+
+def _first_words(current: str) -> List[Offer]:
+    if current.startswith("-"):
+        return [(name, option.help) for option in GLOBAL_OPTIONS for name in option.names]
+    return [(entry.name, entry.summary) for entry in TABLE.values() if entry.group]
+
+
+def _in_command(command: Command, rest: List[str], current: str) -> List[Offer]:
+    if "--" in rest:
+        return []
+    options = (*command.options, *GLOBAL_OPTIONS)
+    if _wants_value(rest):
+        return _of_option(rest[-1], options, current, rest)
+    if is_option(current) or current == "-":
+        return _matching([(name, option.help) for option in options for name in option.names], current)
+    plain = 0
+    skip = False
+    for word in rest:
+        if skip:
+            skip = False
+        elif is_option(word):
+            skip = _wants_value([word])
+        else:
+            plain += 1
+    for positional in command.positionals:
+        if positional.most is None or plain < positional.most:
+            return _of_kind(positional.complete, current, rest)
+        plain -= positional.most
+    return []
+
+
+def _of_option(name: str, options: Iterable[Option], current: str, words: Sequence[str]) -> List[Offer]:
+    for option in options:
+        if long_name(name) in option.names:
+            return _of_kind(option.complete, current, words)
+    return []
+
+
+def _of_kind(kind: str, current: str, words: Sequence[str]) -> List[Offer]:
+    """Return the offers of one kind of value; none for free text and for files, which the shell knows."""
+    if kind in JOB_STATES:
+        return _job_ids(JOB_STATES[kind], current, words)
+    if kind == "queues":
+        return _queue_names(current, words)
+    return _matching(_fixed(kind), current)
+
+
+def _fixed(kind: str) -> List[Offer]:
+    if kind in ("states", "ended"):
+        from queuectl.job import ENDED, STATES
+
+        return [(state, "") for state in (STATES if kind == "states" else ENDED)]
+    if kind == "keys":
+        from queuectl.config import SETTINGS
+
+        return [(setting.key, setting.meaning) for setting in SETTINGS.values()]
+    if kind == "sort":
+        from queuectl.cli_commands.jobs import SORT_FIELDS
+
+        return [(sign + field, "") for field in SORT_FIELDS for sign in ("", "-")]
+    if kind == "fields":
+        from queuectl.jobspec import FIELDS
+
+        return [(field + "=", "") for field in FIELDS if field != "id"]
+    if kind == "commands":
+        return [(entry.name, entry.summary) for entry in TABLE.values() if entry.group]
+    if kind == "shells":
+        return [(shell, "") for shell in SHELLS]
+    return [("none", "no limit")] if kind == "none" else []
+
+
+def _matching(found: Iterable[Offer], current: str) -> List[Offer]:
+    return [offer for offer in found if offer[0].startswith(current)]
+
+
+# -- from the store ---------------------------------------------------------------------------
+
+
+def _location(words: Sequence[str]) -> Optional[str]:
+    for at, word in enumerate(words):
+        if word.startswith("--db="):
+            return word[5:]
+        if word == "--db" and at + 1 < len(words):
+            return words[at + 1]
+    return None
+
+
+def _job_ids(states: Tuple[str, ...], current: str, words: Sequence[str]) -> List[Offer]:
+    """Return ids that begin with *current*, the newest first, with state and command."""
+    from queuectl.job import JobFilter
+    from queuectl.queue import Queue
+    from queuectl.render import escape, shorten
+
+    found: List[Offer] = []
+    with Queue(_location(words), create=False) as queue:
+        for job in queue.jobs(JobFilter(states), 10 * MOST_OFFERED, None, True):
+            if job.id.startswith(current) and job.id not in words:
+                found.append((job.id, f"{job.state}: {shorten(escape(job.command), 50)}"))
+            if len(found) == MOST_OFFERED:
+                break
+    return found
+
+
+def _queue_names(current: str, words: Sequence[str]) -> List[Offer]:
+    from queuectl.queue import Queue
+
+    with Queue(_location(words), create=False) as queue:
+        return _matching([(info.name, "paused" if info.paused else "") for info in queue.queues()], current)
+
+
+COMMANDS = (
+    Command(
+        "completion",
+        print_script,
+        positionals=[Positional("shell", "SHELL", "bash, zsh, fish or powershell", complete="shells")],
+        examples=[
+            ("source <(queuectl completion bash)", "in ~/.bashrc"),
+            ("source <(queuectl completion zsh)", "in ~/.zshrc, after compinit"),
+            ("queuectl completion fish > ~/.config/fish/completions/queuectl.fish", ""),
+            ("queuectl completion powershell | Out-String | Invoke-Expression", "in $PROFILE"),
+        ],
+        details="Completes commands, options, states, settings, queues and the ids of jobs.",
+    ),
+    Command(
+        "__complete",
+        complete,
+        positionals=[Positional("line", "WORD", "the words of the line", 0, None)],
+    ),
+)

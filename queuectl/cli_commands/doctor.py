@@ -1,0 +1,218 @@
+"""``doctor``: is the store sound, do the workers live, is there anything to be done?"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from queuectl.cli_commands.spec import Command
+from queuectl.queue import Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, List
+
+    from queuectl.cli_commands.spec import Args
+
+OK, NOTE, BAD = "ok", "note", "bad"
+LEAST_FREE_BYTES = 100 * 1024 * 1024
+LARGE_WAL_BYTES = 64 * 1024 * 1024
+# A due job that nobody takes for so long is stuck, not just new.
+STUCK_S = 60.0
+# sqlite.org/wal.html: a checkpoint and a commit at the same moment may lose pages; fixed in 3.51.3.
+WAL_RACE_FROM, WAL_RACE_TO = (3, 7, 0), (3, 51, 2)
+
+
+class Finding:
+    """One thing that was looked at: ``ok``, a ``note``, or ``bad`` with what to do."""
+
+    __slots__ = ("about", "advice", "level", "text")
+
+    def __init__(self, level: str, about: str, text: str, advice: str = "") -> None:
+        self.level = level
+        self.about = about
+        self.text = text
+        self.advice = advice
+
+
+def doctor(args: Args) -> int:
+    """``doctor``."""
+    from queuectl.render import wants_colour, write_json
+
+    findings: List[Finding] = []
+    with Queue(args.db) as queue:
+        for check in (_versions, _files, _damage, _workers, _jobs):
+            findings += check(queue)
+    sick = any(finding.level == BAD for finding in findings)
+    if args.json:
+        write_json({"ok": not sick, "findings": [_as_json(finding) for finding in findings]})
+    else:
+        colour = wants_colour(args.no_color)
+        for finding in findings:
+            if finding.level == BAD or not args.quiet:
+                _print(finding, colour)
+    return 1 if sick else 0
+
+
+def _as_json(finding: Finding) -> object:
+    return {"level": finding.level, "about": finding.about, "text": finding.text, "advice": finding.advice or None}
+
+
+def _print(finding: Finding, colour: bool) -> None:
+    from queuectl.render import escape, paint
+
+    state = {OK: "completed", NOTE: "failed", BAD: "dead"}[finding.level]
+    print(f"{paint(finding.level.ljust(4), state, colour)}  {finding.about:<8} {escape(finding.text)}")
+    if finding.advice:
+        print(f"{'':<15}{escape(finding.advice)}")
+
+
+def _versions(queue: Queue) -> Iterator[Finding]:
+    from queuectl import __version__
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(OK, "version", f"queuectl {__version__} on Python {python}, {sys.platform}")
+    if "://" in queue.store.location:
+        return
+    import sqlite3
+
+    if WAL_RACE_FROM <= sqlite3.sqlite_version_info <= WAL_RACE_TO:
+        yield Finding(
+            NOTE,
+            "sqlite",
+            f"SQLite {sqlite3.sqlite_version} has a rare race between a checkpoint and a commit in WAL mode.",
+            "SQLite 3.51.3 is free of it; a newer Python, or a system update, may bring it.",
+        )
+    else:
+        yield Finding(OK, "sqlite", f"SQLite {sqlite3.sqlite_version}")
+
+
+def _files(queue: Queue) -> Iterator[Finding]:
+    """Look at the store's file: who may read it, how large its log is, the room that is left."""
+    from queuectl.render import size_text
+
+    path = queue.store.location
+    if "://" in path:
+        yield Finding(OK, "store", path)
+        return
+    found = os.stat(path)
+    yield Finding(OK, "store", f"{path}, {size_text(found.st_size)}")
+    yield from _permissions(path)
+    try:
+        wal_bytes = os.stat(path + "-wal").st_size
+    except OSError:
+        wal_bytes = 0
+    if wal_bytes > LARGE_WAL_BYTES:
+        yield Finding(
+            BAD,
+            "log",
+            f"the write-ahead log {path}-wal has grown to {size_text(wal_bytes)}.",
+            "Some program keeps a read transaction open on the store: close it.",
+        )
+    free_bytes = _free_bytes(os.path.dirname(path))
+    if free_bytes < LEAST_FREE_BYTES:
+        text = f"only {size_text(free_bytes)} are free beside the store."
+        yield Finding(BAD, "disk", text, "Make room; 'queuectl prune' helps.")
+    else:
+        yield Finding(OK, "disk", f"{size_text(free_bytes)} free")
+
+
+def _free_bytes(folder: str) -> int:
+    from shutil import disk_usage
+
+    return disk_usage(folder).free
+
+
+def _permissions(path: str) -> Iterator[Finding]:
+    """A job's command and environment may hold secrets, and who can write a job can run commands."""
+    if os.name == "nt":
+        return
+    wrong = []
+    for name, mask in ((path, 0o077), (os.path.dirname(path), 0o022)):
+        mode = os.stat(name).st_mode & 0o7777
+        # A folder for everybody, such as /tmp, is safe to have the file in if it is sticky.
+        if mode & mask and not (os.path.isdir(name) and mode & 0o1000):
+            wrong.append((name, mode, mask))
+    for name, mode, mask in wrong:
+        advice = f"Type: chmod {mode & ~mask & 0o777:03o} '{name}'"
+        yield Finding(BAD, "access", f"others may use {name} (mode {mode:03o}).", advice)
+    if not wrong:
+        yield Finding(OK, "access", "only you can read the store")
+
+
+def _damage(queue: Queue) -> Iterator[Finding]:
+    problems = queue.check()
+    for problem in problems:
+        yield Finding(BAD, "store", problem.what + ".", problem.advice)
+    if not problems:
+        yield Finding(OK, "store", "undamaged: integrity, schema and counters agree")
+
+
+def _workers(queue: Queue) -> Iterator[Finding]:
+    """Look for workers that died or hang with jobs in their hands."""
+    from queuectl.recovery import DEAD, HUNG, condition, lease_of
+    from queuectl.render import plural
+
+    store = queue.store
+    lease_s = lease_of(store)
+    alive = 0
+    for worker in store.workers():
+        state = condition(worker, store, lease_s)
+        alive += state != DEAD and worker.role == "worker"
+        jobs = len(store.runs_of(worker.id))
+        if state == HUNG:
+            yield Finding(
+                BAD,
+                "workers",
+                f"worker {worker.number}, pid {worker.pid}, has not renewed its lease for a while.",
+                "Another worker ends it; or end it yourself, and start workers anew.",
+            )
+        elif state == DEAD and jobs:
+            yield Finding(
+                BAD,
+                "workers",
+                f"worker {worker.number}, pid {worker.pid} on {worker.host}, died with {plural(jobs, 'job')}.",
+                "Any live worker takes them back within seconds: queuectl worker start",
+            )
+    yield Finding(OK, "workers", f"{alive} alive")
+
+
+def _jobs(queue: Queue) -> Iterator[Finding]:
+    """Look for jobs that are due and stay where they are."""
+    from queuectl.clock import format_duration
+    from queuectl.explain import serving
+    from queuectl.render import plural
+
+    workers = queue.workers()
+    stuck = 0
+    for info in queue.queues():
+        waiting = info.pending + info.failed
+        if info.paused and waiting:
+            yield Finding(NOTE, "jobs", f"queue {info.name} is paused; {plural(waiting, 'job')} wait.")
+        elif waiting and not serving(workers, info.name):
+            age_s = _oldest_due_age(queue, info.name)
+            if age_s > STUCK_S:
+                stuck += 1
+                text = f"queue {info.name} has jobs due for {format_duration(age_s)}, and no live worker serves it."
+                yield Finding(BAD, "jobs", text, "Type: queuectl worker start")
+    if not stuck:
+        yield Finding(OK, "jobs", "none is stuck")
+
+
+def _oldest_due_age(queue: Queue, name: str) -> float:
+    """Return for how long the queue's oldest due job has been due; 0 if none is, or ages are not known."""
+    from queuectl.job import WAITING, JobFilter
+
+    first = next(queue.jobs(JobFilter(WAITING, (name,)), 1, "run_at"), None)
+    return 0.0 if first is None else max(queue.now() - first.run_at, 0.0)
+
+
+COMMANDS = (
+    Command(
+        "doctor",
+        doctor,
+        examples=[("queuectl doctor", ""), ("queuectl doctor --json", "for monitoring")],
+        details="Looks at the versions, the store's files and rows, the disk, the workers and stuck jobs.",
+        exit_codes=[(1, "something is wrong; it says what to do")],
+    ),
+)

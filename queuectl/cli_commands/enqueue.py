@@ -1,0 +1,207 @@
+"""``enqueue``: the hot path. Everything that is imported here counts, for every job."""
+
+from __future__ import annotations
+
+import os
+
+from queuectl.cli_commands.spec import Command, Option, Positional
+from queuectl.errors import QueuectlError, UsageError
+from queuectl.jobspec import from_fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Sequence
+
+    from queuectl.cli_commands.spec import Args
+    from queuectl.job import Job
+    from queuectl.queue import Queue
+
+FIELD_OPTIONS = (
+    Option("--command", "the command, for the shell", "CMD"),
+    Option("--id", "the job's id (default: the next of job1, job2 ...)", "ID"),
+    Option("--queue", "the queue it waits in (default: default)", "Q", complete="queues"),
+    Option("--priority", "larger runs first (default: 0)", "N"),
+    Option("--max-retries", "retries after the first run (default: the setting)", "N"),
+    Option("--backoff-base", "the delay before a retry is this to the power of the failed runs", "B"),
+    Option("--timeout", "how long a run may take: seconds, or 90s, 1.5h, 2h30m", "T"),
+    Option("--delay", "run no sooner than this from now: seconds, or 90s, 1.5h", "D"),
+    Option("--at", "run no sooner than this: 2030-01-31T08:00, with Z or an offset for another zone", "TIME"),
+    Option("--cwd", "the directory it runs in (default: the current one)", "DIR", complete="files"),
+    Option("--env", "add a variable to its environment", "K=V", repeat=True),
+    Option("--tag", "give it a tag", "T", repeat=True),
+)
+
+
+def job_fields(args: Args, what: str) -> Dict[str, Any]:
+    """Return the job fields that a command line gives: JSON, the words after ``--``, options over both.
+
+    Raises:
+        UsageError: The line gives no command, or two.
+        InvalidJob: The JSON is none.
+    """
+    fields: Dict[str, Any] = {}
+    if args.words is not None:
+        if args.job is not None or args.command is not None:
+            other = "JSON" if args.job is not None else "--command"
+            raise UsageError(f"{what} was given {other} and words after --. Give one of them.")
+        if not args.words:
+            raise UsageError(f"{what} needs a command after --: queuectl {what} -- echo hi.")
+        fields["command"] = quoted(args.words)
+    elif args.job is not None:
+        from queuectl.cli_commands.jsonobject import make_reader
+
+        fields = make_reader()(args.job)
+    elif args.command is None:
+        raise UsageError(
+            f"""{what} needs a job: queuectl {what} '{{"command":"echo hi"}}', or queuectl {what} -- echo hi."""
+        )
+    apply_options(fields, args)
+    if fields.get("cwd") is None:
+        fields["cwd"] = current_directory()
+    return fields
+
+
+def apply_options(fields: Dict[str, Any], args: Args) -> None:
+    """Let the options of *args* override *fields*; ``--env`` adds to the JSON's ``env``."""
+    # JSON may spell a field with hyphens: the option has to replace that one too.
+    given = {name.replace("-", "_"): name for name in fields if "-" in name}
+    for field in ("command", "id", "queue", "priority", "max_retries", "backoff_base", "timeout", "delay", "cwd"):
+        text = getattr(args, field)
+        if text is not None:
+            fields.pop(given.get(field, field), None)
+            fields[field] = number(text) if field in ("priority", "max_retries", "backoff_base") else text
+    if args.at is not None:
+        fields.pop(given.get("run_at", "run_at"), None)
+        fields["run_at"] = args.at
+    if args.at is not None and args.delay is None:
+        fields.pop("delay", None)
+    if args.delay is not None and args.at is None:
+        fields.pop(given.get("run_at", "run_at"), None)
+    if args.tag:
+        fields["tags"] = args.tag
+    if args.env:
+        before = fields.get("env")
+        added = variables(args.env)
+        fields["env"] = {**before, **added} if isinstance(before, dict) else added if before is None else before
+
+
+def number(text: str) -> Any:
+    """Return *text* as a number if it is written as one, else as it is: the field's check refuses it."""
+    for convert in (int, float):
+        try:
+            return convert(text) if "_" not in text else text
+        except ValueError:
+            continue
+    return text
+
+
+def variables(pairs: Sequence[str]) -> Dict[str, str]:
+    """Return the environment that ``--env K=V`` options give."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"option --env wants NAME=VALUE, not {pair[:40]!r}.")
+        found[name] = value
+    return found
+
+
+def current_directory() -> str:
+    """Return the directory that a job runs in when nobody says otherwise."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise QueuectlError("the current directory is gone. Go to another one, or say where with --cwd DIR.") from None
+
+
+def quoted(words: Sequence[str]) -> str:
+    """Return *words* as one command that the platform's shell takes apart into exactly these words."""
+    if os.name == "nt":
+        from queuectl.cli_commands.windows_quote import quote_for_cmd
+
+        return " ".join(map(quote_for_cmd, words))
+    # shlex.quote without shlex, whose import costs more than the rest of this module.
+    return " ".join(
+        word if word and _SAFE.issuperset(word) else "'" + word.replace("'", "'\"'\"'") + "'" for word in words
+    )
+
+
+_SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-")
+
+
+def enqueue(args: Args) -> int:
+    """``enqueue``: one job, or with ``--file`` many."""
+    if args.file is not None:
+        from queuectl.cli_commands.bulk import enqueue_file
+
+        return enqueue_file(args)
+    if args.lines:
+        raise UsageError("option --lines needs --file: queuectl enqueue --lines --file commands.txt.")
+    spec = from_fields(job_fields(args, "enqueue"), "")
+    from queuectl.queue import Queue
+
+    with Queue(args.db) as queue:
+        job_id = queue.add([spec])[0]
+        if args.json or args.verbose:
+            _tell(queue, job_id, args)
+    if args.quiet and not args.json:
+        print(job_id)
+    elif not args.json:
+        print("Enqueued job " + job_id)
+    return 0
+
+
+def _tell(queue: Queue, job_id: str, args: Args) -> None:
+    job = queue.get(job_id)
+    if args.verbose and not args.quiet:
+        from queuectl.render import note
+
+        now = queue.now()
+        for line in decisions(queue.store.settings(), job, now):
+            note(line)
+    if args.json:
+        from queuectl.job import job_json
+        from queuectl.render import write_json
+
+        write_json(job_json(job))
+
+
+def decisions(settings: Dict[str, str], job: Job, now: float) -> List[str]:
+    """Return what was settled for *job* that its command line did not say."""
+    from queuectl.clock import local_text
+
+    source = "the setting" if "max_retries" in settings else "or the default"
+    due = "now" if job.run_at <= now else "at " + local_text(job.run_at, now)
+    return [
+        f"{job.id} waits in queue {job.queue}, priority {job.priority}, due {due}, in {job.cwd}.",
+        f"{job.id} may be retried {job.max_retries} times (the job's own number, {source}).",
+    ]
+
+
+COMMANDS = (
+    Command(
+        "enqueue",
+        enqueue,
+        positionals=[Positional("job", "JSON", """a job as a JSON object: {"command": "echo hi"}""", 0)],
+        options=[
+            *FIELD_OPTIONS,
+            Option("--file", "a job a line, as JSON; - is standard input; all or nothing", "FILE", complete="files"),
+            Option("--lines", "the lines of --file are plain commands"),
+        ],
+        words="CMD ARG ...",
+        usage="[OPTIONS] [JSON | --command CMD | --file FILE | -- CMD ARG ...]",
+        examples=[
+            ("""queuectl enqueue '{"command":"echo hello"}'""", "a job as JSON"),
+            ("queuectl enqueue -- convert 'my photo.png' small.jpg", "a program and its arguments, as typed"),
+            ("queuectl enqueue --command 'make && make install'", "for the shell"),
+            ("queuectl enqueue --priority 5 --delay 10m --tag nightly -- ./backup.sh", ""),
+            ("queuectl enqueue --file jobs.jsonl", "a job a line; all or nothing"),
+            ("find . -name '*.png' | sed 's/.*/optipng &/' | queuectl enqueue --lines --file -", ""),
+        ],
+        details=(
+            "A job is a JSON object with at least a command, the words after -- (quoted for the shell so that they\n"
+            "arrive as typed), or --command. Options override the JSON; --env adds to it. With --file they hold for\n"
+            "every line. An acknowledged job survives the death of every process and a loss of power."
+        ),
+    ),
+)

@@ -1,0 +1,259 @@
+"""``run``, ``logs`` and ``wait``: following jobs; job output passes through byte for byte."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from queuectl.cli_commands.enqueue import FIELD_OPTIONS, job_fields
+from queuectl.cli_commands.spec import DURATION, Command, Option, Positional, whole_from
+from queuectl.errors import UsageError
+from queuectl.jobspec import from_fields
+from queuectl.queue import Queue
+from queuectl.render import note
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterable, Optional
+
+    from queuectl.cli_commands.spec import Args
+    from queuectl.job import Job, Run
+
+TIMED_OUT = 124  # as GNU timeout says it
+CANCELLED = 130
+SIGNALLED = 128  # plus the signal's number, as shells say it
+# How often ``run`` looks for its job's next run, and for workers, while it has nothing to show.
+LOOK_S = 0.02
+WORKERS_LOOK_S = 2.0
+
+
+def pass_through(pieces: Iterable[bytes]) -> None:
+    """Write *pieces* to standard output as they are, each at once."""
+    raw = getattr(sys.stdout, "buffer", None)
+    for piece in pieces:
+        if raw is None:  # a caller's text stream
+            sys.stdout.write(piece.decode("utf-8", "replace"))
+        else:
+            raw.write(piece)
+            raw.flush()
+
+
+# -- run --------------------------------------------------------------------------------------
+
+
+class _Runner:
+    """One ``run``: follows a job through its runs and retries to its end."""
+
+    def __init__(self, queue: Queue, job_id: str, args: Args) -> None:
+        self.queue = queue
+        self.job_id = job_id
+        self.silent = bool(args.quiet)
+        self.hidden = bool(args.json)  # one JSON document at the end instead of the output
+        self.seen = 0  # runs that were followed
+        self._next_look_at = 0.0
+        self._told_waiting = False
+
+    def to_its_end(self) -> Job:
+        """Show each run's output live; return the job in its final state."""
+        from queuectl.job import ENDED
+
+        while True:
+            job = self.queue.get(self.job_id)
+            if job.run_no > self.seen:
+                self.seen += 1
+                self._told_waiting = False
+                if not self.hidden:
+                    pass_through(self.queue.follow(self.job_id, self.seen))
+                continue
+            if job.state in ENDED:
+                return job
+            self._while_it_waits(job)
+            time.sleep(LOOK_S)
+
+    def _while_it_waits(self, job: Job) -> None:
+        """Say once per wait what it waits for: a retry, a worker, a paused queue."""
+        if self.silent or self._told_waiting:
+            return
+        if job.state == "failed" and not self._told_waiting:
+            self._told_waiting = True
+            self._tell_retry(job)
+        elif job.state == "pending" and time.monotonic() >= self._next_look_at:
+            self._next_look_at = time.monotonic() + WORKERS_LOOK_S
+            self._told_waiting = self._tell_blocked(job)
+
+    def _tell_retry(self, job: Job) -> None:
+        from queuectl.clock import format_duration
+
+        delay = format_duration(max(job.run_at - self.queue.now(), 0.0))
+        note(f"{job.id} failed ({job.reason}), retry {job.failures} of {job.max_retries} in {delay}.")
+
+    def _tell_blocked(self, job: Job) -> bool:
+        from queuectl.explain import serving
+
+        if not serving(self.queue.workers(), job.queue):
+            note(f"no live worker serves queue {job.queue}, so {job.id} waits. Start one: queuectl worker start")
+            return True
+        if any(info.name == job.queue and info.paused for info in self.queue.queues()):
+            note(f"queue {job.queue} is paused, so {job.id} waits. Resume it: queuectl queue resume {job.queue}")
+            return True
+        return False
+
+
+def run(args: Args) -> int:
+    """``run``: add a job, show its output, exit as its last run did."""
+    spec = from_fields(job_fields(args, "run"), "")
+    with Queue(args.db) as queue:
+        job_id = queue.add([spec])[0]
+        if args.verbose and not args.quiet:
+            note(f"enqueued {job_id}.")
+        try:
+            job = _Runner(queue, job_id, args).to_its_end()
+        except KeyboardInterrupt:
+            note(f"{job_id} goes on. Follow it: queuectl logs -f {job_id}. End it: queuectl cancel {job_id}.")
+            return CANCELLED
+        runs = queue.runs(job_id)
+        if args.json:
+            _print_run_json(queue, job)
+    code = exit_code_of(job, runs[-1] if runs else None)
+    if job.state == "dead" and not args.quiet:
+        note(f"{job_id} is dead ({job.reason}) after {job.attempts} run{'s' * (job.attempts != 1)}.")
+    elif job.state == "cancelled" and not args.quiet:
+        note(f"{job_id} was cancelled.")
+    return code
+
+
+def exit_code_of(job: Job, last: Optional[Run]) -> int:
+    """Return what ``run`` exits with: as the last run did, 124 timed out, 130 cancelled, 128+N for signal N."""
+    if job.state == "completed":
+        return 0
+    if job.state == "cancelled":
+        return CANCELLED
+    if last is None:
+        return 1
+    if last.state == "timed_out":
+        return TIMED_OUT
+    if last.signal:
+        return SIGNALLED + last.signal
+    return last.exit_code or 1  # lost, or never started: it has no code of its own
+
+
+def _print_run_json(queue: Queue, job: Job) -> None:
+    from queuectl.cli_commands.jobs import run_json
+    from queuectl.job import job_json
+    from queuectl.render import write_json
+
+    output = queue.output(job.id).decode("utf-8", "replace")
+    write_json({**job_json(job), "runs": [run_json(run) for run in queue.runs(job.id)], "output": output})
+
+
+# -- logs -------------------------------------------------------------------------------------
+
+
+def logs(args: Args) -> int:
+    """``logs ID``."""
+    if args.json and args.follow:
+        raise UsageError("options --json and --follow do not go together: a document has an end.")
+    with Queue(args.db) as queue:
+        if args.json:
+            _print_logs_json(queue, args)
+        elif args.follow:
+            if args.run is not None:
+                queue.output(args.id, args.run)  # refuses a run that does not exist
+            pass_through(queue.follow(args.id, args.run))
+        else:
+            pass_through([queue.output(args.id, args.run)])
+    return 0
+
+
+def _print_logs_json(queue: Queue, args: Args) -> None:
+    from queuectl.render import write_json
+
+    output = queue.output(args.id, args.run)
+    number = args.run or queue.get(args.id).run_no or None
+    document: Dict[str, Any] = {"id": args.id, "run": number, "output": output.decode("utf-8", "replace")}
+    write_json(document)
+
+
+# -- wait -------------------------------------------------------------------------------------
+
+
+def wait(args: Args) -> int:
+    """``wait ID ...``: 0 all completed, 1 some did not, 124 timeout."""
+    job_ids = list(dict.fromkeys(args.ids))
+    with Queue(args.db) as queue:
+        try:
+            jobs = queue.wait_all(job_ids, args.timeout)
+        except TimeoutError:
+            return _told_timeout(queue, job_ids, args)
+        if args.json:
+            from queuectl.job import job_json
+            from queuectl.render import write_json_array
+
+            write_json_array(map(job_json, jobs))
+    if not (args.quiet or args.json):
+        from queuectl.render import escape
+
+        for job in jobs:
+            print(f"{job.id} {job.state}" + (f" ({escape(job.reason)})" if job.reason else ""))
+    return 0 if all(job.state == "completed" for job in jobs) else 1
+
+
+def _told_timeout(queue: Queue, job_ids: Iterable[str], args: Args) -> int:
+    from queuectl.clock import format_duration
+    from queuectl.job import ENDED
+
+    states = queue.store.states(list(job_ids))
+    left = [job_id for job_id, state in states.items() if state not in ENDED]
+    names = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+    note(f"{names or 'a job'} had not ended after {format_duration(args.timeout)}.")
+    return TIMED_OUT
+
+
+JOB = Positional("id", "ID", "the job's id", complete="jobs")
+
+COMMANDS = (
+    Command(
+        "run",
+        run,
+        positionals=[Positional("job", "JSON", "a job as a JSON object, instead of CMD", 0)],
+        options=FIELD_OPTIONS,
+        words="CMD ARG ...",
+        usage="[OPTIONS] [JSON | --command CMD | -- CMD ARG ...]",
+        examples=[
+            ("queuectl run -- make test", ""),
+            ("queuectl run --max-retries 0 --timeout 10m --command 'curl -f example.org | wc -c'", ""),
+        ],
+        details=(
+            "Waits for the job's final state, retries included, and exits as its last run did. Ctrl-C leaves the job\n"
+            "to the workers and says how to follow and how to end it."
+        ),
+        exit_codes=[
+            (124, "the last run timed out"),
+            (130, "the job was cancelled, or run was interrupted (the job goes on)"),
+            (128, "plus N: the last run was ended by signal N"),
+        ],
+    ),
+    Command(
+        "logs",
+        logs,
+        positionals=[JOB],
+        options=[
+            Option("--run", "this run, from 1 (default: the last)", "N", whole_from(1)),
+            Option("-f --follow", "go on to the end of the run, as it writes"),
+        ],
+        examples=[("queuectl logs job1", ""), ("queuectl logs -f job1", "follow it, on whatever host it runs")],
+        details=(
+            "The bytes as the command wrote them, standard output and error in order of arrival. Where more was\n"
+            "written than the setting output_limit, a line says how much was cut. A job that has not run has none."
+        ),
+    ),
+    Command(
+        "wait",
+        wait,
+        positionals=[Positional("ids", "ID", "ids of jobs", 1, None, "jobs")],
+        options=[Option("--timeout", "wait no longer than this", "T", DURATION)],
+        examples=[("queuectl wait job1 job2 --timeout 10m", "")],
+        details="Until all have ended: completed, dead or cancelled.",
+        exit_codes=[(0, "all completed"), (1, "some did not, or were not found"), (124, "--timeout ended first")],
+    ),
+)

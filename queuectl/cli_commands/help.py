@@ -1,0 +1,145 @@
+"""Help texts, made from the tables: the root's, a noun's, a command's; and the ``help`` command."""
+
+from __future__ import annotations
+
+from queuectl.cli_commands import TABLE, commands_of
+from queuectl.cli_commands.parser import unknown_command, usage
+from queuectl.cli_commands.spec import GLOBAL_OPTIONS, Command, Positional
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Sequence, Tuple
+
+    from queuectl.cli_commands.spec import Args, Option
+
+EXIT_CODES = ((0, "done"), (1, "could not: not found, wrong state, bad job, store unreachable ..."),
+              (2, "wrong usage"), (130, "interrupted"))  # fmt: skip
+
+ROOT_HEAD = """\
+Usage: queuectl [OPTIONS] COMMAND ...
+
+Runs shell commands in the background and does not lose them.
+
+Start here:
+  queuectl enqueue '{"command":"echo hello"}'
+  queuectl worker start
+  queuectl status
+"""
+
+ROOT_TAIL = """\
+'queuectl help COMMAND' says more about one, with examples. Options may stand before or after the command.
+Environment: QUEUECTL_HOME (the directory, default ~/.queuectl), QUEUECTL_DB (the store), NO_COLOR.
+"""
+
+
+def root_text() -> str:
+    """Return what ``queuectl --help`` prints; needs no command's module."""
+    lines = [ROOT_HEAD]
+    group = ""
+    for entry in TABLE.values():
+        if not entry.group:
+            continue
+        if entry.group != group:
+            if group:
+                lines.append("")
+            group = entry.group
+            lines.append(group + ":")
+        lines.append(f"  {entry.name:<11} {entry.summary}")
+        if entry.subcommands:
+            lines.append(f"  {'':<11} ({', '.join(entry.subcommands)})")
+    lines += ["", "Options:", *_option_lines(GLOBAL_OPTIONS), "", *_exit_lines(()), "", ROOT_TAIL]
+    return "\n".join(lines).rstrip()
+
+
+def noun_text(noun: str) -> str:
+    """Return the help of a word that needs another: its commands."""
+    entry = TABLE[noun]
+    lines = [f"Usage: queuectl {noun} {'|'.join(entry.subcommands)} ...", "", entry.summary + ".", "", "Commands:"]
+    lines += [f"  {name:<14} {command.summary}" for name, command in commands_of(noun).items()]
+    lines += ["", f"'queuectl help {noun} {entry.subcommands[0]}' says more about one."]
+    return "\n".join(lines)
+
+
+def command_text(command: Command) -> str:
+    """Return the help of one command: usage, summary, examples, arguments, options, exit codes."""
+    lines = [f"Usage: {usage(command)}", "", command.summary + "."]
+    if command.details:
+        lines += ["", command.details]
+    if command.examples:
+        lines += ["", "Examples:"]
+        for example, meaning in command.examples:
+            lines += [f"  # {meaning}", f"  {example}"] if meaning else [f"  {example}"]
+    if command.positionals:
+        lines += ["", "Arguments:", *_pairs([(place.metavar, place.help) for place in command.positionals])]
+    if command.options:
+        lines += ["", "Options:", *_option_lines(command.options)]
+    lines += ["", "Global options:", *_option_lines(GLOBAL_OPTIONS)]
+    if command.exit_codes:
+        lines += ["", *_exit_lines(command.exit_codes)]
+    return "\n".join(lines)
+
+
+def option_label(option: Option) -> str:
+    """Return how an option is written: ``-q, --quiet``, ``--queue Q``."""
+    label = ", ".join(option.names)
+    return f"{label} {option.metavar}" if option.metavar else label
+
+
+def _option_lines(options: Sequence[Option]) -> List[str]:
+    return _pairs([(option_label(option), option.help + " (repeats)" * option.repeat) for option in options])
+
+
+def _pairs(pairs: Sequence[Tuple[str, str]]) -> List[str]:
+    column = min(max(len(left) for left, _ in pairs), 24)
+    return [f"  {left:<{column}}  {right}" for left, right in pairs]
+
+
+def _exit_lines(special: Sequence[Tuple[int, str]]) -> List[str]:
+    codes = dict(EXIT_CODES)
+    codes.update(special)
+    return ["Exit codes:", *(f"  {code:<4} {meaning}" for code, meaning in sorted(codes.items()))]
+
+
+def print_root() -> int:
+    """Print the root's help."""
+    print(root_text())
+    return 0
+
+
+def print_noun(noun: str) -> int:
+    """Print the help of *noun*."""
+    print(noun_text(noun))
+    return 0
+
+
+def print_command(command: Command) -> int:
+    """Print the help of *command*."""
+    print(command_text(command))
+    return 0
+
+
+def show_help(args: Args) -> int:
+    """``help [COMMAND [VERB]]``."""
+    if not args.topic:
+        return print_root()
+    word = args.topic[0]
+    entry = TABLE.get(word)
+    if entry is None or not entry.group:
+        raise unknown_command(word)
+    if entry.subcommands and len(args.topic) == 1:
+        return print_noun(word)
+    if entry.subcommands:
+        if args.topic[1] not in entry.subcommands:
+            raise unknown_command(args.topic[1], word)
+        word += " " + args.topic[1]
+    return print_command(commands_of(entry.name)[word])
+
+
+COMMANDS = (
+    Command(
+        "help",
+        show_help,
+        positionals=[Positional("topic", "COMMAND", "the command, such as enqueue or dlq list", 0, None, "commands")],
+        examples=[("queuectl help enqueue", ""), ("queuectl help dlq list", "")],
+    ),
+)

@@ -1,0 +1,210 @@
+"""``cancel``, ``retry`` and ``edit``: moving and changing jobs."""
+
+from __future__ import annotations
+
+from queuectl.cli_commands.enqueue import number, variables
+from queuectl.cli_commands.jobs import filter_of
+from queuectl.cli_commands.spec import QUEUE_OPTION, STATE, TAG_OPTION, Command, Option, Positional
+from queuectl.errors import UsageError
+from queuectl.queue import Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Sequence, Tuple
+
+    from queuectl.cli_commands.spec import Args
+
+# How long, beyond the time a command has between TERM and KILL, ``cancel`` waits for a worker to act.
+CANCEL_MARGIN_S = 5.0
+# Fields that a job can be without: "none" takes the value away.
+EMPTIABLE = ("timeout", "backoff_base", "max_retries", "env", "tags")
+
+
+def print_jobs_json(queue: Queue, job_ids: Sequence[str]) -> None:
+    """Print the jobs as one JSON array."""
+    from queuectl.job import job_json
+    from queuectl.render import write_json_array
+
+    write_json_array(job_json(queue.get(job_id)) for job_id in job_ids)
+
+
+def cancel(args: Args) -> int:
+    """``cancel ID ...``: also waits, for a bounded time, until running ones have ended."""
+    job_ids = list(dict.fromkeys(args.ids))
+    with Queue(args.db) as queue:
+        states = queue.cancel(*job_ids)
+        if "processing" in states.values():
+            states.update(_cancel_running(queue, [job for job in job_ids if states[job] == "processing"], args))
+        if args.json:
+            print_jobs_json(queue, job_ids)
+        alone = not queue.workers() if "processing" in states.values() else False
+    for job_id in job_ids:
+        if states[job_id] == "cancelled" and not (args.quiet or args.json):
+            print("Cancelled " + job_id)
+    return _not_cancelled({job_id: states[job_id] for job_id in job_ids}, alone)
+
+
+def _cancel_running(queue: Queue, job_ids: List[str], args: Args) -> Dict[str, str]:
+    from queuectl.render import note
+
+    wait_s = queue.config().kill_grace + CANCEL_MARGIN_S
+    if args.verbose and not args.quiet:
+        note(f"{', '.join(job_ids)} is running: its worker was asked to end it; waiting up to {wait_s:g} s.")
+    import time
+
+    deadline = time.monotonic() + wait_s
+    while True:
+        states = queue.store.states(job_ids)
+        if "processing" not in states.values() or time.monotonic() >= deadline:
+            # A job that was deleted meanwhile is not cancelled, and says so below.
+            return {job_id: states.get(job_id, "deleted") for job_id in job_ids}
+        time.sleep(0.02)
+
+
+def _not_cancelled(states: Dict[str, str], alone: bool) -> int:
+    """Say which jobs did not end as cancelled; return the exit code."""
+    from queuectl.render import note
+
+    code = 0
+    for job_id, state in states.items():
+        if state == "cancelled":
+            continue
+        code = 1
+        if state == "processing" and alone:
+            note(f"{job_id} is not ended yet: no worker is alive. 'queuectl worker start' ends what is left of it.")
+        elif state == "processing":
+            note(f"{job_id} is still being ended; its worker was asked. 'queuectl show {job_id}' says how it stands.")
+        else:
+            note(f"{job_id} was not cancelled: it is {state}, it ended before its worker was reached.")
+    return code
+
+
+def retry(args: Args) -> int:
+    """``retry ID ...`` or ``retry --state S ...``."""
+    chosen = bool(args.state or args.queue or args.tag)
+    if bool(args.ids) == chosen:
+        what = "not both" if chosen else "such as: queuectl retry job1, or queuectl retry --state dead"
+        raise UsageError(f"retry needs ids or filters, {what}.")
+    with Queue(args.db) as queue:
+        if chosen:
+            return _told_count(queue.retry_where(filter_of(args)), args)
+        job_ids = list(dict.fromkeys(args.ids))
+        queue.retry(*job_ids)
+        if args.json:
+            print_jobs_json(queue, job_ids)
+    if not (args.quiet or args.json):
+        for job_id in job_ids:
+            print("Retried " + job_id)
+    return 0
+
+
+def _told_count(count: int, args: Args) -> int:
+    from queuectl.render import plural, write_json
+
+    if args.json:
+        write_json({"retried": count})
+    elif args.quiet:
+        print(count)
+    else:
+        print(f"Retried {plural(count, 'job')}" if count else "No jobs to retry.")
+    return 0
+
+
+def edit(args: Args) -> int:
+    """``edit ID FIELD=VALUE ...``."""
+    fields, added = changes(args.changes)
+    with Queue(args.db) as queue:
+        if added:
+            before = fields["env"] if "env" in fields else queue.get(args.id).env
+            fields["env"] = {**(before or {}), **added} if before is None or isinstance(before, dict) else before
+        job = queue.edit(args.id, **fields)
+        if args.json:
+            from queuectl.job import job_json
+            from queuectl.render import write_json
+
+            write_json(job_json(job))
+    if not (args.quiet or args.json):
+        print("Edited " + args.id)
+    return 0
+
+
+def changes(pairs: Sequence[str]) -> Tuple[Dict[str, Any], Dict[str, str]]:
+    """Return the job fields that ``FIELD=VALUE`` words give, typed, and the variables that ``env.NAME=VALUE`` add."""
+    from queuectl.jobspec import field_name
+
+    found: Dict[str, Any] = {}
+    variables_given: List[str] = []
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"edit wants FIELD=VALUE, not {pair[:40]!r}: queuectl edit job1 priority=5.")
+        if name.startswith("env."):
+            variables_given.append(f"{name[4:]}={text}")
+            continue
+        field = field_name("run_at" if name == "at" else name)
+        if field in found:
+            raise UsageError(f"field {field} is given twice.")
+        found[field] = _value(field, text)
+    return found, variables(variables_given)
+
+
+def _value(field: str, text: str) -> Any:
+    if text.lower() == "none" and field in EMPTIABLE:
+        return None
+    if field in ("priority", "max_retries", "backoff_base"):
+        return number(text)
+    if field == "tags":
+        return [tag.strip() for tag in text.split(",") if tag.strip()]
+    if field == "env":
+        from queuectl.jobspec import fields_from_json
+
+        return fields_from_json(text)
+    return text
+
+
+IDS = Positional("ids", "ID", "ids of jobs", 1, None, "active")
+
+COMMANDS = (
+    Command(
+        "cancel",
+        cancel,
+        positionals=[IDS],
+        examples=[("queuectl cancel job1 job2", "")],
+        details=(
+            "A waiting job is cancelled at once. Of a running one all processes are ended, on whatever host it runs:\n"
+            "TERM, and KILL after the setting kill_grace. All ids are checked first: all or none."
+        ),
+        exit_codes=[(1, "not found, ended already, or not yet ended after kill_grace and 5 s")],
+    ),
+    Command(
+        "retry",
+        retry,
+        positionals=[Positional("ids", "ID", "ids of jobs; all or none", 0, None, "retriable")],
+        options=[
+            Option("--state", "all jobs in this state", "S", STATE, repeat=True, complete="states"),
+            QUEUE_OPTION,
+            TAG_OPTION,
+        ],
+        usage="ID ... | [--state S ...] [--queue Q ...] [--tag T ...]",
+        examples=[
+            ("queuectl retry job1", ""),
+            ("queuectl retry --state dead --queue mail", "all that match and have ended or failed"),
+        ],
+        details="Starts jobs over: attempts, failures and losses 0, pending, due now. The history of runs stays.",
+    ),
+    Command(
+        "edit",
+        edit,
+        positionals=[
+            Positional("id", "ID", "the job's id", complete="waiting"),
+            Positional("changes", "FIELD=VALUE", "what is to change", 1, None, "fields"),
+        ],
+        examples=[
+            ("queuectl edit job1 priority=10", ""),
+            ("queuectl edit job1 command='echo other' timeout=none", "none: as if it had not been given"),
+            ("queuectl edit job1 delay=0", "due now"),
+            ("queuectl edit job1 tags=a,b env.LEVEL=debug", "env.NAME adds a variable; env=none takes all away"),
+        ],
+        details="Only a job that waits (pending or failed) can be changed, and not its id.",
+    ),
+)

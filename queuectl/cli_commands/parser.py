@@ -1,0 +1,215 @@
+"""One small parser for all commands, over the tables in ``spec``.
+
+Not argparse: that alone costs as much start-up as the rest of an enqueue. The rules: options stand
+before, between or after a command's words and arguments; ``--name value`` or ``--name=value``; short
+ones are flags and may be joined (``-qv``); hyphens and underscores in names are the same; no
+abbreviations; after ``--`` nothing is an option; ``-5`` is a number, ``-`` is a word.
+"""
+
+from __future__ import annotations
+
+from queuectl.cli_commands import FLAGS, TABLE, VALUED
+from queuectl.cli_commands.spec import GLOBAL_OPTIONS, Args
+from queuectl.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Sequence, Tuple
+
+    from queuectl.cli_commands.spec import Command, Option, Positional
+
+
+def is_option(token: str) -> bool:
+    """Say whether *token* is written as an option."""
+    return len(token) > 1 and token[0] == "-" and not (token[1].isdigit() or token[1] == ".")
+
+
+def long_name(token: str) -> str:
+    """Return the canonical name of the long option that *token* gives: no value, hyphens only."""
+    return token.partition("=")[0].replace("_", "-")
+
+
+def locate(argv: Sequence[str]) -> List[int]:
+    """Return where the command's words stand in *argv*: none, one, or two for a noun and its verb.
+
+    Raises:
+        UsageError: An option in front of the command is unknown.
+    """
+    found: List[int] = []
+    at = 0
+    while at < len(argv) and argv[at] != "--":
+        token = argv[at]
+        if not is_option(token):
+            found.append(at)
+            entry = TABLE.get(argv[found[0]])
+            if len(found) == 2 or entry is None or not entry.subcommands:
+                break
+        elif token.startswith("--"):
+            name = long_name(token)
+            if name in VALUED:
+                at += "=" not in token  # its value is the next word
+            elif name not in FLAGS:
+                raise _unknown_option(token, sorted(FLAGS | VALUED), "queuectl")
+        at += 1
+    return found
+
+
+def parse(command: Command, tokens: Sequence[str]) -> Args:
+    """Return what *tokens*, the line without the command's own words, say to *command*.
+
+    Raises:
+        UsageError: They do not fit the command's tables; the message says how.
+    """
+    options = {name: option for option in (*GLOBAL_OPTIONS, *command.options) for name in option.names}
+    values: Dict[str, Any] = {}
+    for option in options.values():
+        values[option.dest] = [] if option.repeat else option.default if option.metavar else 0
+    values["words"] = None
+    plain: List[str] = []
+    at = 0
+    while at < len(tokens):
+        token = tokens[at]
+        at += 1
+        if token == "--":
+            if command.words:
+                values["words"] = list(tokens[at:])
+            else:
+                plain.extend(tokens[at:])
+            break
+        if not is_option(token):
+            plain.append(token)
+        elif token.startswith("--"):
+            at += _long(command, options, values, token, tokens, at)
+        else:
+            _short(command, options, values, token)
+    if not (values["help"] or values["version"]):
+        _place(command, plain, values)
+    args = Args()
+    args.__dict__.update(values)
+    return args
+
+
+def _long(
+    command: Command,
+    options: Dict[str, Option],
+    values: Dict[str, Any],
+    token: str,
+    tokens: Sequence[str],
+    at: int,
+) -> int:
+    """Take the option *token*; return how many of the words from *at* on were its value."""
+    name = long_name(token)
+    option = options.get(name)
+    if option is None:
+        raise _unknown_option(token, [known for known in options if known.startswith("--")], command.name)
+    inline = "=" in token
+    if not option.metavar:
+        if inline:
+            raise UsageError(f"option {name} takes no value.")
+        values[option.dest] += 1
+        return 0
+    if inline:
+        text = token.partition("=")[2]
+    elif at < len(tokens) and not tokens[at].startswith("--") and tokens[at] not in options:
+        text = tokens[at]
+    else:
+        raise UsageError(f"option {name} needs a value: {name} {option.metavar}.")
+    value = _converted(option, text)
+    if option.repeat:
+        values[option.dest].append(value)
+    else:
+        values[option.dest] = value
+    return 0 if inline else 1
+
+
+def _short(command: Command, options: Dict[str, Option], values: Dict[str, Any], token: str) -> None:
+    for letter in token[1:]:
+        option = options.get("-" + letter)
+        if option is None:
+            raise _unknown_option(token, list(options), command.name)
+        values[option.dest] += 1
+
+
+def _converted(option: Option, text: str) -> Any:
+    if option.kind is None:
+        return text
+    try:
+        return option.kind.convert(text)
+    except (ValueError, OverflowError):
+        shown = text if len(text) <= 40 else text[:40] + "..."
+        raise UsageError(f"option {option.long} wants {option.kind.wanted}, not {shown!r}.") from None
+
+
+def _place(command: Command, plain: List[str], values: Dict[str, Any]) -> None:
+    """Give the words that are no options to the positionals, in order."""
+    left = plain
+    for positional in command.positionals:
+        taken = left if positional.most is None else left[: positional.most]
+        if len(taken) < positional.least:
+            raise UsageError(f"{command.name} needs {positional.metavar}: {usage(command)}")
+        left = left[len(taken) :]
+        values[positional.dest] = taken if positional.most is None else taken[0] if taken else None
+    if left:
+        wants = " ".join(_metavar(positional) for positional in command.positionals) or "no arguments"
+        hint = f" Put a command's words after --: queuectl {command.name} -- ..." if command.words else ""
+        shown = left[0] if len(left[0]) <= 40 else left[0][:40] + "..."
+        raise UsageError(f"{command.name} takes {wants}, so {shown!r} is too much.{hint}")
+
+
+def usage(command: Command) -> str:
+    """Return the command's usage line, without ``Usage:``."""
+    if command.usage:
+        return f"queuectl {command.name} {command.usage}"
+    parts = ["queuectl", command.name]
+    if command.options:
+        parts.append("[OPTIONS]")
+    parts.extend(_metavar(positional) for positional in command.positionals)
+    if command.words:
+        parts.append("-- " + command.words)
+    return " ".join(parts)
+
+
+def _metavar(positional: Positional) -> str:
+    text = positional.metavar if positional.most is not None else positional.metavar + " ..."
+    return text if positional.least else f"[{text}]"
+
+
+def _unknown_option(token: str, known: Sequence[str], where: str) -> UsageError:
+    from queuectl.cli_commands.suggest import did_you_mean
+
+    name = token.partition("=")[0]
+    name = name if len(name) <= 40 else name[:40] + "..."
+    hint = did_you_mean(name.replace("_", "-"), known)
+    topic = "" if where == "queuectl" else " " + where
+    return UsageError(f"unknown option {name}. {hint or f'queuectl help{topic} shows the options.'}")
+
+
+def unknown_command(word: str, noun: str = "") -> UsageError:
+    """Return the error for a *word* that is no command (of *noun*), with the one that was perhaps meant."""
+    from queuectl.cli_commands.suggest import did_you_mean
+
+    shown = word if len(word) <= 40 else word[:40] + "..."
+    if noun:
+        hint = did_you_mean(word, TABLE[noun].subcommands, "There are ")
+        return UsageError(f"unknown command {noun} {shown!r}. {hint}")
+    hint = did_you_mean(word, [name for name, entry in TABLE.items() if entry.group])
+    return UsageError(f"unknown command {shown!r}. {hint or 'queuectl help shows them all.'}")
+
+
+def split(argv: Sequence[str], found: Sequence[int]) -> Tuple[str, List[str]]:
+    """Return the command's name (of a noun that stands alone: the noun), and *argv* without its words.
+
+    Raises:
+        UsageError: There is no such command.
+    """
+    word = argv[found[0]]
+    entry = TABLE.get(word)
+    if entry is None:
+        raise unknown_command(word)
+    rest = [token for at, token in enumerate(argv) if at not in found]
+    if len(found) < 2:
+        return word, rest
+    verb = argv[found[1]]
+    if verb not in entry.subcommands:
+        raise unknown_command(verb, word)
+    return f"{word} {verb}", rest

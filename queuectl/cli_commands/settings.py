@@ -1,0 +1,129 @@
+"""``config set``, ``config get``, ``config list`` and ``config unset``."""
+
+from __future__ import annotations
+
+from queuectl import config
+from queuectl.cli_commands.spec import Command, Positional
+from queuectl.queue import Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Mapping
+
+    from queuectl.cli_commands.spec import Args
+
+HEADERS = ("SETTING", "VALUE", "DEFAULT", "MEANING")
+
+
+def set_one(args: Args) -> int:
+    """``config set K V``."""
+    with Queue(args.db) as queue:
+        queue.set_setting(args.key, args.value)
+        return _told(queue, args)
+
+
+def unset_one(args: Args) -> int:
+    """``config unset K``."""
+    with Queue(args.db) as queue:
+        queue.unset_setting(args.key)
+        return _told(queue, args)
+
+
+def _told(queue: Queue, args: Args) -> int:
+    if args.json:
+        from queuectl.render import write_json
+
+        write_json(setting_json(config.find(args.key), queue.settings()))
+    elif not args.quiet:
+        print("OK")
+    return 0
+
+
+def get_one(args: Args) -> int:
+    """``config get K``."""
+    from queuectl.render import escape, note, write_json
+
+    setting = config.find(args.key)
+    with Queue(args.db) as queue:
+        stored = queue.settings()
+    if args.json:
+        write_json(setting_json(setting, stored))
+        return 0
+    if args.verbose and not args.quiet:
+        how = "was set" if setting.key in stored else "is at its default"
+        note(f"{setting.key} {how}; it means: {setting.meaning}.")
+    print(escape(stored.get(setting.key) or setting.default or "none"))
+    return 0
+
+
+def setting_json(setting: config.Setting, stored: Mapping[str, str]) -> Dict[str, Any]:
+    """Return a setting as an object for ``--json``; values are text, as they were typed."""
+    return {
+        "key": setting.key,
+        "value": stored.get(setting.key, setting.default),
+        "default": setting.default,
+        "set": setting.key in stored,
+        "meaning": setting.meaning,
+    }
+
+
+def list_all(args: Args) -> int:
+    """``config list``: a table for people, wherever it goes; one array with ``--json``."""
+    from queuectl.render import escape, write_json_array, write_table
+
+    with Queue(args.db) as queue:
+        stored = queue.settings()
+    if args.json:
+        write_json_array(setting_json(setting, stored) for setting in config.SETTINGS.values())
+        return 0
+    if args.quiet:
+        for setting in config.SETTINGS.values():
+            print(f"{setting.key}={escape(stored.get(setting.key) or setting.default or 'none')}")
+        return 0
+    rows = [
+        (
+            setting.key,
+            escape(stored.get(setting.key) or setting.default or "none"),
+            setting.default or "none",
+            setting.meaning,
+        )
+        for setting in config.SETTINGS.values()
+    ]
+    write_table(HEADERS, rows)
+    return 0
+
+
+KEY = Positional("key", "K", "the setting's name; hyphens are underscores", complete="keys")
+
+COMMANDS = (
+    Command(
+        "config set",
+        set_one,
+        "Change a setting",
+        positionals=[KEY, Positional("value", "V", "the value; none where a setting may be without one")],
+        examples=[("queuectl config set max_retries 5", ""), ("queuectl config set keep_completed 7d", "")],
+        details="Settings live in the store: all its workers share them, and notice a change by themselves.",
+        exit_codes=[(1, "no such setting, or no value of it; the setting is as it was")],
+    ),
+    Command(
+        "config get",
+        get_one,
+        "Print a setting's value",
+        positionals=[KEY],
+        examples=[("queuectl config get backoff_base", "")],
+        details="Prints the value as it was set, or the default; none if there is neither.",
+    ),
+    Command(
+        "config list",
+        list_all,
+        "List all settings with default and meaning",
+        examples=[("queuectl config list", "")],
+    ),
+    Command(
+        "config unset",
+        unset_one,
+        "Put a setting back to its default",
+        positionals=[KEY],
+        examples=[("queuectl config unset timeout", "")],
+    ),
+)

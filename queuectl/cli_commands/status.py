@@ -1,0 +1,146 @@
+"""``status``, and what ``queuectl`` alone prints."""
+
+from __future__ import annotations
+
+from queuectl.cli_commands.spec import Command
+from queuectl.queue import Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Tuple
+
+    from queuectl.cli_commands.spec import Args
+    from queuectl.job import Worker
+    from queuectl.queue import Status
+
+    Running = Tuple[str, float]  # a job's id, and since when it runs
+
+OPTIONS = ()
+# A worker may run hundreds of jobs at once; people want to see that, not read it.
+MOST_JOBS_SHOWN = 3
+
+FIRST_STEPS = """\
+The queue is empty. To start with:
+
+  queuectl enqueue '{"command":"echo hello"}'   add a job
+  queuectl worker start                         run jobs, until Ctrl-C
+  queuectl status                               see how they stand
+
+'queuectl help' lists all commands; 'queuectl demo' shows the whole at work."""
+
+
+def running_jobs(queue: Queue, worker: Worker) -> List[Running]:
+    """Return the jobs that *worker* runs now, and since when."""
+    found = []
+    for job_id, _ in queue.store.runs_of(worker.id):
+        job = queue.store.get(job_id)
+        if job is not None:
+            found.append((job_id, job.updated_at))
+    return found
+
+
+def worker_json(queue: Queue, worker: Worker) -> Dict[str, Any]:
+    """Return *worker* as an object for ``--json``."""
+    from queuectl.clock import iso_utc
+
+    return {
+        "id": worker.id,
+        "number": worker.number,
+        "pid": worker.pid,
+        "host": worker.host,
+        "queues": list(worker.queues),
+        "concurrency": worker.concurrency,
+        "started_at": iso_utc(worker.started_at),
+        "stopping": bool(worker.stop),
+        "jobs": [{"id": job_id, "since": iso_utc(since_at)} for job_id, since_at in running_jobs(queue, worker)],
+    }
+
+
+def jobs_text(running: List[Running], now: float) -> str:
+    """Return what a worker does, for people: ``job1 since 14:03:07``, ``idle``."""
+    from queuectl.clock import local_text
+
+    if not running:
+        return "idle"
+    shown = [f"{job_id} since {local_text(since_at, now)}" for job_id, since_at in running[:MOST_JOBS_SHOWN]]
+    more = len(running) - MOST_JOBS_SHOWN
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def show_status(args: Args) -> int:
+    """``status``."""
+    with Queue(args.db) as queue:
+        return _print_status(queue, queue.status(), args)
+
+
+def bare(args: Args) -> int:
+    """``queuectl`` alone: the status, or for a queue without jobs the commands to start with."""
+    with Queue(args.db) as queue:
+        status = queue.status()
+        if args.json or args.quiet or any(status.jobs.values()) or status.workers:
+            return _print_status(queue, status, args)
+    print(FIRST_STEPS)
+    return 0
+
+
+def _print_status(queue: Queue, status: Status, args: Args) -> int:
+    if args.json:
+        from queuectl.render import write_json
+
+        write_json(
+            {
+                "jobs": status.jobs,
+                "workers": [worker_json(queue, worker) for worker in status.workers],
+                "oldest_due_age_s": status.oldest_due_age_s,
+                "completed_per_min": status.rates.completed_per_min,
+                "failed_per_min": status.rates.failed_per_min,
+                "paused_queues": status.paused_queues,
+            }
+        )
+        return 0
+    from queuectl.render import paint, wants_colour
+
+    colour = wants_colour(args.no_color)
+    print("Job states:")
+    for state, count in status.jobs.items():
+        print(f"  {paint(state, state, colour and count > 0)}: {count}")
+    if not args.quiet:
+        _print_workers(queue, status)
+        _print_pace(status)
+    return 0
+
+
+def _print_workers(queue: Queue, status: Status) -> None:
+    from queuectl.render import escape
+
+    now = queue.now()
+    print(f"Workers: {len(status.workers)} alive")
+    for worker in status.workers:
+        queues = f" [{', '.join(worker.queues)}]" if worker.queues else ""
+        stopping = ", stopping" if worker.stop else ""
+        doing = jobs_text(running_jobs(queue, worker), now)
+        print(f"  [worker {worker.number}] pid {worker.pid} on {escape(worker.host)}{queues}: {doing}{stopping}")
+    if not status.workers and status.jobs["pending"] + status.jobs["failed"]:
+        print("  'queuectl worker start' starts one.")
+
+
+def _print_pace(status: Status) -> None:
+    from queuectl.clock import format_duration
+
+    if status.oldest_due_age_s is not None:
+        print(f"Oldest due job: waits {format_duration(status.oldest_due_age_s)}")
+    if status.paused_queues:
+        print(f"Paused queues: {', '.join(status.paused_queues)}")
+    if status.rates.completed_per_min or status.rates.failed_per_min:
+        print(f"Runs a minute: {status.rates.completed_per_min:g} completed, {status.rates.failed_per_min:g} failed")
+
+
+COMMANDS = (
+    Command(
+        "status",
+        show_status,
+        options=OPTIONS,
+        examples=[("queuectl status", ""), ("queuectl status --json", "for scripts and monitoring")],
+        details="Counts every state, lists the live workers, and says how long the oldest due job has waited.",
+    ),
+)

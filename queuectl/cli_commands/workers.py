@@ -1,0 +1,165 @@
+"""``worker start``, ``worker stop`` and ``worker list``."""
+
+from __future__ import annotations
+
+from queuectl.cli_commands.spec import DURATION, TABLE_OPTION, Command, Option, whole_from
+from queuectl.errors import UsageError
+from queuectl.queue import Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Sequence
+
+    from queuectl.cli_commands.spec import Args
+    from queuectl.job import Worker
+
+# More is a slip of the finger, and a fork bomb.
+MOST_WORKERS = 1000
+
+
+def start(args: Args) -> int:
+    """``worker start``."""
+    from queuectl import supervisor
+    from queuectl.jobspec import NAME_RULE, is_name
+
+    for queue in args.queue:
+        if not is_name(queue):
+            raise UsageError(f"a queue's name must be {NAME_RULE}, not {queue[:40]!r}.")
+    if args.count > MOST_WORKERS:
+        raise UsageError(f"--count is at most {MOST_WORKERS}; --concurrency lets one worker run many jobs.")
+    return supervisor.start(
+        location=args.db,
+        count=args.count,
+        concurrency=args.concurrency,
+        queues=list(dict.fromkeys(args.queue)),
+        daemon=bool(args.daemon),
+        drain=bool(args.drain),
+        verbose=args.verbose,
+    )
+
+
+def stop(args: Args) -> int:
+    """``worker stop``: every worker of this store on this machine."""
+    from queuectl.render import note, plural, write_json
+
+    with Queue(args.db) as queue:
+        before = queue.workers()
+        here = _on_this_machine(before)
+        if args.verbose and not args.quiet:
+            for worker in here:
+                how = "stop now" if args.now else "finish its jobs and stop"
+                note(f"asking worker {worker.number}, pid {worker.pid}, to {how}.")
+        left = queue.stop_workers(bool(args.now), args.timeout)
+    stopped = len(here) - sum(worker.role == "worker" for worker in left)
+    if args.json:
+        write_json({"stopped": max(stopped, 0), "left": [_left_json(worker) for worker in left]})
+    elif not args.quiet:
+        if not here and not left:
+            print("No workers are running.")
+        elif stopped > 0:
+            print(f"Stopped {plural(stopped, 'worker')}.")
+    elsewhere = len(before) - len(here)
+    if elsewhere and not args.quiet:
+        note(f"{plural(elsewhere, 'worker')} on other hosts {'goes' if elsewhere == 1 else 'go'} on.")
+    if left:
+        names = ", ".join(f"pid {worker.pid}" for worker in left)
+        note(f"still running after {args.timeout:g} s: {names}. 'queuectl worker stop --now' ends their jobs.")
+        return 1
+    return 0
+
+
+def _on_this_machine(workers: Sequence[Worker]) -> List[Worker]:
+    from queuectl.runner.identity import host_id
+
+    here = host_id()
+    return [worker for worker in workers if worker.host_id == here]
+
+
+def _left_json(worker: Worker) -> object:
+    return {"id": worker.id, "number": worker.number, "pid": worker.pid, "host": worker.host}
+
+
+HEADERS = ("WORKER", "PID", "HOST", "QUEUES", "AT ONCE", "SINCE", "JOBS")
+
+
+def list_workers(args: Args) -> int:
+    """``worker list``."""
+    from queuectl import render
+    from queuectl.cli_commands.status import jobs_text, running_jobs, worker_json
+    from queuectl.clock import local_text
+
+    with Queue(args.db) as queue:
+        workers = queue.workers()
+        now = queue.now()
+        if args.json:
+            render.write_json_array(worker_json(queue, worker) for worker in workers)
+        elif args.quiet:
+            for worker in workers:
+                print(worker.pid)
+        elif not (args.table or render.is_terminal()):
+            render.write_json_lines(worker_json(queue, worker) for worker in workers)
+        elif not workers:
+            render.say("No workers are running.")
+        else:
+            rows = [
+                (
+                    str(worker.number),
+                    str(worker.pid),
+                    render.escape(worker.host),
+                    ", ".join(worker.queues) or "all",
+                    str(worker.concurrency),
+                    local_text(worker.started_at, now),
+                    jobs_text(running_jobs(queue, worker), now) + (", stopping" if worker.stop else ""),
+                )
+                for worker in workers
+            ]
+            render.write_table(HEADERS, rows, ("WORKER", "PID", "AT ONCE"))
+    return 0
+
+
+COMMANDS = (
+    Command(
+        "worker start",
+        start,
+        "Start workers",
+        options=[
+            Option("--count", "this many worker processes (default: 1)", "N", whole_from(1), default=1),
+            Option("--concurrency", "each runs up to M commands at once (default: 1)", "M", whole_from(1), default=1),
+            Option("--daemon", "in the background; returns once they live"),
+            Option("--queue", "only jobs of this queue (default: all)", "Q", repeat=True, complete="queues"),
+            Option("--drain", "exit when nothing is left to run, now or later"),
+        ],
+        examples=[
+            ("queuectl worker start", "one, in the foreground, until Ctrl-C"),
+            ("queuectl worker start --count 3 --daemon", "three in the background"),
+            ("queuectl worker start --concurrency 500", "one small process for many commands at once"),
+            ("queuectl worker start --drain", "work everything off, then exit 0"),
+        ],
+        details=(
+            "The first Ctrl-C (or SIGTERM, or 'queuectl worker stop') lets the running jobs finish; the second ends\n"
+            "them and puts them back. A worker that dies is replaced, and its jobs run again. With --drain, jobs that\n"
+            "wait for a retry or a time count as left, those of paused queues do not."
+        ),
+        exit_codes=[(130, "ended by a second Ctrl-C")],
+    ),
+    Command(
+        "worker stop",
+        stop,
+        "Stop all workers of this store on this machine",
+        options=[
+            Option("--now", "end the running commands and put their jobs back, at no cost of a retry"),
+            Option("--timeout", "wait no longer than this", "S", DURATION),
+        ],
+        examples=[("queuectl worker stop", "waits for the running jobs"), ("queuectl worker stop --now", "")],
+        details="Foreground or in the background, whoever started them; none but queuectl's own workers.",
+        exit_codes=[(0, "all are gone, or none ran"), (1, "--timeout ended first; says who is left")],
+    ),
+    Command(
+        "worker list",
+        list_workers,
+        "List the live workers",
+        options=[TABLE_OPTION],
+        examples=[("queuectl worker list", ""), ("queuectl worker list --json", "")],
+        details="A table on a terminal, JSON Lines when piped, an array with --json, pids with -q.",
+    ),
+)

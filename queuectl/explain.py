@@ -1,0 +1,163 @@
+"""Why a job is where it is, and what will move it on: sentences for ``queuectl explain``."""
+
+from __future__ import annotations
+
+from queuectl.clock import format_duration, local_text
+from queuectl.config import Config
+from queuectl.recovery import live_workers
+from queuectl.retry import backoff_delay
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional
+
+    from queuectl.db.base import Store
+    from queuectl.job import Job, QueueInfo, Run, Worker
+
+# As far as Store.ahead_of counts.
+MOST_AHEAD = 1000
+
+
+def explain(store: Store, job: Job) -> List[str]:
+    """Return sentences about *job*: its state and the reason, what it waits for, what to type next."""
+    now = store.now()
+    if job.state in ("pending", "failed"):
+        return _waiting(store, job, now)
+    if job.state == "processing":
+        return _processing(store, job, now)
+    return _ended(job, now)
+
+
+# -- waiting ----------------------------------------------------------------------------------
+
+
+def _waiting(store: Store, job: Job, now: float) -> List[str]:
+    told = [_why_it_waits(job, now)]
+    if job.losses:
+        told.append(
+            f"Its last {_times(job.losses, 'run')} lost their worker; that costs no retry, but at "
+            f"{Config(store.settings()).max_lost} in a row it is dead."
+        )
+    info = next((queue for queue in store.queues() if queue.name == job.queue), None)
+    workers = serving(live_workers(store), job.queue)
+    blocked = _switches(job, info)
+    told += blocked
+    if job.run_at > now:
+        told.append(f"It is due at {local_text(job.run_at, now)}, in {format_duration(job.run_at - now)}.")
+    elif not blocked:
+        told.append(_in_line(store.ahead_of(job), job.queue))
+    told.append(_who_runs_it(workers, job.queue))
+    if job.state == "failed" or job.run_at > now:
+        command = f"queuectl retry {job.id}" if job.state == "failed" else f"queuectl edit {job.id} delay=0"
+        told.append(f"'{command}' makes it due now.")
+    return told
+
+
+def _why_it_waits(job: Job, now: float) -> str:
+    if job.state == "failed":
+        return (
+            f"{job.id} failed ({job.reason or 'no reason was recorded'}) and waits for retry {job.failures} of "
+            f"{job.max_retries}, after a growing delay."
+        )
+    if job.run_at > now:
+        return f"{job.id} is pending and not due yet."
+    if job.attempts:
+        return f"{job.id} is pending again, due for {format_duration(now - job.run_at)}."
+    return f"{job.id} is pending, due for {format_duration(now - job.run_at)}."
+
+
+def _switches(job: Job, info: Optional[QueueInfo]) -> List[str]:
+    """Return what the queue's own switches hold back."""
+    told = []
+    if info is not None and info.paused:
+        told.append(f"Queue {job.queue} is paused. 'queuectl queue resume {job.queue}' lets its jobs run.")
+    if info is not None and info.max_running is not None and info.processing >= info.max_running:
+        run = "runs" if info.processing == 1 else "run"
+        told.append(
+            f"Queue {job.queue} is at its limit: at most {_times(info.max_running, 'job')} at once, and "
+            f"{info.processing} {run}. 'queuectl queue limit {job.queue} none' lifts it."
+        )
+    return told
+
+
+def _in_line(ahead: int, queue: str) -> str:
+    if ahead == 0:
+        return f"No job of queue {queue} is ahead of it."
+    more = "At least " if ahead >= MOST_AHEAD else ""
+    return f"{more}{_times(ahead, 'due job')} of queue {queue} {'is' if ahead == 1 else 'are'} ahead of it."
+
+
+def serving(workers: List[Worker], queue: str) -> List[Worker]:
+    """Return those of *workers* that take jobs of *queue*, and are not told to stop."""
+    return [
+        worker
+        for worker in workers
+        if worker.role == "worker" and not worker.stop and (not worker.queues or queue in worker.queues)
+    ]
+
+
+def _who_runs_it(workers: List[Worker], queue: str) -> str:
+    if not workers:
+        return f"No live worker serves queue {queue}. 'queuectl worker start' starts one."
+    slots = sum(worker.concurrency for worker in workers)
+    at_once = f", {slots} jobs at once" if slots > len(workers) else ""
+    return f"{_times(len(workers), 'live worker')} {'serves' if len(workers) == 1 else 'serve'} queue {queue}{at_once}."
+
+
+# -- running ----------------------------------------------------------------------------------
+
+
+def _processing(store: Store, job: Job, now: float) -> List[str]:
+    run: Optional[Run] = next((run for run in store.runs(job.id) if run.run_id == job.run_id), None)
+    if run is None:
+        return [f"{job.id} is processing."]
+    begun = f"{local_text(run.started_at, now)}, {format_duration(max(now - run.started_at, 0.0))} ago"
+    told = [f"{job.id} is running: run {run.number}, begun at {begun}, by the worker with pid {run.pid} on {run.host}."]
+    if run.worker not in {worker.id for worker in live_workers(store)}:
+        told.append(
+            "That worker is not alive. The next worker that looks, or 'queuectl worker start', ends what the run "
+            "left behind and makes the job pending again; that costs no retry."
+        )
+    config = Config(store.settings())
+    timeout_s = config.timeout if job.timeout_s is None else job.timeout_s
+    if timeout_s is not None:
+        told.append(f"It may take {format_duration(timeout_s)}, then its processes are ended and the run has failed.")
+    if job.cancel_requested:
+        told.append("It was asked to be cancelled: its worker is ending its processes.")
+    else:
+        told.append(_if_it_fails(job, config))
+        told.append(f"'queuectl logs -f {job.id}' follows it; 'queuectl cancel {job.id}' ends it.")
+    return told
+
+
+def _if_it_fails(job: Job, config: Config) -> str:
+    if job.failures >= job.max_retries:
+        return "If it fails it is dead: it has no retry left."
+    base = config.backoff_base if job.backoff_base is None else job.backoff_base
+    delay_s = backoff_delay(job.failures + 1, base, config.backoff_max, 0.0, 0.0)
+    return f"If it fails, retry {job.failures + 1} of {job.max_retries} follows after {format_duration(delay_s)}."
+
+
+# -- ended ------------------------------------------------------------------------------------
+
+
+def _ended(job: Job, now: float) -> List[str]:
+    ended_at = job.ended_at or job.updated_at
+    when = f"at {local_text(ended_at, now)}, {format_duration(max(now - ended_at, 0.0))} ago"
+    runs = _times(job.attempts, "run")
+    if job.state == "completed":
+        return [f"{job.id} completed {when}, after {runs}.", f"'queuectl retry {job.id}' runs it again."]
+    if job.state == "cancelled":
+        return [f"{job.id} was cancelled {when}.", f"'queuectl retry {job.id}' runs it again."]
+    why = job.reason or "no reason was recorded"
+    told = [f"{job.id} is dead, in the DLQ, since {local_text(ended_at, now)}: {why}."]
+    if job.failures > job.max_retries:
+        told.append(f"It failed {_times(job.failures, 'time')}; its max_retries is {job.max_retries}.")
+    told.append(
+        f"'queuectl logs {job.id}' shows the output of its last run; 'queuectl dlq retry {job.id}' starts it over."
+    )
+    return told
+
+
+def _times(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,191 @@
+"""The console script: finds the command, runs it, and is the one place where errors are printed.
+
+Exit codes: 0 done; 1 could not; 2 wrong usage; 130 interrupted; 141 nobody reads the output any
+more, as for every tool that SIGPIPE ends. ``run`` and ``wait`` have more of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from queuectl.errors import QueuectlError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Sequence
+
+    from queuectl.cli_commands.spec import Args
+
+COULD_NOT = 1
+INTERRUPTED = 130
+NO_READER = 141  # 128 + SIGPIPE
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run one command line and return its exit code; *argv* is without the program's name."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    _prepare_streams()
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except KeyboardInterrupt:
+        code = _say("interrupted.", INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("QUEUECTL_DEBUG"):
+            raise
+        code = _report(error)
+    _give_up_unwritten()
+    return code
+
+
+def _dispatch(words: List[str]) -> int:
+    # A worker process is started by queuectl itself and wants nothing of the command line's tables.
+    if words[:2] == ["worker", "run"]:
+        from queuectl import worker
+
+        return worker.main(words[2:])
+    if words[:2] == ["worker", "supervise"]:
+        from queuectl import supervisor
+
+        return supervisor.main(words[2:])
+    if words[:1] == ["--version"]:
+        return _print_version()
+    from queuectl.cli_commands.parser import locate, parse, split
+
+    found = locate(words)
+    if not found:
+        return _without_command(words)
+    name, rest = split(words, found)
+    from queuectl.cli_commands import TABLE, commands_of
+
+    entry = TABLE[words[found[0]]]
+    if entry.subcommands and name == entry.name:
+        return _noun_alone(name, rest)
+    command = commands_of(entry.name)[name]
+    args = parse(command, rest)
+    if args.version:
+        return _print_version()
+    if args.help:
+        from queuectl.cli_commands.help import print_command
+
+        return print_command(command)
+    if args.verbose and not args.quiet:
+        _say_store(args)
+    return command.run(args)
+
+
+def _without_command(words: List[str]) -> int:
+    """Answer ``queuectl`` with options alone: the version, help, or how the queue stands."""
+    from queuectl.cli_commands.parser import parse
+    from queuectl.cli_commands.spec import Command
+
+    if "--version" not in words and ("--help" in words or "-h" in words):
+        from queuectl.cli_commands.help import print_root
+
+        return print_root()
+    from queuectl.cli_commands import status
+
+    args = parse(Command("status", status.bare, options=status.OPTIONS), words)
+    if args.version:
+        return _print_version()
+    return status.bare(args)
+
+
+def _noun_alone(noun: str, rest: List[str]) -> int:
+    """Answer ``queuectl dlq``: help if that was asked for, else what may follow."""
+    from queuectl.cli_commands import TABLE
+
+    if "--version" in rest:
+        return _print_version()
+    if "--help" in rest or "-h" in rest:
+        from queuectl.cli_commands.help import print_noun
+
+        return print_noun(noun)
+    raise UsageError(f"{noun} needs a command: queuectl {noun} {'|'.join(TABLE[noun].subcommands)}.")
+
+
+def _print_version() -> int:
+    from queuectl import __version__
+
+    print("queuectl " + __version__)
+    return 0
+
+
+def _say_store(args: Args) -> None:
+    if args.db:
+        where, why = args.db, "--db"
+    elif os.environ.get("QUEUECTL_DB"):
+        where, why = os.environ["QUEUECTL_DB"], "QUEUECTL_DB"
+    else:
+        from queuectl.db import default_path
+
+        where, why = default_path(), "QUEUECTL_HOME" if os.environ.get("QUEUECTL_HOME") else "the default"
+    if "://" in where and "@" in where:
+        where = where.partition("://")[0] + "://...@" + where.rpartition("@")[2]  # no password on a screen
+    _say(f"the store is {where} ({why}).", 0)
+
+
+# -- errors and streams -----------------------------------------------------------------------
+
+
+def _report(error: Exception) -> int:
+    """Print *error* as one sentence and return the exit code it ends with."""
+    if isinstance(error, QueuectlError):
+        return _say(str(error), error.exit_code)
+    if isinstance(error, BrokenPipeError) or (os.name == "nt" and getattr(error, "errno", 0) == 22):
+        return NO_READER  # Windows calls a pipe without a reader "invalid argument"
+    if isinstance(error, MemoryError):
+        return _say("out of memory.", COULD_NOT)
+    if isinstance(error, OSError):
+        what = error.strerror or str(error) or type(error).__name__
+        where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
+        return _say(f"{what}{where}.", COULD_NOT)
+    return _say(f"{type(error).__name__}: {error}. QUEUECTL_DEBUG=1 shows where it comes from.", COULD_NOT)
+
+
+def _say(message: str, code: int) -> int:
+    """Print *message* on standard error, on one line; return *code*."""
+    from queuectl.render import escape
+
+    try:
+        print("queuectl: " + escape(message), file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass  # nobody can be told; the exit code still says it
+    return code
+
+
+def _prepare_streams() -> None:
+    """Make sure that writing text can neither crash nor land in a file that was opened later.
+
+    A stream that the caller closed is None, and the next file that is opened would get its
+    descriptor: the store, say, and with it every line that a command prints.
+    """
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+            if getattr(sys, name) is None:
+                # The lowest free descriptor is this one: those below it are open by now.
+                fallback = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
+                setattr(sys, name, fallback)
+                if fallback.fileno() != number:
+                    os.dup2(fallback.fileno(), number)
+                os.set_inheritable(number, True)  # a worker started from here wants it too
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)  # a test's StringIO has none
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _give_up_unwritten() -> None:
+    """Drop what could not be written, lest the interpreter's last flush fails with a trace."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            try:
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
+            except (OSError, ValueError):
+                pass

@@ -1,0 +1,244 @@
+"""How things look: tables, JSON, colour, ages; and no control character of a job ever.
+
+A command or an output that was enqueued by somebody else must not move the cursor, colour the
+screen or hide a line when it is listed; every text of a job passes ``escape``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, TextIO
+
+    from queuectl.job import Job
+
+_SHORT_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+# Not "printable" to Python, but harmless: no-break and ideographic space, and the joiner within emoji.
+_HARMLESS = "\u00a0\u3000\u200d"
+_COLOURS = {
+    "processing": "36", "completed": "32", "failed": "33", "dead": "31", "cancelled": "35",
+    "running": "36", "timed_out": "33", "lost": "31", "stopped": "35",
+}  # fmt: skip
+
+
+def escape(text: str) -> str:
+    r"""Return *text* on one line, with control, format and undecodable characters as ``\x1b``, ``\n`` ..."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in _HARMLESS else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return _SHORT_ESCAPES.get(char) or char.encode("unicode_escape").decode("ascii")
+
+
+def note(message: str) -> None:
+    """Print *message* on standard error, on one line, as queuectl's own."""
+    print("queuectl: " + escape(message), file=sys.stderr, flush=True)
+
+
+def say(message: str) -> None:
+    """Print a friendly line where there is no data to print: to people, never into a pipe."""
+    if is_terminal():
+        print(message)
+    elif is_terminal(sys.stderr):
+        print(message, file=sys.stderr, flush=True)
+
+
+def is_terminal(stream: Optional[TextIO] = None) -> bool:
+    """Say whether *stream* (default: standard output) is shown to somebody."""
+    try:
+        return (stream or sys.stdout).isatty()
+    except (AttributeError, ValueError):
+        return False
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal; ``COLUMNS`` wins."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given[:6]) > 0:
+        return int(given[:6])
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (AttributeError, OSError, ValueError):
+        return 80
+
+
+def wants_colour(no_color: int) -> bool:
+    """Say whether to colour standard output: a terminal that can, and nobody minds."""
+    if no_color or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not is_terminal():
+        return False
+    # Older Windows consoles show the codes instead of colours.
+    return os.name != "nt" or "WT_SESSION" in os.environ or "TERM" in os.environ
+
+
+def paint(text: str, state: str, colour: bool) -> str:
+    """Return *text* in the colour of *state*."""
+    code = _COLOURS.get(state)
+    return f"\x1b[{code}m{text}\x1b[0m" if colour and code else text
+
+
+# -- widths -----------------------------------------------------------------------------------
+
+
+def width(text: str) -> int:
+    """Return how many columns *text* takes."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    columns = 0
+    for char in text:
+        if not unicodedata.combining(char) and char != "\u200d":
+            columns += 2 if unicodedata.east_asian_width(char) in "WF" else 1
+    return columns
+
+
+def shorten(text: str, columns: int) -> str:
+    """Return *text*, cut with an ellipsis if it is wider than *columns*."""
+    if len(text) <= columns and width(text) <= columns:
+        return text
+    mark = ellipsis()
+    kept = text[: max(columns, 0)]
+    while kept and width(kept) + len(mark) > columns:
+        kept = kept[:-1]
+    return kept + mark
+
+
+def ellipsis() -> str:
+    """Return one character for "and so on", or three dots where the output's encoding has none."""
+    try:
+        "\u2026".encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "..."
+    return "\u2026"
+
+
+# -- tables -----------------------------------------------------------------------------------
+
+_FIRST_ROWS = 1000  # the widths are taken from these: a table may have more rows than fit into memory
+
+
+def write_table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    right: Sequence[str] = (),
+    state_column: str = "",
+    colour: bool = False,
+) -> int:
+    """Write *rows* of escaped cells under *headers* to standard output; return how many there were.
+
+    The last column is cut to the terminal's width; columns in *right* are set to the right. Nothing is
+    written for no rows.
+    """
+    source = iter(rows)
+    first: List[Sequence[str]] = []
+    for row in source:
+        first.append(row)
+        if len(first) == _FIRST_ROWS:
+            break
+    if not first:
+        return 0
+    widths = [max(width(row[at]) for row in (headers, *first)) for at in range(len(headers))]
+    room = terminal_width() - sum(widths[:-1]) - 2 * (len(widths) - 1) if is_terminal() else None
+    aligned = [header in right for header in headers]
+    painted = list(headers).index(state_column) if colour and state_column in headers else None
+    write = sys.stdout.write
+    count = 0
+    write(_line(headers, widths, aligned, room, None) + "\n")
+    for row in _chained(first, source):
+        write(_line(row, widths, aligned, room, painted) + "\n")
+        count += 1
+    return count
+
+
+def _chained(first: List[Sequence[str]], rest: Iterator[Sequence[str]]) -> Iterator[Sequence[str]]:
+    yield from first
+    yield from rest
+
+
+def _line(
+    cells: Sequence[str], widths: Sequence[int], right: Sequence[bool], room: Optional[int], painted: Optional[int]
+) -> str:
+    shown = []
+    last = len(cells) - 1
+    for at, cell in enumerate(cells):
+        plain = shorten(cell, max(room, 10)) if at == last and room is not None else cell
+        space = " " * (widths[at] - width(plain))
+        text = paint(plain, plain, True) if at == painted else plain
+        shown.append(space + text if right[at] else text if at == last else text + space)
+    return "  ".join(shown)
+
+
+def write_fields(fields: Sequence[Sequence[str]]) -> None:
+    """Write (name, value) pairs as two aligned columns."""
+    column = max(len(name) for name, _ in fields) + 1
+    for name, value in fields:
+        print(f"{name + ':':<{column}} {value}".rstrip())
+
+
+# -- JSON -------------------------------------------------------------------------------------
+
+
+def write_json(value: Any) -> None:
+    """Write *value* as one JSON document; ASCII, so it arrives whole through any encoding."""
+    import json
+
+    print(json.dumps(value, indent=2))
+
+
+def write_json_array(items: Iterable[Dict[str, Any]]) -> None:
+    """Write *items* as one JSON array, an item a line, without holding them all."""
+    import json
+
+    encode = json.JSONEncoder().encode
+    write = sys.stdout.write
+    before = "["
+    for item in items:
+        write(f"{before}\n{encode(item)}")
+        before = ","
+    write("[]\n" if before == "[" else "\n]\n")
+
+
+def write_json_lines(items: Iterable[Dict[str, Any]]) -> None:
+    """Write *items* as JSON Lines: an object a line."""
+    import json
+
+    encode = json.JSONEncoder().encode
+    write = sys.stdout.write
+    for item in items:
+        write(encode(item) + "\n")
+
+
+# -- words ------------------------------------------------------------------------------------
+
+
+def plural(count: int, noun: str) -> str:
+    """Return ``1 job``, ``2 jobs``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def size_text(size: int) -> str:
+    """Return bytes for people: ``512 B``, ``3.4 MiB``."""
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            break
+        amount /= 1024
+    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
+
+
+def when(job: Job, now: float) -> str:
+    """Return, in a few words, the instant that matters most about *job* in its state."""
+    from queuectl.clock import format_duration
+
+    if job.state in ("pending", "failed"):
+        if job.run_at > now:
+            return "in " + format_duration(job.run_at - now)
+        return "due " + format_duration(now - job.run_at)
+    if job.state == "processing":
+        return "for " + format_duration(max(now - job.updated_at, 0.0))
+    return format_duration(max(now - (job.ended_at or job.updated_at), 0.0)) + " ago"
