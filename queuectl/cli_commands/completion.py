@@ -49,14 +49,22 @@ ZSH = """\
 #compdef queuectl
 # queuectl completion for zsh. Load it: source <(queuectl completion zsh)
 _queuectl() {
-    local line current=${(Q)words[CURRENT]}
-    local -a before offers
+    local line name current=${(Q)words[CURRENT]}
+    local -a before offers partial
     before=("${(@Q)words[2,CURRENT-1]}")
     for line in "${(@f)$("${words[1]}" __complete -- "${before[@]}" "+$current" 2>/dev/null)}"; do
-        [[ -n $line ]] && offers+=("${${line%%$'\\t'*}//:/\\\\:}:${line#*$'\\t'}")
+        name=${line%%$'\\t'*}
+        if [[ $name == *= ]]; then
+            partial+=("$name")
+        elif [[ $line == *$'\\t'* ]]; then
+            offers+=("${name//:/\\\\:}:${line#*$'\\t'}")
+        elif [[ -n $name ]]; then
+            offers+=("${name//:/\\\\:}")
+        fi
     done
-    if (( ${#offers} )); then
-        _describe -t queuectl queuectl offers
+    if (( ${#offers} || ${#partial} )); then
+        (( ${#partial} )) && compadd -S '' -a partial
+        (( ${#offers} )) && _describe -t queuectl queuectl offers
     else
         _files
     fi

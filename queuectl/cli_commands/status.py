@@ -7,7 +7,7 @@ from queuectl.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Tuple
+    from typing import Any, Dict, List, Sequence, Tuple
 
     from queuectl.cli_commands.spec import Args
     from queuectl.job import Worker
@@ -67,6 +67,14 @@ def jobs_text(running: List[Running], now: float) -> str:
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
+def in_order(workers: Sequence[Worker]) -> List[Worker]:
+    """Return *workers* group by group, the oldest first, each by the numbers in its lines."""
+    first: Dict[str, float] = {}
+    for worker in workers:
+        first[worker.group_id] = min(worker.started_at, first.get(worker.group_id, worker.started_at))
+    return sorted(workers, key=lambda worker: (first[worker.group_id], worker.group_id, worker.number))
+
+
 def show_status(args: Args) -> int:
     """``status``."""
     with Queue(args.db) as queue:
@@ -90,7 +98,7 @@ def _print_status(queue: Queue, status: Status, args: Args) -> int:
         write_json(
             {
                 "jobs": status.jobs,
-                "workers": [worker_json(queue, worker) for worker in status.workers],
+                "workers": [worker_json(queue, worker) for worker in in_order(status.workers)],
                 "oldest_due_age_s": status.oldest_due_age_s,
                 "completed_per_min": status.rates.completed_per_min,
                 "failed_per_min": status.rates.failed_per_min,
@@ -115,7 +123,7 @@ def _print_workers(queue: Queue, status: Status) -> None:
 
     now = queue.now()
     print(f"Workers: {len(status.workers)} alive")
-    for worker in status.workers:
+    for worker in in_order(status.workers):
         queues = f" [{', '.join(worker.queues)}]" if worker.queues else ""
         stopping = ", stopping" if worker.stop else ""
         doing = jobs_text(running_jobs(queue, worker), now)

@@ -85,11 +85,11 @@ HEADERS = ("WORKER", "PID", "HOST", "QUEUES", "AT ONCE", "SINCE", "JOBS")
 def list_workers(args: Args) -> int:
     """``worker list``."""
     from queuectl import render
-    from queuectl.cli_commands.status import jobs_text, running_jobs, worker_json
+    from queuectl.cli_commands.status import in_order, jobs_text, running_jobs, worker_json
     from queuectl.clock import local_text
 
     with Queue(args.db) as queue:
-        workers = queue.workers()
+        workers = in_order(queue.workers())
         now = queue.now()
         if args.json:
             render.write_json_array(worker_json(queue, worker) for worker in workers)
