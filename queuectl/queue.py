@@ -271,6 +271,8 @@ class Queue:
                     raise JobNotFound(job_id)
             open_ids = [job_id for job_id in open_ids if states[job_id] not in ENDED]
             if not open_ids:
+                with self._lock:
+                    self.store.sync()  # an end that was told must survive a loss of power
                 return [self.get(job_id) for job_id in job_ids]
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"{', '.join(open_ids[:5])} had not ended after {timeout} s.")

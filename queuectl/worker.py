@@ -73,6 +73,7 @@ class WorkerProcess:
         self._lingering: List[Command] = []  # pipes that ended runs' background children hold
         self._ended: List[Ended] = []  # ends that the store has not accepted yet
         self._outputs: List[OutputWrite] = []
+        self._unsynced = False  # whether an accepted end may not be on the disk yet
         self._stop = 0
         self._said_trouble = ""
         self._hungry = True  # whether to look for work in this turn
@@ -166,6 +167,14 @@ class WorkerProcess:
             self._read_settings()
         for claim in claims:
             self._begin(claim)
+        # The wait for the disk falls into the time that the next commands run. The ends are told to
+        # people after it, with the next flush of the console.
+        if self._unsynced:
+            try:
+                self._store.sync()
+                self._unsynced = False
+            except StoreUnavailable as error:
+                self._trouble(str(error))
 
     def _hand_in(self, free: int) -> List[Claim]:
         """Write all ends and claim up to *free* jobs in one transaction; say what became of each end."""
@@ -174,6 +183,7 @@ class WorkerProcess:
             self._report(claim, end, verdict.state, verdict.delay_s, accepted)
         self._ended = []
         self._outputs = []
+        self._unsynced = True
         return finished.claims
 
     def _look_again(self, free: int) -> List[Claim]:

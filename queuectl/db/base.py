@@ -3,7 +3,7 @@
 Every engine implements this class and passes ``tests/store``. All instants are Unix seconds by
 the store's clock, which ``now()`` reads; a verb that takes ``now`` may be given another
 instant by a test. Every verb is one transaction unless it says otherwise, and durable when
-it returns. A guarded write that is refused is an answer (False, an empty list), not an exception.
+it returns; ``claim`` and ``finish`` are after ``sync``. A guarded write that is refused is an answer (False, an empty list), not an exception.
 
 Errors: ``StoreUnavailable`` when the store cannot be reached or written now, ``StoreRefused`` when
 what is there is not a store of ours that this version can use; both are ``QueuectlError``.
@@ -68,6 +68,14 @@ class Store(ABC):
     @abstractmethod
     def now(self) -> float:
         """Return the time by the store's clock: the one that decides ``run_at`` and leases."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Make all commits so far durable, also those of other processes.
+
+        ``claim`` and ``finish`` return before their commit is on the disk: a lost claim does no harm, and
+        a worker syncs its ends while the next command starts, before it reports them.
+        """
 
     @abstractmethod
     def changed(self) -> bool:

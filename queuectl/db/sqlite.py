@@ -126,6 +126,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         now = time.time() if now is None else now
         counts: Dict[str, List[int]] = {}
         with self._write as db:
+            self._sync_after = False  # the worker does it while the next command starts
             for run_id, parts, replace_from in outputs:
                 self._append(db, run_id, parts, replace_from)
             accepted = [self._finish_one(db, worker_id, end, now, counts) for end in ended]
@@ -140,7 +141,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         (job, run_id, _), end, verdict = ended
         state, reason = verdict.state.value, verdict.reason
         if state in ("failed", "pending"):
-            asked = db.execute("SELECT cancel_requested FROM jobs WHERE seq = ? AND run_id = ?", (job.seq, run_id)).fetchone()
+            asked = db.execute("SELECT cancel_requested FROM jobs WHERE seq = ? AND last_run_id = ?", (job.seq, run_id)).fetchone()
             if asked and asked[0]:  # the worker had not yet read that it was to be cancelled
                 state, reason = "cancelled", "cancelled while it ran"
         waits = state in ("failed", "pending")
@@ -150,9 +151,8 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             """
             UPDATE jobs
                SET state = ?, ready = ?, run_at = ?, failures = failures + ?, losses = 0,
-                   run_id = NULL, worker_id = NULL, cancel_requested = 0,
-                   updated_at = ?, ended_at = ?, reason = ?
-             WHERE seq = ? AND run_id = ? AND worker_id = ? AND state = 'processing'
+                   worker_id = NULL, cancel_requested = 0, updated_at = ?, ended_at = ?, reason = ?
+             WHERE seq = ? AND last_run_id = ? AND worker_id = ? AND state = 'processing'
             """,
             (
                 state, (1 if run_at <= now else 2) if waits else 0, run_at, failed,
@@ -238,8 +238,9 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         job = Job._make(row)
         run = db.execute(
             """
-            INSERT INTO runs (job_seq, number, state, started_at, worker_id, host, pid)
-            VALUES (?, ?, 'running', ?, ?, ?, ?)
+            INSERT INTO runs (run_id, previous_id, number, state, started_at, worker_id, host, pid)
+            VALUES (1 + max((SELECT coalesce(max(run_id), 0) FROM runs), (SELECT last_run_id FROM store)),
+                    (SELECT last_run_id FROM jobs WHERE seq = ?), ?, 'running', ?, ?, ?, ?)
             """,
             (job.seq, job.run_no + 1, now, worker_id, host, pid),
         )
@@ -248,7 +249,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             """
             UPDATE jobs
                SET state = 'processing', ready = 0, attempts = attempts + 1, run_no = run_no + 1,
-                   run_id = ?, worker_id = ?, updated_at = ?, reason = NULL
+                   last_run_id = ?, worker_id = ?, updated_at = ?, reason = NULL
              WHERE seq = ?
             """,
             (run_id, worker_id, now, job.seq),

@@ -60,7 +60,7 @@ def _runs(file: SqliteFile) -> List[Problem]:
     stray = file._rows(
         """
         SELECT count(*) FROM runs
-         WHERE state = 'running' AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run_id = runs.run_id)
+         WHERE state = 'running' AND NOT EXISTS (SELECT 1 FROM jobs WHERE worker_id IS NOT NULL AND last_run_id = runs.run_id)
         """
     )[0][0]
     if stray:
@@ -68,7 +68,7 @@ def _runs(file: SqliteFile) -> List[Problem]:
     for (worker_id,) in file._rows(
         """
         SELECT DISTINCT worker_id FROM jobs
-         WHERE state = 'processing' AND worker_id NOT IN (SELECT id FROM workers)
+         WHERE worker_id IS NOT NULL AND worker_id NOT IN (SELECT id FROM workers)
         """
     ):
         problems.append(

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
     from queuectl.job import JobFilter
 
+# Run ids are fencing tokens: the largest is remembered before its row may go.
+_KEEP_RUN_IDS = "UPDATE store SET last_run_id = max(last_run_id, (SELECT coalesce(max(run_id), 0) FROM runs))"
+_CHAIN = """
+    WITH RECURSIVE chain(run_id) AS (
+        SELECT last_run_id FROM jobs WHERE seq = ? AND last_run_id IS NOT NULL
+        UNION ALL
+        SELECT previous_id FROM runs JOIN chain USING (run_id) WHERE previous_id IS NOT NULL)
+    SELECT run_id FROM chain
+    """
+
 RETRIABLE = ("completed", "dead", "cancelled", "failed")
 STEP = 1000
 
@@ -149,9 +159,12 @@ class SqliteDesk(SqliteFile):
             rows = db.execute(
                 f"SELECT seq, queue, state FROM jobs WHERE {' AND '.join(where)} LIMIT ?", [*parameters, limit]
             ).fetchall()
+            if rows:
+                db.execute(_KEEP_RUN_IDS)
             for seq, queue, state in rows:
-                db.execute("DELETE FROM output WHERE run_id IN (SELECT run_id FROM runs WHERE job_seq = ?)", (seq,))
-                db.execute("DELETE FROM runs WHERE job_seq = ?", (seq,))
+                runs = db.execute(_CHAIN, (seq,)).fetchall()
+                db.executemany("DELETE FROM output WHERE run_id = ?", runs)
+                db.executemany("DELETE FROM runs WHERE run_id = ?", runs)
                 db.execute("DELETE FROM jobs WHERE seq = ?", (seq,))
                 move_count(db, queue, state, None)
         if rows:
@@ -162,6 +175,7 @@ class SqliteDesk(SqliteFile):
     def reset(self) -> None:
         """See ``Store.reset``."""
         with self._write as db:
+            db.execute(_KEEP_RUN_IDS)
             # Without a WHERE SQLite truncates each table instead of visiting its rows.
             for table in ("output", "runs", "jobs", "queues", "settings", "taken_numbers"):
                 db.execute(f"DELETE FROM {table}")

@@ -70,7 +70,7 @@ class SqliteWorkers(SqliteFile):
 
         rows = self._rows("SELECT state, stop FROM workers WHERE id = ?", (worker_id,))
         cancelled = self._rows(
-            "SELECT run_id FROM jobs WHERE state = 'processing' AND cancel_requested = 1 AND worker_id = ?",
+            "SELECT last_run_id FROM jobs WHERE worker_id = ? AND cancel_requested = 1",
             (worker_id,),
         )
         known = bool(rows) and rows[0][0] == "alive"
@@ -85,7 +85,7 @@ class SqliteWorkers(SqliteFile):
     def runs_of(self, worker_id: str) -> List[Tuple[str, int]]:
         """See ``Store.runs_of``."""
         return self._rows(
-            "SELECT id, run_id FROM jobs WHERE state = 'processing' AND worker_id = ? ORDER BY run_id", (worker_id,)
+            "SELECT id, last_run_id FROM jobs WHERE worker_id = ? ORDER BY last_run_id", (worker_id,)
         )
 
     def condemn(self, worker_id: str, renewed_mono_s: float) -> bool:
@@ -105,8 +105,8 @@ class SqliteWorkers(SqliteFile):
                 return []
             rows = db.execute(
                 """
-                SELECT seq, id, queue, run_id, losses, cancel_requested FROM jobs
-                 WHERE state = 'processing' AND worker_id = ?
+                SELECT seq, id, queue, last_run_id, losses, cancel_requested FROM jobs
+                 WHERE worker_id = ?
                  ORDER BY seq
                 """,
                 (worker_id,),
@@ -116,9 +116,9 @@ class SqliteWorkers(SqliteFile):
                 db.execute(
                     """
                     UPDATE jobs
-                       SET state = ?, ready = ?, losses = losses + 1, run_id = NULL, worker_id = NULL,
+                       SET state = ?, ready = ?, losses = losses + 1, worker_id = NULL,
                            cancel_requested = 0, updated_at = ?, ended_at = ?, reason = ?
-                     WHERE seq = ? AND run_id = ?
+                     WHERE seq = ? AND last_run_id = ?
                     """,
                     (state, state == "pending", now, None if state == "pending" else now, reason, seq, run_id),
                 )
@@ -137,7 +137,7 @@ class SqliteWorkers(SqliteFile):
         rows = self._rows(
             """
             SELECT DISTINCT worker_id FROM jobs
-             WHERE state = 'processing' AND worker_id NOT IN (SELECT id FROM workers)
+             WHERE worker_id IS NOT NULL AND worker_id NOT IN (SELECT id FROM workers)
             """
         )
         return [row[0] for row in rows]
