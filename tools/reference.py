@@ -71,7 +71,7 @@ def paragraphs(text: str) -> list[str]:
 def option_rows(options: list[Option] | tuple[Option, ...]) -> list[tuple[str, ...]]:
     """Return a table's rows for *options*."""
     return [
-        (code(option_label(option)), cell(option.help) + (" May be given several times." if option.repeat else ""))
+        (code(option_label(option)), cell(option.help) + ("; may be repeated" if option.repeat else ""))
         for option in options
     ]
 

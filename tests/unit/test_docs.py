@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Set
+from typing import Any, Callable, Iterator, List, NamedTuple, Set
 
 import pytest
 
@@ -306,3 +306,37 @@ def test_a_command_of_the_first_description_still_parses(line: str) -> None:
     """The commands that queuectl was first described with keep their form for ever."""
     for words in simple_commands(line):
         check(words)
+
+
+# -- Python -----------------------------------------------------------------------------------
+
+
+def python_blocks() -> Iterator[Shown]:
+    """Yield the Python programs that the pages show."""
+    for page in PAGES:
+        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.S | re.M):
+            yield Shown(str(page.relative_to(ROOT)), block)
+
+
+PYTHON_BLOCKS = list(python_blocks())
+
+
+@pytest.mark.posix
+@pytest.mark.parametrize("shown", PYTHON_BLOCKS, ids=[f"{n}-{shown.page}" for n, shown in enumerate(PYTHON_BLOCKS)])
+def test_a_shown_program_runs(
+    shown: Shown, home: Path, cli: Callable[..., Any], background: Callable[..., Any]
+) -> None:
+    """With a worker there and a job that has completed, each program of the documentation ends well."""
+    for name in ("report.sh", "render.sh", "a.sh", "b.sh", "c.sh"):
+        Path(name).write_text("#!/bin/sh\necho done\n")
+        Path(name).chmod(0o755)
+    cli("config", "set", "backoff_max", "0", code=0)
+    cli("enqueue", "--", "echo", "hi", code=0)
+    with background("worker", "start", "--concurrency", "50"):
+        cli("wait", "job1", code=0)
+        done = subprocess.run(
+            [sys.executable, "-c", shown.line], capture_output=True, text=True, timeout=60, check=False
+        )
+        cli("worker", "stop", code=0)  # also what the program has left running
+
+    assert done.returncode == 0, done.stderr
