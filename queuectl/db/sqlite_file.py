@@ -291,6 +291,7 @@ def _make(path: str, replace_empty: bool = False) -> str:
             db.execute("COMMIT")
         finally:
             db.close()
+        _set_leftovers_aside(path)
         _put_in_place(hidden, path, replace_empty)
     except sqlite3.Error as error:
         raise StoreUnavailable(f"cannot make the store {path}: {error}. Check the disk and permissions.") from error
@@ -303,6 +304,55 @@ def _make(path: str, replace_empty: bool = False) -> str:
             except OSError:
                 pass
     return path
+
+
+def _set_leftovers_aside(path: str) -> None:
+    """Move the WAL of a store that was deleted out of the way: SQLite would read it into the new store.
+
+    A maker that sees leftovers takes a lock, and moves only the very files it saw: as long as they are there
+    every other maker sees them too and waits, so nobody takes the WAL of a store just made. The
+    WAL goes last for the same reason.
+    """
+    leftovers = [(path + suffix, _inode(path + suffix)) for suffix in ("-shm", "-wal")]
+    if not any(inode for _, inode in leftovers):
+        return
+    with _MakersLock(path):
+        for name, inode in leftovers:
+            if inode and _inode(name) == inode and not os.path.exists(path):
+                os.replace(name, f"{name}.left-over")
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
+class _MakersLock:
+    """One maker at a time, among those that found leftovers."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path + ".making"
+
+    def __enter__(self) -> None:
+        while True:
+            self._file = open(self._path, "w", encoding="ascii")  # noqa: SIM115
+            if os.name == "nt":  # there a file in use cannot be renamed: that is lock enough
+                return
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            if _inode(self._path) == os.fstat(self._file.fileno()).st_ino:
+                return
+            self._file.close()  # its holder removed it meanwhile: this lock holds nobody off
+
+    def __exit__(self, *what: object) -> None:
+        try:
+            os.unlink(self._path)
+        except OSError:
+            pass
+        self._file.close()
 
 
 def _put_in_place(hidden: str, path: str, replace_empty: bool) -> None:
