@@ -45,7 +45,8 @@ class SqliteFile:
         self._db = self._connect(path)
         self._write = _Write(self)
         try:
-            self._verify()
+            self._tune()
+            self._verify(create)
         except BaseException:
             self._db.close()
             raise
@@ -56,35 +57,40 @@ class SqliteFile:
     def _existing(self, path: str, create: bool) -> Tuple[int, int]:
         """Return the file's (device, inode), making the store first if it is missing."""
         try:
-            found = os.stat(path)
-            if found.st_size == 0 and create:
-                found = os.stat(_make(path, replace_empty=True))
-        except FileNotFoundError:
-            if not create:
-                raise StoreRefused(f"there is no store at {path}. 'queuectl enqueue' makes one.") from None
-            found = os.stat(_make(path))
+            try:
+                found = os.stat(path)
+            except FileNotFoundError:
+                if not create:
+                    raise StoreRefused(f"there is no store at {path}. 'queuectl enqueue' makes one.") from None
+                _make(path)
+                found = os.stat(path)
         except OSError as error:
             raise StoreUnavailable(f"cannot open the store {path}: {error.strerror or error}.") from None
         return found.st_dev, found.st_ino
 
     def _connect(self, path: str) -> sqlite3.Connection:
         try:
-            # NORMAL: a commit is visible at once, and ``sync`` makes it durable after the write lock is
-            # given back. FULL would hold the lock over the wait for the disk. See docs/decisions.
             # timeout=0: SQLite's own waiting starves old waiters; _begin waits with jitter instead.
-            db = sqlite3.connect(
+            return sqlite3.connect(
                 path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
             )
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("PRAGMA wal_autocheckpoint = %d" % CHECKPOINT_PAGES)
-            db.execute("PRAGMA journal_size_limit = %d" % WAL_LIMIT_BYTES)
         except sqlite3.Error as error:
             self._fail(error)
-        return db
 
-    def _verify(self) -> None:
+    def _tune(self) -> None:
+        """Set what belongs to a connection; it waits its turn, for whoever closes last holds a lock for a moment."""
+        # NORMAL: a commit is visible at once, and ``sync`` makes it durable after the write lock is
+        # given back. FULL would hold the lock over the wait for the disk. See docs/decisions.
+        self._rows("PRAGMA synchronous = NORMAL")
+        self._rows("PRAGMA wal_autocheckpoint = %d" % CHECKPOINT_PAGES)
+        self._rows("PRAGMA journal_size_limit = %d" % WAL_LIMIT_BYTES)
+
+    def _verify(self, create: bool) -> None:
         """Refuse a file that is not a store of ours, or one of a newer release; read the store's id."""
         application = self._rows("PRAGMA application_id")[0][0]
+        if application == 0 and create and not self._rows("SELECT 1 FROM sqlite_master LIMIT 1"):
+            self._make_in_place()
+            application = self._rows("PRAGMA application_id")[0][0]
         version = self._rows("PRAGMA user_version")[0][0]
         if application != APPLICATION_ID or version < 1:
             raise StoreRefused(
@@ -102,6 +108,24 @@ class SqliteFile:
             with self._write:
                 upgrade_sqlite(self._db, time.time())
         self.store_id: str = self._rows("SELECT store_id FROM store")[0][0]
+
+    def _make_in_place(self) -> None:
+        """Make an empty file a store; if another process is first, its store stands.
+
+        Not by putting another file in its place: that might be the store of a process that was faster.
+        """
+        _refuse_network(os.path.dirname(self.path))
+        deadline = None
+        while True:
+            try:
+                os.chmod(self.path, 0o600)
+                return _fill(self.path)
+            except sqlite3.Error as error:
+                if not _is_busy(error):
+                    self._fail(error)
+                deadline = self._wait_turn(deadline)
+            except OSError as error:
+                raise StoreUnavailable(f"cannot make the store {self.path}: {error.strerror or error}.") from error
 
     def close(self) -> None:
         """Close the connection; calling it twice is allowed."""
@@ -121,7 +145,7 @@ class SqliteFile:
             return
         try:
             if self._wal is None:
-                self._wal = os.open(self.path + "-wal", os.O_RDWR)
+                self._wal = os.open(os.path.realpath(self.path) + "-wal", os.O_RDWR)
             _fdatasync(self._wal)
         except OSError as error:
             raise StoreUnavailable(f"cannot write {self.path} to disk: {error.strerror or error}.") from error
@@ -262,37 +286,20 @@ def _is_busy(error: sqlite3.Error) -> bool:
     return "locked" in text or "busy" in text
 
 
-def _make(path: str, replace_empty: bool = False) -> str:
-    """Make a new store at *path* and return *path*; if another process is first, its store stands.
+def _make(path: str) -> None:
+    """Make a new store at *path*; if another process is first, its store stands.
 
     The file is made complete under another name and linked into place, so that no process
     ever sees a half-made store, whenever this one is killed.
     """
-    from queuectl.db.migrate import upgrade_sqlite
-
     folder = os.path.dirname(path)
     hidden = f"{path}.new-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         _make_folder(folder)
         os.close(os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        db = sqlite3.connect(hidden, isolation_level=None)
-        try:
-            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute("BEGIN IMMEDIATE")
-            db.execute("PRAGMA application_id = %d" % APPLICATION_ID)
-            now = time.time()
-            upgrade_sqlite(db, now)
-            db.execute(
-                "INSERT INTO store (one, store_id, created_at) VALUES (1, ?, ?)", (os.urandom(8).hex(), now)
-            )
-            db.execute("INSERT INTO queues (name) VALUES ('default')")
-            db.execute("COMMIT")
-        finally:
-            db.close()
+        _fill(hidden)
         _set_leftovers_aside(path)
-        _put_in_place(hidden, path, replace_empty)
+        _put_in_place(hidden, path)
     except sqlite3.Error as error:
         raise StoreUnavailable(f"cannot make the store {path}: {error}. Check the disk and permissions.") from error
     except OSError as error:
@@ -303,7 +310,28 @@ def _make(path: str, replace_empty: bool = False) -> str:
                 os.unlink(hidden + suffix)
             except OSError:
                 pass
-    return path
+
+
+def _fill(path: str) -> None:
+    """Make the empty database *path* a store, in one transaction, unless it is one by now."""
+    from queuectl.db.migrate import upgrade_sqlite
+
+    db = sqlite3.connect(path, isolation_level=None)
+    try:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("BEGIN IMMEDIATE")
+        if db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            return
+        db.execute("PRAGMA application_id = %d" % APPLICATION_ID)
+        now = time.time()
+        upgrade_sqlite(db, now)
+        db.execute("INSERT INTO store (one, store_id, created_at) VALUES (1, ?, ?)", (os.urandom(8).hex(), now))
+        db.execute("INSERT INTO queues (name) VALUES ('default')")
+        db.execute("COMMIT")
+    finally:
+        db.close()
 
 
 def _set_leftovers_aside(path: str) -> None:
@@ -355,18 +383,15 @@ class _MakersLock:
         self._file.close()
 
 
-def _put_in_place(hidden: str, path: str, replace_empty: bool) -> None:
-    if replace_empty:
-        os.replace(hidden, path)
-    else:
-        try:
-            os.link(hidden, path)
-        except FileExistsError:
+def _put_in_place(hidden: str, path: str) -> None:
+    try:
+        os.link(hidden, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links (FAT, some mounts)
+        if os.path.exists(path):
             return
-        except OSError:  # a file system without hard links (FAT, some mounts)
-            if os.path.exists(path):
-                return
-            os.rename(hidden, path)
+        os.rename(hidden, path)
     _sync_folder(os.path.dirname(path))
 
 

@@ -88,14 +88,17 @@ class SqliteViews(SqliteFile):
 
         rows = self._rows(
             """
-            SELECT runs.run_id, id, number, runs.state, exit_code, signal, started_at, runs.ended_at,
-                   runs.worker_id, host, pid, peak_memory_bytes, cpu_s, runs.reason
+            WITH RECURSIVE chain(run_id) AS (
+                SELECT last_run_id FROM jobs WHERE id = :id
+                UNION ALL
+                SELECT previous_id FROM runs JOIN chain USING (run_id))
+            SELECT run_id, :id, number, state, exit_code, signal, started_at, ended_at,
+                   worker_id, host, pid, peak_memory_bytes, cpu_s, reason
               FROM runs
-              JOIN jobs ON jobs.seq = runs.job_seq
-             WHERE jobs.id = ?
-             ORDER BY runs.run_id
+              JOIN chain USING (run_id)
+             ORDER BY run_id
             """,
-            (job_id,),
+            {"id": job_id},  # type: ignore[arg-type]
         )
         return [Run._make(row) for row in rows]
 
