@@ -146,7 +146,7 @@ COMMANDS = (
         examples=[("queuectl demo", "")],
         details=(
             "Adds jobs to a scratch store, starts three workers, lets a job fail, be retried, die and come back\n"
-            "from the DLQ; prints the commands as you would type them. Takes about ten seconds and cleans up after itself."
+            "from the DLQ; prints the commands as you would type them. Takes about ten seconds, and leaves nothing."
         ),
     ),
 )

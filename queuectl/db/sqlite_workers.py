@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from queuectl.db.sqlite_desk import move_count
@@ -25,6 +24,8 @@ class SqliteWorkers(SqliteFile):
 
     def register(self, worker: Worker) -> None:
         """See ``Store.register``."""
+        import json  # with it come regular expressions: an enqueue, which loads this class too, must not pay
+
         row: List[Any] = list(worker)
         row[8] = json.dumps(list(worker.queues))
         marks = ", ".join("?" * len(row))
@@ -59,6 +60,8 @@ class SqliteWorkers(SqliteFile):
 
     def workers(self) -> List[Worker]:
         """See ``Store.workers``."""
+        import json
+
         from queuectl.job import Worker
 
         rows = self._rows(f"SELECT {WORKER_COLUMNS} FROM workers ORDER BY started_at, number, id")
@@ -84,9 +87,7 @@ class SqliteWorkers(SqliteFile):
 
     def runs_of(self, worker_id: str) -> List[Tuple[str, int]]:
         """See ``Store.runs_of``."""
-        return self._rows(
-            "SELECT id, last_run_id FROM jobs WHERE worker_id = ? ORDER BY last_run_id", (worker_id,)
-        )
+        return self._rows("SELECT id, last_run_id FROM jobs WHERE worker_id = ? ORDER BY last_run_id", (worker_id,))
 
     def condemn(self, worker_id: str, renewed_mono_s: float) -> bool:
         """See ``Store.condemn``."""

@@ -1,0 +1,167 @@
+"""``queuectl enqueue --file``: many jobs, all or nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import pytest
+
+
+def lines(*jobs: Any) -> str:
+    return "".join(json.dumps(job) + "\n" for job in jobs)
+
+
+def test_a_job_a_line(cli: Callable[..., Any], jobs: Callable[..., List[Dict[str, Any]]]) -> None:
+    """In the order of the file."""
+    Path("jobs.jsonl").write_text(lines({"command": "a"}, {"command": "b", "priority": 3}, {"command": "c"}))
+
+    result = cli("enqueue", "--file", "jobs.jsonl")
+
+    assert ("Enqueued 3 jobs (job1 .. job3)\n", "", 0) == result
+    assert [("job1", "a", 0), ("job2", "b", 3), ("job3", "c", 0)] == [
+        (job["id"], job["command"], job["priority"]) for job in jobs()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("", "Enqueued 0 jobs\n"),
+        ("\n  \n\t\r\n", "Enqueued 0 jobs\n"),
+        ('{"command":"a"}', "Enqueued 1 job (job1)\n"),
+        ('\n\n{"command":"a"}\r\n\n', "Enqueued 1 job (job1)\n"),
+        ('\ufeff{"command":"a"}\n{"command":"b"}\n', "Enqueued 2 jobs (job1 .. job2)\n"),
+    ],
+)
+def test_blank_lines_and_line_ends_do_not_count(cli: Callable[..., Any], text: str, answer: str) -> None:
+    """An empty file is no mistake; a file that Windows wrote is read as it is meant."""
+    assert (answer, "", 0) == cli("enqueue", "--file", "-", input=text)
+
+
+def test_plain_commands(cli: Callable[..., Any], jobs: Callable[..., List[Dict[str, Any]]]) -> None:
+    """With ``--lines`` a line is a command for the shell, whatever is in it."""
+    cli("enqueue", "--lines", "--file", "-", input="echo 'a b' | cat\n\n  {\"command\":1}  \r\n", code=0)
+
+    assert ["echo 'a b' | cat", '{"command":1}'] == [job["command"] for job in jobs()]
+
+
+def test_options_hold_for_every_line(cli: Callable[..., Any], jobs: Callable[..., List[Dict[str, Any]]]) -> None:
+    """They override what a line says, as they override a job on the command line."""
+    text = lines({"command": "a"}, {"command": "b", "priority": 1, "env": {"A": "1"}})
+
+    cli("enqueue", "--file", "-", "--priority", "9", "--queue", "bulk", "--env", "B=2", input=text, code=0)
+
+    assert [(9, "bulk", {"B": "2"}), (9, "bulk", {"A": "1", "B": "2"})] == [
+        (job["priority"], job["queue"], job["env"]) for job in jobs()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"command":"a", "priority":"x"}', "line 3: job field 'priority' must be"),
+        (b"{not json", "line 3: not a JSON object"),
+        (b'{"command":"\xff"}', "line 3: not valid UTF-8 (byte 13 is 0xff)"),
+        (b'{"command":"a","state":"dead"}', "line 3: job field 'state' is set by queuectl itself"),
+        (b"7", "line 3: a job must be a JSON object"),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_is_stored(cli: Callable[..., Any], line: bytes, message: str) -> None:
+    """Blank lines count for the number: it is the one that an editor shows."""
+    result = cli("enqueue", "--file", "-", input=b'{"command":"a"}\n\n' + line + b'\n{"command":"b"}\n')
+
+    assert (result.out, result.code) == ("", 1)
+    assert result.err.startswith("queuectl: " + message)
+    assert result.err.endswith("Nothing was enqueued.\n")
+    assert cli("enqueue", "--", "a").out == "Enqueued job job1\n"
+
+
+def test_an_id_that_is_taken_refuses_the_whole_file(cli: Callable[..., Any]) -> None:
+    """Within the file too."""
+    twins = lines({"command": "a", "id": "x"}, {"command": "b"}, {"command": "c", "id": "x"})
+
+    result = cli("enqueue", "--file", "-", input=twins)
+
+    assert (result.out, result.code) == ("", 1)
+    assert "the id x is given twice" in result.err
+    assert cli("enqueue", "--", "a").out == "Enqueued job job1\n"
+
+
+def test_a_line_without_end_is_refused(cli: Callable[..., Any]) -> None:
+    """It must not be read into memory for ever."""
+    result = cli("enqueue", "--file", "-", "--lines", input=b"x" * 5_000_000)
+
+    assert (result.out, result.code) == ("", 1)
+    assert result.err.startswith("queuectl: line 1: job field 'command' is ")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--file", "missing.jsonl"], 1, "cannot read missing.jsonl: No such file"),
+        (["--file", "."], 1, "cannot read ."),
+        (["--file", "-", "{}"], 2, "--file does not go with a job on the command line"),
+        (["--file", "-", "--", "a"], 2, "--file does not go with a job on the command line"),
+        (["--file", "-", "--id", "x"], 2, "--id names one job"),
+        (["--file", "-", "--priority", "x"], 1, "job field 'priority' must be"),
+        (["--file"], 2, "option --file needs a value"),
+    ],
+)
+def test_what_does_not_go_together(cli: Callable[..., Any], words: List[str], code: int, message: str) -> None:
+    """A bad option is not the fault of a line."""
+    result = cli("enqueue", *words, input='{"command":"a"}\n')
+
+    assert (result.out, result.code) == ("", code)
+    assert message in result.err
+    assert "line 1" not in result.err
+
+
+def test_ids_and_documents_for_scripts(cli: Callable[..., Any]) -> None:
+    """``-q`` prints an id a line, ``--json`` one document."""
+    text = lines({"command": "a"}, {"command": "b", "id": "mine"})
+
+    quiet = cli("enqueue", "-q", "--file", "-", input=text)
+    document = cli("enqueue", "--json", "--file", "-", input=lines({"command": "a"}))
+
+    assert ("job1\nmine\n", "", 0) == quiet
+    assert {"count": 1, "ids": ["job2"]} == json.loads(document.out)
+
+
+def test_the_store_is_not_locked_while_the_file_is_read(
+    cli: Callable[..., Any], background: Callable[..., Any]
+) -> None:
+    """A slow pipe must not keep workers and other enqueuers from the store."""
+    import subprocess
+    import sys
+
+    slow = subprocess.Popen(
+        [sys.executable, "-m", "queuectl", "enqueue", "--file", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert slow.stdin is not None
+    slow.stdin.write(b'{"command":"a"}\n' * 10)
+    slow.stdin.flush()
+
+    started = time.monotonic()
+    other = cli("enqueue", "--", "b")
+    took_s = time.monotonic() - started
+    out, _ = slow.communicate(b'{"command":"c"}\n')
+
+    assert other.out == "Enqueued job job1\n"
+    assert took_s < 10
+    assert out == b"Enqueued 11 jobs (job2 .. job12)\n"
+
+
+@pytest.mark.posix
+def test_a_bar_on_a_terminal_alone(terminal: Callable[..., str], cli: Callable[..., Any]) -> None:
+    """It is gone at the end, and never in a pipe."""
+    Path("jobs.jsonl").write_text(lines(*[{"command": "echo " + "x" * 2000}] * 2000))
+
+    shown = terminal("enqueue", "--file", "jobs.jsonl")
+    piped = cli("enqueue", "--file", "jobs.jsonl")
+
+    assert "[###" in shown
+    assert shown.rstrip("\n").split("\r")[-1] == "Enqueued 2000 jobs (job1 .. job2000)"
+    assert ("Enqueued 2000 jobs (job2001 .. job4000)\n", "", 0) == piped

@@ -1,0 +1,324 @@
+"""The root: global options, help, versions, and the one place where errors are printed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any, Callable, List
+
+import pytest
+
+import queuectl
+from queuectl.cli_commands import FLAGS, TABLE, VALUED, all_commands
+from queuectl.cli_commands.spec import GLOBAL_OPTIONS
+from queuectl.main import main
+
+POSIX = pytest.mark.posix
+
+
+def test_alone_it_says_how_to_start(cli: Callable[..., Any]) -> None:
+    """On an empty store: the three commands."""
+    result = cli(code=0)
+
+    assert result.out == (
+        "The queue is empty. To start with:\n\n"
+        '  queuectl enqueue \'{"command":"echo hello"}\'   add a job\n'
+        "  queuectl worker start                         run jobs, until Ctrl-C\n"
+        "  queuectl status                               see how they stand\n\n"
+        "'queuectl help' lists all commands; 'queuectl demo' shows the whole at work.\n"
+    )
+
+
+def test_alone_it_is_the_status(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """As soon as there is a job."""
+    add("true")
+
+    assert cli(code=0).out.startswith("Job states:\n  pending: 1\n")
+
+
+@pytest.mark.parametrize(
+    "words", [["--version"], ["enqueue", "--version"], ["--db", "x", "--version"], ["dlq", "--version"]]
+)
+def test_version(cli: Callable[..., Any], words: List[str], home: Any) -> None:
+    """Wherever it stands, and no store is made for it."""
+    assert (f"queuectl {queuectl.__version__}\n", "", 0) == cli(*words)
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"]])
+def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
+    """Names every command that is not hidden."""
+    out = cli(*words, code=0).out
+
+    assert out.startswith("Usage: queuectl [OPTIONS] COMMAND ...\n")
+    assert all(f"\n  {name} " in out for name, entry in TABLE.items() if entry.group)
+    assert "__complete" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["enqueu", "{}"], "unknown command 'enqueu'. Did you mean enqueue?"),
+        (["xyzzy"], "unknown command 'xyzzy'. queuectl help shows them all."),
+        (["dlq", "rety"], "unknown command dlq 'rety'. Did you mean retry?"),
+        (["dlq", "xyzzy"], "unknown command dlq 'xyzzy'. There are list, retry, purge."),
+        (["dlq"], "dlq needs a command: queuectl dlq list|retry|purge."),
+        (["--jsn", "list"], "unknown option --jsn. Did you mean --json?"),
+        (["list", "--jsn"], "unknown option --jsn. Did you mean --json?"),
+        (["list", "-z"], "unknown option -z."),
+        (["--db"], "option --db needs a value: --db PATH|URL."),
+        (["list", "--state", "ded"], "unknown state 'ded'. Did you mean dead?"),
+        (["list", "--state", "xyzzy"], "unknown state 'xyzzy'. The states are pending, processing, failed,"),
+        (["list", "--sort", "priorty"], "cannot sort by 'priorty'. Did you mean priority?"),
+        (["list", "more"], "list takes no arguments, so 'more' is too much."),
+        (["show"], "show needs ID: queuectl show ID"),
+        (["help", "lst"], "unknown command 'lst'. Did you mean list?"),
+        (["help", "dlq", "lst"], "unknown command dlq 'lst'. Did you mean list?"),
+        (["completion", "bsh"], "no completion for 'bsh'. Did you mean bash?"),
+        (["list", "--state", "\x1b[31mred"], "unknown state '\\x1b[31mred'."),
+        (["x" * 10_000], "unknown command 'xxxx"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_2(cli: Callable[..., Any], words: List[str], hint: str, home: Any) -> None:
+    """With what was perhaps meant; on one line; and no store is made for it."""
+    result = cli(*words)
+
+    assert (result.out, result.code) == ("", 2)
+    assert result.err.startswith("queuectl: ")
+    assert hint in result.err
+    assert result.err.count("\n") == 1
+    assert len(result.err) < 300
+    assert not home.exists()
+
+
+def test_no_abbreviations(cli: Callable[..., Any]) -> None:
+    """A script that says --prio would break when another option begins like that."""
+    assert cli("enqueue", "--prio", "1", "--", "true").code == 2
+
+
+def test_the_store_is_named_by_option_before_environment(cli: Callable[..., Any], home: Any) -> None:
+    """``--db``, then QUEUECTL_DB, then the home."""
+    env = {"QUEUECTL_DB": str(home.parent / "env.db")}
+    cli("enqueue", "--", "a", env=env, code=0)
+    cli("--db", "option.db", "enqueue", "--", "b", env=env, code=0)
+    cli("enqueue", f"--db=sqlite://{home.parent}/option.db", "--", "c", env=env, code=0)
+
+    assert not (home / "jobs.db").exists()
+    assert cli("list", "-q", env=env).out == "job1\n"
+    assert cli("list", "-q", "--db", str(home.parent / "option.db")).out == "job1\njob2\n"
+
+
+def test_a_store_that_is_not_ours_is_a_sentence(cli: Callable[..., Any], home: Any) -> None:
+    """Exit code 1, and the file is as it was."""
+    path = home.parent / "notes.db"
+    path.write_bytes(b"my diary " * 1000)
+
+    result = cli("--db", str(path), "list")
+
+    assert (result.out, result.code) == ("", 1)
+    assert result.err.startswith("queuectl: ")
+    assert result.err.count("\n") == 1
+    assert path.read_bytes() == b"my diary " * 1000
+
+
+def test_an_unknown_kind_of_store(cli: Callable[..., Any]) -> None:
+    """And one whose driver is not installed is told how to install it."""
+    result = cli("--db", "mysql://host/db", "list")
+
+    assert (result.code, "unknown kind of store mysql://" in result.err) == (1, True)
+
+
+def test_messages_are_on_one_line_whatever_they_name(cli: Callable[..., Any]) -> None:
+    """Ids, keys and paths are shown with control characters escaped."""
+    assert "Job not found: a\\nb\\x1b[31m." in cli("show", "a\nb\x1b[31m").err
+
+
+@POSIX
+def test_an_argument_that_is_no_utf8(cli: Callable[..., Any]) -> None:
+    """Anywhere: a sentence, not a traceback."""
+    for words in (
+        [b"show", b"\xff"],
+        [b"cancel", b"\xff"],
+        [b"list", b"--queue", b"\xff"],
+        [b"\xff"],
+        [b"wait", b"\xff"],
+    ):
+        result = cli(*words)
+        assert result.code in (1, 2)
+        assert result.err.startswith("queuectl: ")
+        assert result.err.count("\n") == 1
+
+
+# -- streams ----------------------------------------------------------------------------------
+
+
+@POSIX
+def test_a_reader_that_leaves_is_no_error(cli: Callable[..., Any]) -> None:
+    """``queuectl list | head -1`` is quiet and ends as SIGPIPE would end it."""
+    cli("enqueue", "--file", "-", "--lines", input="echo " + "x" * 1000 + "\n" + "true\n" * 2000, code=0)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "queuectl", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read()
+    process.stderr.close()
+
+    assert (process.wait(30), err) == (141, b"")
+
+
+@POSIX
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_said(home: Any) -> None:
+    """A full disk behind ``>`` must not look like success."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "queuectl", "status"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+
+    assert (done.returncode, done.stderr) == (1, b"queuectl: No space left on device.\n")
+
+
+@POSIX
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_harm_nothing(closed: str, cli: Callable[..., Any]) -> None:
+    """Above all the store must not be opened as descriptor 1, and then be printed into."""
+    line = f'exec "{sys.executable}" -m queuectl "$@" {closed}'
+
+    def run(*words: str) -> int:
+        return subprocess.run(["/bin/sh", "-c", line, "sh", *words], stdin=subprocess.DEVNULL, check=False).returncode
+
+    assert run("enqueue", "--", "true") == 0
+    assert run("list") == 0
+    assert run("show", "nobody") == 1
+    assert cli("list", "-q", code=0).out == "job1\n"
+    assert cli("doctor", code=0)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_no_output_fails_for_its_encoding(cli: Callable[..., Any], encoding: str) -> None:
+    """What an encoding cannot say is shown escaped."""
+    env = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    cli("enqueue", '{"command":"echo \\u4e2d\\u00fc \\ud83d\\ude00"}', code=0)
+
+    table = cli("list", "--table", env=env, binary=True, code=0).out
+    lines = cli("list", env=env, code=0).out
+    shown = cli("show", "job1", env=env, binary=True, code=0).out
+
+    expected = "echo \u4e2d\u00fc \U0001f600".encode(encoding, "backslashreplace")
+    assert expected in table
+    assert expected in shown
+    assert '"echo \\u4e2d\\u00fc \\ud83d\\ude00"' in lines
+
+
+def test_the_c_locale_is_enough(cli: Callable[..., Any]) -> None:
+    """As cron jobs and containers have it."""
+    cli("enqueue", "--", "echo", "caf\u00e9", env={"LC_ALL": "C", "LANG": None}, code=0)
+
+    assert cli("show", "job1", env={"LC_ALL": "C"}, code=0).out
+
+
+# -- as a function ----------------------------------------------------------------------------
+
+
+def test_main_is_a_function(capsys: pytest.CaptureFixture[str], home: Any) -> None:
+    """It takes words and returns the exit code; streams may be anything that takes text."""
+    codes = [main(["enqueue", "--", "true"]), main(["show", "job9"]), main(["bogus"])]
+    captured = capsys.readouterr()
+
+    assert [0, 1, 2] == codes
+    assert captured.out == "Enqueued job job1\n"
+    assert captured.err.count("queuectl: ") == 2
+
+
+def test_an_unexpected_error_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Any
+) -> None:
+    """Nobody is shown a traceback, unless they ask for it."""
+    from queuectl.queue import Queue
+
+    def broken(self: Queue) -> None:
+        raise RuntimeError("the sky\nfell")
+
+    monkeypatch.setattr(Queue, "status", broken)
+
+    assert main(["status"]) == 1
+    assert (
+        capsys.readouterr().err
+        == "queuectl: RuntimeError: the sky\\nfell. QUEUECTL_DEBUG=1 shows where it comes from.\n"
+    )
+    monkeypatch.setenv("QUEUECTL_DEBUG", "1")
+    with pytest.raises(RuntimeError):
+        main(["status"])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_errors_of_the_machine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Any, error: BaseException
+) -> None:
+    """Each has its sentence and its exit code."""
+    from queuectl.queue import Queue
+
+    def broken(self: Queue) -> None:
+        raise error
+
+    monkeypatch.setattr(Queue, "status", broken)
+    expected = {
+        MemoryError: (1, "out of memory."), OSError: (1, "No space left on device."), KeyboardInterrupt: (130, "interrupted."),
+    }  # fmt: skip
+    code, message = expected[type(error)]
+
+    assert (main(["status"]), capsys.readouterr().err) == (code, f"queuectl: {message}\n")
+
+
+# -- the tables -------------------------------------------------------------------------------
+
+
+def test_the_sets_of_option_names_are_those_of_the_tables() -> None:
+    """Options in front of a command are read before its table is known."""
+    options = [option for command in all_commands(hidden=True) for option in (*GLOBAL_OPTIONS, *command.options)]
+
+    assert {option.long for option in options if not option.metavar} == FLAGS
+    assert {option.long for option in options if option.metavar} == VALUED
+    assert not FLAGS & VALUED
+
+
+def test_short_options_are_flags_and_mean_one_thing() -> None:
+    """They may be joined: ``-qv``."""
+    meanings: Any = {}
+    for command in all_commands(hidden=True):
+        for option in (*GLOBAL_OPTIONS, *command.options):
+            for name in option.names[:-1]:
+                assert len(name) == 2
+                assert not option.metavar
+                assert meanings.setdefault(name, option.long) == option.long
+
+
+def test_every_command_says_what_it_does_with_an_example() -> None:
+    """And its examples begin as it is typed."""
+    for command in all_commands():
+        assert command.summary
+        assert command.examples, command.name
+        assert not command.summary.endswith(".")
+        assert any(f"queuectl {command.name}" in line for line, _ in command.examples), command.name
+
+
+@pytest.mark.parametrize("command", all_commands(), ids=lambda command: command.name)
+def test_each_command_has_help(command: Any, capsys: pytest.CaptureFixture[str], home: Any) -> None:
+    """Usage first, then what it is for, examples before options; the same by ``help``, and by ``--help`` anywhere."""
+    words = command.name.split()
+
+    assert main(["help", *words]) == 0
+    text = capsys.readouterr().out
+    assert main([*words, "--help"]) == 0
+    assert capsys.readouterr().out == text
+    assert main(["--help", *words]) == 0
+    assert capsys.readouterr().out == text
+    assert text.startswith(f"Usage: queuectl {command.name}")
+    assert f"\n\n{command.summary}.\n" in text
+    assert text.index("\nExamples:\n") < text.index("\nGlobal options:\n")
+    assert all(option.long in text and option.help in text for option in command.options)
+    assert not home.exists()

@@ -1,0 +1,58 @@
+"""Start-up is part of the design: what a command imports is counted, since a time would depend on the machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import List, Set
+
+import pytest
+
+# Each of these costs more than all of queuectl's own modules that an enqueue needs.
+HEAVY = {"argparse", "asyncio", "ctypes", "json", "logging", "multiprocessing", "re", "shutil", "subprocess", "typing"}
+
+
+def imported(words: List[str]) -> Set[str]:
+    """Return the modules that are there after a command, and were not before it."""
+    program = (
+        "import sys; before = set(sys.modules); from queuectl.main import main; main(sys.argv[1:]);"
+        "sys.stderr.write(' '.join(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True
+    )
+    return set(done.stderr.decode().split())
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["-h"]])
+def test_help_and_version_import_nothing(words: List[str]) -> None:
+    """But the small table and the help's own modules: no store, no typing, no regular expressions."""
+    modules = imported(words)
+
+    heavy = modules & (HEAVY | {"sqlite3", "threading"})
+    assert not heavy
+    assert len(modules) < 12
+
+
+@pytest.mark.parametrize(
+    "words", [["enqueue", '{"command":"true"}'], ["enqueue", "--", "true"], ["enqueue", "-q", "--command", "a"]]
+)
+def test_an_enqueue_imports_only_what_it_needs(words: List[str]) -> None:
+    """JSON is read by its C scanner; the package around it would bring regular expressions."""
+    imported(words)  # the first one makes the store, which takes more
+
+    modules = imported(words)
+
+    heavy = modules & HEAVY
+    own = {name for name in modules if name.startswith("queuectl.")} & {
+        "queuectl.job", "queuectl.worker", "queuectl.recovery", "queuectl.runner", "queuectl.render", "queuectl.supervisor",
+    }  # fmt: skip
+    assert (set(), set()) == (heavy, own)
+
+
+def test_a_command_imports_its_own_module_alone() -> None:
+    """Not those of its neighbours."""
+    modules = imported(["config", "get", "timeout"])
+
+    assert "queuectl.cli_commands.settings" in modules
+    assert not modules & {f"queuectl.cli_commands.{name}" for name in ("enqueue", "jobs", "workers", "doctor", "demo")}
