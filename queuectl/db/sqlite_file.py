@@ -88,7 +88,7 @@ class SqliteFile:
     def _verify(self, create: bool) -> None:
         """Refuse a file that is not a store of ours, or one of a newer release; read the store's id."""
         application = self._rows("PRAGMA application_id")[0][0]
-        if application == 0 and create and not self._rows("SELECT 1 FROM sqlite_master LIMIT 1"):
+        if application == 0 and create and self._is_blank():
             self._make_in_place()
             application = self._rows("PRAGMA application_id")[0][0]
         version = self._rows("PRAGMA user_version")[0][0]
@@ -108,6 +108,12 @@ class SqliteFile:
             with self._write:
                 upgrade_sqlite(self._db, time.time())
         self.store_id: str = self._rows("SELECT store_id FROM store")[0][0]
+
+    def _is_blank(self) -> bool:
+        """Say whether the file is empty, or a database without any table: what another maker began."""
+        with open(self.path, "rb") as file:  # a few stray bytes are blank to SQLite, but may be dear to somebody
+            head = file.read(16)
+        return head in (b"", b"SQLite format 3\0") and not self._rows("SELECT 1 FROM sqlite_master LIMIT 1")
 
     def _make_in_place(self) -> None:
         """Make an empty file a store; if another process is first, its store stands.

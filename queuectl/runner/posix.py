@@ -121,14 +121,13 @@ def start(
     from queuectl.runner import CannotStart
 
     _enter(cwd)
-    reading = writing = nothing = -1
+    reading = writing = -1
     try:
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
-        nothing = os.open(os.devnull, os.O_RDONLY)
         # A command that begins with - or + would be taken for an option of the shell.
         words = [SHELL, "-c", command] if command[0] not in "-+" else [SHELL, "-c", "--", command]
-        pid = _spawn(words, env, nothing, writing)
+        pid = _spawn(words, env, _nothing(), writing)
         result = Command(pid, reading, run_id, store_id, limit)
         reading = -1
         return result
@@ -138,9 +137,20 @@ def start(
     except ValueError as error:
         raise CannotStart(f"could not start: {error}", False) from None
     finally:
-        for fd in (reading, writing, nothing):
+        for fd in (reading, writing):
             if fd >= 0:
                 os.close(fd)
+
+
+_devnull: Optional[int] = None
+
+
+def _nothing() -> int:
+    """Return a descriptor of /dev/null, opened once: every command's standard input."""
+    global _devnull
+    if _devnull is None:
+        _devnull = os.open(os.devnull, os.O_RDONLY)
+    return _devnull
 
 
 def _enter(cwd: str) -> None:
