@@ -88,9 +88,10 @@ class SqliteFile:
     def _verify(self, create: bool) -> None:
         """Refuse a file that is not a store of ours, or one of a newer release; read the store's id."""
         application = self._rows("PRAGMA application_id")[0][0]
-        if application == 0 and create and self._is_blank():
-            self._make_in_place()
-            application = self._rows("PRAGMA application_id")[0][0]
+        if application == 0 and create:
+            if self._is_blank():
+                self._make_in_place()
+            application = self._rows("PRAGMA application_id")[0][0]  # another process may have been first
         version = self._rows("PRAGMA user_version")[0][0]
         if application != APPLICATION_ID or version < 1:
             raise StoreRefused(
@@ -111,9 +112,11 @@ class SqliteFile:
 
     def _is_blank(self) -> bool:
         """Say whether the file is empty, or a database without any table: what another maker began."""
-        with open(self.path, "rb") as file:  # a few stray bytes are blank to SQLite, but may be dear to somebody
-            head = file.read(16)
-        return head in (b"", b"SQLite format 3\0") and not self._rows("SELECT 1 FROM sqlite_master LIMIT 1")
+        # To SQLite a few stray bytes are an empty database too, but they may be dear to somebody. The size
+        # must do: to open and close the file here would drop the locks of all connections of this process.
+        if 0 < os.stat(self.path).st_size < 512:
+            return False
+        return not self._rows("SELECT 1 FROM sqlite_master LIMIT 1")
 
     def _make_in_place(self) -> None:
         """Make an empty file a store; if another process is first, its store stands.
