@@ -232,6 +232,16 @@ class Rates(NamedTuple):
     failed_per_min: float
 
 
+class Status(NamedTuple):
+    """What ``status`` shows."""
+
+    jobs: Dict[str, int]  # by state
+    workers: List[Worker]  # the live ones
+    oldest_due_age_s: Optional[float]  # None: no job is due
+    rates: Rates
+    paused_queues: List[str]
+
+
 class Problem(NamedTuple):
     """Something ``doctor`` found."""
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from queuectl.config import Config
     from queuectl.db.base import Part, Store
-    from queuectl.job import Job, JobFilter, Problem, QueueInfo, Rates, Run, Worker
+    from queuectl.job import Job, JobFilter, Problem, QueueInfo, Run, Status, Worker
     from queuectl.jobspec import JobSpec
 
     JobLike = Union[str, Mapping[str, Any], JobSpec]
@@ -31,26 +31,6 @@ if TYPE_CHECKING:
 FIRST_LOOK_S = 0.005
 LAST_LOOK_S = 0.1
 PAGE = 1000
-
-
-class Status:
-    """What ``status`` shows: jobs by state, live workers, the oldest due job, rates."""
-
-    __slots__ = ("jobs", "oldest_due_age_s", "paused_queues", "rates", "workers")
-
-    def __init__(
-        self,
-        jobs: Dict[str, int],
-        workers: List[Worker],
-        oldest_due_age_s: Optional[float],
-        rates: Rates,
-        paused_queues: List[str],
-    ) -> None:
-        self.jobs = jobs
-        self.workers = workers
-        self.oldest_due_age_s = oldest_due_age_s
-        self.rates = rates
-        self.paused_queues = paused_queues
 
 
 class Queue:
@@ -194,18 +174,22 @@ class Queue:
         Raises:
             JobNotFound, QueuectlError: No such job, or no such run.
         """
+        from queuectl.runner.output import joined
+
         chosen = self._run(job_id, run)
         if chosen is None:
             return b""
         with self._lock:
             parts = self.store.output(chosen.run_id)
-        return b"".join(_joined(parts, 0))
+        return b"".join(joined(parts, 0))
 
     def follow(self, job_id: str, run: Optional[int] = None) -> Iterator[bytes]:
         """Yield a run's output as it comes, to the run's end; wait for its start if it has not begun.
 
         Without *run*, the current or last run; of a job that waits for its first run, the first.
         """
+        from queuectl.runner.output import joined
+
         end = 0
         sleep_s = FIRST_LOOK_S
         while True:
@@ -215,7 +199,7 @@ class Queue:
                 run = chosen.number
                 with self._lock:
                     parts = self.store.output(chosen.run_id, end)
-                for piece in _joined(parts, end):
+                for piece in joined(parts, end):
                     yield piece
                     sleep_s = FIRST_LOOK_S
                 if parts:
@@ -284,7 +268,7 @@ class Queue:
 
     def status(self) -> Status:
         """Return the counts of every state, live workers, the age of the oldest due job, and rates."""
-        from queuectl.job import STATES
+        from queuectl.job import STATES, Status
 
         with self._lock:
             queues = self.store.queues()
@@ -467,12 +451,3 @@ def _queue_name(name: str) -> str:
     if not jobspec.is_name(name):
         raise InvalidJob(f"a queue's name must be {jobspec.NAME_RULE}, not {jobspec.shown(name)}.")
     return name
-
-
-def _joined(parts: Iterable[Part], end: int) -> Iterator[bytes]:
-    """Yield the bytes of *parts*, and a line of its own where bytes between them were cut out."""
-    for start, data in parts:
-        if start > end:
-            yield b"\n[queuectl: %d bytes were cut here]\n" % (start - end)
-        yield data
-        end = start + len(data)

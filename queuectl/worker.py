@@ -11,15 +11,15 @@ import signal
 import sys
 import time
 
-from queuectl import clock, events, recovery
+from queuectl import clock, events
 from queuectl.config import Config
 from queuectl.console import Console, LogFile
 from queuectl.db import open_store
-from queuectl.db.doorbell import Doorbell
 from queuectl.errors import QueuectlError, StoreUnavailable
 from queuectl.execution import Execution
-from queuectl.job import Outcome, RunEnd, State, Worker, settle
-from queuectl.runner import RUN_VARIABLES, CannotStart, identity
+from queuectl.job import Outcome, RunEnd, State, settle
+from queuectl.membership import Membership
+from queuectl.runner import RUN_VARIABLES, CannotStart
 from queuectl.runner.reactor import Reactor
 
 TYPE_CHECKING = False
@@ -84,31 +84,10 @@ class WorkerProcess:
         self._due_mono: Optional[float] = None
         self._config = Config(store.settings())
         self._settings_seen = store.settings_seen
-        self._register()
+        self._membership = Membership(store, number, group_id, concurrency, self._queues)
+        self._membership.enter(self._config.lease)
 
     # -- life ---------------------------------------------------------------------------------
-
-    def _register(self) -> None:
-        """Enter the store under a fresh id: results of an earlier one can never be taken for this one's."""
-        self._id = os.urandom(8).hex()
-        folder = recovery.run_folder(self._store)
-        if folder is not None:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            self._notes: Optional[str] = os.path.join(folder, self._id + recovery.NOTES)
-            self._bell: Optional[Doorbell] = Doorbell(folder, self._id)
-        else:
-            self._notes = self._bell = None
-        now_mono = time.monotonic()
-        now = self._store.now()
-        pid = os.getpid()
-        self._store.register(
-            Worker(
-                self._id, "worker", self._group_id, self._number, identity.host_name(), identity.host_id(), pid,
-                identity.process_started(pid) or "", self._queues, self._concurrency, now,
-                now + self._config.lease, now_mono,
-            )  # fmt: skip
-        )
-        self._renewed_mono = now_mono
 
     def run(self) -> int:
         """Work until told to stop, or until nothing is left when draining; return the exit code."""
@@ -131,13 +110,7 @@ class WorkerProcess:
         self._say(events.exiting(self._number))
         for command in self._lingering:
             command.close()
-        try:
-            self._store.unregister(self._id)
-        except QueuectlError:
-            pass  # a sweeper takes the row away
-        if self._bell is not None:
-            self._bell.disarm()
-        recovery.forget_notes(self._store, self._id)
+        self._membership.leave()
         self._console.finish()
 
     def _say(self, line: str) -> None:
@@ -154,11 +127,11 @@ class WorkerProcess:
             if self._ended:
                 claims = self._hand_in(free)
             else:
-                claims = self._store.claim(self._id, free, self._queues)
+                claims = self._store.claim(self._membership.id, free, self._queues)
             if free > len(claims):
                 claims += self._look_again(free - len(claims))
             elif free > 0:
-                self._sleep_on(None)  # all slots are taken now: nobody needs to wake this worker
+                self._hang_up()  # all slots are taken now: nobody needs to wake this worker
         except StoreUnavailable as error:
             self._trouble(str(error))
             return
@@ -178,7 +151,7 @@ class WorkerProcess:
 
     def _hand_in(self, free: int) -> List[Claim]:
         """Write all ends and claim up to *free* jobs in one transaction; say what became of each end."""
-        finished = self._store.finish(self._id, self._ended, free, self._queues, outputs=self._outputs)
+        finished = self._store.finish(self._membership.id, self._ended, free, self._queues, outputs=self._outputs)
         for (claim, end, verdict), accepted in zip(self._ended, finished.accepted):
             self._report(claim, end, verdict.state, verdict.delay_s, accepted)
         self._ended = []
@@ -192,9 +165,10 @@ class WorkerProcess:
         What was committed before the bell hung did not ring.
         """
         claims: List[Claim] = []
-        if self._bell is not None:
-            self._sleep_on(self._bell.arm())
-            claims = self._store.claim(self._id, free, self._queues)
+        bell = self._membership.arm()
+        if bell is not None:
+            self._reactor.set_bell(bell)
+            claims = self._store.claim(self._membership.id, free, self._queues)
         self._hungry = len(claims) == free
         self._due_mono = None
         if not self._hungry:
@@ -204,10 +178,10 @@ class WorkerProcess:
                 self._due_mono = time.monotonic() + max(due - now, 0.001)
         return claims
 
-    def _sleep_on(self, bell: Optional[int]) -> None:
-        self._reactor.set_bell(bell)
-        if bell is None and self._bell is not None:
-            self._bell.disarm()
+    def _hang_up(self) -> None:
+        """Take the bell away: nobody needs to wake this worker."""
+        self._reactor.set_bell(None)
+        self._membership.disarm()
 
     def _read_settings(self) -> None:
         self._config = Config(self._store.settings())
@@ -225,7 +199,7 @@ class WorkerProcess:
     def _begin(self, claim: Claim) -> None:
         self._say(events.picked(self._number, claim.job.id, claim.job.command))
         execution = Execution(claim, self._config)
-        if self._lease_is_over():
+        if self._membership.lease_is_over(self._config.lease):
             self._settle(claim, RunEnd(Outcome.STOPPED, None, None, "the lease ended before the start", self._store.now()))
             return
         try:
@@ -254,8 +228,7 @@ class WorkerProcess:
                 self._maybe_over(execution)
         if reactor.rung:
             self._hungry = True
-            if self._bell is not None:
-                self._bell.hush()
+            self._membership.hush()
         for number in reactor.signals:
             self._ask_stop(NOW if number == getattr(signal, "SIGQUIT", None) else GRACEFUL)
         if reactor.orphaned and not self._stop:
@@ -340,10 +313,10 @@ class WorkerProcess:
         self._tick_mono = now_mono + (TICK_S if self._running else IDLE_TICK_S)
         self._hungry = True
         try:
-            if now_mono - self._renewed_mono >= self._config.lease / 3 and not self._renew(now_mono):
+            if not self._membership.renew_in_time(self._config.lease, now_mono):
                 self._fenced()
                 return
-            orders = self._store.orders(self._id)
+            orders = self._store.orders(self._membership.id)
         except StoreUnavailable as error:
             self._trouble(str(error))
             self._fence_by_clock(now_mono)
@@ -357,23 +330,9 @@ class WorkerProcess:
             if execution.claim.run_id in orders.cancelled_runs:
                 execution.end(Outcome.CANCELLED, now_mono)
 
-    def _renew(self, now_mono: float) -> bool:
-        renewed = self._store.renew(self._id, self._config.lease, now_mono)
-        if renewed:
-            self._renewed_mono = now_mono
-        return renewed
-
-    def _lease_is_over(self) -> bool:
-        """Say whether, by the monotonic clock, the lease may have been given away by now.
-
-        Counted from the *begin* of the last renewal that succeeded. On a store of one host it is never:
-        there the others end this process before they take its jobs.
-        """
-        return self._store.many_hosts and time.monotonic() - self._renewed_mono > self._config.lease
-
     def _fence_by_clock(self, now_mono: float) -> None:
         """End the own commands when the lease is over, database reachable or not."""
-        if self._lease_is_over():
+        if self._membership.lease_is_over(self._config.lease):
             for execution in self._running.values():
                 execution.kill(Outcome.STOPPED, now_mono)
 
@@ -391,9 +350,9 @@ class WorkerProcess:
         self.abandon()
         self._ended = []
         self._outputs = []
-        self._sleep_on(None)
-        recovery.forget_notes(self._store, self._id)
-        self._register()
+        self._hang_up()
+        self._membership.forget()
+        self._membership.enter(self._config.lease)
         self._say(events.fenced(self._number))
 
     def _ask_stop(self, level: int) -> None:
@@ -401,7 +360,7 @@ class WorkerProcess:
             return
         self._say(events.stopping(self._number) if level == GRACEFUL else events.stopping_now(self._number))
         self._stop = level
-        self._sleep_on(None)
+        self._hang_up()
         if level == NOW:
             now_mono = time.monotonic()
             for execution in self._running.values():
@@ -410,7 +369,8 @@ class WorkerProcess:
     def _flush_output(self, now_mono: float) -> None:
         """Store what running commands printed, now and then; write down their leaders for recovery."""
         if self._note_mono is not None and now_mono >= self._note_mono:
-            self._write_notes()
+            self._note_mono = None
+            self._membership.note(self._running.values())
         if now_mono < self._flush_mono or now_mono < self._not_before_mono:
             return
         self._flush_mono = now_mono + FLUSH_S
@@ -428,23 +388,6 @@ class WorkerProcess:
         if self._outputs:
             self._store.append_outputs(self._outputs)
             self._outputs = []
-
-    def _write_notes(self) -> None:
-        self._note_mono = None
-        if self._notes is None or not self._running:
-            return
-        lines = []
-        for execution in self._running.values():
-            if execution.command.started is None:
-                execution.command.started = identity.process_started(execution.pid)
-            if execution.command.started is not None:
-                lines.append(f"{execution.claim.run_id} {execution.pid} {execution.command.started}\n")
-        try:
-            with open(self._notes + ".new", "w", encoding="ascii") as file:
-                file.write("".join(lines))
-            os.replace(self._notes + ".new", self._notes)
-        except OSError:
-            pass  # the mark finds nearly everything that the notes would
 
     def _done_draining(self) -> bool:
         if not self._drain or self._running or self._ended or self._stop:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from queuectl.cli_commands.spec import Args
     from queuectl.job import Worker
-    from queuectl.queue import Status
+    from queuectl.job import Status
 
     Running = Tuple[str, float]  # a job's id, and since when it runs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional, Tuple
+    from typing import Iterable, Iterator, List, Optional, Tuple
 
 
 class OutputBuffer:
@@ -60,3 +60,12 @@ class OutputBuffer:
                 parts.append((since, bytes(fresh)))
         self._stored = self.total
         return parts, replace_from
+
+
+def joined(parts: Iterable[Tuple[int, bytes]], end: int) -> Iterator[bytes]:
+    """Yield the bytes of *parts* from offset *end*, and a line of its own where bytes were cut out between them."""
+    for start, data in parts:
+        if start > end:
+            yield b"\n[queuectl: %d bytes were cut here]\n" % (start - end)
+        yield data
+        end = start + len(data)

@@ -1,0 +1,125 @@
+"""A worker's place in the store: its entry and lease, its bell, its notes for whoever recovers its runs."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from queuectl import recovery
+from queuectl.db.doorbell import Doorbell
+from queuectl.errors import QueuectlError
+from queuectl.job import Worker
+from queuectl.runner import identity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable, Optional, Tuple
+
+    from queuectl.db.base import Store
+    from queuectl.execution import Execution
+
+
+class Membership:
+    """One worker process among those that the store knows."""
+
+    def __init__(self, store: Store, number: int, group_id: str, concurrency: int, queues: Tuple[str, ...]) -> None:
+        self.id = ""
+        self._store = store
+        self._number = number
+        self._group_id = group_id
+        self._concurrency = concurrency
+        self._queues = queues
+        self._renewed_mono = 0.0
+        self._notes: Optional[str] = None
+        self._bell: Optional[Doorbell] = None
+
+    def enter(self, lease_s: float) -> None:
+        """Register under a fresh id: results of an earlier one can never be taken for this one's."""
+        self.id = os.urandom(8).hex()
+        folder = recovery.run_folder(self._store)
+        if folder is not None:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            self._notes = os.path.join(folder, self.id + recovery.NOTES)
+            self._bell = Doorbell(folder, self.id)
+        now_mono, now, pid = time.monotonic(), self._store.now(), os.getpid()
+        self._store.register(
+            Worker(
+                self.id, "worker", self._group_id, self._number, identity.host_name(), identity.host_id(), pid,
+                identity.process_started(pid) or "", self._queues, self._concurrency, now, now + lease_s, now_mono,
+            )  # fmt: skip
+        )
+        self._renewed_mono = now_mono
+
+    def leave(self) -> None:
+        """Take the entry away; where the store cannot, a sweeper will."""
+        try:
+            self._store.unregister(self.id)
+        except QueuectlError:
+            pass
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove bell and notes."""
+        self.disarm()
+        recovery.forget_notes(self._store, self.id)
+
+    # -- the lease ----------------------------------------------------------------------------
+
+    def renew_in_time(self, lease_s: float, now_mono: float) -> bool:
+        """Renew the lease if a third of it has passed; False if the store has condemned this worker."""
+        if now_mono - self._renewed_mono < lease_s / 3:
+            return True
+        renewed = self._store.renew(self.id, lease_s, now_mono)
+        if renewed:
+            self._renewed_mono = now_mono
+        return renewed
+
+    def lease_is_over(self, lease_s: float) -> bool:
+        """Say whether, by the monotonic clock, the lease may have been given away by now.
+
+        Counted from the *begin* of the last renewal that succeeded. On a store of one host it is never:
+        there the others end this process before they take its jobs.
+        """
+        return self._store.many_hosts and time.monotonic() - self._renewed_mono > lease_s
+
+    # -- the bell -----------------------------------------------------------------------------
+
+    def arm(self) -> Optional[int]:
+        """Hang up the bell and return the descriptor to sleep on; None if there can be none."""
+        return None if self._bell is None else self._bell.arm()
+
+    def disarm(self) -> None:
+        """Take the bell away."""
+        if self._bell is not None:
+            self._bell.disarm()
+
+    def hush(self) -> None:
+        """Take the rings so far."""
+        if self._bell is not None:
+            self._bell.hush()
+
+    # -- notes --------------------------------------------------------------------------------
+
+    def note(self, executions: Iterable[Execution]) -> None:
+        """Write down the first process of each run, by pid and start time.
+
+        The run's mark finds nearly everything after a crash of this worker; the note finds a command that
+        emptied its environment.
+        """
+        if self._notes is None:
+            return
+        lines = []
+        for execution in executions:
+            command = execution.command
+            if command.started is None:
+                command.started = identity.process_started(execution.pid)
+            if command.started is not None:
+                lines.append(f"{execution.claim.run_id} {execution.pid} {command.started}\n")
+        if not lines:
+            return
+        try:
+            with open(self._notes + ".new", "w", encoding="ascii") as file:
+                file.write("".join(lines))
+            os.replace(self._notes + ".new", self._notes)
+        except OSError:
+            pass
