@@ -1,0 +1,121 @@
+"""Doorbells: which commits wake a sleeping worker, and bells that nobody hears."""
+
+from __future__ import annotations
+
+import os
+import select
+
+import pytest
+
+from queuectl.db import doorbell
+from queuectl.db.doorbell import Doorbell
+from queuectl.errors import JobExists
+from tests.store.build import EVERYTHING, T0, bring_to, spec
+
+pytestmark = pytest.mark.posix
+
+
+@pytest.fixture
+def bell(store):
+    """The armed bell of a worker of the store."""
+    os.makedirs(store.run_folder, exist_ok=True)
+    bell = Doorbell(store.run_folder, "w1")
+    bell.arm()
+    yield bell
+    bell.disarm()
+
+
+def rang(bell):
+    """Say whether the bell has rung, and hush it."""
+    ready, _, _ = select.select([bell.arm()], [], [], 0)
+    bell.hush()
+    return bool(ready)
+
+
+RINGING = {
+    "add": lambda store: store.add([spec()], T0),
+    "add later": lambda store: store.add([spec(delay_s=50)], T0),
+    "retry": lambda store: store.retry(["over"], now=T0),
+    "retry_where": lambda store: store.retry_where(EVERYTHING, T0),
+    "edit": lambda store: store.edit("job1", {"delay_s": 0.0}, T0),
+    "resume": lambda store: store.set_paused("default", False),
+    "limit": lambda store: store.set_limit("default", None),
+    "release": lambda store: store.release_lost("gone", 3, T0),
+}
+
+
+@pytest.mark.parametrize("verb", sorted(RINGING))
+def test_what_makes_work_rings(store, bell, verb):
+    """Everything that may make a job claimable, or due at another time, wakes the sleepers after its commit."""
+    bring_to(store, "cancelled", "over")
+    store.add([spec(delay_s=50)], T0)
+    bell.hush()
+
+    RINGING[verb](store)
+
+    assert rang(bell)
+
+
+def test_looking_and_refused_writes_do_not_ring(store, bell):
+    """No worker wakes for nothing."""
+    store.add([spec(id="taken")], T0)
+    bell.hush()
+
+    with pytest.raises(JobExists):
+        store.add([spec(id="taken")], T0)
+    store.get("taken")
+    store.claim("w1", 1, (), T0 - 99)
+
+    assert not rang(bell)
+
+
+def test_a_bell_rings_every_sleeper(store, bell):
+    """Two workers sleep, both wake."""
+    other = Doorbell(store.run_folder, "w2")
+    other.arm()
+
+    store.add([spec()], T0)
+
+    assert (True, True) == (rang(bell), rang(other))
+    other.disarm()
+
+
+def test_a_busy_worker_has_no_bell(store, bell):
+    """Taken away, it costs the enqueuers nothing; armed again it rings again."""
+    bell.disarm()
+    assert [] == os.listdir(store.run_folder)
+    store.add([spec()], T0)
+
+    bell.arm()
+    silent = rang(bell)
+    store.add([spec()], T0)
+
+    assert (False, True) == (silent, rang(bell))
+
+
+def test_the_bell_of_a_dead_worker_is_taken_down(store):
+    """A bell that nobody reads is removed by the next who rings it, and does not hold anybody up."""
+    os.makedirs(store.run_folder, exist_ok=True)
+    os.mkfifo(os.path.join(store.run_folder, "dead.bell"))
+
+    store.add([spec()], T0)
+
+    assert [] == os.listdir(store.run_folder)
+
+
+def test_a_bell_that_is_rung_without_end_does_not_block(bell, store):
+    """A sleeper that does not wake leaves its bell full; ringing it on is harmless."""
+    for _ in range(70_000):
+        doorbell.ring(store.run_folder)
+
+    assert rang(bell)
+
+
+def test_ringing_where_nobody_lives_is_harmless(tmp_path):
+    """No folder, no bells, or other files in it: no error."""
+    (tmp_path / "notes").write_text("x")
+
+    doorbell.ring(str(tmp_path / "missing"))
+    doorbell.ring(str(tmp_path))
+
+    assert ["notes"] == os.listdir(str(tmp_path))

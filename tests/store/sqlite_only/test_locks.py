@@ -1,0 +1,92 @@
+"""One writer at a time: who waits for whom, how long, and what a waiter is told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+
+import pytest
+
+from queuectl.db import open_store, sqlite_file
+from queuectl.errors import StoreUnavailable
+from queuectl.job import JobFilter
+from tests.store.build import T0, spec
+from tests.store.sqlite_only.files import ADD_ONE
+
+
+def test_readers_do_not_wait_for_a_writer(store, raw, monkeypatch):
+    """While somebody holds the write lock every look answers at once: with no patience at all."""
+    store.add([spec(delay_s=50)], T0)
+    monkeypatch.setattr(sqlite_file, "PATIENCE_S", -1.0)
+    raw.execute("BEGIN IMMEDIATE")
+    raw.execute("UPDATE queues SET pending = 7")
+
+    assert ("pending", 1) == (store.get("job1").state, store.queues()[0].pending)
+    assert ([], T0 + 50, []) == (store.claim("w1", 1, (), T0), store.next_due((), T0), store.check())
+    assert 1 == len(store.jobs(JobFilter()))
+    raw.execute("ROLLBACK")
+
+
+def test_a_writer_does_not_wait_for_readers(store, raw):
+    """A long look elsewhere, in a transaction of its own, holds up nobody."""
+    store.add([spec()], T0)
+    raw.execute("BEGIN")
+    before = raw.execute("SELECT count(*) FROM jobs").fetchone()
+
+    store.add([spec()], T0)
+
+    assert before == raw.execute("SELECT count(*) FROM jobs").fetchone()
+    assert 2 == len(store.jobs(JobFilter()))
+
+
+def test_a_writer_waits_for_another(path, raw, start):
+    """A locked store makes an enqueue late, not wrong: nobody ever reads that a database is locked."""
+    raw.execute("BEGIN IMMEDIATE")
+    process = start(ADD_ONE, path)
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    with pytest.raises(subprocess.TimeoutExpired):  # it waits, and does not give up
+        process.wait(1.0)
+    raw.execute("COMMIT")
+
+    out, err = process.communicate()
+
+    assert ("job1\n", "") == (out, err)
+
+
+def test_patience_ends_with_a_sentence(path, store, raw, monkeypatch):
+    """A lock that is never given back ends in an error that a person understands; nothing was written."""
+    monkeypatch.setattr(sqlite_file, "PATIENCE_S", 0.05)
+    raw.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StoreUnavailable, match="was busy for .* Try again") as refused:
+        store.add([spec()], T0)
+
+    raw.execute("ROLLBACK")
+    assert "locked" not in str(refused.value)
+    assert ["job1"] == store.add([spec()], T0)
+
+
+@pytest.mark.posix
+@pytest.mark.parametrize("found", ["nothing", "an empty file", "a database without tables"])
+def test_opening_keeps_the_locks_of_the_process(path, start, found):
+    """However a store came to be, whoever opens it holds it.
+
+    POSIX locks of a file go when the process closes any descriptor of it. Without them the next
+    process to leave takes itself for the last one and removes the WAL under everybody's feet.
+    """
+    if found != "nothing":
+        os.makedirs(os.path.dirname(path))
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            if found != "an empty file":
+                db.execute("PRAGMA journal_mode = WAL")
+    with contextlib.closing(open_store(path)) as first, contextlib.closing(open_store(path)) as second:
+        first.add([spec()], T0)
+        wal = os.stat(path + "-wal").st_ino
+
+        out, err = start(ADD_ONE, path).communicate("go\n")
+
+        assert ("job2\n", "", wal) == (out, err, os.stat(path + "-wal").st_ino)
+        assert ["job3", "job4"] == first.add([spec()], T0) + second.add([spec()], T0)
