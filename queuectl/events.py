@@ -6,6 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional
 
+    from queuectl.job import Job
+
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _ESCAPES.update({9: "\\t", 10: "\\n", 13: "\\r"})
 # Marks that reorder what follows them: a command must look like what it is.
@@ -55,6 +57,19 @@ def put_back(number: int, job_id: str, why: Optional[str] = None) -> str:
 def refused(number: int, job_id: str) -> str:
     """The store refused a run's end: the job was taken away."""
     return f"[worker {number}] job {job_id} was taken away; its result is dropped"
+
+
+def ended(number: int, job: Job, reason: Optional[str], state: str, delay: str) -> str:
+    """The store accepted the end of a run, and *state* is the job's now; *delay* is that of a retry."""
+    if state == "completed":
+        return completed(number, job.id)
+    if state == "cancelled":
+        return cancelled(number, job.id)
+    if state == "pending":
+        return put_back(number, job.id, None if reason == "stopped" else reason)
+    if state == "dead":
+        return dead(number, job.id, reason or "", job.attempts)
+    return failed(number, job.id, reason or "", job.failures + 1, job.max_retries, delay)
 
 
 def lost(number: int, job_id: str, state: str) -> str:

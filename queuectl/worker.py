@@ -17,7 +17,7 @@ from queuectl.console import Console, LogFile
 from queuectl.db import open_store
 from queuectl.errors import QueuectlError, StoreUnavailable
 from queuectl.execution import Execution
-from queuectl.job import Outcome, RunEnd, State, settle
+from queuectl.job import Outcome, RunEnd, settle
 from queuectl.membership import Membership
 from queuectl.runner import RUN_VARIABLES, CannotStart
 from queuectl.runner.reactor import Reactor
@@ -36,6 +36,7 @@ TICK_S = 0.5
 IDLE_TICK_S = 1.0
 # How often a running command's output goes to the store, for whoever follows it.
 FLUSH_S = 0.25
+FIRST_FLUSH_S = 0.05
 # A run this old is written down for recovery; shorter ones are spared the cost.
 NOTE_AFTER_S = 0.02
 # How often a draining worker that is idle looks whether the others are done.
@@ -70,6 +71,8 @@ class WorkerProcess:
         self._environment = {name: text for name, text in os.environ.items() if name not in RUN_VARIABLES}
         self._running: Dict[int, Execution] = {}  # by pid
         self._by_command: Dict[Command, Execution] = {}
+        self._timed: Dict[int, Execution] = {}  # those of them with a deadline, or being ended
+        self._dirty: Dict[int, Execution] = {}  # those of them with output that is not stored
         self._lingering: List[Command] = []  # pipes that ended runs' background children hold
         self._ended: List[Ended] = []  # ends that the store has not accepted yet
         self._outputs: List[OutputWrite] = []
@@ -153,7 +156,11 @@ class WorkerProcess:
         """Write all ends and claim up to *free* jobs in one transaction; say what became of each end."""
         finished = self._store.finish(self._membership.id, self._ended, free, self._queues, outputs=self._outputs)
         for (claim, end, verdict), accepted in zip(self._ended, finished.accepted):
-            self._report(claim, end, verdict.state, verdict.delay_s, accepted)
+            self._say(
+                events.ended(self._number, claim.job, end.reason, verdict.state, clock.format_duration(verdict.delay_s))
+                if accepted
+                else events.refused(self._number, claim.job.id)
+            )
         self._ended = []
         self._outputs = []
         self._unsynced = True
@@ -211,6 +218,8 @@ class WorkerProcess:
                 self._trouble(error.reason + ".", 1.0)
             return
         self._running[execution.pid] = execution
+        if execution.deadline_mono is not None:
+            self._timed[execution.pid] = execution
         self._by_command[execution.command] = execution
         self._reactor.watch(execution.command)
         if self._note_mono is None:
@@ -234,7 +243,7 @@ class WorkerProcess:
         if reactor.orphaned and not self._stop:
             self._ask_stop(GRACEFUL)
         now_mono = time.monotonic()
-        for execution in list(self._running.values()):
+        for execution in list(self._timed.values()):
             due = execution.next_mono()
             if due is not None and now_mono >= due:
                 execution.look(now_mono)
@@ -247,8 +256,14 @@ class WorkerProcess:
         data = command.read()
         if command.fileno() < 0:
             self._forget_fd(command, fd)
-        elif data and self._console.shows_output and command in self._by_command:
-            self._console.raw(data)
+            return
+        execution = self._by_command.get(command)
+        if execution is not None and data:
+            if not self._dirty:  # a short command ends before its output is worth a transaction of its own
+                self._flush_mono = max(self._flush_mono, time.monotonic() + FIRST_FLUSH_S)
+            self._dirty[execution.pid] = execution
+            if self._console.shows_output:
+                self._console.raw(data)
 
     def _forget_fd(self, command: Command, fd: int) -> None:
         self._reactor.unwatch(fd)
@@ -262,6 +277,8 @@ class WorkerProcess:
         command = execution.command
         del self._running[execution.pid]
         del self._by_command[command]
+        self._timed.pop(execution.pid, None)
+        self._dirty.pop(execution.pid, None)
         fd = command.fileno()
         if fd >= 0:
             rest = command.drain()
@@ -290,22 +307,6 @@ class WorkerProcess:
                 chance = int.from_bytes(os.urandom(6), "big") / 2**48
         self._ended.append((claim, end, settle(claim.job, end, self._config, end.ended_at, chance)))
 
-    def _report(self, claim: Claim, end: RunEnd, state: State, delay_s: float, accepted: bool) -> None:
-        job = claim.job
-        if not accepted:
-            self._say(events.refused(self._number, job.id))
-        elif state is State.COMPLETED:
-            self._say(events.completed(self._number, job.id))
-        elif state is State.CANCELLED:
-            self._say(events.cancelled(self._number, job.id))
-        elif state is State.PENDING:
-            self._say(events.put_back(self._number, job.id, None if end.reason == "stopped" else end.reason))
-        elif state is State.DEAD:
-            self._say(events.dead(self._number, job.id, end.reason or "", job.attempts))
-        else:
-            retry, delay = job.failures + 1, clock.format_duration(delay_s)
-            self._say(events.failed(self._number, job.id, end.reason or "", retry, job.max_retries, delay))
-
     # -- now and then -------------------------------------------------------------------------
 
     def _tick(self, now_mono: float) -> None:
@@ -328,22 +329,26 @@ class WorkerProcess:
             self._ask_stop(orders.stop)
         for execution in self._running.values():
             if execution.claim.run_id in orders.cancelled_runs:
-                execution.end(Outcome.CANCELLED, now_mono)
+                self._end(execution, Outcome.CANCELLED, now_mono)
 
     def _fence_by_clock(self, now_mono: float) -> None:
         """End the own commands when the lease is over, database reachable or not."""
         if self._membership.lease_is_over(self._config.lease):
             for execution in self._running.values():
-                execution.kill(Outcome.STOPPED, now_mono)
+                self._kill(execution, now_mono)
 
     def abandon(self) -> None:
         """Kill all commands and wait until they are gone: nobody can account for them any more."""
         now_mono = time.monotonic()
-        for execution in list(self._running.values()):
-            execution.kill(Outcome.STOPPED, now_mono)
+        for execution in self._running.values():
+            self._kill(execution, now_mono)
         while self._running:
             self._reactor.wait(0.05)
             self._react()
+
+    def _kill(self, execution: Execution, now_mono: float) -> None:
+        execution.kill(Outcome.STOPPED, now_mono)
+        self._timed[execution.pid] = execution
 
     def _fenced(self) -> None:
         """This worker was condemned: end its commands, drop their results, start anew under another id."""
@@ -364,22 +369,26 @@ class WorkerProcess:
         if level == NOW:
             now_mono = time.monotonic()
             for execution in self._running.values():
-                execution.end(Outcome.STOPPED, now_mono)
+                self._end(execution, Outcome.STOPPED, now_mono)
+
+    def _end(self, execution: Execution, outcome: Outcome, now_mono: float) -> None:
+        execution.end(outcome, now_mono)
+        self._timed[execution.pid] = execution
 
     def _flush_output(self, now_mono: float) -> None:
         """Store what running commands printed, now and then; write down their leaders for recovery."""
         if self._note_mono is not None and now_mono >= self._note_mono:
             self._note_mono = None
             self._membership.note(self._running.values())
-        if now_mono < self._flush_mono or now_mono < self._not_before_mono:
+        if not (self._dirty or self._outputs) or now_mono < max(self._flush_mono, self._not_before_mono):
             return
         self._flush_mono = now_mono + FLUSH_S
         try:
             self._store_outputs()  # what a store that was away has not yet got comes first
-            for execution in self._running.values():
-                if execution.command.buffer.dirty:
-                    parts, replace_from = execution.command.buffer.take()
-                    self._outputs.append((execution.claim.run_id, parts, replace_from))
+            for execution in self._dirty.values():
+                parts, replace_from = execution.command.buffer.take()
+                self._outputs.append((execution.claim.run_id, parts, replace_from))
+            self._dirty.clear()
             self._store_outputs()
         except StoreUnavailable as error:
             self._trouble(str(error))
@@ -408,12 +417,12 @@ class WorkerProcess:
         for other in (self._note_mono, self._due_mono if not self._stop else None):
             if other is not None:
                 wake_mono = min(wake_mono, other)
-        for execution in self._running.values():
+        for execution in self._timed.values():
             due = execution.next_mono()
             if due is not None and due < wake_mono:
                 wake_mono = due
-            if execution.command.buffer.dirty:
-                wake_mono = min(wake_mono, max(self._flush_mono, self._not_before_mono))
+        if self._dirty:
+            wake_mono = min(wake_mono, max(self._flush_mono, self._not_before_mono))
         if self._drain and not self._running:
             wake_mono = min(wake_mono, now_mono + DRAIN_LOOK_S)
         return max(wake_mono - now_mono, 0.0)
