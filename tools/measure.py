@@ -1,8 +1,8 @@
 """Take the measurements that the decision records quote: ``python3 tools/measure.py [NAME ...]``.
 
 ``parser`` the price of argparse at each start, ``counters`` of counting rows, ``doorbell`` of noticing a new job,
-``output`` of keeping output in the store or in files, ``argument`` the longest command a shell can be given.
-Figures are medians; run it on a quiet machine and compare ratios, not machines.
+``output`` of keeping output in the store or in files, ``commit`` of syncing, ``argument`` the longest command
+that a shell can be given. Figures are medians; run it on a quiet machine and compare ratios, not machines.
 """
 
 from __future__ import annotations
@@ -191,6 +191,47 @@ def output() -> None:
         db.close()
 
 
+def commit() -> None:
+    """Print enqueues a second, one job each, by how a commit is synced and how many processes write."""
+    for writers in (1, 4):
+        for name in ("synced inside the lock (FULL)", "synced after the lock", "not synced"):
+            with tempfile.TemporaryDirectory(dir=ROOT) as folder:
+                counts = _enqueue_for(2.0, os.path.join(folder, "jobs.db"), writers, name)
+            print(f"  {writers} at once, {name:<30} {sum(counts) / 2.0:8,.0f} a second")
+
+
+def _enqueue_for(seconds: float, path: str, writers: int, name: str) -> list[int]:
+    """Let *writers* processes enqueue one job after the other into one store; return how many each did."""
+    from queuectl.db import open_store
+    from queuectl.db.sqlite import SqliteStore
+    from queuectl.jobspec import JobSpec
+
+    open_store(path).close()
+    pipes = []
+    for _ in range(writers):
+        reading, writing = os.pipe()
+        pipes.append(reading)
+        if os.fork() == 0:
+            if name == "not synced" or "FULL" in name:
+                os.environ["QUEUECTL_SYNCHRONOUS"] = "normal"
+            store = open_store(path)
+            assert isinstance(store, SqliteStore)
+            if "FULL" in name:
+                store._rows("PRAGMA synchronous = FULL")
+            count, deadline = 0, time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                store.add([JobSpec("true", "/")])
+                count += 1
+            os.write(writing, str(count).encode())
+            os._exit(0)
+        os.close(writing)
+    counts = [int(os.read(reading, 20)) for reading in pipes]
+    for reading in pipes:
+        os.close(reading)
+        os.wait()
+    return counts
+
+
 def argument() -> None:
     """Print the longest command that the system hands to ``/bin/sh -c``."""
     for size in (131_071, 131_072):
@@ -202,7 +243,7 @@ def argument() -> None:
             print(f"  {size:,} bytes: {error.strerror}")
 
 
-MEASUREMENTS = {function.__name__: function for function in (parser, counters, doorbell, output, argument)}
+MEASUREMENTS = {function.__name__: function for function in (parser, counters, doorbell, output, commit, argument)}
 
 
 def main() -> int:
