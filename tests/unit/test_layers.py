@@ -23,10 +23,11 @@ PACKAGE = Path(queuectl.__file__).resolve().parent
 #: From the floor up. A module imports only from rows below its own, or from its own package.
 ROWS: Tuple[Tuple[str, ...], ...] = (
     ("clock", "errors"),
-    ("config", "retry", "events"),
+    ("config", "retry"),
     ("job", "jobspec"),
-    ("db", "runner", "console"),
+    ("db", "runner", "console", "events"),
     ("recovery", "execution"),
+    ("membership",),
     ("control", "explain", "worker"),
     ("queue",),
     ("supervisor", "render"),
