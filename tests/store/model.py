@@ -262,4 +262,6 @@ class Model:
 
     def oldest_due(self, now):
         """Return the earliest run_at of what is due."""
-        return min((job.run_at for job in self.jobs.values() if job.state in WAITING and job.run_at <= now), default=None)
+        return min(
+            (job.run_at for job in self.jobs.values() if job.state in WAITING and job.run_at <= now), default=None
+        )

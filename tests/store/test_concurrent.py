@@ -72,7 +72,8 @@ while True:
         life += 1
         enter(f"{name}-{life}")
     elif claims:
-        for claim, accepted in zip(claims, store.finish(me, [completed(claim) for claim in claims], now=1.9e9).accepted):
+        answer = store.finish(me, [completed(claim) for claim in claims], now=1.9e9)
+        for claim, accepted in zip(claims, answer.accepted):
             if accepted:
                 print(claim.job.id, claim.run_id)
     if late and dice.random() < 0.5:

@@ -207,7 +207,7 @@ def test_a_field_name_that_is_no_string_is_refused():
 
 def test_a_missing_command_is_refused():
     """There is no job without a command."""
-    assert "job field 'command' is missing. Give at least {\"command\": \"...\"}." == refusal({"id": "a"})
+    assert 'job field \'command\' is missing. Give at least {"command": "..."}.' == refusal({"id": "a"})
 
 
 def test_one_field_under_two_names_is_refused():
@@ -237,7 +237,9 @@ json_values = st.recursive(
     | st.integers(10**300, 10**320)
     | st.floats()
     | st.text(st.characters(), max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(), max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(), max_size=8), inner, max_size=4)
+    ),
     max_leaves=8,
 )
 RIGHT_TYPES = {

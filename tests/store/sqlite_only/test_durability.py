@@ -158,5 +158,3 @@ def test_one_switch_trades_power_cuts_for_speed(path, synced, monkeypatch, asked
         store.add([spec()], T0)
 
     assert waits == bool(synced)
-
-

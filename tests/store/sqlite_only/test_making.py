@@ -64,7 +64,9 @@ def test_an_empty_file_becomes_a_store(path):
 
 
 @pytest.mark.posix
-@pytest.mark.parametrize("name", ["with space.db", "é漢😀.db", "a?b#c%20d.db", "line\nbreak.db", os.fsdecode(b"\xff\xfe.db")])
+@pytest.mark.parametrize(
+    "name", ["with space.db", "é漢😀.db", "a?b#c%20d.db", "line\nbreak.db", os.fsdecode(b"\xff\xfe.db")]
+)
 def test_any_file_name_will_do(tmp_path, name):
     """Blanks, signs of URLs and bytes that are no UTF-8 are parts of names like others."""
     with contextlib.closing(open_store(str(tmp_path / name))) as store:
