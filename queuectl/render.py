@@ -170,7 +170,7 @@ def _line(
         space = " " * (widths[at] - width(plain))
         text = paint(plain, plain, True) if at == painted else plain
         shown.append(space + text if right[at] else text if at == last else text + space)
-    return "  ".join(shown)
+    return "  ".join(shown).rstrip()
 
 
 def write_fields(fields: Sequence[Sequence[str]]) -> None:

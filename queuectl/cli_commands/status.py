@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Sequence, Tuple
 
     from queuectl.cli_commands.spec import Args
-    from queuectl.job import Worker
-    from queuectl.job import Status
+    from queuectl.job import Status, Worker
 
     Running = Tuple[str, float]  # a job's id, and since when it runs
 

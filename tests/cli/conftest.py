@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 
@@ -76,7 +76,7 @@ def terminal(home: Any) -> Callable[..., str]:
     Keywords: *columns*, *env* (added), *code* (asserted).
     """
 
-    def run(*words: str, columns: int = 100, env: Dict[str, str] = {}, code: int = 0) -> str:
+    def run(*words: str, columns: int = 100, env: Optional[Dict[str, str]] = None, code: int = 0) -> str:
         import fcntl
         import pty
         import struct
@@ -84,7 +84,7 @@ def terminal(home: Any) -> Callable[..., str]:
 
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        environment = {**os.environ, "TERM": "xterm", **env}
+        environment = {**os.environ, "TERM": "xterm", **(env or {})}
         process = subprocess.Popen(
             [sys.executable, "-m", "queuectl", *words], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
         )

@@ -242,8 +242,8 @@ def test_wrong_usage_exits_with_2(cli: Callable[..., Any], words: List[str], mes
     ("option", "value"),
     [
         ("--priority", "high"), ("--priority", "1_000"), ("--max-retries", "-1"), ("--max-retries", "9" * 5000),
-        ("--backoff-base", "nan"), ("--backoff-base", "inf"), ("--timeout", "0"), ("--delay", "later"), ("--at", "noon"),
-        ("--id", "a/b"), ("--queue", ""), ("--tag", "a b"),
+        ("--backoff-base", "nan"), ("--backoff-base", "inf"), ("--timeout", "0"), ("--delay", "later"),
+        ("--at", "noon"), ("--id", "a/b"), ("--queue", ""), ("--tag", "a b"),
     ],
 )  # fmt: skip
 def test_a_bad_field_in_an_option_is_a_bad_job(cli: Callable[..., Any], option: str, value: str) -> None:

@@ -267,8 +267,10 @@ def test_errors_of_the_machine(
 
     monkeypatch.setattr(Queue, "status", broken)
     expected = {
-        MemoryError: (1, "out of memory."), OSError: (1, "No space left on device."), KeyboardInterrupt: (130, "interrupted."),
-    }  # fmt: skip
+        MemoryError: (1, "out of memory."),
+        OSError: (1, "No space left on device."),
+        KeyboardInterrupt: (130, "interrupted."),
+    }
     code, message = expected[type(error)]
 
     assert (main(["status"]), capsys.readouterr().err) == (code, f"queuectl: {message}\n")

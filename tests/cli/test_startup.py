@@ -45,7 +45,8 @@ def test_an_enqueue_imports_only_what_it_needs(words: List[str]) -> None:
 
     heavy = modules & HEAVY
     own = {name for name in modules if name.startswith("queuectl.")} & {
-        "queuectl.job", "queuectl.worker", "queuectl.recovery", "queuectl.runner", "queuectl.render", "queuectl.supervisor",
+        "queuectl.job", "queuectl.worker", "queuectl.recovery", "queuectl.runner", "queuectl.render",
+        "queuectl.supervisor",
     }  # fmt: skip
     assert (set(), set()) == (heavy, own)
 

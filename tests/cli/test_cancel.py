@@ -1,0 +1,50 @@
+"""``queuectl cancel``: a waiting job at once, a running one within seconds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Callable, Dict, List
+
+
+def test_waiting_jobs(cli: Callable[..., Any], add: Callable[..., str], job: Callable[[str], Dict[str, Any]]) -> None:
+    """A line for each, in the order of the command line; twice the same id is once."""
+    add("true")
+    add("true")
+
+    assert ("Cancelled job2\nCancelled job1\n", "", 0) == cli("cancel", "job2", "job1", "job2")
+    assert ("cancelled", "cancelled while it waited") == (job("job1")["state"], job("job1")["reason"])
+
+
+def test_a_running_job(
+    cli: Callable[..., Any], add: Callable[..., str], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """The command returns when its processes are gone."""
+    add("sleep 60 & sleep 60")
+    with worker() as group:
+        eventually(lambda: "picked job job1" in group.out)
+
+        assert ("Cancelled job1\n", "", 0) == cli("cancel", "job1")
+        eventually(lambda: "[worker 0] job job1 cancelled" in group.out)
+
+
+def test_all_or_none(cli: Callable[..., Any], add: Callable[..., str], jobs: Callable[..., List[Any]]) -> None:
+    """An id that cannot be cancelled leaves the others as they were."""
+    add("true")
+    add("true")
+    cli("cancel", "job2", code=0)
+
+    assert cli("cancel", "job1", "job2") == (
+        "", "queuectl: cannot cancel job2: it is cancelled, not pending, processing or failed.\n", 1,
+    )  # fmt: skip
+    assert cli("cancel", "job1", "job9") == ("", "queuectl: Job not found: job9. 'queuectl list' shows the ids.\n", 1)
+    assert ["pending", "cancelled"] == [found["state"] for found in jobs()]
+
+
+def test_quiet_and_json(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """Nothing was asked for; or the jobs as they are now."""
+    add("true")
+    add("true")
+
+    assert ("", "", 0) == cli("cancel", "-q", "job1")
+    assert ["cancelled"] == [found["state"] for found in json.loads(cli("cancel", "--json", "job2").out)]
+    assert cli("cancel").code == 2

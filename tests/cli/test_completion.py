@@ -1,0 +1,152 @@
+"""``queuectl completion``: the scripts, and the words that they are given."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable, List
+
+import pytest
+
+from queuectl.config import SETTINGS
+from queuectl.job import STATES
+
+
+@pytest.fixture
+def program(home: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A ``queuectl`` on the PATH."""
+    folder = home.parent / "bin"
+    folder.mkdir()
+    path = folder / "queuectl"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m queuectl "$@"\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return Path(path)
+
+
+def offered(cli: Callable[..., Any], line: str) -> List[str]:
+    """Return the words that are offered at the end of *line*."""
+    *before, current = line.split(" ")
+    result = cli("__complete", "--", *before, "+" + current, code=0)
+    assert result.err == ""
+    return [word.split("\t")[0] for word in result.out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("en", ["enqueue"]),
+        ("__", []),
+        ("worker ", ["start", "stop", "list"]),
+        ("worker st", ["start", "stop"]),
+        ("dlq retry --", ["--all", "--db", "--json", "--no-color", "--quiet", "--verbose", "--version", "--help"]),
+        ("list --state ", list(STATES)),
+        ("list --state=p", ["--state=pending", "--state=processing"]),
+        ("list --state = p", ["pending", "processing"]),
+        ("list --state pending --state c", ["completed", "cancelled"]),
+        ("prune --state ", ["completed", "dead", "cancelled"]),
+        ("config get ", list(SETTINGS)),
+        ("config set kill", ["kill_grace"]),
+        ("config set kill_grace ", []),
+        ("edit x prio", ["priority="]),
+        ("queue limit q n", ["none"]),
+        ("help pr", ["prune"]),
+        ("completion ", ["bash", "zsh", "fish", "powershell"]),
+        ("--db x li", ["list"]),
+        ("--state ", []),
+        ("enqueue -- ls ", []),
+        ("enqueue --file ", []),
+        ("nonsense ", []),
+        ("dlq nonsense ", []),
+        ("list --nonsense ", []),
+        ("show job1 ", []),
+    ],
+)
+def test_words_from_the_tables(cli: Callable[..., Any], line: str, words: List[str], home: Any) -> None:
+    """Nothing is made for them: no store, no message."""
+    assert words == offered(cli, line)
+    assert not home.exists()
+
+
+def test_words_from_the_store(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
+    """Ids of jobs that the command can be about, the newest first; queues."""
+    add("true", "--queue", "mail")
+    add("true", "--id", "mine")
+    add("true")
+    cli("cancel", "mine", code=0)
+
+    assert ["job2", "mine", "job1"] == offered(cli, "show ")
+    assert ["job2", "job1"] == offered(cli, "cancel ")
+    assert ["job2"] == offered(cli, "cancel job1 ")
+    assert ["mine"] == offered(cli, "retry ")
+    assert ["mine"] == offered(cli, "logs -f m")
+    assert [] == offered(cli, "dlq retry ")
+    assert ["default", "mail"] == offered(cli, "queue pause ")
+    assert ["mail"] == offered(cli, "worker start --queue m")
+    assert ["job2"] == offered(cli, f"--db {home / 'jobs.db'} show job2")
+    assert [] == offered(cli, "--db /nowhere/at/all show ")
+    assert "job1\tpending: true\n" in cli("__complete", "--", "show", "+job1").out
+
+
+def test_it_is_silent_about_a_store_that_is_broken(cli: Callable[..., Any], home: Any) -> None:
+    """In the middle of a line an error helps nobody."""
+    home.mkdir()
+    (home / "jobs.db").write_text("not a database, " * 100)
+
+    assert [] == offered(cli, "show ")
+
+
+BASH = """
+source <(queuectl completion bash) || exit 9
+complete -p queuectl >/dev/null || exit 8
+try() { COMP_WORDS=("$@"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _queuectl; echo "${COMPREPLY[*]}"; }
+try queuectl list --state p
+try queuectl list --state = p
+try queuectl show ""
+try queuectl enqueue --file ""
+"""
+
+
+@pytest.mark.posix
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_bash(program: Path, add: Callable[..., str]) -> None:
+    """The script is loaded and asked as bash would."""
+    add("echo 'a b'")
+
+    done = subprocess.run(["bash", "-c", BASH], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+
+    assert (0, b"pending processing\npending processing\njob1\n\n") == (done.returncode, done.stdout)
+
+
+@pytest.mark.posix
+@pytest.mark.skipif(not shutil.which("fish"), reason="needs fish")
+def test_fish(program: Path, add: Callable[..., str]) -> None:
+    """With the descriptions beside the words."""
+    add("echo 'a b'")
+    script = "queuectl completion fish | source; complete -C 'queuectl list --state p'; complete -C 'queuectl show '"
+
+    done = subprocess.run(["fish", "--no-config", "-c", script], stdout=subprocess.PIPE, check=False)
+
+    assert done.stdout.decode() == "pending\nprocessing\njob1\tpending: echo 'a b'\n"
+
+
+@pytest.mark.posix
+@pytest.mark.skipif(not shutil.which("zsh"), reason="needs zsh")
+def test_zsh_reads_its_script(program: Path) -> None:
+    """Loaded as .zshrc would load it."""
+    script = "autoload -Uz compinit && compinit -u -D && source <(queuectl completion zsh) && print $_comps[queuectl]"
+
+    done = subprocess.run(["zsh", "-f", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+
+    assert (done.returncode, done.stdout) == (0, b"_queuectl\n")
+
+
+def test_powershell_has_a_script(cli: Callable[..., Any]) -> None:
+    """Registered for the program, with and without its ending."""
+    assert (
+        "Register-ArgumentCompleter -Native -CommandName queuectl, queuectl.exe" in cli("completion", "powershell").out
+    )

@@ -1,0 +1,37 @@
+"""``queuectl demo``: the whole queue on one machine, told and proved."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import pytest
+
+
+@pytest.mark.posix
+def test_the_story(cli: Callable[..., Any], home: Any) -> None:
+    """Jobs, three workers, growing delays, the DLQ and the way back; the user's own store is not touched."""
+    scratch = home.parent / "tmp"
+    scratch.mkdir()
+    result = cli("demo", env={"TMPDIR": str(scratch), "QUEUECTL_DB": str(home.parent / "mine.db")}, timeout=60)
+
+    assert result.code == 0, result.out + result.err
+    steps = [
+        '$ queuectl enqueue \'{"command":"echo hello"}\'',
+        "$ queuectl worker start --count 3 &",
+        "retry 1 of 3 in 1.3 s",
+        "retry 2 of 3 in 1.7 s",
+        "retry 3 of 3 in 2.2 s",
+        "job job4 dead (exit 1) after 4 runs",
+        "$ queuectl dlq list",
+        "$ queuectl dlq retry job4",
+        "job4 completed",
+        "$ queuectl logs job4\nAll figures are fine.\n",
+        "$ queuectl worker stop",
+        "Stopped 3 workers.",
+    ]
+    places = [result.out.find(step) for step in steps]
+    assert -1 not in places, steps[places.index(-1)]
+    assert places == sorted(places)
+    assert not list(scratch.iterdir())
+    assert not home.exists()
+    assert not (home.parent / "mine.db").exists()

@@ -1,0 +1,81 @@
+"""``queuectl doctor``: what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Callable
+
+import pytest
+
+
+def test_a_healthy_store(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """Exit code 0, nothing bad."""
+    add("true")
+
+    result = cli("doctor", code=0)
+    document = json.loads(cli("doctor", "--json", code=0).out)
+
+    assert "ok    store    undamaged: integrity, schema and counters agree\n" in result.out
+    assert "ok    jobs     none is stuck\n" in result.out
+    assert document["ok"] is True
+    assert {"ok"} <= {found["level"] for found in document["findings"]} <= {"ok", "note"}
+    assert ("", "", 0) == cli("doctor", "-q")
+
+
+@pytest.mark.posix
+def test_a_store_that_others_may_read(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
+    """With the command that mends it."""
+    add("true")
+    os.chmod(str(home / "jobs.db"), 0o644)
+
+    result = cli("doctor", "-q")
+
+    assert result.code == 1
+    assert result.out.startswith(f"bad   access   others may use {home / 'jobs.db'} (mode 644).\n")
+    assert f"Type: chmod 600 '{home / 'jobs.db'}'\n" in result.out
+
+
+def test_jobs_that_nobody_takes(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """Due for more than a minute without a live worker."""
+    add("true", "--at", "2020-01-01T00:00:00Z", "--queue", "mail")
+
+    result = cli("doctor", "-q")
+
+    assert result.code == 1
+    assert result.out.startswith("bad   jobs     queue mail has jobs due for ")
+    assert "Type: queuectl worker start\n" in result.out
+
+
+def test_a_paused_queue_is_a_note(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """Somebody wanted it so."""
+    add("true", "--at", "2020-01-01T00:00:00Z")
+    cli("queue", "pause", "default", code=0)
+
+    assert "note  jobs     queue default is paused; 1 job wait" in cli("doctor", code=0).out
+
+
+def test_a_live_worker_counts(cli: Callable[..., Any], worker: Callable[..., Any]) -> None:
+    """And is not found hanging."""
+    with worker("--count", "2"):
+        assert "ok    workers  2 alive\n" in cli("doctor", code=0).out
+
+
+def test_a_damaged_store(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
+    """Exit code 1 and a sentence, whether it can still be opened or not."""
+    for _ in range(3):
+        add("echo " + "x" * 5000)
+    path = home / "jobs.db"
+    data = bytearray(path.read_bytes())
+    for start in range(8192, len(data), 4096):
+        data[start : start + 200] = b"\xff" * 200
+    path.write_bytes(bytes(data))
+    for suffix in ("-wal", "-shm"):
+        extra = home / ("jobs.db" + suffix)
+        if extra.exists():
+            extra.unlink()
+
+    result = cli("doctor")
+
+    assert result.code == 1
+    assert "Traceback" not in result.err + result.out

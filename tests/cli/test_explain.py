@@ -1,0 +1,101 @@
+"""``queuectl explain``: why a job is where it is, and what will move it on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Callable
+
+
+def test_pending_without_a_worker(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """The most frequent question of all."""
+    add("true", "--at", "2020-01-01T00:00:00Z")
+    add("true", "--at", "2020-01-01T00:00:01Z")
+
+    lines = cli("explain", "job2", code=0).out.splitlines()
+
+    assert lines[0].startswith("job2 is pending, due for ")
+    assert lines[1:] == [
+        "1 due job of queue default is ahead of it.",
+        "No live worker serves queue default. 'queuectl worker start' starts one.",
+    ]
+
+
+def test_not_due_yet(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """When it is, and how to change that."""
+    add("true", "--delay", "2h")
+
+    lines = cli("explain", "job1", code=0).out.splitlines()
+
+    assert lines[0] == "job1 is pending and not due yet."
+    assert lines[1].startswith("It is due at ")
+    assert lines[1].endswith(", in 2 h.")
+    assert lines[-1] == "'queuectl edit job1 delay=0' makes it due now."
+
+
+def test_a_paused_queue_and_a_limit(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """Each with the command that lifts it."""
+    add("true", "--queue", "mail")
+    cli("queue", "pause", "mail", code=0)
+
+    assert "Queue mail is paused. 'queuectl queue resume mail' lets its jobs run." in cli("explain", "job1", code=0).out
+
+
+def test_a_running_job_and_one_behind_a_limit(
+    cli: Callable[..., Any], add: Callable[..., str], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """Which run, since when, where, and what a failure would do."""
+    cli("queue", "limit", "default", "1", code=0)
+    add("sleep 60", "--timeout", "5m")
+    add("true")
+    with worker("--count", "2") as group:
+        eventually(lambda: "picked job job1" in group.out)
+        running = cli("explain", "job1", code=0).out
+        waiting = cli("explain", "job2", code=0).out
+        cli("cancel", "job1", code=0)
+
+    assert running.startswith("job1 is running: run 1, begun at ")
+    assert "It may take 5 min, then its processes are ended and the run has failed." in running
+    assert "If it fails, retry 1 of 3 follows after 2 s." in running
+    assert "'queuectl cancel job1' ends it." in running
+    assert "Queue default is at its limit: at most 1 job at once, and 1 runs." in waiting
+    assert "2 live workers serve queue default." in waiting
+
+
+def test_failed_and_dead(
+    cli: Callable[..., Any], add: Callable[..., str], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """The reason, the retry that comes, and what to type."""
+    add("exit 3", "--backoff-base", "1000")
+    add("exit 4", "--max-retries", "0")
+    with worker() as group:
+        eventually(lambda: "job job2 dead" in group.out)
+        failed = cli("explain", "job1", code=0).out
+        dead = cli("explain", "job2", code=0).out
+
+    assert failed.startswith("job1 failed (exit 3) and waits for retry 1 of 3, after a growing delay.\n")
+    assert "'queuectl retry job1' makes it due now." in failed
+    assert dead.startswith("job2 is dead, in the DLQ, since ")
+    assert ": exit 4.\n" in dead
+    assert "It failed 1 time; its max_retries is 0." in dead
+    assert "'queuectl dlq retry job2' starts it over." in dead
+
+
+def test_completed_and_cancelled(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
+    """When, and how to run it again."""
+    add("true")
+    drain()
+    add("true")
+    cli("cancel", "job2", code=0)
+
+    assert cli("explain", "job1", code=0).out.startswith("job1 completed at ")
+    assert cli("explain", "job2", code=0).out.startswith("job2 was cancelled at ")
+
+
+def test_json_and_unknown(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """The sentences as data."""
+    add("true")
+
+    document = json.loads(cli("explain", "--json", "job1", code=0).out)
+
+    assert (document["id"], document["state"], len(document["sentences"])) == ("job1", "pending", 3)
+    assert cli("explain", "job9").code == 1

@@ -1,0 +1,81 @@
+"""``queuectl logs``: a run's output, byte for byte."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Callable
+
+
+def test_bytes_pass_as_they_are(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
+    """Colours, NUL, bytes that are no text; both streams in order; no line end is added."""
+    add(r"printf 'a\000\033[31mb\377\n'; printf 'err' >&2; printf 'last'")
+    drain()
+
+    assert (b"a\0\x1b[31mb\xff\nerrlast", b"", 0) == cli("logs", "job1", binary=True)
+
+
+def test_a_job_that_has_not_run(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """Nothing, and that is no error."""
+    add("true")
+
+    assert ("", "", 0) == cli("logs", "job1")
+
+
+def test_each_run_has_its_own(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
+    """The last one is shown unless another is asked for."""
+    add("echo run $QUEUECTL_ATTEMPT; exit 1", "--max-retries", "1", "--backoff-base", "1")
+    drain()
+
+    assert "run 2\n" == cli("logs", "job1", code=0).out
+    assert "run 1\n" == cli("logs", "job1", "--run", "1", code=0).out
+    assert cli("logs", "job1", "--run", "3") == (
+        "", "queuectl: job1 has no run 3; it has had 2. 'queuectl show job1' lists them.\n", 1,
+    )  # fmt: skip
+    assert cli("logs", "job1", "--run", "0").code == 2
+    assert {"id": "job1", "run": 2, "output": "run 2\n"} == json.loads(cli("logs", "job1", "--json").out)
+
+
+def test_an_unknown_job(cli: Callable[..., Any]) -> None:
+    """Followed or not."""
+    assert 1 == cli("logs", "job9").code
+    assert 1 == cli("logs", "job9", "-f").code
+    assert 2 == cli("logs", "job1", "-f", "--json").code
+
+
+def test_following_to_the_end(
+    add: Callable[..., str], worker: Callable[..., Any], background: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """From before the run begins, as it writes, until it ends."""
+    add("echo first; while [ ! -e go ]; do sleep 0.02; done; echo second")
+    follower = background("logs", "-f", "job1")
+    with worker():
+        eventually(lambda: follower.out == "first\n", what="the first line")
+        assert follower.running
+        open("go", "w").close()
+        result = follower.wait()
+
+    assert ("first\nsecond\n", "", 0) == result
+
+
+def test_following_what_is_over(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
+    """Prints it and ends; also a job that was cancelled before it ran."""
+    add("echo done")
+    drain()
+    add("true")
+    cli("cancel", "job2", code=0)
+
+    assert ("done\n", "", 0) == cli("logs", "-f", "job1")
+    assert ("", "", 0) == cli("logs", "-f", "job2")
+
+
+def test_a_cut_is_marked(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
+    """The first and the last half of the limit are kept, and a line says what was left out."""
+    cli("config", "set", "output_limit", "1000", code=0)
+    add("printf 'A%.0s' $(seq 5000); printf 'Z%.0s' $(seq 5000)")
+    drain()
+
+    out = cli("logs", "job1", code=0).out
+
+    assert out.startswith("AAAA")
+    assert out.endswith("ZZZZ")
+    assert "\n[queuectl: 9000 bytes were cut here]\n" in out

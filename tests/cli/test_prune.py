@@ -1,0 +1,56 @@
+"""``queuectl prune``: delete jobs that have ended."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Callable
+
+import pytest
+
+
+@pytest.fixture
+def ended(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
+    """job1 completed, job2 dead, job3 cancelled, job4 pending."""
+    add("echo hi")
+    add("exit 1", "--max-retries", "0")
+    add("true", "--delay", "1h")
+    cli("cancel", "job3", code=0)
+    drain()
+    add("true")
+
+
+def test_it_asks_and_no_is_the_default(cli: Callable[..., Any], ended: None) -> None:
+    """With the number of jobs by state; only y or yes is yes."""
+    question = (
+        "This will delete 3 jobs (1 completed, 1 dead, 1 cancelled) with their runs and output. Continue? (y/N): \n"
+    )
+
+    for answer in ("", "\n", "n\n", "no\n", "yep\n"):
+        assert (question + "Prune cancelled.\n", "", 1) == cli("prune", input=answer)
+    assert (question + "Deleted 3 jobs.\n", "", 0) == cli("prune", input="Yes\n")
+    assert "job4\n" == cli("list", "-q").out
+    assert ("No jobs to delete.\n", "", 0) == cli("prune")
+
+
+def test_by_state_and_age(cli: Callable[..., Any], ended: None) -> None:
+    """What waits or runs is never deleted."""
+    assert ("No jobs to delete.\n", "", 0) == cli("prune", "--older-than", "1h", "--yes")
+    assert ("Deleted 1 job.\n", "", 0) == cli("prune", "--state", "completed", "--yes")
+    assert {"deleted": 2} == json.loads(cli("prune", "--json", "--yes").out)
+    assert cli("prune", "--state", "pending").code == 2
+    assert cli("prune", "--older-than", "soon").code == 2
+
+
+def test_a_number_is_not_used_again(cli: Callable[..., Any], ended: None) -> None:
+    """Ids go on counting."""
+    cli("prune", "--yes", code=0)
+
+    assert "Enqueued job job5\n" == cli("enqueue", "--", "true").out
+
+
+def test_json_leaves_standard_output_to_the_document(cli: Callable[..., Any], ended: None) -> None:
+    """The question goes to standard error."""
+    result = cli("prune", "--json", input="y\n")
+
+    assert {"deleted": 3} == json.loads(result.out)
+    assert result.err.startswith("This will delete 3 jobs")

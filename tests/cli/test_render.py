@@ -1,0 +1,91 @@
+"""Tables, widths and escapes."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from queuectl import render
+
+
+@given(st.text())
+def test_escaped_text_is_one_harmless_line(text: str) -> None:
+    """Nothing that is left can move a cursor, start a line or turn the text round."""
+    shown = render.escape(text)
+
+    assert all(char.isprintable() or char in "\u00a0\u3000\u200d" for char in shown)
+    assert len(shown.splitlines()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain \u00fc \u4e2d \U0001f600", "plain \u00fc \u4e2d \U0001f600"),
+        ("\x1b[0m\n\t\r\0", "\\x1b[0m\\n\\t\\r\\x00"),
+        ("\udcff\ud800", "\\udcff\\ud800"),
+        ("a\\nb", "a\\nb"),
+        ("\U0001f468\u200d\U0001f469", "\U0001f468\u200d\U0001f469"),
+    ],
+)
+def test_escapes(text: str, shown: str) -> None:
+    """Readable text stays as it is, emoji joined by a joiner too."""
+    assert shown == render.escape(text)
+
+
+@pytest.mark.parametrize(("text", "columns"), [("abc", 3), ("\u4e2d\u4e2d", 4), ("e\u0301", 1), ("", 0)])
+def test_width(text: str, columns: int) -> None:
+    """As a terminal counts: wide characters take two, combining ones none."""
+    assert columns == render.width(text)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "columns", "shown"),
+    [
+        ("utf-8", "abcdef", 6, "abcdef"),
+        ("utf-8", "abcdef", 5, "abcd\u2026"),
+        ("ascii", "abcdef", 5, "ab..."),
+        ("utf-8", "\u4e2d\u4e2d\u4e2d", 5, "\u4e2d\u4e2d\u2026"),
+        ("cp1252", "abcdef", 4, "abc\u2026"),
+    ],
+)
+def test_shortening(monkeypatch: pytest.MonkeyPatch, encoding: str, text: str, columns: int, shown: str) -> None:
+    """With an ellipsis that the output can say."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+
+    assert shown == render.shorten(text, columns)
+
+
+def test_a_table_of_no_rows_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even its headers."""
+    assert 0 == render.write_table(("A", "B"), [])
+    assert "" == capsys.readouterr().out
+
+
+def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns as wide as their widest cell, numbers to the right, no blanks at the end of lines."""
+    assert 2 == render.write_table(("NAME", "N", "TEXT"), [("a", "7", "x y"), ("\u4e2d\u4e2d\u4e2d", "10", "")], ("N",))
+    assert "NAME     N  TEXT\na        7  x y\n\u4e2d\u4e2d\u4e2d  10\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("items", [[], [{"a": 1}], [{"a": "\u00fc\x1b"}, {}]])
+def test_an_array_is_streamed_and_valid(capsys: pytest.CaptureFixture[str], items: list) -> None:
+    """Item by item, and one document in the end."""
+    render.write_json_array(iter(items))
+
+    out = capsys.readouterr().out
+    assert items == json.loads(out)
+    assert out.isascii()
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3_500_000, "3.3 MiB"), (2**40, "1024 GiB")],
+)
+def test_sizes(size: int, text: str) -> None:
+    """Short, with one digit behind the point where it says something."""
+    assert text == render.size_text(size)

@@ -1,0 +1,132 @@
+"""``queuectl run``: enqueue, follow, and exit as the command did."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any, Callable, List
+
+import pytest
+
+POSIX = pytest.mark.posix
+
+
+def test_output_and_exit_code_are_the_commands(cli: Callable[..., Any], worker: Callable[..., Any]) -> None:
+    """Both streams arrive on standard output, byte for byte."""
+    with worker():
+        good = cli("run", "--command", "printf 'a\\377'; echo b >&2", binary=True)
+        bad = cli("run", "--max-retries", "0", "--", "sh", "-c", "echo no; exit 7")
+
+    assert (b"a\xffb\n", b"", 0) == good
+    assert ("no\n", "queuectl: job2 is dead (exit 7) after 1 run.\n", 7) == bad
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--timeout", "0.2", "--", "sleep", "60"], 124, "is dead (timed out after 0.2 s)"),
+        (["--command", "kill -KILL $$"], 137, "is dead (signal KILL)"),
+        (["--command", "kill -TERM $$"], 143, "is dead (signal TERM)"),
+        (["--", "/no/such/program"], 127, "is dead (exit 127)"),
+        (["--cwd", "/no/such/directory", "--", "true"], 1, "is dead ("),
+    ],
+)
+def test_how_it_ended_is_told_by_the_exit_code(
+    cli: Callable[..., Any], worker: Callable[..., Any], words: List[str], code: int, message: str
+) -> None:
+    """124 for a timeout, 128+N for signal N, as shells and GNU timeout say it."""
+    with worker():
+        result = cli("run", "--max-retries", "0", *words)
+
+    assert result.code == code
+    assert message in result.err
+
+
+def test_retries_are_followed_to_the_last_run(cli: Callable[..., Any], worker: Callable[..., Any]) -> None:
+    """Each run's output is shown; what is waited for is said on standard error."""
+    with worker():
+        result = cli(
+            "run", "--max-retries", "2", "--backoff-base", "1", "--command",
+            "echo run $QUEUECTL_ATTEMPT; [ $QUEUECTL_ATTEMPT = 2 ]",
+        )  # fmt: skip
+
+    assert (result.out, result.code) == ("run 1\nrun 2\n", 0)
+    assert "queuectl: job1 failed (exit 1), retry 1 of 2 in " in result.err
+
+
+def test_without_a_worker_it_says_so_and_waits(
+    background: Callable[..., Any], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """With the command to type; then it goes on by itself. A worker of another queue does not count."""
+    with worker("--queue", "other"):
+        waiting = background("run", "--", "echo", "hi")
+        eventually(lambda: waiting.err)
+        assert waiting.err == (
+            "queuectl: no live worker serves queue default, so job1 waits. Start one: queuectl worker start\n"
+        )
+        with worker():
+            result = waiting.wait()
+
+    assert (result.out, result.code) == ("hi\n", 0)
+
+
+def test_a_paused_queue_is_named(
+    cli: Callable[..., Any], background: Callable[..., Any], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """It would wait for ever without a word otherwise."""
+    cli("queue", "pause", "slow", code=0)
+    with worker():
+        waiting = background("run", "--queue", "slow", "--", "echo", "hi")
+        eventually(lambda: "queue slow is paused" in waiting.err)
+        cli("queue", "resume", "slow", code=0)
+
+        assert waiting.wait().code == 0
+
+
+def test_a_cancelled_job_ends_it_with_130(
+    cli: Callable[..., Any], background: Callable[..., Any], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """What it wrote was shown."""
+    with worker():
+        running = background("run", "--command", "echo begun; sleep 60")
+        eventually(lambda: "begun" in running.out)
+        cli("cancel", "job1", code=0)
+        result = running.wait()
+
+    assert ("begun\n", "queuectl: job1 was cancelled.\n", 130) == result
+
+
+@POSIX
+def test_ctrl_c_leaves_the_job_to_the_workers(
+    cli: Callable[..., Any], background: Callable[..., Any], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """And says how to follow and how to end it."""
+    with worker():
+        running = background("run", "--command", "echo begun; while [ ! -e go ]; do sleep 0.02; done")
+        eventually(lambda: "begun" in running.out)
+        result = running.stop(signal.SIGINT)
+        open("go", "w").close()
+
+        assert result.code == 130
+        assert result.err == (
+            "queuectl: job1 goes on. Follow it: queuectl logs -f job1. End it: queuectl cancel job1.\n"
+        )
+        assert cli("wait", "job1", "--timeout", "20").code == 0
+
+
+def test_json_is_one_document_at_the_end(cli: Callable[..., Any], worker: Callable[..., Any]) -> None:
+    """With the runs and the output, which is not shown otherwise."""
+    with worker():
+        result = cli("run", "--json", "--", "echo", "hi")
+
+    document = json.loads(result.out)
+    assert (document["state"], document["output"], len(document["runs"])) == ("completed", "hi\n", 1)
+
+
+def test_wrong_usage(cli: Callable[..., Any]) -> None:
+    """Nothing is enqueued."""
+    assert cli("run").code == 2
+    assert cli("run", "sleep", "1").err.endswith("Put a command's words after --: queuectl run -- ...\n")
+    assert cli("run", "{").code == 1
+    assert cli("list", "-q").out == ""

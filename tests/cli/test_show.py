@@ -1,0 +1,79 @@
+"""``queuectl show``: everything about one job."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict
+
+
+def test_a_waiting_job(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
+    """Aligned fields; what was not given is not shown."""
+    add("echo hi", "--tag", "a", "--tag", "b", "--timeout", "90", "--env", "K=v", "--delay", "1h")
+
+    lines = cli("show", "job1", code=0).out.splitlines()
+
+    assert lines[:11] == [
+        "id:          job1",
+        "state:       pending",
+        "command:     echo hi",
+        "queue:       default",
+        "priority:    0",
+        "attempts:    0 (0 failed, 0 lost in a row)",
+        "max retries: 3",
+        f"directory:   {home.parent}",
+        "timeout:     1 min 30 s",
+        "tags:        a, b",
+        "environment: K=v",
+    ]
+    assert lines[-1].startswith("runs at:     ")
+    assert lines[-1].endswith("(in 1 h)")
+
+
+def test_a_job_that_is_unknown(cli: Callable[..., Any]) -> None:
+    """Exit code 1 and where to look."""
+    assert ("", "queuectl: Job not found: job9. 'queuectl list' shows the ids.\n", 1) == cli("show", "job9")
+
+
+def test_runs_as_data(add: Callable[..., str], drain: Callable[..., Any], job: Callable[[str], Dict[str, Any]]) -> None:
+    """Each run with the keys that scripts may rely on."""
+    add("echo out; exit 3", "--max-retries", "1", "--backoff-base", "1")
+    drain()
+
+    found = job("job1")
+
+    assert (found["state"], found["attempts"], found["failures"], found["reason"]) == ("dead", 2, 2, "exit 3")
+    assert [1, 2] == [run["number"] for run in found["runs"]]
+    for run in found["runs"]:
+        assert {
+            "run_id", "number", "state", "exit_code", "signal", "started_at", "ended_at", "worker", "host",
+            "peak_memory_bytes", "cpu_s",
+        } <= set(run)  # fmt: skip
+        assert (run["state"], run["exit_code"], run["signal"]) == ("failed", 3, None)
+        assert run["started_at"] <= run["ended_at"]
+        assert run["started_at"].endswith("Z")
+    assert found["runs"][0]["run_id"] < found["runs"][1]["run_id"]
+    assert found["output_tail"] == "out"
+
+
+def test_runs_and_output_for_people(
+    cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]
+) -> None:
+    """A table of runs, and the last lines with control characters escaped."""
+    add("for i in $(seq 20); do echo line $i; done; printf '\\033[31mred\\033[0m\\n'; exit 5", "--max-retries", "0")
+    drain()
+
+    out = cli("show", "job1", code=0).out
+
+    assert "\nreason:      exit 5\n" in out
+    header, row = out.partition("\nRuns:\n")[2].splitlines()[:2]
+    assert ["RUN", "STATE", "STARTED", "TOOK", "EXIT", "MEMORY", "CPU", "WORKER", "HOST"] == header.split()
+    assert row.split()[:2] == ["1", "failed"]
+    tail = out.partition("Last lines of run 1 ('queuectl logs job1' prints all):\n")[2].splitlines()
+    assert tail == [f"  line {number}" for number in range(12, 21)] + ["  \\x1b[31mred\\x1b[0m"]
+
+
+def test_a_run_that_wrote_nothing(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
+    """Is said to have."""
+    add("true")
+    drain()
+
+    assert "\nRun 1 has written nothing.\n" in cli("show", "job1", code=0).out

@@ -1,0 +1,62 @@
+"""``queuectl wait``: until jobs have ended."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Callable
+
+
+def test_all_completed(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
+    """Exit code 0, a line for each, in the order of the command line."""
+    add("true")
+    add("true")
+    drain()
+
+    assert ("job2 completed\njob1 completed\n", "", 0) == cli("wait", "job2", "job1")
+    assert ("", "", 0) == cli("wait", "-q", "job1")
+
+
+def test_some_did_not(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
+    """Exit code 1; dead ones say why."""
+    add("true")
+    add("exit 3", "--max-retries", "0")
+    add("true", "--delay", "1h")
+    cli("cancel", "job3", code=0)
+    drain()
+
+    assert cli("wait", "job1", "job2", "job3") == (
+        "job1 completed\njob2 dead (exit 3)\njob3 cancelled (cancelled while it waited)\n", "", 1,
+    )  # fmt: skip
+    assert ["completed", "dead"] == [job["state"] for job in json.loads(cli("wait", "--json", "job1", "job2").out)]
+
+
+def test_a_timeout_is_124(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """And says who is left."""
+    add("true")
+    add("true")
+    cli("cancel", "job1", code=0)
+
+    assert ("", "queuectl: job2 had not ended after 0.1 s.\n", 124) == cli("wait", "job1", "job2", "--timeout", "0.1")
+    assert cli("wait", "job2", "--timeout", "0").code == 124
+    assert cli("wait", "job2", "--timeout", "soon").code == 2
+
+
+def test_an_unknown_job_is_no_reason_to_wait(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """Exit code 1 at once, also beside one that still runs."""
+    add("true")
+
+    assert ("", "queuectl: Job not found: job9. 'queuectl list' shows the ids.\n", 1) == cli("wait", "job1", "job9")
+
+
+def test_it_wakes_when_the_last_one_ends(
+    add: Callable[..., str], worker: Callable[..., Any], background: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """Through retries, until the state is final."""
+    add("[ -e go ]", "--max-retries", "100", "--backoff-base", "1")
+    waiting = background("wait", "job1")
+    with worker() as group:
+        eventually(lambda: "retry 1 of 100" in group.out)
+        assert waiting.running
+        open("go", "w").close()
+
+        assert ("job1 completed\n", "", 0) == waiting.wait()
