@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from queuectl.db import open_store, sqlite_file
+from queuectl.db import open_store, sqlite_make
 from queuectl.errors import StoreError, StoreRefused
 from queuectl.job import JobFilter
 from tests.store.build import T0, spec
@@ -113,7 +113,7 @@ def test_a_path_that_cannot_be_a_store_is_refused(tmp_path, how):
 
 def test_a_network_file_system_is_refused(path, monkeypatch):
     """SQLite's locks cannot be trusted there, so no store is made."""
-    monkeypatch.setattr(sqlite_file, "network_file_system", lambda folder: "nfs4")
+    monkeypatch.setattr(sqlite_make, "network_file_system", lambda folder: "nfs4")
 
     with pytest.raises(StoreRefused, match="network file system .nfs4."):
         open_store(path)
@@ -143,9 +143,9 @@ MOUNTS = """\
 )
 def test_the_file_system_of_a_folder_is_told(monkeypatch, folder, expected):
     """The mount that is nearest above a folder decides."""
-    monkeypatch.setattr(sqlite_file, "open", lambda *words, **more: io.StringIO(MOUNTS), raising=False)
+    monkeypatch.setattr(sqlite_make, "open", lambda *words, **more: io.StringIO(MOUNTS), raising=False)
 
-    assert expected == sqlite_file.network_file_system(folder)
+    assert expected == sqlite_make.network_file_system(folder)
 
 
 @pytest.mark.parametrize("found", ["nothing", "an empty file"])

@@ -1,0 +1,184 @@
+"""Making a new store's file, so that no process ever meets a half-made one."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+
+from queuectl.errors import StoreRefused, StoreUnavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+# "queu": in the header of each store, so that another program's database is told at once.
+APPLICATION_ID = 0x71756575
+# How long a maker waits for another that fills the same file.
+PATIENCE_S = 30.0
+
+
+def make(path: str) -> None:
+    """Make a new store at *path*; if another process is first, its store stands.
+
+    The file is made complete under another name and linked into place, so that no process
+    ever sees a half-made store, whenever this one is killed.
+    """
+    folder = os.path.dirname(path)
+    hidden = f"{path}.new-{os.getpid()}-{os.urandom(4).hex()}"
+    try:
+        _make_folder(folder)
+        os.close(os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        fill(hidden)
+        _set_leftovers_aside(path)
+        _put_in_place(hidden, path)
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"cannot make the store {path}: {error}. Check the disk and permissions.") from error
+    except OSError as error:
+        raise StoreUnavailable(f"cannot make the store {path}: {error.strerror or error}.") from error
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            try:
+                os.unlink(hidden + suffix)
+            except OSError:
+                pass
+
+
+def fill(path: str) -> None:
+    """Make the empty database *path* a store, in one transaction, unless it is one by now."""
+    from queuectl.db.migrate import upgrade_sqlite
+
+    db = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)
+    try:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("BEGIN IMMEDIATE")
+        if db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            return
+        db.execute("PRAGMA application_id = %d" % APPLICATION_ID)
+        now = time.time()
+        upgrade_sqlite(db, now)
+        db.execute("INSERT INTO store (one, store_id, created_at) VALUES (1, ?, ?)", (os.urandom(8).hex(), now))
+        db.execute("INSERT INTO queues (name) VALUES ('default')")
+        db.execute("COMMIT")
+    finally:
+        db.close()
+
+
+def _set_leftovers_aside(path: str) -> None:
+    """Move the WAL of a store that was deleted out of the way: SQLite would read it into the new store.
+
+    A maker that sees leftovers takes a lock, and moves only the very files it saw: as long as they are there
+    every other maker sees them too and waits, so nobody takes the WAL of a store just made. The
+    WAL goes last for the same reason.
+    """
+    leftovers = [(path + suffix, _inode(path + suffix)) for suffix in ("-shm", "-wal")]
+    if not any(inode for _, inode in leftovers):
+        return
+    with _MakersLock(path):
+        for name, inode in leftovers:
+            if inode and _inode(name) == inode and not os.path.exists(path):
+                os.replace(name, f"{name}.left-over")
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
+class _MakersLock:
+    """One maker at a time, among those that found leftovers."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path + ".making"
+
+    def __enter__(self) -> None:
+        while True:
+            self._file = open(self._path, "w", encoding="ascii")  # noqa: SIM115
+            if os.name == "nt":  # there a file in use cannot be renamed: that is lock enough
+                return
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            if _inode(self._path) == os.fstat(self._file.fileno()).st_ino:
+                return
+            self._file.close()  # its holder removed it meanwhile: this lock holds nobody off
+
+    def __exit__(self, *what: object) -> None:
+        try:
+            os.unlink(self._path)
+        except OSError:
+            pass
+        self._file.close()
+
+
+def _put_in_place(hidden: str, path: str) -> None:
+    try:
+        os.link(hidden, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links (FAT, some mounts)
+        if os.path.exists(path):
+            return
+        os.rename(hidden, path)
+    _sync_folder(os.path.dirname(path))
+
+
+def _make_folder(folder: str) -> None:
+    if not os.path.isdir(folder):
+        parent = os.path.dirname(folder)
+        if not os.path.isdir(parent):
+            os.makedirs(parent, exist_ok=True)
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            return
+        _sync_folder(parent)
+    refuse_network(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make a new name in *folder* survive a loss of power; Windows has no such call."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "afs", "lustre")
+)
+
+
+def network_file_system(folder: str) -> Optional[str]:
+    """Return the kind of network file system that holds *folder*, None if it is none or cannot be told."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    real = os.path.realpath(folder)
+    best, kind = "", ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        mount = before.split(" ")[4].replace("\\040", " ")
+        inside = real == mount or real.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, after.split(" ")[0]
+    return kind if kind in NETWORK_FILE_SYSTEMS else None
+
+
+def refuse_network(folder: str) -> None:
+    """Refuse to put a store where SQLite's locks cannot be trusted."""
+    kind = network_file_system(folder)
+    if kind:
+        raise StoreRefused(
+            f"{folder} is on a network file system ({kind}), where SQLite's locks cannot be trusted. "
+            "Set QUEUECTL_HOME to a local directory, or share a queue through PostgreSQL."
+        )
