@@ -177,10 +177,8 @@ class Queue:
         from queuectl.runner.output import joined
 
         chosen = self._run(job_id, run)
-        if chosen is None:
-            return b""
         with self._lock:
-            parts = self.store.output(chosen.run_id)
+            parts = self.store.output(chosen.run_id) if chosen else []
         return b"".join(joined(parts, 0))
 
     def follow(self, job_id: str, run: Optional[int] = None) -> Iterator[bytes]:
@@ -199,11 +197,10 @@ class Queue:
                 run = chosen.number
                 with self._lock:
                     parts = self.store.output(chosen.run_id, end)
-                for piece in joined(parts, end):
-                    yield piece
-                    sleep_s = FIRST_LOOK_S
+                yield from joined(parts, end)
                 if parts:
                     end = parts[-1][0] + len(parts[-1][1])
+                    sleep_s = FIRST_LOOK_S
                 elif chosen.state != "running":
                     return
             elif job.state in ("cancelled", "dead", "completed"):

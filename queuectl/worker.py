@@ -94,7 +94,7 @@ class WorkerProcess:
 
     def run(self) -> int:
         """Work until told to stop, or until nothing is left when draining; return the exit code."""
-        self._say(events.started(self._number, os.getpid()))
+        self._console.line(events.started(self._number, os.getpid()))
         while not (self._stop and not self._running and not self._ended):
             now_mono = time.monotonic()
             if now_mono >= self._tick_mono:
@@ -110,14 +110,11 @@ class WorkerProcess:
         return 0
 
     def _leave(self) -> None:
-        self._say(events.exiting(self._number))
+        self._console.line(events.exiting(self._number))
         for command in self._lingering:
             command.close()
         self._membership.leave()
         self._console.finish()
-
-    def _say(self, line: str) -> None:
-        self._console.line(line)
 
     # -- the turn -----------------------------------------------------------------------------
 
@@ -156,7 +153,7 @@ class WorkerProcess:
         """Write all ends and claim up to *free* jobs in one transaction; say what became of each end."""
         finished = self._store.finish(self._membership.id, self._ended, free, self._queues, outputs=self._outputs)
         for (claim, end, verdict), accepted in zip(self._ended, finished.accepted):
-            self._say(
+            self._console.line(
                 events.ended(self._number, claim.job, end.reason, verdict.state, clock.format_duration(verdict.delay_s))
                 if accepted
                 else events.refused(self._number, claim.job.id)
@@ -199,12 +196,12 @@ class WorkerProcess:
         self._not_before_mono = time.monotonic() + pause_s
         if what != self._said_trouble:
             self._said_trouble = what
-            self._say(events.trouble(self._number, what))
+            self._console.line(events.trouble(self._number, what))
 
     # -- a run's life -------------------------------------------------------------------------
 
     def _begin(self, claim: Claim) -> None:
-        self._say(events.picked(self._number, claim.job.id, claim.job.command))
+        self._console.line(events.picked(self._number, claim.job.id, claim.job.command))
         execution = Execution(claim, self._config)
         if self._membership.lease_is_over(self._config.lease):
             self._settle(claim, RunEnd(Outcome.STOPPED, None, None, "the lease ended before the start", self._store.now()))
@@ -358,12 +355,12 @@ class WorkerProcess:
         self._hang_up()
         self._membership.forget()
         self._membership.enter(self._config.lease)
-        self._say(events.fenced(self._number))
+        self._console.line(events.fenced(self._number))
 
     def _ask_stop(self, level: int) -> None:
         if level <= self._stop:
             return
-        self._say(events.stopping(self._number) if level == GRACEFUL else events.stopping_now(self._number))
+        self._console.line(events.stopping(self._number) if level == GRACEFUL else events.stopping_now(self._number))
         self._stop = level
         self._hang_up()
         if level == NOW:
