@@ -224,20 +224,19 @@ class WorkerProcess:
 
     def _react(self) -> None:
         """Act on what the reactor saw."""
-        reactor = self._reactor
-        for command in reactor.readable:
+        for command in self._reactor.readable:
             self._read(command)
-        for pid, status, usage in reactor.exits:
+        for pid, status, usage in self._reactor.exits:
             execution = self._running.get(pid)
             if execution is not None:
                 execution.collected(status, usage)
                 self._maybe_over(execution)
-        if reactor.rung:
+        if self._reactor.rung:
             self._hungry = True
             self._membership.hush()
-        for number in reactor.signals:
+        for number in self._reactor.signals:
             self._ask_stop(NOW if number == getattr(signal, "SIGQUIT", None) else GRACEFUL)
-        if reactor.orphaned and not self._stop:
+        if self._reactor.orphaned and not self._stop:
             self._ask_stop(GRACEFUL)
         now_mono = time.monotonic()
         for execution in list(self._timed.values()):
