@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from queuectl import recovery
+from queuectl import faults, recovery
 from queuectl.errors import StoreError
 from queuectl.runner import identity
 
@@ -53,6 +53,7 @@ def stop_workers(store: Store, now: bool = False, timeout_s: Optional[float] = N
         if new:
             _ask(store, new, now)
             asked.update(worker.id for worker in new)
+            faults.point("stopping")
         if deadline is not None and time.monotonic() >= deadline:
             return left
         time.sleep(LOOK_S)

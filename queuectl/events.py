@@ -8,15 +8,24 @@ if TYPE_CHECKING:
 
     from queuectl.job import Job
 
-_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-_ESCAPES.update({9: "\\t", 10: "\\n", 13: "\\r"})
-# Marks that reorder what follows them: a command must look like what it is.
-_ESCAPES.update({code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029)})
+_SHORT_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+# Not "printable" to Python, but harmless: no-break and ideographic space, and the joiner within emoji.
+_HARMLESS = "\u00a0\u3000\u200d"
 
 
 def printable(text: str) -> str:
-    """Return *text* with control characters escaped, so that it moves no cursor and starts no line."""
-    return text if text.isascii() and text.isprintable() else text.translate(_ESCAPES)
+    r"""Return *text* on one line, with control, format and undecodable characters as ``\x1b``, ``\n`` ...
+
+    A command that somebody else enqueued must not move the cursor, colour the screen, turn the text
+    round or begin a line of its own.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in _HARMLESS else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return _SHORT_ESCAPES.get(char) or char.encode("unicode_escape").decode("ascii")
 
 
 def started(number: int, pid: int) -> str:

@@ -7,6 +7,7 @@ import signal
 import time
 from typing import NamedTuple
 
+from queuectl import faults
 from queuectl.runner import end_runs_at_once, identity
 
 TYPE_CHECKING = False
@@ -95,13 +96,16 @@ def _recover(store: Store, worker: Worker, state: str, max_lost: int) -> List[Lo
     """
     if not store.condemn(worker.id, worker.renewed_mono_s):
         return []  # it has renewed meanwhile, or another sweeper was faster
+    faults.point("condemned")
     if worker.host_id == identity.host_id():
         if state == HUNG and not _end_process(worker):
             return []
         run_ids = frozenset(run_id for _, run_id in store.runs_of(worker.id))
         if run_ids and not end_runs_at_once(store.store_id, run_ids, leaders_of(store, worker.id, run_ids)):
             return []
+    faults.point("cleared")
     released = store.release_lost(worker.id, max_lost)
+    faults.point("released")
     forget_notes(store, worker.id)
     return [Lost(worker.number, *given) for given in released]
 

@@ -9,30 +9,18 @@ from __future__ import annotations
 import os
 import sys
 
+from queuectl.events import printable as escape
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, TextIO
 
     from queuectl.job import Job
 
-_SHORT_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
-# Not "printable" to Python, but harmless: no-break and ideographic space, and the joiner within emoji.
-_HARMLESS = "\u00a0\u3000\u200d"
 _COLOURS = {
     "processing": "36", "completed": "32", "failed": "33", "dead": "31", "cancelled": "35",
     "running": "36", "timed_out": "33", "lost": "31", "stopped": "35",
 }  # fmt: skip
-
-
-def escape(text: str) -> str:
-    r"""Return *text* on one line, with control, format and undecodable characters as ``\x1b``, ``\n`` ..."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() or char in _HARMLESS else _escaped(char) for char in text)
-
-
-def _escaped(char: str) -> str:
-    return _SHORT_ESCAPES.get(char) or char.encode("unicode_escape").decode("ascii")
 
 
 def note(message: str) -> None:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from queuectl import clock, events
+from queuectl import clock, events, faults
 from queuectl.config import Config
 from queuectl.console import Console, LogFile
 from queuectl.db import open_store
@@ -19,24 +19,21 @@ from queuectl.errors import QueuectlError, StoreUnavailable
 from queuectl.execution import Execution
 from queuectl.job import Outcome, RunEnd, settle
 from queuectl.membership import Membership
-from queuectl.runner import RUN_VARIABLES, CannotStart
+from queuectl.output_flow import OutputFlow
+from queuectl.runner import FAULT, RUN_VARIABLES, CannotStart
 from queuectl.runner.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, List, Optional, Sequence
 
-    from queuectl.db.base import Ended, OutputWrite, Store
+    from queuectl.db.base import Ended, Store
     from queuectl.job import Claim
-    from queuectl.runner import Command
 
 GRACEFUL, NOW = 1, 2
 # How often a worker looks for orders (cancel, stop) while commands run, and for work that no bell announced.
 TICK_S = 0.5
 IDLE_TICK_S = 1.0
-# How often a running command's output goes to the store, for whoever follows it.
-FLUSH_S = 0.25
-FIRST_FLUSH_S = 0.05
 # A run this old is written down for recovery; shorter ones are spared the cost.
 NOTE_AFTER_S = 0.02
 # How often a draining worker that is idle looks whether the others are done.
@@ -68,20 +65,16 @@ class WorkerProcess:
         self._queues = tuple(queues)
         self._drain = drain
         self._reactor = Reactor(STOP_SIGNALS, lifeline)
-        self._environment = {name: text for name, text in os.environ.items() if name not in RUN_VARIABLES}
+        self._flow = OutputFlow(store, console, self._reactor)
+        self._environment = {name: text for name, text in os.environ.items() if name not in (*RUN_VARIABLES, FAULT)}
         self._running: Dict[int, Execution] = {}  # by pid
-        self._by_command: Dict[Command, Execution] = {}
         self._timed: Dict[int, Execution] = {}  # those of them with a deadline, or being ended
-        self._dirty: Dict[int, Execution] = {}  # those of them with output that is not stored
-        self._lingering: List[Command] = []  # pipes that ended runs' background children hold
         self._ended: List[Ended] = []  # ends that the store has not accepted yet
-        self._outputs: List[OutputWrite] = []
         self._unsynced = False  # whether an accepted end may not be on the disk yet
         self._stop = 0
         self._said_trouble = ""
         self._hungry = True  # whether to look for work in this turn
         self._not_before_mono = 0.0  # no look at the store before this, after trouble
-        self._flush_mono = 0.0
         self._tick_mono = 0.0
         self._note_mono: Optional[float] = None
         self._due_mono: Optional[float] = None
@@ -95,6 +88,7 @@ class WorkerProcess:
     def run(self) -> int:
         """Work until told to stop, or until nothing is left when draining; return the exit code."""
         self._console.line(events.started(self._number, os.getpid()))
+        self._console.flush()
         while not (self._stop and not self._running and not self._ended):
             now_mono = time.monotonic()
             if now_mono >= self._tick_mono:
@@ -102,7 +96,7 @@ class WorkerProcess:
             self._turn(now_mono)
             if self._done_draining():
                 break
-            self._flush_output(now_mono)
+            self._now_and_then(now_mono)
             self._console.flush()
             self._reactor.wait(self._sleep_s())
             self._react()
@@ -111,8 +105,7 @@ class WorkerProcess:
 
     def _leave(self) -> None:
         self._console.line(events.exiting(self._number))
-        for command in self._lingering:
-            command.close()
+        self._flow.close()
         self._membership.leave()
         self._console.finish()
 
@@ -123,19 +116,19 @@ class WorkerProcess:
         free = 0 if self._stop else self._concurrency - len(self._running)
         if now_mono < self._not_before_mono or not (self._ended or (free > 0 and self._hungry)):
             return
+        claims: List[Claim] = []  # whatever goes wrong on the way: what was claimed must be begun
         try:
             if self._ended:
-                claims = self._hand_in(free)
+                claims += self._hand_in(free)
             else:
-                claims = self._store.claim(self._membership.id, free, self._queues)
+                claims += self._store.claim(self._membership.id, free, self._queues)
             if free > len(claims):
                 claims += self._look_again(free - len(claims))
             elif free > 0:
                 self._hang_up()  # all slots are taken now: nobody needs to wake this worker
+            self._said_trouble = ""
         except StoreUnavailable as error:
             self._trouble(str(error))
-            return
-        self._said_trouble = ""
         if self._store.settings_seen != self._settings_seen:
             self._read_settings()
         for claim in claims:
@@ -143,15 +136,11 @@ class WorkerProcess:
         # The wait for the disk falls into the time that the next commands run. The ends are told to
         # people after it, with the next flush of the console.
         if self._unsynced:
-            try:
-                self._store.sync()
-                self._unsynced = False
-            except StoreUnavailable as error:
-                self._trouble(str(error))
+            self._sync()
 
     def _hand_in(self, free: int) -> List[Claim]:
         """Write all ends and claim up to *free* jobs in one transaction; say what became of each end."""
-        finished = self._store.finish(self._membership.id, self._ended, free, self._queues, outputs=self._outputs)
+        finished = self._store.finish(self._membership.id, self._ended, free, self._queues, outputs=self._flow.pending)
         for (claim, end, verdict), accepted in zip(self._ended, finished.accepted):
             self._console.line(
                 events.ended(self._number, claim.job, end.reason, verdict.state, clock.format_duration(verdict.delay_s))
@@ -159,9 +148,17 @@ class WorkerProcess:
                 else events.refused(self._number, claim.job.id)
             )
         self._ended = []
-        self._outputs = []
+        self._flow.pending = []
         self._unsynced = True
         return finished.claims
+
+    def _sync(self) -> None:
+        try:
+            self._store.sync()
+            self._unsynced = False
+            faults.point("synced")
+        except StoreUnavailable as error:
+            self._trouble(str(error))
 
     def _look_again(self, free: int) -> List[Claim]:
         """The queue is empty: hang up the bell, look once more, and note when to look next.
@@ -176,8 +173,11 @@ class WorkerProcess:
         self._hungry = len(claims) == free
         self._due_mono = None
         if not self._hungry:
-            now = self._store.now()
-            due = self._store.next_due(self._queues, now)
+            try:
+                now = self._store.now()
+                due = self._store.next_due(self._queues, now)
+            except StoreUnavailable:
+                return claims  # they must be begun; the next tick looks again
             if due is not None:
                 self._due_mono = time.monotonic() + max(due - now, 0.001)
         return claims
@@ -214,18 +214,18 @@ class WorkerProcess:
             if error.transient:
                 self._trouble(error.reason + ".", 1.0)
             return
+        faults.point("spawned")
         self._running[execution.pid] = execution
         if execution.deadline_mono is not None:
             self._timed[execution.pid] = execution
-        self._by_command[execution.command] = execution
-        self._reactor.watch(execution.command)
+        self._flow.begin(execution)
         if self._note_mono is None:
             self._note_mono = time.monotonic() + NOTE_AFTER_S
 
     def _react(self) -> None:
         """Act on what the reactor saw."""
         for command in self._reactor.readable:
-            self._read(command)
+            self._flow.read(command)
         for pid, status, usage in self._reactor.exits:
             execution = self._running.get(pid)
             if execution is not None:
@@ -247,48 +247,14 @@ class WorkerProcess:
         if self._due_mono is not None and now_mono >= self._due_mono:
             self._hungry = True
 
-    def _read(self, command: Command) -> None:
-        fd = command.fileno()
-        data = command.read()
-        if command.fileno() < 0:
-            self._forget_fd(command, fd)
-            return
-        execution = self._by_command.get(command)
-        if execution is not None and data:
-            if not self._dirty:  # a short command ends before its output is worth a transaction of its own
-                self._flush_mono = max(self._flush_mono, time.monotonic() + FIRST_FLUSH_S)
-            self._dirty[execution.pid] = execution
-            if self._console.shows_output:
-                self._console.raw(data)
-
-    def _forget_fd(self, command: Command, fd: int) -> None:
-        self._reactor.unwatch(fd)
-        if command in self._lingering:
-            self._lingering.remove(command)
-
     def _maybe_over(self, execution: Execution) -> None:
         """If the run has ended, take the rest of its output and settle it."""
         if not execution.over:
             return
-        command = execution.command
         del self._running[execution.pid]
-        del self._by_command[command]
         self._timed.pop(execution.pid, None)
-        self._dirty.pop(execution.pid, None)
-        fd = command.fileno()
-        if fd >= 0:
-            rest = command.drain()
-            if rest and self._console.shows_output:
-                self._console.raw(rest)
-            if command.fileno() < 0:
-                self._reactor.unwatch(fd)
-            else:
-                # A background child holds the pipe. It must neither delay this end nor die of SIGPIPE
-                # now, so its output is read and dropped as long as this worker lives.
-                self._lingering.append(command)
-        if command.buffer.dirty:
-            parts, replace_from = command.buffer.take()
-            self._outputs.append((execution.claim.run_id, parts, replace_from))
+        self._flow.end(execution)
+        faults.point("ended")
         self._settle(execution.claim, execution.result(self._store.now()))
 
     def _settle(self, claim: Claim, end: RunEnd) -> None:
@@ -350,7 +316,7 @@ class WorkerProcess:
         """This worker was condemned: end its commands, drop their results, start anew under another id."""
         self.abandon()
         self._ended = []
-        self._outputs = []
+        self._flow.pending = []
         self._hang_up()
         self._membership.forget()
         self._membership.enter(self._config.lease)
@@ -371,28 +337,17 @@ class WorkerProcess:
         execution.end(outcome, now_mono)
         self._timed[execution.pid] = execution
 
-    def _flush_output(self, now_mono: float) -> None:
-        """Store what running commands printed, now and then; write down their leaders for recovery."""
+    def _now_and_then(self, now_mono: float) -> None:
+        """Write down the running commands for recovery; store what they printed."""
         if self._note_mono is not None and now_mono >= self._note_mono:
             self._note_mono = None
             self._membership.note(self._running.values())
-        if not (self._dirty or self._outputs) or now_mono < max(self._flush_mono, self._not_before_mono):
-            return
-        self._flush_mono = now_mono + FLUSH_S
-        try:
-            self._store_outputs()  # what a store that was away has not yet got comes first
-            for execution in self._dirty.values():
-                parts, replace_from = execution.command.buffer.take()
-                self._outputs.append((execution.claim.run_id, parts, replace_from))
-            self._dirty.clear()
-            self._store_outputs()
-        except StoreUnavailable as error:
-            self._trouble(str(error))
-
-    def _store_outputs(self) -> None:
-        if self._outputs:
-            self._store.append_outputs(self._outputs)
-            self._outputs = []
+        due = self._flow.due_mono()
+        if due is not None and now_mono >= max(due, self._not_before_mono):
+            try:
+                self._flow.flush(now_mono)
+            except StoreUnavailable as error:
+                self._trouble(str(error))
 
     def _done_draining(self) -> bool:
         if not self._drain or self._running or self._ended or self._stop:
@@ -417,8 +372,9 @@ class WorkerProcess:
             due = execution.next_mono()
             if due is not None and due < wake_mono:
                 wake_mono = due
-        if self._dirty:
-            wake_mono = min(wake_mono, max(self._flush_mono, self._not_before_mono))
+        due = self._flow.due_mono()
+        if due is not None:
+            wake_mono = min(wake_mono, max(due, self._not_before_mono))
         if self._drain and not self._running:
             wake_mono = min(wake_mono, now_mono + DRAIN_LOOK_S)
         return max(wake_mono - now_mono, 0.0)

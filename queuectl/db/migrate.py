@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from queuectl import faults
 from queuectl.errors import StoreRefused
 
 TYPE_CHECKING = False
@@ -73,6 +74,7 @@ def upgrade_sqlite(db: sqlite3.Connection, now: float) -> None:
             "INSERT INTO schema_version (n, checksum, applied_at) VALUES (?, ?, ?)",
             (migration.number, checksum(migration.sql), now),
         )
+        faults.point("migrating")
         db.execute(f"PRAGMA user_version = {migration.number}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from queuectl import faults
 from queuectl.db.base import Finished, Store
 from queuectl.db.sqlite_desk import SqliteDesk
 from queuectl.db.sqlite_views import JOB_COLUMNS, SqliteViews
@@ -54,6 +55,8 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
                 if db.execute("UPDATE queues SET pending = pending + ? WHERE name = ?", (pending, queue)).rowcount == 0:
                     db.execute("INSERT INTO queues (name, pending) VALUES (?, ?)", (queue, pending))
             self._ring_after = True
+            faults.point("adding")
+        faults.point("added")
         return ids
 
     def _take_ids(self, db: sqlite3.Connection, specs: Sequence[JobSpec]) -> List[str]:
@@ -132,6 +135,8 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             accepted = [self._finish_one(db, worker_id, end, now, counts) for end in ended]
             claims = self._claim(db, worker_id, count, queues, now, counts) if count > 0 else []
             _apply_counts(db, counts)
+            faults.point("finishing" if ended else "claiming")
+        faults.point("finished" if ended else "claimed")
         return Finished(accepted, claims)
 
     def _finish_one(
@@ -228,6 +233,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             """,
             (queue, now, PROMOTE_STEP),
         )
+        faults.point("promoting")
 
     def _hand_over(
         self, db: sqlite3.Connection, worker_id: str, row: Any, now: float, counts: Dict[str, List[int]]
@@ -267,6 +273,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         with self._write as db:
             for run_id, parts, replace_from in writes:
                 self._append(db, run_id, parts, replace_from)
+            faults.point("flushing")
 
     def _append(
         self, db: sqlite3.Connection, run_id: int, parts: Sequence[Part], replace_from: Optional[int]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from queuectl import faults
 from queuectl.db.sqlite_file import SqliteFile
 from queuectl.db.sqlite_views import COUNTED, conditions
 from queuectl.errors import JobNotFound, NotInDlq, WrongState
@@ -62,6 +63,7 @@ class SqliteDesk(SqliteFile):
                 )
                 move_count(db, queue, state, "cancelled")
                 answer[job_id] = "cancelled"
+            faults.point("cancelling")
         return answer
 
     def retry(self, job_ids: Sequence[str], only_dead: bool = False, now: Optional[float] = None) -> None:
@@ -80,6 +82,7 @@ class SqliteDesk(SqliteFile):
                 if state not in RETRIABLE:
                     raise WrongState(job_id, "retry", state, RETRIABLE)
                 self._start_over(db, seq, queue, state, now)
+            faults.point("retrying")
             self._ring_after = True
 
     def _start_over(self, db: sqlite3.Connection, seq: int, queue: str, state: str, now: float) -> None:
@@ -167,6 +170,7 @@ class SqliteDesk(SqliteFile):
                 db.executemany("DELETE FROM runs WHERE run_id = ?", runs)
                 db.execute("DELETE FROM jobs WHERE seq = ?", (seq,))
                 move_count(db, queue, state, None)
+            faults.point("pruning")
         if rows:
             # Give the pages back in step with the deletes: a VACUUM would lock everybody out.
             self._rows("PRAGMA incremental_vacuum(2000)")
@@ -181,6 +185,7 @@ class SqliteDesk(SqliteFile):
                 db.execute(f"DELETE FROM {table}")
             db.execute("INSERT INTO queues (name) VALUES ('default')")
             db.execute("UPDATE store SET next_number = 1, settings_version = settings_version + 1")
+            faults.point("resetting")
         self._rows("PRAGMA incremental_vacuum")
 
     # -- switches -----------------------------------------------------------------------------

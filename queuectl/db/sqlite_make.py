@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 
+from queuectl import faults
 from queuectl.errors import StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
@@ -31,7 +32,9 @@ def make(path: str) -> None:
         os.close(os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         fill(hidden)
         _set_leftovers_aside(path)
+        faults.point("making")
         _put_in_place(hidden, path)
+        faults.point("made")
     except sqlite3.Error as error:
         raise StoreUnavailable(f"cannot make the store {path}: {error}. Check the disk and permissions.") from error
     except OSError as error:

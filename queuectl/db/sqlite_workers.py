@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from queuectl import faults
 from queuectl.db.sqlite_desk import move_count
 from queuectl.db.sqlite_file import SqliteFile
 
@@ -51,6 +52,7 @@ class SqliteWorkers(SqliteFile):
                 """,
                 (time.time() + lease_s, mono_s, worker_id),
             )
+            faults.point("renewing")
         return done.rowcount == 1
 
     def unregister(self, worker_id: str) -> None:
@@ -130,6 +132,7 @@ class SqliteWorkers(SqliteFile):
                 move_count(db, queue, "processing", state)
                 released.append((job_id, state))
             db.execute("DELETE FROM workers WHERE id = ?", (worker_id,))
+            faults.point("releasing")
             self._ring_after = True
         return released
 

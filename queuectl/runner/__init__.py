@@ -44,10 +44,12 @@ RUN_ID = "QUEUECTL_RUN_ID"
 STORE_ID = "QUEUECTL_STORE_ID"
 #: Variables that queuectl sets for each run; a worker drops those it inherited.
 RUN_VARIABLES: Tuple[str, ...] = ("QUEUECTL_JOB_ID", "QUEUECTL_QUEUE", "QUEUECTL_ATTEMPT", RUN_ID, STORE_ID)
+#: Not for commands either: a fault is meant for the worker.
+FAULT = "QUEUECTL_FAULT"
 
 if os.name == "nt":
     from queuectl.runner.windows import Command, end_runs_at_once, start
 else:
     from queuectl.runner.posix import Command, end_runs_at_once, start
 
-__all__ = ["RUN_ID", "RUN_VARIABLES", "STORE_ID", "CannotStart", "Command", "end_runs_at_once", "start"]
+__all__ = ["FAULT", "RUN_ID", "RUN_VARIABLES", "STORE_ID", "CannotStart", "Command", "end_runs_at_once", "start"]

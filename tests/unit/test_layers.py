@@ -22,12 +22,12 @@ PACKAGE = Path(queuectl.__file__).resolve().parent
 
 #: From the floor up. A module imports only from rows below its own, or from its own package.
 ROWS: Tuple[Tuple[str, ...], ...] = (
-    ("clock", "errors"),
+    ("clock", "errors", "faults"),
     ("config", "retry"),
     ("job", "jobspec"),
     ("db", "runner", "console", "events"),
     ("recovery", "execution"),
-    ("membership",),
+    ("membership", "output_flow"),
     ("control", "explain", "worker"),
     ("queue",),
     ("supervisor", "render"),

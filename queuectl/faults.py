@@ -1,0 +1,52 @@
+"""Named steps at which a test may kill or stop this process, to see what others make of what it leaves.
+
+``QUEUECTL_FAULT=step[:count][:signal][@file]``: at the *count*-th time (default 1) that the process comes to
+*step* it gets *signal* (default KILL; STOP pauses it). With *file* only the first process that can make
+that file does, so that its successor lives. Unset, a step costs one look at a module variable.
+
+The steps, in the order of a job's life: ``adding`` and ``added`` (before and after the commit of an
+enqueue); ``promoting``; ``claiming``, ``claimed`` (before and after the commit); ``spawned``; ``flushing`` (output of
+a running command); ``ended`` (the command's end is seen); ``finishing``, ``finished`` (before and after the
+commit), ``synced``; ``renewing``; ``condemned``, ``cleared`` (what a lost run left is gone), ``releasing``, ``released``;
+``cancelling``; ``retrying``; ``pruning``; ``resetting``; ``migrating``; ``making`` and ``made`` (a new store's file); ``stopping``.
+"""
+
+from __future__ import annotations
+
+import os
+
+STEPS = (
+    "making", "made", "migrating", "adding", "added", "promoting", "claiming", "claimed", "spawned", "flushing",
+    "ended", "finishing", "finished", "synced", "renewing", "condemned", "cleared", "releasing", "released",
+    "cancelling", "retrying", "pruning", "resetting", "stopping",
+)  # fmt: skip
+
+_fault = os.environ.get("QUEUECTL_FAULT")
+_seen = 0
+
+
+def point(step: str) -> None:
+    """Be at *step*: nothing happens unless a test asked for it."""
+    if _fault is not None:
+        _meet(_fault, step)
+
+
+def _meet(fault: str, step: str) -> None:
+    global _seen
+    what, _, file = fault.partition("@")
+    fields = what.split(":")
+    if fields[0] != step:
+        return
+    count = next((int(field) for field in fields[1:] if field.isdigit()), 1)
+    name = next((field for field in fields[1:] if not field.isdigit()), "KILL")
+    _seen += 1
+    if _seen != count:
+        return
+    if file:
+        try:
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except OSError:
+            return
+    import signal
+
+    os.kill(os.getpid(), getattr(signal, "SIG" + name, signal.SIGTERM))
