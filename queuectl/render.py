@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import sys
 
-from queuectl.events import printable as escape
+from queuectl import events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, TextIO
 
     from queuectl.job import Job
+
+#: Text on one line, with whatever could play tricks with a screen escaped: workers' lines need it too.
+escape = events.printable
 
 _COLOURS = {
     "processing": "36", "completed": "32", "failed": "33", "dead": "31", "cancelled": "35",
