@@ -139,10 +139,10 @@ class SqliteFile:
         """Close the connection; calling it twice is allowed."""
         if not self._closed:
             self._closed = True
-            self._db.close()
             if self._wal is not None:
-                os.close(self._wal)
+                os.close(self._wal)  # first: Windows cannot remove a file that is open, and the last to close removes it
                 self._wal = None
+            self._db.close()
 
     def sync(self) -> None:
         """Make every commit so far survive a loss of power, whoever made it.
