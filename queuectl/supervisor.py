@@ -29,6 +29,8 @@ SWEEP_S = 2.0
 PRUNE_S = 60.0
 FIRST_RESTART_S = 0.2
 LAST_RESTART_S = 30.0
+# How long ``--daemon`` waits until all workers have registered.
+START_S = 30.0
 # A worker that lived this long has not died at once: its next restart is quick again.
 SETTLED_S = 20.0
 INTERRUPTED = 130
@@ -168,6 +170,7 @@ class Supervisor:
             if now_mono >= self._prune_mono:
                 self._prune_mono = now_mono + PRUNE_S
                 self._prune()
+            self._store.tidy()
         except StoreUnavailable:
             self._healthy_since_mono = time.monotonic()
 
@@ -383,6 +386,7 @@ def _start_daemon(store: Store, options: Dict[str, Any]) -> int:
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(options["location"]), **apart,
     )  # fmt: skip
     os.close(log)
+    deadline = time.monotonic() + START_S
     while True:
         workers = [
             worker
@@ -397,6 +401,8 @@ def _start_daemon(store: Store, options: Dict[str, Any]) -> int:
                 said = file.read().strip().splitlines()
             why = said[-1].replace("queuectl: ", "", 1) if said else f"it ended with exit code {process.returncode}"
             raise QueuectlError(f"the workers did not start: {why}")
+        if time.monotonic() > deadline:
+            raise QueuectlError(f"the workers did not all start within {START_S:.0f} s. {tidy_path(logs)} says why.")
         time.sleep(0.005)
     for worker in sorted(workers, key=lambda worker: worker.number):
         print(f"Started worker pid={worker.pid}")

@@ -41,7 +41,14 @@ def open_store(location: Optional[str] = None, create: bool = True) -> Store:
 def home() -> str:
     """Return the directory of queuectl's files: ``QUEUECTL_HOME``, else ``~/.queuectl``."""
     given = os.environ.get("QUEUECTL_HOME")
-    return os.path.abspath(os.path.expanduser(given)) if given else os.path.expanduser("~/.queuectl")
+    if given:
+        return os.path.abspath(os.path.expanduser(given))
+    found = os.path.expanduser("~/.queuectl")
+    if found.startswith("~"):
+        from queuectl.errors import StoreRefused
+
+        raise StoreRefused("this user has no home directory. Set QUEUECTL_HOME to a directory of yours.")
+    return found
 
 
 def default_path() -> str:

@@ -77,6 +77,10 @@ class Store(ABC):
         a worker syncs its ends while the next command starts, before it reports them.
         """
 
+    def tidy(self) -> None:
+        """Do what one process of a host should do now and then, such as shortening a long WAL; cheap if not needed."""
+        return
+
     @abstractmethod
     def changed(self) -> bool:
         """Say whether another connection may have committed since the last call; cheap."""

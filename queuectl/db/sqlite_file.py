@@ -158,6 +158,21 @@ class SqliteFile:
         except OSError as error:
             raise StoreUnavailable(f"cannot write {self.path} to disk: {error.strerror or error}.") from error
 
+    def tidy(self) -> None:
+        """Shorten a WAL that grew long: with readers about all the time, commits alone never get to its start again."""
+        try:
+            if os.path.getsize(os.path.realpath(self.path) + "-wal") <= WAL_LIMIT_BYTES:
+                return
+        except OSError:
+            return
+        try:
+            self._db.execute("PRAGMA busy_timeout = 2000")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._db.execute("PRAGMA busy_timeout = 0")
+        except sqlite3.Error as error:
+            if not _is_busy(error):
+                self._fail(error)
+
     # -- statements ---------------------------------------------------------------------------
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> List[Any]:
