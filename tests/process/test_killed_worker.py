@@ -1,0 +1,172 @@
+"""``kill -9`` of a worker: its job runs again, alone, and it costs no retry; the worker is replaced."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+
+import pytest
+
+from tests.process.scene import WAYS, Scene
+
+pytestmark = pytest.mark.posix
+
+#: The contract's bound for noticing a death is 5 s; the machines that run this are shared.
+NOTICED_S = 5.0 + 10.0
+
+
+def test_the_job_of_a_killed_worker_runs_again(scene: Scene) -> None:
+    """The lost run is recorded as lost, the job is pending at once, and the next run is its second."""
+    job_id = scene.queue.enqueue(scene.journal.command('[ "$QUEUECTL_ATTEMPT" -gt 1 ] || sleep 60')).id
+    group = scene.start()
+    scene.noted("start")
+
+    os.kill(group.pids()[0], signal.SIGKILL)
+    job = scene.until(job_id, "completed", timeout=NOTICED_S)
+
+    assert ["lost", "completed"] == scene.outcomes(job_id)
+    assert (2, 0, 0) == (job.attempts, job.failures, job.losses)
+    assert f"[worker 0] job {job_id} lost, runs again" in group.stop().out.splitlines()
+    scene.judge()
+
+
+def test_a_lost_run_costs_no_retry(scene: Scene) -> None:
+    """With ``max_retries`` 0 a job survives a lost run: retries are counted by failures alone."""
+    job_id = scene.queue.enqueue(scene.journal.command('[ "$QUEUECTL_ATTEMPT" -gt 1 ] || sleep 60'), max_retries=0).id
+    group = scene.start()
+    scene.noted("start")
+
+    os.kill(group.pids()[0], signal.SIGKILL)
+    scene.until(job_id, "completed", timeout=NOTICED_S)
+
+    group.stop()
+    scene.judge()
+
+
+def test_a_failure_between_two_losses_starts_their_row_anew(scene: Scene) -> None:
+    """``max_lost`` counts lost runs in a row: lost, failed, lost is a row of one."""
+    scene.queue.set_setting("max_lost", "2")
+    body = 'case "$QUEUECTL_ATTEMPT" in 1|3) sleep 60;; 2) exit 4;; esac'
+    job_id = scene.queue.enqueue(scene.journal.command(body), backoff_base=1, max_retries=1).id
+    group = scene.start()
+    for start in (1, 3):
+        scene.noted("start", start)
+        os.kill(group.pids()[0], signal.SIGKILL)
+
+    job = scene.until(job_id, "completed", "dead", timeout=2 * NOTICED_S)
+
+    assert ["lost", "failed", "lost", "completed"] == scene.outcomes(job_id)
+    assert (4, 1, 0) == (job.attempts, job.failures, job.losses)
+    group.stop()
+    scene.judge()
+
+
+def test_a_command_that_kills_its_worker_ends_in_the_dlq(scene: Scene) -> None:
+    """After ``max_lost`` lost runs in a row the job is dead, with that as the reason, and others go on."""
+    # The worker started the command, so it is the shell's parent.
+    job_id = scene.queue.enqueue(scene.journal.command("kill -9 $PPID; sleep 60")).id
+    group = scene.start("--count", "2")
+
+    job = scene.until(job_id, "dead", timeout=3 * NOTICED_S)
+
+    assert ["lost"] * 3 == scene.outcomes(job_id)
+    assert "lost 3 runs in a row: the worker died while it ran" == job.reason
+    other = scene.queue.enqueue(scene.journal.command()).id
+    scene.until(other, "completed")
+    out = group.stop().out.splitlines()
+    assert 2 == sum(line.endswith(f"job {job_id} lost, runs again") for line in out)
+    assert 1 == sum(line.endswith(f"job {job_id} lost, dead") for line in out)
+    scene.judge()
+
+
+def test_a_cancelled_job_whose_worker_is_killed_is_cancelled(scene: Scene) -> None:
+    """A cancel that its worker could no longer obey is obeyed by whoever gives the job back."""
+    job_id = scene.queue.enqueue(scene.journal.command("sleep 60")).id
+    group = scene.start()
+    scene.noted("start")
+    os.kill(group.pids()[0], signal.SIGSTOP)
+    assert {job_id: "processing"} == scene.queue.cancel(job_id)
+
+    os.kill(group.pids()[0], signal.SIGKILL)
+    scene.until(job_id, "cancelled", timeout=NOTICED_S)
+
+    group.stop()
+    scene.judge()
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+def test_what_a_lost_run_left_is_gone_before_the_job_runs_again(scene: Scene, way: str) -> None:
+    """However a process tried to get away, it notes nothing after the second run has begun."""
+    body = f'if [ "$QUEUECTL_ATTEMPT" = 1 ]; then {scene.journal.leaving(way)}; note left; sleep 60; fi'
+    job_id = scene.queue.enqueue(scene.journal.command(body)).id
+    group = scene.start()
+    beats = scene.pids("beats")
+    scene.noted("left")
+
+    os.kill(group.pids()[0], signal.SIGKILL)
+    scene.until(job_id, "completed", timeout=NOTICED_S)
+
+    scene.gone(beats, timeout=0)
+    group.stop()
+    scene.judge()
+
+
+def test_all_that_several_runs_of_a_lost_worker_left_is_gone(scene: Scene) -> None:
+    """A worker with many runs: none of them, and nothing of them, is alive when their jobs run again."""
+    body = f'if [ "$QUEUECTL_ATTEMPT" = 1 ]; then {scene.journal.leaving(*WAYS)}; note left; sleep 60; fi'
+    ids = scene.queue.enqueue_many([scene.journal.command(body)] * 3)
+    group = scene.start("--concurrency", "3")
+    beats = scene.pids("beats", 3 * len(WAYS))
+    scene.noted("left", 3)
+
+    os.kill(group.pids()[0], signal.SIGKILL)
+    for job_id in ids:
+        scene.until(job_id, "completed", timeout=NOTICED_S)
+
+    scene.gone(beats, timeout=0)
+    group.stop()
+    scene.judge()
+
+
+def test_the_runs_of_other_workers_are_left_alone(scene: Scene) -> None:
+    """Ending what one worker left touches neither its neighbours' commands nor their children."""
+    scene.queue.enqueue(scene.journal.command(scene.journal.leaving("a child in a session of its own") + "; sleep 60"))
+    neighbour = scene.start()
+    scene.noted("beat")
+    other = scene.queue.enqueue(scene.journal.command('[ "$QUEUECTL_ATTEMPT" -gt 1 ] || sleep 60')).id
+    group = scene.start()
+    scene.noted("start", job_id=other)
+
+    os.kill(group.pids()[0], signal.SIGKILL)
+    scene.until(other, "completed", timeout=NOTICED_S)
+
+    before = scene.journal.count("beat")
+    scene.noted("beat", before + 2)
+    assert ["running"] == scene.outcomes("job1")
+    for each in (neighbour, group):
+        each.stop(signal.SIGQUIT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_workers_killed_at_random(scene: Scene, seed: int) -> None:
+    """Two groups whose workers die again and again: every job completes, none overlaps, no retry is lost."""
+    dice = random.Random(seed)
+    scene.queue.set_setting("max_lost", "100")
+    quick = scene.journal.command(f"{scene.journal.leaving('a child')}; sleep 0.1; kill $!; wait $!; true")
+    ids = scene.queue.enqueue_many([quick] * 60)
+    groups = [scene.start("--count", "2"), scene.start("--concurrency", "2")]
+
+    for _ in range(8):
+        count = scene.journal.count("start")
+        scene.noted("start", min(count + dice.randint(0, 4), 60))
+        victims = [pid for group in groups for pid in group.pids()]
+        if victims:
+            os.kill(dice.choice(victims), signal.SIGKILL)
+
+    for job_id in ids:
+        scene.until(job_id, "completed", timeout=60)
+    for group in groups:
+        group.stop()
+    scene.judge(acknowledged=ids)
