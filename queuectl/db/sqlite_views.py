@@ -217,9 +217,11 @@ def conditions(which: JobFilter) -> Tuple[List[str], List[Any]]:
     where: List[str] = []
     parameters: List[Any] = []
     for column, values in (("state", which.states), ("queue", which.queues)):
-        if values:
+        if len(values) == 1:  # with an IN, even of one, SQLite does not see that a partial index covers it
+            where.append(f"{column} = ?")
+        elif values:
             where.append(f"{column} IN ({', '.join('?' * len(values))})")
-            parameters += values
+        parameters += values
     if which.tags:
         # Tags have no character that JSON escapes, so the quoted tag is found as text.
         where.append("(" + " OR ".join(["instr(tags, ?) > 0"] * len(which.tags)) + ")")

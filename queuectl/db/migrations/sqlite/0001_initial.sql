@@ -43,8 +43,7 @@ CREATE TABLE jobs (
     seq              INTEGER PRIMARY KEY,
     id               TEXT NOT NULL UNIQUE,
     queue            TEXT NOT NULL,
-    state            TEXT NOT NULL
-                     CHECK (state IN ('pending', 'processing', 'failed', 'completed', 'dead', 'cancelled')),
+    state            TEXT NOT NULL,
     priority         INTEGER NOT NULL,
     run_at           REAL NOT NULL,
     -- 1: a claim may take it; 2: it waits for its run_at; 0: it does not wait.
@@ -62,15 +61,29 @@ CREATE TABLE jobs (
     run_no           INTEGER NOT NULL DEFAULT 0 CHECK (run_no >= attempts),
     last_run_id      INTEGER,          -- the newest run; the owner while processing
     worker_id        TEXT,
-    cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested IN (0, 1)),
+    cancel_requested INTEGER NOT NULL DEFAULT 0,
     created_at       REAL NOT NULL,
     updated_at       REAL NOT NULL,
     ended_at         REAL,
     reason           TEXT,
-    CHECK ((state IN ('pending', 'failed')) = (ready > 0) AND ready BETWEEN 0 AND 2),
-    CHECK ((state = 'processing') = (worker_id IS NOT NULL) AND (worker_id IS NULL OR last_run_id IS NOT NULL)),
-    CHECK ((state IN ('completed', 'dead', 'cancelled')) = (ended_at IS NOT NULL)),
-    CHECK (state = 'processing' OR cancel_requested = 0)
+    -- What each state implies. One CASE and no IN: SQLite builds a table for every IN whenever a row is
+    -- checked, and with five of them an insert took twice as long.
+    CHECK (CASE state
+           WHEN 'pending' THEN
+               ready BETWEEN 1 AND 2 AND worker_id IS NULL AND ended_at IS NULL AND cancel_requested = 0
+           WHEN 'failed' THEN
+               ready BETWEEN 1 AND 2 AND worker_id IS NULL AND ended_at IS NULL AND cancel_requested = 0
+           WHEN 'processing' THEN
+               ready = 0 AND worker_id IS NOT NULL AND last_run_id IS NOT NULL AND ended_at IS NULL
+               AND cancel_requested BETWEEN 0 AND 1
+           WHEN 'completed' THEN
+               ready = 0 AND worker_id IS NULL AND ended_at IS NOT NULL AND cancel_requested = 0
+           WHEN 'dead' THEN
+               ready = 0 AND worker_id IS NULL AND ended_at IS NOT NULL AND cancel_requested = 0
+           WHEN 'cancelled' THEN
+               ready = 0 AND worker_id IS NULL AND ended_at IS NOT NULL AND cancel_requested = 0
+           ELSE 0
+           END)
 );
 
 -- The claim's index: ready rows only. With a million pending and 300,000 future rows inside it a
@@ -79,7 +92,9 @@ CREATE INDEX jobs_ready ON jobs (queue, priority DESC, run_at, seq) WHERE ready 
 CREATE INDEX jobs_waiting ON jobs (queue, run_at) WHERE ready = 2;
 -- Listings by state and the owner's jobs. Completed jobs are left out: each page of an index that a run
 -- dirties is written to the WAL, and where completed jobs are many a walk by seq finds them at once.
-CREATE INDEX jobs_listed ON jobs (state, seq) WHERE state IN ('pending', 'failed', 'dead', 'cancelled');
+-- The condition is spelled with ORs: from an IN SQLite does not see that "state = ?" is covered.
+CREATE INDEX jobs_listed ON jobs (state, seq)
+ WHERE state = 'pending' OR state = 'failed' OR state = 'dead' OR state = 'cancelled';
 CREATE INDEX jobs_owned ON jobs (worker_id) WHERE worker_id IS NOT NULL;
 CREATE INDEX jobs_ended ON jobs (ended_at) WHERE ended_at IS NOT NULL;
 
@@ -90,8 +105,7 @@ CREATE TABLE runs (
     run_id            INTEGER PRIMARY KEY,
     previous_id       INTEGER,
     number            INTEGER NOT NULL CHECK (number >= 1),
-    state             TEXT NOT NULL
-                      CHECK (state IN ('running', 'completed', 'failed', 'timed_out', 'cancelled', 'stopped', 'lost')),
+    state             TEXT NOT NULL,
     exit_code         INTEGER,
     signal            INTEGER,
     started_at        REAL NOT NULL,
@@ -102,7 +116,16 @@ CREATE TABLE runs (
     peak_memory_bytes INTEGER,
     cpu_s             REAL,
     reason            TEXT,
-    CHECK ((state = 'running') = (ended_at IS NULL))
+    CHECK (CASE state
+           WHEN 'running' THEN ended_at IS NULL
+           WHEN 'completed' THEN ended_at IS NOT NULL
+           WHEN 'failed' THEN ended_at IS NOT NULL
+           WHEN 'timed_out' THEN ended_at IS NOT NULL
+           WHEN 'cancelled' THEN ended_at IS NOT NULL
+           WHEN 'stopped' THEN ended_at IS NOT NULL
+           WHEN 'lost' THEN ended_at IS NOT NULL
+           ELSE 0
+           END)
 );
 
 -- start: where in the run's output the bytes begin; a gap was cut out.
