@@ -53,7 +53,8 @@ def make_reader() -> Callable[[str], Dict[str, Any]]:
         tidy = text.strip(_WHITESPACE)
         try:
             value, end = scan(tidy, 0)
-        except (ValueError, StopIteration, RecursionError):
+        except (ValueError, StopIteration, RecursionError, SystemError):
+            # SystemError: the scanner wants to raise json's own error, and json is not imported.
             return fields_from_json(text)
         if end != len(tidy) or type(value) is not dict:
             return fields_from_json(text)

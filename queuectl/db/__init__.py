@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from queuectl.db.base import Store
 
 
+#: Set by the console script: closing a store may leave to the end of the process what is only tidying.
+process_ends_soon = False
+
+
 def open_store(location: Optional[str] = None, create: bool = True) -> Store:
     """Open the store at *location*: a path, ``sqlite:///path`` or ``postgresql://...``.
 
