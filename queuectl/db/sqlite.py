@@ -18,7 +18,7 @@ from queuectl.errors import JobExists
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Ended, OutputWrite, Part
     from queuectl.job import Claim
@@ -99,16 +99,13 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
                 raise JobExists(job_id)
             number = generated_number(job_id)
             if number is not None and (
-                number < next_number
-                or db.execute("SELECT 1 FROM taken_numbers WHERE number = ?", (number,)).fetchone()
+                number < next_number or db.execute("SELECT 1 FROM taken_numbers WHERE number = ?", (number,)).fetchone()
             ):
                 raise JobExists(job_id, "was used by an earlier job")
 
     # -- runs ---------------------------------------------------------------------------------
 
-    def claim(
-        self, worker_id: str, count: int, queues: Sequence[str] = (), now: Optional[float] = None
-    ) -> List[Claim]:
+    def claim(self, worker_id: str, count: int, queues: Sequence[str] = (), now: Optional[float] = None) -> List[Claim]:
         """See ``Store.claim``."""
         now = time.time() if now is None else now
         due = self.next_due(queues, now)
@@ -146,7 +143,9 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         (job, run_id, _), end, verdict = ended
         state, reason = verdict.state.value, verdict.reason
         if state in ("failed", "pending"):
-            asked = db.execute("SELECT cancel_requested FROM jobs WHERE seq = ? AND last_run_id = ?", (job.seq, run_id)).fetchone()
+            asked = db.execute(
+                "SELECT cancel_requested FROM jobs WHERE seq = ? AND last_run_id = ?", (job.seq, run_id)
+            ).fetchone()
             if asked and asked[0]:  # the worker had not yet read that it was to be cancelled
                 state, reason = "cancelled", "cancelled while it ran"
         waits = state in ("failed", "pending")
@@ -275,9 +274,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
                 self._append(db, run_id, parts, replace_from)
             faults.point("flushing")
 
-    def _append(
-        self, db: sqlite3.Connection, run_id: int, parts: Sequence[Part], replace_from: Optional[int]
-    ) -> None:
+    def _append(self, db: sqlite3.Connection, run_id: int, parts: Sequence[Part], replace_from: Optional[int]) -> None:
         if replace_from is not None:
             db.execute("DELETE FROM output WHERE run_id = ? AND start >= ?", (run_id, replace_from))
         db.executemany(_ADD_OUTPUT, [(start, data, run_id) for start, data in parts])
@@ -374,10 +371,15 @@ def _new_rows(
         )  # fmt: skip
 
 
+_encoders: List[Callable[[Any], str]] = []  # one, made at its first use: json is slow to import, an encoder to make
+
+
 def to_json(value: Any) -> Optional[str]:
     """Return *value* as JSON for a column, None if it is empty."""
     if not value:
         return None
-    import json
+    if not _encoders:
+        from json import JSONEncoder
 
-    return json.dumps(value, separators=(",", ":"))
+        _encoders.append(JSONEncoder(separators=(",", ":")).encode)
+    return _encoders[0](value)
