@@ -1,0 +1,133 @@
+"""What all benchmarks share: paired runs, medians, where the figures go, what machine made them.
+
+A figure here is a ratio of two things measured one after the other in the same run: absolute times of
+a shared machine mean nothing the next day. Results are kept in ``bench/results.json`` part by part, so that
+a part can be run alone and an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results.json"
+QUEUECTL = [sys.executable, "-m", "queuectl"]
+
+
+@contextmanager
+def scratch_home() -> Iterator[Path]:
+    """Give a QUEUECTL_HOME of its own and take it away again."""
+    folder = Path(tempfile.mkdtemp(prefix="qb-"))
+    before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("QUEUECTL_")}
+    os.environ["QUEUECTL_HOME"] = str(folder)
+    os.environ["PYTHONPATH"] = str(ROOT)
+    try:
+        yield folder
+    finally:
+        del os.environ["QUEUECTL_HOME"]
+        os.environ.update(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Return how long *work* takes, in seconds."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def quiet(words: Sequence[str], **options: Any) -> None:
+    """Run a command, drop what it prints, fail if it fails."""
+    subprocess.run(list(words), check=True, stdout=subprocess.DEVNULL, **options)
+
+
+def paired(rounds: int, *works: Callable[[], float]) -> List[List[float]]:
+    """Run all *works* one after the other, *rounds* times, the order turned each time; return each one's figures.
+
+    Turning the order keeps a drift of the machine from favouring one of them.
+    """
+    figures: List[List[float]] = [[] for _ in works]
+    for turn in range(rounds):
+        order = list(range(len(works)))
+        if turn % 2:
+            order.reverse()
+        for index in order:
+            figures[index].append(works[index]())
+        print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return figures
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Return the median of the pairs' ratios."""
+    return round(statistics.median(a / b for a, b in zip(above, below)), 3)
+
+
+def median(figures: Sequence[float]) -> float:
+    """Return the median."""
+    return statistics.median(figures)
+
+
+def percentile(figures: Sequence[float], share: float) -> float:
+    """Return the figure below which *share* of all lie."""
+    ordered = sorted(figures)
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
+
+
+def machine() -> Dict[str, Any]:
+    """Return what the figures were made on."""
+    model = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def keep(part: str, rows: Dict[str, Any]) -> None:
+    """Write one part's figures into the results, beside those of the other parts."""
+    results = load()
+    results[part] = {"machine": machine(), "on": time.strftime("%Y-%m-%d"), "rows": rows}
+    hidden = RESULTS.with_suffix(".new")
+    hidden.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    hidden.replace(RESULTS)
+    for name, figure in rows.items():
+        print(f"  {name}: {figure}")
+
+
+def load() -> Dict[str, Any]:
+    """Return all results so far."""
+    return dict(json.loads(RESULTS.read_text())) if RESULTS.exists() else {}
+
+
+def tree_usage(pids: Sequence[int]) -> Tuple[float, int]:
+    """Return (CPU seconds so far, PSS bytes) of these processes together. Linux."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    cpu_s, pss = 0.0, 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        cpu_s += (int(fields[11]) + int(fields[12])) / ticks
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                pss += int(line.split()[1]) * 1024
+    return cpu_s, pss
