@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check fix docs dist clean
+.PHONY: help demo test quick check fix bench docs dist clean
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ check: ## Format, lint, types, layers, docs; ARGS=types runs one of them
 
 fix: ## Format, lint and regenerate what a program can mend
 	@$(PYTHON) tools/check.py --fix format lint docs
+
+bench: ## Measure beside xargs, bare interpreters and bare SQLite; ARGS="drain --rounds 3" measures less
+	@$(PYTHON) -m bench $(ARGS)
 
 docs: ## Write the generated reference pages anew
 	@$(PYTHON) tools/reference.py
