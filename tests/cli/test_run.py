@@ -89,7 +89,7 @@ def test_a_cancelled_job_ends_it_with_130(
 ) -> None:
     """What it wrote was shown."""
     with worker():
-        running = background("run", "--command", "echo begun; sleep 60")
+        running = background("run", "--command", "echo begun; exec sleep 60")
         eventually(lambda: "begun" in running.out)
         cli("cancel", "job1", code=0)
         result = running.wait()
