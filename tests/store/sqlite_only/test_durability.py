@@ -54,7 +54,7 @@ def test_what_was_acknowledged_survives_a_kill(path, store, start, lines):
     process = start(ADD_FOR_EVER, path)
     printed = [process.stdout.readline().strip() for _ in range(lines)]
     process.kill()
-    printed += process.communicate()[0].split()
+    printed += process.stdout.read().split()  # communicate() would pass over what readline() had read ahead
 
     stored = [job.id for job in store.jobs(JobFilter(), limit=100_000)]
 
