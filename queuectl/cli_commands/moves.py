@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # How long, beyond the time a command has between TERM and KILL, ``cancel`` waits for a worker to act.
 CANCEL_MARGIN_S = 5.0
+SWEEP_S = 0.5
 # Fields that a job can be without: "none" takes the value away.
 EMPTIABLE = ("timeout", "backoff_base", "max_retries", "env", "tags")
 
@@ -33,35 +34,42 @@ def cancel(args: Args) -> int:
     job_ids = list(dict.fromkeys(args.ids))
     with Queue(args.db) as queue:
         states = queue.cancel(*job_ids)
-        if "processing" in states.values():
-            states.update(_cancel_running(queue, [job for job in job_ids if states[job] == "processing"], args))
+        running = [job_id for job_id in job_ids if states[job_id] == "processing"]
+        if running:
+            states.update(_until_ended(queue, running, args))
         if args.json:
-            print_jobs_json(queue, job_ids)
-        alone = not queue.workers() if "processing" in states.values() else False
+            print_jobs_json(queue, [job_id for job_id in job_ids if states[job_id] != "deleted"])
     for job_id in job_ids:
         if states[job_id] == "cancelled" and not (args.quiet or args.json):
             print("Cancelled " + job_id)
-    return _not_cancelled({job_id: states[job_id] for job_id in job_ids}, alone)
+    return _not_cancelled({job_id: states[job_id] for job_id in job_ids})
 
 
-def _cancel_running(queue: Queue, job_ids: List[str], args: Args) -> Dict[str, str]:
+def _until_ended(queue: Queue, job_ids: List[str], args: Args) -> Dict[str, str]:
+    """Wait until the workers have ended *job_ids*; return the states then, or after a bounded time."""
+    import time
+
+    from queuectl.recovery import sweep
     from queuectl.render import note
 
     wait_s = queue.config().kill_grace + CANCEL_MARGIN_S
     if args.verbose and not args.quiet:
-        note(f"{', '.join(job_ids)} is running: its worker was asked to end it; waiting up to {wait_s:g} s.")
-    import time
-
+        note(f"{', '.join(job_ids)}: running, its worker was asked to end it; waiting up to {wait_s:g} s.")
     deadline = time.monotonic() + wait_s
+    next_sweep = 0.0
     while True:
         states = queue.store.states(job_ids)
         if "processing" not in states.values() or time.monotonic() >= deadline:
-            # A job that was deleted meanwhile is not cancelled, and says so below.
             return {job_id: states.get(job_id, "deleted") for job_id in job_ids}
+        if time.monotonic() >= next_sweep:
+            next_sweep = time.monotonic() + SWEEP_S
+            if not queue.workers():  # nobody else is there to end what a dead worker left running
+                sweep(queue.store)
+                continue
         time.sleep(0.02)
 
 
-def _not_cancelled(states: Dict[str, str], alone: bool) -> int:
+def _not_cancelled(states: Dict[str, str]) -> int:
     """Say which jobs did not end as cancelled; return the exit code."""
     from queuectl.render import note
 
@@ -70,9 +78,7 @@ def _not_cancelled(states: Dict[str, str], alone: bool) -> int:
         if state == "cancelled":
             continue
         code = 1
-        if state == "processing" and alone:
-            note(f"{job_id} is not ended yet: no worker is alive. 'queuectl worker start' ends what is left of it.")
-        elif state == "processing":
+        if state == "processing":
             note(f"{job_id} is still being ended; its worker was asked. 'queuectl show {job_id}' says how it stands.")
         else:
             note(f"{job_id} was not cancelled: it is {state}, it ended before its worker was reached.")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
+from pathlib import Path
 from typing import Any, Callable, Dict, List
+
+import pytest
 
 
 def test_waiting_jobs(cli: Callable[..., Any], add: Callable[..., str], job: Callable[[str], Dict[str, Any]]) -> None:
@@ -25,6 +30,22 @@ def test_a_running_job(
 
         assert ("Cancelled job1\n", "", 0) == cli("cancel", "job1")
         eventually(lambda: "[worker 0] job job1 cancelled" in group.out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
+def test_a_job_whose_worker_is_dead(
+    cli: Callable[..., Any], add: Callable[..., str], background: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """With no worker alive, the command itself ends what the dead one left running."""
+    add("echo $$ > pid; exec sleep 60")
+    group = background("worker", "start")
+    pid = eventually(lambda: Path("pid").exists() and Path("pid").read_text().strip())
+    group.send(signal.SIGKILL, group=True)
+    group.wait()
+
+    assert ("Cancelled job1\n", "", 0) == cli("cancel", "job1")
+    command_line = Path(f"/proc/{pid}/cmdline")  # empty for one that has ended and nobody has waited for
+    assert not command_line.exists() or command_line.read_bytes() == b""
 
 
 def test_all_or_none(cli: Callable[..., Any], add: Callable[..., str], jobs: Callable[..., List[Any]]) -> None:
