@@ -6,7 +6,7 @@ import sys
 import time
 
 from queuectl.cli_commands.enqueue import FIELD_OPTIONS, job_fields
-from queuectl.cli_commands.spec import DURATION, Command, Option, Positional, whole_from
+from queuectl.cli_commands.spec import DURATION, JOB, Command, Option, Positional, whole_from
 from queuectl.errors import UsageError
 from queuectl.jobspec import from_fields
 from queuectl.queue import Queue
@@ -208,8 +208,6 @@ def _told_timeout(queue: Queue, job_ids: Iterable[str], args: Args) -> int:
     note(f"{names or 'a job'} had not ended after {format_duration(args.timeout)}.")
     return TIMED_OUT
 
-
-JOB = Positional("id", "ID", "the job's id", complete="jobs")
 
 COMMANDS = (
     Command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from queuectl.cli_commands.spec import (
+    JOB,
     QUEUE_OPTION,
     STATE_OPTION,
     TABLE_OPTION,
@@ -10,7 +11,6 @@ from queuectl.cli_commands.spec import (
     Command,
     Kind,
     Option,
-    Positional,
     whole_from,
 )
 from queuectl.errors import UsageError
@@ -249,8 +249,6 @@ def explain(args: Args) -> int:
         print(escape(sentence))
     return 0
 
-
-JOB = Positional("id", "ID", "the job's id", complete="jobs")
 
 COMMANDS = (
     Command(

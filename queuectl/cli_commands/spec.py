@@ -188,6 +188,8 @@ def _state(text: str) -> str:
 DURATION = Kind(_duration, "seconds or a duration such as 90, 1.5h, 2h30m or 1d")
 STATE = Kind(_state, "a state")
 
+JOB = Positional("id", "ID", "the job's id", complete="jobs")
+
 STATE_OPTION = Option("--state", "only jobs in this state", "S", STATE, repeat=True, complete="states")
 QUEUE_OPTION = Option("--queue", "only jobs of this queue", "Q", repeat=True, complete="queues")
 TAG_OPTION = Option("--tag", "only jobs with this tag", "T", repeat=True)
