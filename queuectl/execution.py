@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import time
 
 from queuectl import clock
 from queuectl.job import Outcome, RunEnd
-from queuectl.runner import RUN_ID, STORE_ID, start
+from queuectl.runner import RUN_ID, STORE_ID, how_ended, start, used
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
 
 # How often a tree that is being ended is looked at.
 LOOK_S = 0.05
-# ru_maxrss is in KiB, on macOS in bytes.
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Execution:
@@ -113,18 +109,11 @@ class Execution:
 
     def result(self, ended_at: float) -> RunEnd:
         """Return how the run ended; only when it is ``over``."""
-        status = self._status or 0
-        exit_code: Optional[int] = None
-        number: Optional[int] = None
-        if os.WIFSIGNALED(status):
-            number = os.WTERMSIG(status)
-        else:
-            exit_code = os.WEXITSTATUS(status)
+        exit_code, number = how_ended(self._status or 0)
         outcome = self.outcome
         if outcome is None:
             outcome = Outcome.COMPLETED if exit_code == 0 else Outcome.FAILED
-        memory = self._usage.ru_maxrss * RSS_UNIT if self._usage else None
-        cpu_s = round(self._usage.ru_utime + self._usage.ru_stime, 6) if self._usage else None
+        memory, cpu_s = used(self._usage) if self._usage else (None, None)
         return RunEnd(outcome, exit_code, number, self._reason(outcome, exit_code, number), ended_at, memory, cpu_s)
 
     def _reason(self, outcome: Outcome, exit_code: Optional[int], number: Optional[int]) -> Optional[str]:

@@ -12,15 +12,19 @@ The interface that both halves share:
     takes output that is there, without waiting; returns it.
 ``Command.terminate()``, ``Command.kill()``
     TERM or KILL to the whole tree.
+``Command.reaped()``
+    hears that the first process has ended; unless the run is being ended, what else is alive lives on.
 ``Command.leftovers()``
     whether anything of the tree is still alive.
 ``Command.close()``
-    lets go of what the run needed.
+    lets go of the output.
+``how_ended(status)``, ``used(usage)``
+    read what a reactor reports of an end: (exit code, signal), and (peak memory in bytes, CPU seconds).
 """
 
 from __future__ import annotations
 
-import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,10 +50,15 @@ STORE_ID = "QUEUECTL_STORE_ID"
 RUN_VARIABLES: Tuple[str, ...] = ("QUEUECTL_JOB_ID", "QUEUECTL_QUEUE", "QUEUECTL_ATTEMPT", RUN_ID, STORE_ID)
 #: Not for commands either: a fault is meant for the worker.
 FAULT = "QUEUECTL_FAULT"
+#: SIGQUIT, which ends a worker and its commands at once; on Windows, a number that stands for it.
+QUIT = 3
 
-if os.name == "nt":
-    from queuectl.runner.windows import Command, end_runs_at_once, start
+if sys.platform == "win32":
+    from queuectl.runner.windows import Command, end_runs_at_once, how_ended, start, used
 else:
-    from queuectl.runner.posix import Command, end_runs_at_once, start
+    from queuectl.runner.posix import Command, end_runs_at_once, how_ended, start, used
 
-__all__ = ["FAULT", "RUN_ID", "RUN_VARIABLES", "STORE_ID", "CannotStart", "Command", "end_runs_at_once", "start"]
+__all__ = [
+    "FAULT", "QUIT", "RUN_ID", "RUN_VARIABLES", "STORE_ID", "CannotStart", "Command", "end_runs_at_once", "how_ended",
+    "start", "used",
+]  # fmt: skip

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 
 from queuectl.runner import tree
 from queuectl.runner.output import OutputBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Container, Dict, List, Mapping, Optional
+    from typing import Any, Container, Dict, List, Mapping, Optional, Tuple
 
     from queuectl.runner.tree import Process
 
@@ -19,6 +20,8 @@ SHELL = "/bin/sh"
 CHUNK = 65536
 # What the machine lacks, not the job.
 TRANSIENT = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
+# ru_maxrss is in KiB, on macOS in bytes.
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 # Python ignores SIGPIPE and SIGXFSZ, and a shell's background job inherits ignored SIGINT and
 # SIGQUIT: a command starts with the default of each, as a user expects it.
 _DEFAULTS = [
@@ -185,6 +188,18 @@ def _spawn(words: List[str], env: Mapping[str, str], stdin: int, output: int) ->
         child = subprocess.Popen(words, env=env, stdin=stdin, stdout=output, stderr=output, start_new_session=True)
         child.returncode = 0  # the worker collects it; Popen must not wait for it when it is deleted
         return child.pid
+
+
+def how_ended(status: int) -> Tuple[Optional[int], Optional[int]]:
+    """Return (exit code, None) or (None, signal) of a wait status."""
+    if os.WIFSIGNALED(status):
+        return None, os.WTERMSIG(status)
+    return os.WEXITSTATUS(status), None
+
+
+def used(usage: Any) -> Tuple[Optional[int], Optional[float]]:
+    """Return peak memory in bytes and CPU time in seconds of a resource usage."""
+    return usage.ru_maxrss * RSS_UNIT, round(usage.ru_utime + usage.ru_stime, 6)
 
 
 def end_runs_at_once(store_id: str, run_ids: Container[int], leaders: Dict[int, Optional[str]]) -> bool:

@@ -1,0 +1,317 @@
+"""One shell command on Windows: started in a job object of its own, read, and ended with its whole tree.
+
+A worker that dies takes its commands with it: its handles are closed before anybody can see that it is gone,
+and with the last handle of a job object Windows ends every process in it. Recovery only has to look.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+assert sys.platform == "win32"
+
+import _overlapped  # type: ignore[import-not-found,unused-ignore] # what asyncio's pipes are made of
+import _winapi
+
+from queuectl.runner import windows_api
+from queuectl.runner.output import OutputBuffer
+from queuectl.runner.windows_api import JobObject, Usage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Container, Dict, Mapping, Optional, Tuple
+
+CHUNK = 32768
+CREATE_SUSPENDED = 0x00000004
+CREATE_NEW_PROCESS_GROUP = 0x00000200
+# A console of its own that is not shown: neither a Ctrl-C nor the end of the worker's window reaches it.
+CREATE_NO_WINDOW = 0x08000000
+# What the machine lacks, not the job: handles, memory, commit charge, quota.
+TRANSIENT = frozenset((4, 8, 14, 1450, 1455, 1816))
+PATIENCE_S = 5.0
+
+process_created = windows_api.process_created
+end_process = windows_api.end_process
+
+
+class Command:
+    """A running command and its tree."""
+
+    __slots__ = (
+        "_ending", "_job", "_pipe", "_port", "_process", "_read", "_reads", "buffer", "pid", "started",
+    )  # fmt: skip
+
+    def __init__(self, pid: int, process: int, job: JobObject, pipe: int, limit: int) -> None:
+        self.pid = pid
+        self.buffer = OutputBuffer(limit)
+        self.started: Optional[str] = None  # the first process's start time, once somebody looked
+        self._process: Optional[int] = process  # a pid is not given out again while there is a handle
+        self._job = job
+        self._ending = False
+        self._pipe: Optional[int] = pipe
+        self._read: Any = None  # the read that Windows is busy with
+        self._reads: Dict[int, Any] = {}
+
+    @property
+    def process(self) -> int:
+        """The handle of the first process, for whoever waits for its end."""
+        return self._process or 0
+
+    def fileno(self) -> int:
+        """Return a number that stands for the command's output, -1 after its end."""
+        return -1 if self._pipe is None else self._pipe
+
+    def attach(self, port: int, reads: Dict[int, Any]) -> None:
+        """Begin to read; each read that is done is told to the completion port *port*.
+
+        *reads* keeps what Windows writes into until the port has told of it, by address.
+        """
+        assert self._pipe is not None
+        _overlapped.CreateIoCompletionPort(self._pipe, port, 0, 0)
+        self._reads = reads
+        self._begin_read()
+
+    def _begin_read(self) -> None:
+        assert self._pipe is not None
+        read = _overlapped.Overlapped(0)
+        try:
+            read.ReadFile(self._pipe, CHUNK)
+        except OSError:  # nobody writes any more
+            self.close()
+            return
+        self._read = read
+        self._reads[read.address] = (self, read)
+
+    def read(self) -> bytes:
+        """Return up to 32 KiB of new output, without waiting; empty if there is none or it ended.
+
+        At the end of the output the pipe is closed: ``fileno()`` is -1 from then on.
+        """
+        if self._pipe is None or self._read is None or self._read.pending:
+            return b""
+        try:
+            data: bytes = self._read.getresult()
+        except OSError:
+            data = b""
+        self._read = None
+        if data:
+            self.buffer.feed(data)
+            self._begin_read()
+        else:
+            self.close()
+        return data
+
+    def drain(self, most: int = 1 << 20) -> bytes:
+        """Read what the ended command left in the pipe; a child that goes on printing cannot hold this up."""
+        found = self.read()
+        pieces = [found]
+        size = len(found)
+        while found and size < most:
+            found = self.read()
+            pieces.append(found)
+            size += len(found)
+        return b"".join(pieces)
+
+    def exit_code(self) -> int:
+        """Return what the first process exited with, as an unsigned number (0xC0000005 is an access violation)."""
+        return int(_winapi.GetExitCodeProcess(self.process))
+
+    def usage(self) -> Usage:
+        """Return what the run used so far."""
+        used, first = self._job.usage(), windows_api.process_usage(self.process)
+        return Usage(used.peak_memory_bytes or first.peak_memory_bytes, used.cpu_s or first.cpu_s)
+
+    def reaped(self) -> None:
+        """Note that the first process has ended. Unless the run is being ended, what it left behind lives on."""
+        if self._process is not None:
+            _winapi.CloseHandle(self._process)
+            self._process = None
+        if not self._ending:
+            self._job.release()
+
+    def terminate(self) -> None:
+        """Ask the whole tree to end with a Ctrl-Break; where that is not possible, end it."""
+        from queuectl.runner.windows_break import send_break
+
+        self._ending = True
+        send_break(self.pid, self._job.end)
+
+    def kill(self) -> None:
+        """End the whole tree."""
+        self._ending = True
+        self._job.end()
+
+    def leftovers(self) -> bool:
+        """Say whether anything of the tree is still alive."""
+        if self._job.alive():
+            return True
+        self._job.close()
+        return False
+
+    def close(self) -> None:
+        """Let go of the output; what still writes to it gets an error."""
+        if self._pipe is not None:
+            if self._read is not None and self._read.pending:
+                self._read.cancel()  # the port tells when that is done
+            self._read = None
+            _winapi.CloseHandle(self._pipe)
+            self._pipe = None
+
+
+def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id: str, limit: int) -> Command:
+    """Begin *command* in *cwd* with the environment *env* (which carries the mark).
+
+    Raises:
+        CannotStart: See there.
+    """
+    from queuectl.runner import CannotStart
+
+    _check(command, cwd)
+    reading = writing = 0
+    try:
+        job = JobObject()
+        reading, writing = _pipe()
+        pid, process = _spawn(command, cwd, env, writing, job)
+        result = Command(pid, process, job, reading, limit)
+        reading = 0
+        return result
+    except OSError as error:
+        transient = getattr(error, "winerror", None) in TRANSIENT
+        raise CannotStart(f"could not start: {error.strerror or error}", transient) from None
+    except ValueError as error:
+        raise CannotStart(f"could not start: {error}", False) from None
+    finally:
+        for handle in (reading, writing):
+            if handle:
+                _winapi.CloseHandle(handle)
+
+
+def _check(command: str, cwd: str) -> None:
+    """Refuse what cmd would misunderstand without a word."""
+    from queuectl.runner import CannotStart
+
+    if "\n" in command or "\r" in command:
+        raise CannotStart("could not start: it has a line break, and cmd reads one line. Put it into a script", False)
+    if cwd.startswith(("\\\\", "//")):
+        # cmd would say so on its standard error and run the command in the Windows directory.
+        raise CannotStart(f"cannot enter the directory {cwd}: cmd needs one with a drive letter", False)
+    try:
+        with os.scandir(cwd):
+            pass
+    except OSError as error:
+        raise CannotStart(f"cannot enter the directory {cwd}: {error.strerror or error}", False) from None
+
+
+_pipes = 0
+
+
+def _pipe() -> Tuple[int, int]:
+    """Return the handles of a new pipe: the reading end overlapped, the writing end one that children can inherit."""
+    global _pipes
+    _pipes += 1
+    name = rf"\\.\pipe\queuectl-{os.getpid()}-{_pipes}-{os.urandom(8).hex()}"
+    reading = _winapi.CreateNamedPipe(
+        name,
+        _winapi.PIPE_ACCESS_INBOUND | _winapi.FILE_FLAG_OVERLAPPED | _winapi.FILE_FLAG_FIRST_PIPE_INSTANCE,
+        _winapi.PIPE_WAIT, 1, 65536, 65536, 0, _winapi.NULL,
+    )  # fmt: skip
+    try:
+        writing = _winapi.CreateFile(
+            name, _winapi.GENERIC_WRITE, 0, _winapi.NULL, _winapi.OPEN_EXISTING, 0, _winapi.NULL
+        )
+    except OSError:
+        _winapi.CloseHandle(reading)
+        raise
+    os.set_handle_inheritable(writing, True)
+    return reading, writing
+
+
+_nul: Optional[int] = None
+
+
+def _nothing() -> int:
+    """Return a handle of NUL, opened once: every command's standard input."""
+    global _nul
+    if _nul is None:
+        _nul = _winapi.CreateFile(
+            "NUL", _winapi.GENERIC_READ, 0x3, _winapi.NULL, _winapi.OPEN_EXISTING, 0, _winapi.NULL
+        )
+        os.set_handle_inheritable(_nul, True)
+    return _nul
+
+
+def _spawn(command: str, cwd: str, env: Mapping[str, str], output: int, job: JobObject) -> Tuple[int, int]:
+    """Start cmd within *job*; return its pid and handle.
+
+    It is created suspended and put into the job before it runs. Should this worker die in between, a
+    process stays behind that never runs.
+    """
+    nothing = _nothing()
+    how = subprocess.STARTUPINFO()
+    how.dwFlags = subprocess.STARTF_USESTDHANDLES
+    how.hStdInput, how.hStdOutput, how.hStdError = nothing, output, output
+    how.lpAttributeList = {"handle_list": [nothing, output]}  # and no other handle of this worker
+    process, thread, pid, _ = _winapi.CreateProcess(
+        *command_line(command), None, None, True,
+        CREATE_SUSPENDED | CREATE_NEW_PROCESS_GROUP | CREATE_NO_WINDOW, _without_twins(env), cwd, how,
+    )  # fmt: skip
+    try:
+        job.take(process)
+        if windows_api.kernel32.ResumeThread(thread) == 0xFFFFFFFF:
+            raise windows_api.last_error()
+    except OSError:
+        _winapi.TerminateProcess(process, windows_api.ENDED)
+        _winapi.CloseHandle(process)
+        raise
+    finally:
+        _winapi.CloseHandle(thread)
+    return pid, process
+
+
+def command_line(command: str) -> Tuple[str, str]:
+    """Return the program and the command line that make cmd read *command* exactly as it is written.
+
+    With /s it removes the first quote and the last one and touches nothing in between. The others switch off what
+    the registry may have switched on: /d a command before each command, /v:off a meaning of "!".
+    """
+    shell = os.environ.get("COMSPEC", "")
+    if not shell.lower().endswith("cmd.exe"):
+        shell = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "cmd.exe")
+    return shell, f'"{shell}" /d /v:off /s /c "{command}"'
+
+
+def _without_twins(env: Mapping[str, str]) -> Dict[str, str]:
+    """Return *env* with each name once: to Windows Path and PATH are one, and the later of two is meant."""
+    found = {name.upper(): (name, value) for name, value in env.items()}
+    return dict(found.values())
+
+
+def how_ended(status: int) -> Tuple[Optional[int], Optional[int]]:
+    """Return (exit code, None): nothing ends by a signal here."""
+    return status, None
+
+
+def used(usage: Usage) -> Tuple[Optional[int], Optional[float]]:
+    """Return a run's peak memory in bytes and its CPU time in seconds."""
+    return usage.peak_memory_bytes or None, round(usage.cpu_s, 6)
+
+
+def end_runs_at_once(store_id: str, run_ids: Container[int], leaders: Dict[int, Optional[str]]) -> bool:
+    """Make sure that nothing is left of the runs of a worker that has ended; False if something would not go.
+
+    Windows ended them with it, each as a whole; what was written down about their first processes
+    is proof of it, and catches one that could not be put into its job object.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        left = {pid: created for pid, created in leaders.items() if created and process_created(pid) == created}
+        if not left:
+            return True
+        for pid, created in left.items():
+            end_process(pid, created)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)

@@ -1,0 +1,303 @@
+"""The calls of Windows that Python's library does not offer: job objects, process times, the process table."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from ctypes import wintypes
+
+assert sys.platform == "win32"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, NamedTuple, Optional, Tuple
+
+kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+
+SYNCHRONIZE = 0x00100000
+PROCESS_TERMINATE = 0x0001
+PROCESS_QUERY_LIMITED = 0x1000
+ACCESS_DENIED = 5
+WAIT_OBJECT_0 = 0
+# What a process that somebody else ended exits with.
+ENDED = 1
+
+for _name, _result, _arguments in (
+    ("CreateJobObjectW", wintypes.HANDLE, (wintypes.LPVOID, wintypes.LPCWSTR)),
+    ("AssignProcessToJobObject", wintypes.BOOL, (wintypes.HANDLE, wintypes.HANDLE)),
+    ("TerminateJobObject", wintypes.BOOL, (wintypes.HANDLE, wintypes.UINT)),
+    ("SetInformationJobObject", wintypes.BOOL, (wintypes.HANDLE, ctypes.c_int, wintypes.LPVOID, wintypes.DWORD)),
+    (
+        "QueryInformationJobObject",
+        wintypes.BOOL,
+        (wintypes.HANDLE, ctypes.c_int, wintypes.LPVOID, wintypes.DWORD, wintypes.LPVOID),
+    ),
+    ("ResumeThread", wintypes.DWORD, (wintypes.HANDLE,)),
+    ("OpenProcess", wintypes.HANDLE, (wintypes.DWORD, wintypes.BOOL, wintypes.DWORD)),
+    ("TerminateProcess", wintypes.BOOL, (wintypes.HANDLE, wintypes.UINT)),
+    ("WaitForSingleObject", wintypes.DWORD, (wintypes.HANDLE, wintypes.DWORD)),
+    ("GetProcessTimes", wintypes.BOOL, (wintypes.HANDLE, *[wintypes.LPVOID] * 4)),
+    ("K32GetProcessMemoryInfo", wintypes.BOOL, (wintypes.HANDLE, wintypes.LPVOID, wintypes.DWORD)),
+    ("CloseHandle", wintypes.BOOL, (wintypes.HANDLE,)),
+    ("CreateEventW", wintypes.HANDLE, (wintypes.LPVOID, wintypes.BOOL, wintypes.BOOL, wintypes.LPCWSTR)),
+    ("SetEvent", wintypes.BOOL, (wintypes.HANDLE,)),
+    ("ResetEvent", wintypes.BOOL, (wintypes.HANDLE,)),
+):
+    _function = getattr(kernel32, _name)
+    _function.restype = _result
+    _function.argtypes = _arguments
+
+
+class Usage:
+    """What the processes of a run used."""
+
+    __slots__ = ("cpu_s", "peak_memory_bytes")
+
+    def __init__(self, peak_memory_bytes: int, cpu_s: float) -> None:
+        self.peak_memory_bytes = peak_memory_bytes
+        self.cpu_s = cpu_s
+
+
+# -- job objects ------------------------------------------------------------------------------
+
+
+class _BasicLimits(ctypes.Structure):
+    """JOBOBJECT_BASIC_LIMIT_INFORMATION."""
+
+    _fields_ = [
+        ("PerProcessUserTimeLimit", ctypes.c_int64),
+        ("PerJobUserTimeLimit", ctypes.c_int64),
+        ("LimitFlags", wintypes.DWORD),
+        ("MinimumWorkingSetSize", ctypes.c_size_t),
+        ("MaximumWorkingSetSize", ctypes.c_size_t),
+        ("ActiveProcessLimit", wintypes.DWORD),
+        ("Affinity", ctypes.c_size_t),
+        ("PriorityClass", wintypes.DWORD),
+        ("SchedulingClass", wintypes.DWORD),
+    ]
+
+
+class _ExtendedLimits(ctypes.Structure):
+    """JOBOBJECT_EXTENDED_LIMIT_INFORMATION."""
+
+    _fields_ = [
+        ("Basic", _BasicLimits),
+        ("IoInfo", ctypes.c_uint64 * 6),
+        ("ProcessMemoryLimit", ctypes.c_size_t),
+        ("JobMemoryLimit", ctypes.c_size_t),
+        ("PeakProcessMemoryUsed", ctypes.c_size_t),
+        ("PeakJobMemoryUsed", ctypes.c_size_t),
+    ]
+
+
+class _Accounting(ctypes.Structure):
+    """JOBOBJECT_BASIC_ACCOUNTING_INFORMATION; times in units of 100 ns."""
+
+    _fields_ = [
+        ("TotalUserTime", ctypes.c_int64),
+        ("TotalKernelTime", ctypes.c_int64),
+        ("ThisPeriodTotalUserTime", ctypes.c_int64),
+        ("ThisPeriodTotalKernelTime", ctypes.c_int64),
+        ("TotalPageFaultCount", wintypes.DWORD),
+        ("TotalProcesses", wintypes.DWORD),
+        ("ActiveProcesses", wintypes.DWORD),
+        ("TotalTerminatedProcesses", wintypes.DWORD),
+    ]
+
+
+_ACCOUNTING = 1
+_EXTENDED_LIMITS = 9
+_DIE_ON_UNHANDLED_EXCEPTION = 0x0400  # a crash ends the process; no window waits for somebody to press a button
+_KILL_ON_JOB_CLOSE = 0x2000
+
+
+class JobObject:
+    """All processes of one run: whoever one of them starts is in it too, and cannot leave it.
+
+    Windows ends them all when the last handle is closed, and this is the only one: it is closed with the
+    process that has it, however that ends. ``release`` takes that back. May be used from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._handle: Optional[int] = kernel32.CreateJobObjectW(None, None)
+        if not self._handle:
+            raise last_error()
+        try:
+            self._limit(_KILL_ON_JOB_CLOSE | _DIE_ON_UNHANDLED_EXCEPTION)
+        except OSError:
+            self.close()
+            raise
+
+    def _limit(self, flags: int) -> None:
+        limits = _ExtendedLimits()
+        limits.Basic.LimitFlags = flags
+        if not kernel32.SetInformationJobObject(
+            self._handle, _EXTENDED_LIMITS, ctypes.byref(limits), ctypes.sizeof(limits)
+        ):
+            raise last_error()
+
+    def take(self, process: int) -> None:
+        """Put the process of this handle in; do so before it runs."""
+        if not kernel32.AssignProcessToJobObject(self._handle, process):
+            raise last_error()
+
+    def end(self) -> None:
+        """End every process in it."""
+        with self._lock:
+            if self._handle:
+                kernel32.TerminateJobObject(self._handle, ENDED)
+
+    def alive(self) -> int:
+        """Return how many of its processes run."""
+        accounting = _Accounting()
+        self._query(_ACCOUNTING, accounting)
+        return int(accounting.ActiveProcesses)
+
+    def usage(self) -> Usage:
+        """Return what its processes used so far: the sum of CPU times, the most memory at one moment."""
+        accounting, limits = _Accounting(), _ExtendedLimits()
+        self._query(_ACCOUNTING, accounting)
+        self._query(_EXTENDED_LIMITS, limits)
+        ticks = accounting.TotalUserTime + accounting.TotalKernelTime
+        return Usage(int(limits.PeakJobMemoryUsed), ticks / 1e7)
+
+    def _query(self, kind: int, into: ctypes.Structure) -> None:
+        with self._lock:
+            if self._handle:
+                kernel32.QueryInformationJobObject(self._handle, kind, ctypes.byref(into), ctypes.sizeof(into), None)
+
+    def release(self) -> None:
+        """Let what still runs in it live on, and let go of it."""
+        with self._lock:
+            if self._handle:
+                try:
+                    self._limit(_DIE_ON_UNHANDLED_EXCEPTION)
+                except OSError:
+                    pass  # then what is left of the run ends with it
+        self.close()
+
+    def close(self) -> None:
+        """Let go of it; unless it was released, what still runs in it ends."""
+        with self._lock:
+            if self._handle:
+                kernel32.CloseHandle(self._handle)
+                self._handle = None
+
+
+# -- processes --------------------------------------------------------------------------------
+
+
+def last_error() -> OSError:
+    """Return the error of the last call, as an exception to raise."""
+    return ctypes.WinError(ctypes.get_last_error())
+
+
+def process_usage(process: int) -> Usage:
+    """Return what one process used, by its handle."""
+    counters = _MemoryCounters()
+    counters.cb = ctypes.sizeof(counters)
+    kernel32.K32GetProcessMemoryInfo(process, ctypes.byref(counters), ctypes.sizeof(counters))
+    _, kernel, user = _times(process)
+    return Usage(int(counters.PeakWorkingSetSize), (kernel + user) / 1e7)
+
+
+class _MemoryCounters(ctypes.Structure):
+    """PROCESS_MEMORY_COUNTERS."""
+
+    _fields_ = [
+        ("cb", wintypes.DWORD),
+        ("PageFaultCount", wintypes.DWORD),
+        ("PeakWorkingSetSize", ctypes.c_size_t),
+        ("WorkingSetSize", ctypes.c_size_t),
+        ("Quotas", ctypes.c_size_t * 4),
+        ("PagefileUsage", ctypes.c_size_t),
+        ("PeakPagefileUsage", ctypes.c_size_t),
+    ]
+
+
+def _times(process: int) -> Tuple[int, int, int]:
+    """Return (creation, kernel, user) times of a process, in units of 100 ns; the first since 1601."""
+    created, ended, kernel, user = (ctypes.c_uint64() for _ in range(4))
+    kernel32.GetProcessTimes(
+        process, ctypes.byref(created), ctypes.byref(ended), ctypes.byref(kernel), ctypes.byref(user)
+    )
+    return created.value, kernel.value, user.value
+
+
+def process_created(pid: int) -> Optional[str]:
+    """Return what tells the process *pid* from another with the same pid: when it was created. None if it has ended."""
+    process = kernel32.OpenProcess(PROCESS_QUERY_LIMITED | SYNCHRONIZE, False, pid)
+    if not process:
+        # Another user's process may not be opened, but everybody may read the table.
+        return _created_by_table(pid) if ctypes.get_last_error() == ACCESS_DENIED else None
+    try:
+        return _created(process)
+    finally:
+        kernel32.CloseHandle(process)
+
+
+def _created(process: int) -> Optional[str]:
+    if kernel32.WaitForSingleObject(process, 0) == WAIT_OBJECT_0:
+        return None  # it has ended, and is kept because somebody has a handle
+    return str(_times(process)[0])
+
+
+def end_process(pid: int, created: str) -> bool:
+    """End the very process that was created then; False if there is none, or it may not be ended.
+
+    The handle pins it: its pid cannot pass to another between the look and the end.
+    """
+    process = kernel32.OpenProcess(PROCESS_TERMINATE | PROCESS_QUERY_LIMITED | SYNCHRONIZE, False, pid)
+    if not process:
+        return False
+    try:
+        return _created(process) == created and bool(kernel32.TerminateProcess(process, ENDED))
+    finally:
+        kernel32.CloseHandle(process)
+
+
+class _TableRow(ctypes.Structure):
+    """SYSTEM_PROCESS_INFORMATION, as far as it is read here."""
+
+    _fields_ = [
+        ("NextEntryOffset", wintypes.ULONG),
+        ("NumberOfThreads", wintypes.ULONG),
+        ("Reserved", ctypes.c_int64 * 3),
+        ("CreateTime", ctypes.c_int64),
+        ("UserTime", ctypes.c_int64),
+        ("KernelTime", ctypes.c_int64),
+        ("NameLength", wintypes.USHORT),
+        ("NameMaximumLength", wintypes.USHORT),
+        ("NameBuffer", wintypes.LPVOID),
+        ("BasePriority", wintypes.LONG),
+        ("UniqueProcessId", ctypes.c_size_t),
+    ]
+
+
+def _created_by_table(pid: int) -> Optional[str]:
+    created = process_table().get(pid)
+    return None if created is None else str(created)
+
+
+def process_table() -> Dict[int, int]:
+    """Return when each process was created, by pid; empty if Windows does not tell."""
+    query = ctypes.WinDLL("ntdll").NtQuerySystemInformation
+    query.argtypes = (ctypes.c_int, wintypes.LPVOID, wintypes.ULONG, wintypes.LPVOID)
+    needed = wintypes.ULONG(1 << 18)
+    for _ in range(10):  # the table may grow between two calls
+        table = ctypes.create_string_buffer(needed.value + (1 << 16))
+        status = query(5, table, len(table), ctypes.byref(needed))  # SystemProcessInformation
+        if status == 0:
+            break
+    else:
+        return {}
+    found: Dict[int, int] = {}
+    at = 0
+    while True:
+        row = _TableRow.from_buffer(table, at)
+        found[int(row.UniqueProcessId)] = int(row.CreateTime)
+        if not row.NextEntryOffset:
+            return found
+        at += int(row.NextEntryOffset)
