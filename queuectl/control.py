@@ -7,8 +7,9 @@ import signal
 import time
 
 from queuectl import faults, recovery
+from queuectl.db import doorbell
 from queuectl.errors import StoreError
-from queuectl.runner import identity
+from queuectl.runner import QUIT, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,9 +66,10 @@ def _ask(store: Store, workers: List[Worker], now: bool) -> None:
         store.request_stop([worker.id for worker in workers], 2 if now else 1)
     except StoreError:
         pass  # a full disk: the signal says the same
-    number = getattr(signal, "SIGQUIT", None) if now else signal.SIGTERM
-    if os.name == "nt" or number is None:
-        return  # there SIGTERM would end the process at once
+    if os.name == "nt":  # there a signal would end the process at once
+        doorbell.ring(recovery.run_folder(store) or "")
+        return
+    number = QUIT if now else signal.SIGTERM
     # Supervisors first: they must not replace a worker that goes.
     for worker in sorted(workers, key=lambda worker: worker.role):
         identity.send_signal(worker.pid, worker.pid_started, number)

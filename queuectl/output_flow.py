@@ -6,13 +6,18 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import sys
     from typing import Dict, List, Optional
 
     from queuectl.console import Console
     from queuectl.db.base import OutputWrite, Store
     from queuectl.execution import Execution
     from queuectl.runner import Command
-    from queuectl.runner.reactor import Reactor
+
+    if sys.platform == "win32":
+        from queuectl.runner.reactor_windows import Reactor
+    else:
+        from queuectl.runner.reactor import Reactor
 
 # How often a running command's output goes to the store, for whoever follows it.
 FLUSH_S = 0.25

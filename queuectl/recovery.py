@@ -8,6 +8,7 @@ import time
 from typing import NamedTuple
 
 from queuectl import faults
+from queuectl.db import doorbell
 from queuectl.runner import end_runs_at_once, identity
 
 TYPE_CHECKING = False
@@ -150,8 +151,8 @@ def forget_notes(store: Store, worker_id: str) -> None:
     folder = run_folder(store)
     if folder is None:
         return
-    for suffix in (NOTES, ".bell"):
-        try:
-            os.remove(os.path.join(folder, worker_id + suffix))
-        except OSError:
-            pass
+    doorbell.forget(folder, worker_id)
+    try:
+        os.remove(os.path.join(folder, worker_id + NOTES))
+    except OSError:
+        pass

@@ -20,8 +20,12 @@ from queuectl.execution import Execution
 from queuectl.job import Outcome, RunEnd, settle
 from queuectl.membership import Membership
 from queuectl.output_flow import OutputFlow
-from queuectl.runner import FAULT, RUN_VARIABLES, CannotStart
-from queuectl.runner.reactor import Reactor
+from queuectl.runner import FAULT, QUIT, RUN_VARIABLES, CannotStart
+
+if sys.platform == "win32":
+    from queuectl.runner.reactor_windows import Reactor
+else:
+    from queuectl.runner.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -234,8 +238,10 @@ class WorkerProcess:
         if self._reactor.rung:
             self._hungry = True
             self._membership.hush()
+            if sys.platform == "win32":
+                self._tick_mono = 0.0  # without signals a bell may also mean: there are orders
         for number in self._reactor.signals:
-            self._ask_stop(NOW if number == getattr(signal, "SIGQUIT", None) else GRACEFUL)
+            self._ask_stop(NOW if number == QUIT else GRACEFUL)
         if self._reactor.orphaned and not self._stop:
             self._ask_stop(GRACEFUL)
         now_mono = time.monotonic()

@@ -5,7 +5,9 @@ work ready writes a byte into each FIFO there after the commit. A bell can be lo
 commit and ring, a file system without FIFOs), so sleepers look by themselves every second
 too. A busy worker has no bell: ringing costs an enqueuer one empty directory.
 
-FIFO and not a socket: no limit of 107 bytes on its path, and nothing to import.
+FIFO and not a socket: no limit of 107 bytes on its path, and nothing to import. Windows has neither
+FIFOs that fit nor sockets with paths: there a bell is a UDP socket on the loopback, and an empty file whose
+name says the port, which no ringer has to open: an open file could not be taken away.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Optional
 
 SUFFIX = ".bell"
@@ -32,7 +35,7 @@ def ring(folder: str) -> None:
 
 def _ring_one(path: str) -> None:
     if os.name == "nt":
-        _ring_udp(path)
+        _ring_udp(path[: -len(SUFFIX)].rpartition(".")[2])
         return
     try:
         bell = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
@@ -48,16 +51,28 @@ def _ring_one(path: str) -> None:
         os.close(bell)
 
 
-def _ring_udp(path: str) -> None:
+def _ring_udp(port: str) -> None:
     import socket
 
     try:
-        with open(path, encoding="ascii") as file:
-            port = int(file.read())
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bell:
-            bell.sendto(b"!", ("127.0.0.1", port))
-    except (OSError, ValueError):
+            bell.sendto(b"!", ("127.0.0.1", int(port)))
+    except (OSError, ValueError, OverflowError):
         pass
+
+
+def forget(folder: str, worker_id: str) -> None:
+    """Take away what a dead worker left hanging."""
+    if os.name != "nt":
+        _remove(os.path.join(folder, worker_id + SUFFIX))
+        return
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        if name.startswith(worker_id + ".") and name.endswith(SUFFIX):
+            _remove(os.path.join(folder, name))
 
 
 def _remove(path: str) -> None:
@@ -71,15 +86,19 @@ class Doorbell:
     """A worker's own bell. ``fileno()`` is readable after a ring; None where there can be none."""
 
     def __init__(self, folder: str, worker_id: str) -> None:
-        self._path = os.path.join(folder, worker_id + SUFFIX)
+        self._stem = os.path.join(folder, worker_id)
+        self._path = self._stem + SUFFIX
         self._fd: Optional[int] = None
+        self._socket: Optional[socket.socket] = None  # on Windows
 
     def arm(self) -> Optional[int]:
         """Make the bell if need be and return the descriptor to sleep on.
 
         Look for work once more after this: what was committed before it did not ring.
         """
-        if self._fd is None and hasattr(os, "mkfifo"):
+        if self._fd is None and os.name == "nt":
+            self._hang_socket()
+        elif self._fd is None and hasattr(os, "mkfifo"):
             hidden = self._path + ".new"
             try:
                 os.mkfifo(hidden, 0o600)
@@ -91,9 +110,29 @@ class Doorbell:
                 self.disarm()
         return self._fd
 
+    def _hang_socket(self) -> None:
+        import socket
+
+        bell = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            bell.setblocking(False)
+            bell.bind(("127.0.0.1", 0))
+            self._path = f"{self._stem}.{bell.getsockname()[1]}{SUFFIX}"
+            os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600))
+        except OSError:
+            bell.close()
+            return
+        self._socket, self._fd = bell, bell.fileno()
+
     def hush(self) -> None:
         """Take the rings so far."""
-        if self._fd is not None:
+        if self._socket is not None:
+            try:
+                while True:
+                    self._socket.recv(16)
+            except OSError:
+                pass
+        elif self._fd is not None:
             try:
                 os.read(self._fd, 4096)
             except OSError:
@@ -103,5 +142,9 @@ class Doorbell:
         """Take the bell away: this worker is busy, or ends."""
         if self._fd is not None:
             _remove(self._path)
-            os.close(self._fd)
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+            else:
+                os.close(self._fd)
             self._fd = None

@@ -44,6 +44,10 @@ def _machine() -> str:
         text = _read(path)
         if text:
             return text
+    if os.name == "nt":
+        from queuectl.runner.windows import machine_id
+
+        return machine_id() or host_name().replace(":", "_")
     return host_name().replace(":", "_")
 
 
@@ -111,8 +115,12 @@ def send_signal(pid: int, started: str, number: int) -> bool:
     """Send a signal to the very process that started then; False if it has ended.
 
     Where there are pidfds the process is pinned before its start time is read, so that the pid
-    cannot pass to another between the look and the signal.
+    cannot pass to another between the look and the signal. On Windows every signal ends the process.
     """
+    if os.name == "nt":
+        from queuectl.runner.windows import end_process
+
+        return end_process(pid, started)
     pin = None
     if hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal"):
         try:

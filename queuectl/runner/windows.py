@@ -289,6 +289,19 @@ def _without_twins(env: Mapping[str, str]) -> Dict[str, str]:
     return dict(found.values())
 
 
+def machine_id() -> str:
+    """Return what tells this machine from others: the id that its Windows got when it was installed."""
+    import winreg
+
+    try:
+        with winreg.OpenKey(
+            winreg.HKEY_LOCAL_MACHINE, r"SOFTWARE\Microsoft\Cryptography", 0, winreg.KEY_READ | winreg.KEY_WOW64_64KEY
+        ) as key:
+            return str(winreg.QueryValueEx(key, "MachineGuid")[0])
+    except OSError:
+        return ""
+
+
 def how_ended(status: int) -> Tuple[Optional[int], Optional[int]]:
     """Return (exit code, None): nothing ends by a signal here."""
     return status, None
