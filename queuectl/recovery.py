@@ -33,8 +33,11 @@ MARGIN = 0.5
 NOTES = ".runs"
 
 
-def condition(worker: Worker, store: Store, lease_s: float) -> str:
+def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[float] = None) -> str:
     """Say whether a worker is alive, dead, or hung (its process lives, but does not renew its lease).
+
+    *now_mono* is an instant before its row was read (None: this one): whoever is paused between the look and
+    the verdict must not hold the pause against others, which may have been paused with it.
 
     On one host the process table decides, and the monotonic clock, which stands still while the
     machine sleeps: neither a jump of the wall clock nor hours of suspend make a worker dead. Across
@@ -44,7 +47,7 @@ def condition(worker: Worker, store: Store, lease_s: float) -> str:
     if worker.host_id == here:
         if not identity.is_running(worker.pid, worker.pid_started):
             return DEAD
-        silent_s = time.monotonic() - worker.renewed_mono_s
+        silent_s = (time.monotonic() if now_mono is None else now_mono) - worker.renewed_mono_s
         return HUNG if worker.state == "lost" or silent_s > lease_s * (1 + MARGIN) else ALIVE
     if not store.many_hosts and identity.boot_of(worker.host_id) != identity.boot_of(here):
         return DEAD  # the store is a file of this machine, which has started anew since
@@ -78,8 +81,9 @@ def sweep(store: Store, judge_hung: bool = False) -> List[Lost]:
 
     config = Config(store.settings())
     released: List[Lost] = []
+    now_mono = time.monotonic()
     for worker in store.workers():
-        state = condition(worker, store, config.lease)
+        state = condition(worker, store, config.lease, now_mono)
         if state == DEAD or (state == HUNG and (judge_hung or worker.state == "lost")):
             released += _recover(store, worker, state, config.max_lost)
     for worker_id in store.ownerless():

@@ -15,7 +15,9 @@ from queuectl.db import home, open_store
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 from queuectl.execution import signal_name
 from queuectl.job import JobFilter, Worker
-from queuectl.runner import RUN_VARIABLES, identity
+from queuectl.launch import environment, python_command, start_daemon, write_pids
+from queuectl.notify import Notifier
+from queuectl.runner import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,10 +29,10 @@ GRACEFUL, NOW = 1, 2
 # Well below the 5 s in which the death of any worker of this host must be noticed.
 SWEEP_S = 2.0
 PRUNE_S = 60.0
+# How often a supervisor looks whether all its workers have registered, at the start.
+READY_LOOK_S = 0.1
 FIRST_RESTART_S = 0.2
 LAST_RESTART_S = 30.0
-# How long ``--daemon`` waits until all workers have registered.
-START_S = 30.0
 # A worker that lived this long has not died at once: its next restart is quick again.
 SETTLED_S = 20.0
 INTERRUPTED = 130
@@ -60,11 +62,13 @@ class Supervisor:
         self._stop = 0
         self._interrupts = 0
         self._quiet = bool(options["daemon"])
-        self._config_lease = recovery.lease_of(store)
+        self._lease_s = recovery.lease_of(store)
         self._healthy_since_mono = time.monotonic()
         self._sweep_mono = 0.0
         self._prune_mono = time.monotonic() + PRUNE_S
-        self._pids: List[int] = []
+        self._pids: Optional[List[int]] = None  # what was written last; the file may hold anything before
+        self._notifier = Notifier()
+        self._ready = False  # whether all workers have registered once
         self._wake = _wakeup_pipe()
         self._register()
 
@@ -74,7 +78,7 @@ class Supervisor:
             Worker(
                 self._id, "supervisor", self._id, 0, identity.host_name(), identity.host_id(), pid,
                 identity.process_started(pid) or "", tuple(self._options["queues"]), 0, now,
-                now + self._config_lease, now_mono,
+                now + self._lease_s, now_mono,
             )  # fmt: skip
         )
         self._renewed_mono = now_mono
@@ -89,6 +93,7 @@ class Supervisor:
                 self._start_due(now_mono)
             if now_mono >= self._sweep_mono:
                 self._sweep(now_mono)
+            self._notifier.alive(now_mono)
             if all(slot.process is None and (self._stop or slot.restart_mono is None) for slot in self._slots):
                 break
             self._sleep(now_mono)
@@ -149,6 +154,7 @@ class Supervisor:
         if level <= self._stop:
             return
         self._stop = level
+        self._notifier.tell("STOPPING=1", "STATUS=running jobs may finish")
         if os.name == "nt":
             mine = [worker.id for worker in self._store.workers() if worker.group_id == self._id]
             self._store.request_stop(mine, level)
@@ -158,14 +164,16 @@ class Supervisor:
     # -- now and then -------------------------------------------------------------------------
 
     def _sweep(self, now_mono: float) -> None:
-        self._sweep_mono = now_mono + SWEEP_S
+        self._sweep_mono = now_mono + min(SWEEP_S, self._lease_s / 3)
         try:
-            if now_mono - self._renewed_mono > self._config_lease / 3:
+            self._read_lease()
+            if now_mono - self._renewed_mono > self._lease_s / 3:
                 self._renew(now_mono)
-            judge = now_mono - self._healthy_since_mono > self._config_lease * 2
+            judge = time.monotonic() - self._healthy_since_mono > self._lease_s * 2
             for lost in recovery.sweep(self._store, judge):
                 self._say(events.lost(*lost))
             self._write_pids()
+            self._tell_ready()
             self._obey()
             if now_mono >= self._prune_mono:
                 self._prune_mono = now_mono + PRUNE_S
@@ -174,10 +182,19 @@ class Supervisor:
         except StoreUnavailable:
             self._healthy_since_mono = time.monotonic()
 
+    def _read_lease(self) -> None:
+        lease_s = recovery.lease_of(self._store)
+        if lease_s != self._lease_s:
+            self._lease_s = lease_s
+            self._healthy_since_mono = time.monotonic()  # the others need a moment to keep to it
+
     def _renew(self, now_mono: float) -> None:
-        if now_mono - self._renewed_mono > self._config_lease:
-            self._healthy_since_mono = now_mono  # this process was paused: its view of others is stale
-        if self._store.renew(self._id, self._config_lease, now_mono):
+        renewed = self._store.renew(self._id, self._lease_s, now_mono)
+        after_mono = time.monotonic()
+        if after_mono - self._renewed_mono > self._lease_s:
+            # This process was paused, or the store's lock or disk held it up: the others may have met the same.
+            self._healthy_since_mono = after_mono
+        if renewed:
             self._renewed_mono = now_mono
         else:
             self._id_lost()
@@ -191,6 +208,17 @@ class Supervisor:
         stop = self._store.orders(self._id).stop
         if stop:
             self._ask_stop(stop)
+
+    def _tell_ready(self) -> None:
+        """Tell systemd once that the workers are up; until then look often."""
+        if self._ready:
+            return
+        mine = sum(worker.role == "worker" and worker.group_id == self._id for worker in self._store.workers())
+        self._ready = mine == len(self._slots)
+        if self._ready:
+            self._notifier.tell("READY=1", f"STATUS={mine} workers")
+        else:
+            self._sweep_mono = time.monotonic() + READY_LOOK_S
 
     def _prune(self) -> None:
         from queuectl.config import Config
@@ -286,45 +314,6 @@ def _wakeup_pipe() -> int:
     return reading
 
 
-def python_command() -> List[str]:
-    """Return the words that start another queuectl process with this interpreter and this code.
-
-    Not ``-m``: it would put the current directory first on the path, and a worker goes into the
-    directories of its jobs.
-    """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    code = (
-        f"import sys; r = {root!r}; sys.path[0:1] = [] if r in sys.path[1:] else [r]; "
-        "from queuectl.main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    return [sys.executable, "-c", code]
-
-
-def environment(location: Optional[str]) -> Dict[str, str]:
-    """Return the environment for workers: this process's without the marks of a run it may be part of.
-
-    The store's location goes this way and not by argument: a URL may hold a password, which ``ps`` shows.
-    """
-    inherited = {name: text for name, text in os.environ.items() if name not in RUN_VARIABLES}
-    if location is not None:
-        inherited["QUEUECTL_DB"] = location
-    return inherited
-
-
-def write_pids(pids: List[int]) -> None:
-    """Write ``pids.json`` whole or not at all."""
-    path = os.path.join(home(), "pids.json")
-    hidden = f"{path}.{os.getpid()}"
-    try:
-        os.makedirs(home(), mode=0o700, exist_ok=True)
-        with open(hidden, "w", encoding="ascii") as file:
-            json.dump({"pids": pids}, file)
-            file.write("\n")
-        os.replace(hidden, path)
-    except OSError:
-        pass  # it is a courtesy: nothing reads it to decide
-
-
 def start(
     location: Optional[str],
     count: int = 1,
@@ -354,7 +343,7 @@ def start(
     }  # fmt: skip
     if daemon:
         try:
-            return _start_daemon(store, options)
+            return start_daemon(store, options)
         finally:
             store.close()
     return _supervise(store, options)
@@ -369,53 +358,6 @@ def _supervise(store: Store, options: Dict[str, Any]) -> int:
         raise
     finally:
         store.close()
-
-
-def _start_daemon(store: Store, options: Dict[str, Any]) -> int:
-    """Start a supervisor in a session of its own and wait until all its workers have registered."""
-    logs = os.path.join(home(), "logs")
-    os.makedirs(logs, mode=0o700, exist_ok=True)
-    log_path = os.path.join(logs, "supervisor.log")
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    begin = os.fstat(log).st_size
-    apart: Dict[str, Any] = {"start_new_session": True}
-    if os.name == "nt":
-        apart = {"creationflags": 0x00000008 | 0x00000200}  # DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP
-    process = subprocess.Popen(
-        [*python_command(), "worker", "supervise", json.dumps(options)],
-        stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(options["location"]), **apart,
-    )  # fmt: skip
-    os.close(log)
-    deadline = time.monotonic() + START_S
-    while True:
-        workers = [
-            worker
-            for worker in store.workers()
-            if worker.group_id == options["group_id"] and worker.role == "worker"
-        ]
-        if len(workers) == options["count"] or (options["drain"] and process.poll() == 0):
-            break
-        if process.poll() is not None:
-            with open(log_path, encoding="utf-8", errors="replace") as file:
-                file.seek(begin)
-                said = file.read().strip().splitlines()
-            why = said[-1].replace("queuectl: ", "", 1) if said else f"it ended with exit code {process.returncode}"
-            raise QueuectlError(f"the workers did not start: {why}")
-        if time.monotonic() > deadline:
-            raise QueuectlError(f"the workers did not all start within {START_S:.0f} s. {tidy_path(logs)} says why.")
-        time.sleep(0.005)
-    for worker in sorted(workers, key=lambda worker: worker.number):
-        print(f"Started worker pid={worker.pid}")
-    write_pids([worker.pid for worker in local_workers(store) if worker.role == "worker"])
-    print(f"Saved PIDs to {tidy_path(os.path.join(home(), 'pids.json'))}", flush=True)
-    process.returncode = 0  # it goes on alone: Popen must not warn about it
-    return 0
-
-
-def tidy_path(path: str) -> str:
-    """Return *path* with the user's home as ``~``, as people write it."""
-    user = os.path.expanduser("~")
-    return "~" + path[len(user) :] if user != os.sep and path.startswith(user + os.sep) else path
 
 
 def main(argv: Sequence[str]) -> int:

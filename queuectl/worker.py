@@ -282,6 +282,7 @@ class WorkerProcess:
         self._tick_mono = now_mono + (TICK_S if self._running else IDLE_TICK_S)
         self._hungry = True
         try:
+            self._read_settings()  # a lease that was made shorter binds at once
             if not self._membership.renew_in_time(self._config.lease, now_mono):
                 self._fenced()
                 return

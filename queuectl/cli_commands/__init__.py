@@ -42,6 +42,7 @@ TABLE: Dict[str, Entry] = {
         Entry("edit", "moves", "Jobs", "Change a job that waits"),
         Entry("dlq", "dlq", "Jobs", "The dead letter queue: jobs that kept failing", ("list", "retry", "purge")),
         Entry("worker", "workers", "Workers", "Start, stop and list workers", ("start", "stop", "list")),
+        Entry("service", "service", "Workers", "Have the system start workers", ("install", "uninstall", "status", "show")),
         Entry("status", "status", "Workers", "Show the jobs by state, and the workers"),
         Entry("queue", "queues", "Queues", "List, pause, resume, limit queues", ("list", "pause", "resume", "limit")),
         Entry("config", "settings", "Store", "Read and change settings", ("set", "get", "list", "unset")),
@@ -59,8 +60,8 @@ TABLE: Dict[str, Entry] = {
 # options take a value is said here too; a test holds these sets against the tables. An option
 # means the same with every command: a value, or none.
 FLAGS = frozenset((
-    "--all", "--daemon", "--drain", "--follow", "--help", "--json", "--lines", "--no-color", "--now",
-    "--quiet", "--table", "--verbose", "--version", "--yes",
+    "--all", "--daemon", "--drain", "--follow", "--help", "--json", "--lines", "--no-color", "--no-start",
+    "--now", "--quiet", "--system", "--table", "--verbose", "--version", "--yes",
 ))  # fmt: skip
 VALUED = frozenset((
     "--at", "--backoff-base", "--command", "--concurrency", "--count", "--cwd", "--db", "--delay", "--env",

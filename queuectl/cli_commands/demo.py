@@ -29,7 +29,7 @@ class Stage:
     """The scratch directory, and the commands that are run in it."""
 
     def __init__(self, folder: str, colour: bool) -> None:
-        from queuectl.supervisor import environment, python_command
+        from queuectl.launch import environment, python_command
 
         self.folder = folder
         self.colour = colour

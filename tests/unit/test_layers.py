@@ -22,14 +22,14 @@ PACKAGE = Path(queuectl.__file__).resolve().parent
 
 #: From the floor up. A module imports only from rows below its own, or from its own package.
 ROWS: Tuple[Tuple[str, ...], ...] = (
-    ("clock", "errors", "faults"),
+    ("clock", "errors", "faults", "notify"),
     ("config", "retry"),
     ("job", "jobspec"),
     ("db", "runner", "console", "events"),
     ("recovery", "execution"),
     ("membership", "output_flow"),
-    ("control", "explain", "worker"),
-    ("queue",),
+    ("control", "explain", "service", "worker"),
+    ("queue", "launch"),
     ("supervisor", "render"),
     ("cli_commands",),
     ("main", "__init__"),

@@ -1,0 +1,109 @@
+"""Starting queuectl's own processes: how they find this code and the store, daemons, ``pids.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+from queuectl.control import local_workers
+from queuectl.db import home
+from queuectl.errors import QueuectlError
+from queuectl.runner import RUN_VARIABLES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional
+
+    from queuectl.db.base import Store
+
+# How long ``--daemon`` waits until all workers have registered.
+START_S = 30.0
+
+
+def python_command() -> List[str]:
+    """Return the words that start another queuectl process with this interpreter and this code.
+
+    Not ``-m``: it would put the current directory first on the path, and a worker goes into the
+    directories of its jobs.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    code = (
+        f"import sys; r = {root!r}; sys.path[0:1] = [] if r in sys.path[1:] else [r]; "
+        "from queuectl.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return [sys.executable, "-c", code]
+
+
+def environment(location: Optional[str]) -> Dict[str, str]:
+    """Return the environment for workers: this process's without the marks of a run it may be part of.
+
+    The store's location goes this way and not by argument: a URL may hold a password, which ``ps`` shows.
+    """
+    inherited = {name: text for name, text in os.environ.items() if name not in RUN_VARIABLES}
+    if location is not None:
+        inherited["QUEUECTL_DB"] = location
+    return inherited
+
+
+def write_pids(pids: List[int]) -> None:
+    """Write ``pids.json`` whole or not at all."""
+    path = os.path.join(home(), "pids.json")
+    hidden = f"{path}.{os.getpid()}"
+    try:
+        os.makedirs(home(), mode=0o700, exist_ok=True)
+        with open(hidden, "w", encoding="ascii") as file:
+            json.dump({"pids": pids}, file)
+            file.write("\n")
+        os.replace(hidden, path)
+    except OSError:
+        pass  # it is a courtesy: nothing reads it to decide
+
+
+def start_daemon(store: Store, options: Dict[str, Any]) -> int:
+    """Start a supervisor in a session of its own and wait until all its workers have registered."""
+    logs = os.path.join(home(), "logs")
+    os.makedirs(logs, mode=0o700, exist_ok=True)
+    log_path = os.path.join(logs, "supervisor.log")
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    begin = os.fstat(log).st_size
+    apart: Dict[str, Any] = {"start_new_session": True}
+    if os.name == "nt":
+        apart = {"creationflags": 0x00000008 | 0x00000200}  # DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP
+    process = subprocess.Popen(
+        [*python_command(), "worker", "supervise", json.dumps(options)],
+        stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(options["location"]), **apart,
+    )  # fmt: skip
+    os.close(log)
+    deadline = time.monotonic() + START_S
+    while True:
+        workers = [
+            worker
+            for worker in store.workers()
+            if worker.group_id == options["group_id"] and worker.role == "worker"
+        ]
+        if len(workers) == options["count"] or (options["drain"] and process.poll() == 0):
+            break
+        if process.poll() is not None:
+            with open(log_path, encoding="utf-8", errors="replace") as file:
+                file.seek(begin)
+                said = file.read().strip().splitlines()
+            why = said[-1].replace("queuectl: ", "", 1) if said else f"it ended with exit code {process.returncode}"
+            raise QueuectlError(f"the workers did not start: {why}")
+        if time.monotonic() > deadline:
+            raise QueuectlError(f"the workers did not all start within {START_S:.0f} s. {tidy_path(logs)} says why.")
+        time.sleep(0.005)
+    for worker in sorted(workers, key=lambda worker: worker.number):
+        print(f"Started worker pid={worker.pid}")
+    write_pids([worker.pid for worker in local_workers(store) if worker.role == "worker"])
+    print(f"Saved PIDs to {tidy_path(os.path.join(home(), 'pids.json'))}", flush=True)
+    process.returncode = 0  # it goes on alone: Popen must not warn about it
+    return 0
+
+
+def tidy_path(path: str) -> str:
+    """Return *path* with the user's home as ``~``, as people write it."""
+    user = os.path.expanduser("~")
+    return "~" + path[len(user) :] if user != os.sep and path.startswith(user + os.sep) else path

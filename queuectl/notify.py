@@ -1,0 +1,49 @@
+"""Telling systemd how a service stands: sd_notify and its watchdog, on a bare socket.
+
+The protocol is that of sd_notify(3): a datagram of ``NAME=value`` lines to the socket that NOTIFY_SOCKET names.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+
+class Notifier:
+    """Talks to the service manager that started this process; says nothing where there is none."""
+
+    def __init__(self) -> None:
+        self._address: Optional[str] = os.environ.pop("NOTIFY_SOCKET", None)
+        self._every_s = _watchdog_s()
+        self._next_mono = 0.0
+
+    def tell(self, *lines: str) -> None:
+        """Send *lines*, such as ``READY=1``. An error is nobody's business: the work goes on."""
+        if not self._address:
+            return
+        import socket
+
+        # An abstract socket's name begins with a NUL, which the environment cannot hold.
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+                channel.sendto("\n".join(lines).encode(), address)
+        except OSError:
+            pass
+
+    def alive(self, now_mono: float) -> None:
+        """Feed the watchdog when half of its time has passed."""
+        if self._every_s and now_mono >= self._next_mono:
+            self._next_mono = now_mono + self._every_s / 2
+            self.tell("WATCHDOG=1")
+
+
+def _watchdog_s() -> float:
+    """Return the watchdog's time in seconds, 0 if there is none or it is meant for another process."""
+    text, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
+    if not text.isdigit() or (pid and pid != str(os.getpid())):
+        return 0.0
+    return int(text) / 1e6

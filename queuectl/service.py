@@ -1,0 +1,187 @@
+"""Having the system start workers: what a systemd unit, a launchd agent or a scheduled task must say.
+
+Each kind knows its file and the commands that switch it on, off, and tell how it stands. The texts are made here
+and explained by their comments; nothing of them is written anywhere but by ``install``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NamedTuple
+
+from queuectl import clock
+from queuectl.errors import QueuectlError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Sequence, Tuple
+
+    from queuectl.config import Config
+
+LABEL = "queuectl"
+# How long a stop may take where jobs have no timeout: then systemd kills, and the jobs run again later.
+PATIENCE_S = 90.0
+
+
+class Plan(NamedTuple):
+    """What ``install`` does and ``uninstall`` undoes."""
+
+    kind: str
+    path: Optional[str]  # the file to write; None: the commands say it all
+    text: str
+    enable: Tuple[Tuple[str, ...], ...]  # commands, in order
+    disable: Tuple[Tuple[str, ...], ...]
+    status: Tuple[str, ...]
+
+
+class Service(NamedTuple):
+    """What the user wants to have started."""
+
+    count: int
+    concurrency: int
+    queues: Sequence[str]
+    system: bool  # a system service instead of the user's own
+    location: Optional[str]  # --db
+
+
+def plan(service: Service, config: Config) -> Plan:
+    """Return what this system's service manager is to be told.
+
+    Raises:
+        QueuectlError: There is no service manager that queuectl knows.
+    """
+    if os.name == "nt":
+        return _scheduled_task(service)
+    if sys.platform == "darwin":
+        return _launchd(service)
+    if sys.platform.startswith("linux"):
+        return _systemd(service, config)
+    raise QueuectlError(f"no service manager is known for {sys.platform}. Start 'queuectl worker start' by its own means.")
+
+
+def words(service: Service) -> List[str]:
+    """Return the command that the service manager runs: this interpreter, this code."""
+    script = os.path.abspath(sys.argv[0])
+    if os.path.basename(script) in ("queuectl", "queuectl.exe") and os.access(script, os.X_OK):
+        found = [script]
+    elif script.endswith(".pyz"):
+        found = [sys.executable, script]
+    else:
+        found = [sys.executable, "-m", "queuectl"]
+    found += ["worker", "start", "--count", str(service.count)]
+    if service.concurrency > 1:
+        found += ["--concurrency", str(service.concurrency)]
+    for queue in service.queues:
+        found += ["--queue", queue]
+    return found
+
+
+def settings(service: Service) -> List[Tuple[str, str]]:
+    """Return the variables that the workers must see to find the same store as this command."""
+    from queuectl.db import home
+
+    found = [("QUEUECTL_HOME", home())]
+    location = service.location or os.environ.get("QUEUECTL_DB")
+    if location:
+        found.append(("QUEUECTL_DB", location if "://" in location else os.path.abspath(location)))
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if words(service)[1:3] == ["-m", "queuectl"] and "site-packages" not in root:
+        found.append(("PYTHONPATH", root))  # a checkout, not an installation
+    return found
+
+
+def _systemd(service: Service, config: Config) -> Plan:
+    stop_s = PATIENCE_S if config.timeout is None else config.timeout + config.kill_grace + 10
+    lines = [
+        "[Unit]",
+        "Description=queuectl workers",
+        "",
+        "[Service]",
+        "# The workers have registered when the service counts as started.",
+        "Type=notify",
+        "NotifyAccess=main",
+        f"ExecStart={' '.join(_systemd_word(word) for word in words(service))}",
+        *(f"Environment={_systemd_word(f'{name}={value}')}" for name, value in settings(service)),
+        "# A stop lets running jobs finish. Only the supervisor is asked; it asks its workers.",
+        "KillMode=mixed",
+        f"# {clock.format_duration(stop_s)}: what is not done then is killed, and runs again at the next start.",
+        f"TimeoutStopSec={stop_s:.0f}",
+        "# A supervisor that hangs is replaced; its workers finish their jobs and exit.",
+        "WatchdogSec=60",
+        "Restart=on-failure",
+        "RestartSec=2",
+        "",
+        "[Install]",
+        f"WantedBy={'multi-user' if service.system else 'default'}.target",
+    ]
+    scope: Tuple[str, ...] = () if service.system else ("--user",)
+    folder = "/etc/systemd/system" if service.system else os.path.join(_config_home(), "systemd", "user")
+    control = ("systemctl", *scope)
+    return Plan(
+        "systemd unit", os.path.join(folder, f"{LABEL}.service"), "\n".join(lines) + "\n",
+        ((*control, "daemon-reload"), (*control, "enable", "--now", f"{LABEL}.service")),
+        ((*control, "disable", "--now", f"{LABEL}.service"),),
+        (*control, "status", "--no-pager", f"{LABEL}.service"),
+    )  # fmt: skip
+
+
+def _config_home() -> str:
+    return os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+
+
+def _systemd_word(word: str) -> str:
+    """Quote *word* as systemd.syntax(7) wants it: % and $ doubled, quotes and blanks within double quotes."""
+    tidy = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{tidy}"' if any(character in word for character in " \t'\"\\;") or not word else tidy
+
+
+def _launchd(service: Service) -> Plan:
+    from xml.sax.saxutils import escape
+
+    arguments = "\n".join(f"    <string>{escape(word)}</string>" for word in words(service))
+    variables = "\n".join(
+        f"    <key>{escape(name)}</key><string>{escape(value)}</string>" for name, value in settings(service)
+    )
+    text = f"""<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
+<plist version="1.0">
+<dict>
+  <key>Label</key><string>{LABEL}</string>
+  <key>ProgramArguments</key>
+  <array>
+{arguments}
+  </array>
+  <key>EnvironmentVariables</key>
+  <dict>
+{variables}
+  </dict>
+  <!-- Started at login, and again if it ends by itself with an error. -->
+  <key>RunAtLoad</key><true/>
+  <key>KeepAlive</key><dict><key>SuccessfulExit</key><false/></dict>
+  <!-- A stop lets running jobs finish for this many seconds. -->
+  <key>ExitTimeOut</key><integer>{PATIENCE_S:.0f}</integer>
+</dict>
+</plist>
+"""
+    folder = "/Library/LaunchDaemons" if service.system else os.path.expanduser("~/Library/LaunchAgents")
+    path = os.path.join(folder, f"{LABEL}.plist")
+    return Plan(
+        "launchd agent", path, text, (("launchctl", "load", "-w", path),), (("launchctl", "unload", "-w", path),),
+        ("launchctl", "list", LABEL),
+    )  # fmt: skip
+
+
+def _scheduled_task(service: Service) -> Plan:
+    import subprocess
+
+    # The task has no environment of its own: cmd sets what the workers must see.
+    sets = " && ".join(f'set "{name}={value}"' for name, value in settings(service))
+    line = f'cmd /c "{sets} && {subprocess.list2cmdline(words(service))}"'
+    create = ("schtasks", "/Create", "/F", "/TN", LABEL, "/SC", "ONSTART" if service.system else "ONLOGON", "/TR", line)
+    return Plan(
+        "scheduled task", None, subprocess.list2cmdline(create) + "\n",
+        (create, ("schtasks", "/Run", "/TN", LABEL)),
+        (("schtasks", "/End", "/TN", LABEL), ("schtasks", "/Delete", "/F", "/TN", LABEL)),
+        ("schtasks", "/Query", "/TN", LABEL, "/V", "/FO", "LIST"),
+    )  # fmt: skip
