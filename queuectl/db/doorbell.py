@@ -13,6 +13,7 @@ name says the port, which no ringer has to open: an open file could not be taken
 from __future__ import annotations
 
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def ring(folder: str) -> None:
 
 
 def _ring_one(path: str) -> None:
-    if os.name == "nt":
+    if sys.platform == "win32":
         _ring_udp(path[: -len(SUFFIX)].rpartition(".")[2])
         return
     try:
@@ -96,8 +97,9 @@ class Doorbell:
 
         Look for work once more after this: what was committed before it did not ring.
         """
-        if self._fd is None and os.name == "nt":
-            self._hang_socket()
+        if sys.platform == "win32":
+            if self._fd is None:
+                self._hang_socket()
         elif self._fd is None and hasattr(os, "mkfifo"):
             hidden = self._path + ".new"
             try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _known_host: Optional[str] = None
 def host_name() -> str:
     """Return this host's name, for people."""
     # Not the platform module: it takes a worker 8 ms to import.
-    name = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+    name = os.environ.get("COMPUTERNAME", "") if sys.platform == "win32" else os.uname().nodename
     return name or "localhost"
 
 
@@ -44,7 +45,7 @@ def _machine() -> str:
         text = _read(path)
         if text:
             return text
-    if os.name == "nt":
+    if sys.platform == "win32":
         from queuectl.runner.windows import machine_id
 
         return machine_id() or host_name().replace(":", "_")
@@ -53,7 +54,7 @@ def _machine() -> str:
 
 def _boot() -> str:
     text = _read("/proc/sys/kernel/random/boot_id")
-    if text or os.name == "nt":  # on Windows pid and creation time are enough: both survive no reboot
+    if text or sys.platform == "win32":  # on Windows pid and creation time are enough: both survive no reboot
         return text
     import subprocess
 
@@ -93,7 +94,7 @@ def process_started(pid: int) -> Optional[str]:
         except OSError:
             return None
         return None if fields[0] in (b"Z", b"X") else fields[19].decode()
-    if os.name == "nt":
+    if sys.platform == "win32":
         from queuectl.runner.windows import process_created
 
         return process_created(pid)
@@ -117,7 +118,7 @@ def send_signal(pid: int, started: str, number: int) -> bool:
     Where there are pidfds the process is pinned before its start time is read, so that the pid
     cannot pass to another between the look and the signal. On Windows every signal ends the process.
     """
-    if os.name == "nt":
+    if sys.platform == "win32":
         from queuectl.runner.windows import end_process
 
         return end_process(pid, started)

@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 
+assert sys.platform != "win32"
+
 from queuectl.runner import tree
 from queuectl.runner.output import OutputBuffer
 

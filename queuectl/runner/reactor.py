@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
+
+assert sys.platform != "win32"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+
+assert sys.platform != "win32"
 
 from queuectl.runner import identity
 
