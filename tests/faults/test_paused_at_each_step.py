@@ -1,0 +1,175 @@
+"""SIGSTOP at every named step, as a held terminal or a frozen machine does it: beyond the lease, and then back.
+
+Between two transactions a paused process stands in nobody's way: when its lease is over it is ended and its jobs
+run again. Within one it holds the store's write lock: others read on, and wait with their writing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any, Callable, Dict, List
+
+import pytest
+
+from queuectl import faults
+from tests.faults.faulty import Fault, state_of, stopped
+from tests.process.scene import Group, Scene
+
+pytestmark = pytest.mark.posix
+
+#: Steps between transactions, and how the run that a worker was at ends if it never comes back.
+BETWEEN = {
+    "claimed": ["lost", "completed"],
+    "spawned": ["lost", "completed"],
+    "ended": ["lost", "completed"],
+    "finished": ["completed"],
+    "synced": ["completed"],
+}
+SWEEPER = ("condemned", "cleared", "released")
+#: Steps with the write lock held, and what comes to each: a worker with such a job, or a command.
+WITHIN: Dict[str, Any] = {
+    "adding": ["enqueue", "-q", "--", "true"],
+    "promoting": {"delay": 0.05},
+    "claiming": {},
+    "flushing": {"body": "echo said; sleep 0.4"},
+    "finishing": {},
+    "renewing": {"body": "sleep 1.6"},
+    "releasing": ["worker", "start", "--drain"],
+    "cancelling": ["cancel", "waiting"],
+    "retrying": ["retry", "waiting"],
+    "pruning": ["prune", "--yes"],
+    "resetting": ["reset", "--yes"],
+}
+#: Steps at which the process holds nothing that anybody could wait for.
+ALONE = ("migrating", "making", "made", "added", "stopping")
+
+
+def test_no_step_is_left_out() -> None:
+    """A step that is new in the code needs a test here."""
+    assert sorted(faults.STEPS) == sorted([*BETWEEN, *SWEEPER, *WITHIN, *ALONE])
+
+
+# -- between transactions ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_workers_paused_beyond_their_lease(scene: Scene, fault: Callable[..., Fault]) -> None:
+    """One group for each step, each with a queue of its own: the supervisors end and replace what does not move."""
+    scene.queue.set_setting("lease", "2")
+    ids: Dict[str, str] = {}
+    paused: Dict[str, int] = {}
+    groups: List[Group] = []
+    for step in BETWEEN:
+        met = fault(step, "STOP")
+        groups.append(scene.start("--queue", step, env=met.env))
+        paused[step] = groups[-1].pids()[0]
+        ids[step] = scene.queue.enqueue(scene.journal.command(), queue=step).id
+    scene.eventually(lambda: len(stopped(list(paused.values()))) == len(BETWEEN), what="all at their steps")
+
+    for job_id in ids.values():
+        scene.until(job_id, "completed", timeout=60)
+    scene.gone(list(paused.values()), timeout=30)
+
+    assert BETWEEN == {step: scene.outcomes(job_id) for step, job_id in ids.items()}
+    for group in groups:
+        assert 0 == group.stop().code
+    scene.judge(acknowledged=ids.values())
+
+
+@pytest.mark.parametrize("step", list(BETWEEN))
+def test_a_worker_paused_within_its_lease(scene: Scene, fault: Callable[..., Fault], step: str) -> None:
+    """It comes back in time and goes on as if nothing had been."""
+    met = fault(step, "STOP")
+    job_id = scene.queue.enqueue(scene.journal.command()).id
+    group = scene.start(env=met.env)
+    pid = group.pids()[0]
+    scene.eventually(lambda: stopped([pid]), what="the pause")
+
+    os.kill(pid, signal.SIGCONT)
+
+    scene.until(job_id, "completed")
+    assert ["completed"] == scene.outcomes(job_id)
+    assert [pid] == group.pids()
+    group.stop()
+    scene.judge(acknowledged=[job_id])
+
+
+@pytest.mark.parametrize("step", SWEEPER)
+def test_a_recovery_that_comes_back_late_touches_nothing(
+    scene: Scene, fault: Callable[..., Fault], background: Callable[..., Any], step: str
+) -> None:
+    """While it is paused another one gives the job away, and its next run begins: that run is not its to end."""
+    leaving = scene.journal.leaving("a child in a session of its own")
+    body = f'if [ "$QUEUECTL_ATTEMPT" = 1 ]; then {leaving}; note left; sleep 60; fi; note again; sleep 1'
+    job_id = scene.queue.enqueue(scene.journal.command(body)).id
+    group = scene.start()
+    scene.noted("left")
+    group.kill_all()
+    late = background("worker", "start", env=fault(step, "STOP").env)
+    scene.eventually(lambda: state_of(late.pid) == "T", what="the pause")
+    other = scene.start()
+    scene.noted("again")
+
+    late.send(signal.SIGCONT)
+
+    scene.until(job_id, "completed")
+    assert ["lost", "completed"] == scene.outcomes(job_id)
+    assert [0, 0] == [late.stop().code, other.stop().code]
+    scene.judge(acknowledged=[job_id])
+
+
+# -- within a transaction ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", list(WITHIN))
+def test_a_process_paused_with_the_lock_in_its_hands(
+    scene: Scene, fault: Callable[..., Fault], cli: Callable[..., Any], background: Callable[..., Any], step: str
+) -> None:
+    """Looking goes on; an enqueue waits until it comes back, and then both have what they wanted."""
+    scene.queue.set_setting("lease", "2")
+    what = WITHIN[step]
+    met = fault(step, "STOP")
+    scene.queue.enqueue("true", id="waiting", delay=3600)
+    if isinstance(what, dict):
+        what = dict(what)
+        scene.queue.enqueue(scene.journal.command(what.pop("body", "")), **what)
+        holder = scene.start(env=met.env)
+    else:
+        prepare(scene, step)
+        holder = background(*what, env=met.env)
+    scene.eventually(lambda: met.met and held_by(scene, holder), what="the pause")
+
+    assert 0 == cli("status", timeout=5).code
+    enqueue = background("enqueue", "-q", "--id", "mine", "--", "true")
+    with pytest.raises(pytest.fail.Exception):
+        scene.eventually(lambda: not enqueue.running, timeout=0.5)
+    for pid in held_by(scene, holder):
+        os.kill(pid, signal.SIGCONT)
+
+    assert (0, "mine\n") == enqueue.wait()[::-2]
+    if isinstance(WITHIN[step], dict):
+        scene.until("job1", "completed")
+        assert ["completed"] == scene.outcomes("job1")
+        assert 0 == holder.stop().code
+    else:
+        assert 0 == holder.wait().code
+    assert [] == scene.queue.store.check()
+
+
+def prepare(scene: Scene, step: str) -> None:
+    """Bring about what the command of this step is for."""
+    if step in ("retrying", "pruning"):
+        scene.queue.cancel("waiting")
+    if step == "releasing":
+        scene.queue.cancel("waiting")
+        scene.queue.enqueue(scene.journal.command('[ "$QUEUECTL_ATTEMPT" -gt 1 ] || sleep 60'))
+        group = scene.start()
+        scene.noted("start")
+        group.kill_all()
+
+
+def held_by(scene: Scene, holder: Any) -> List[int]:
+    """Return the processes of *holder* that are paused."""
+    pids = [holder.pid, *(holder.pids() if isinstance(holder, Group) else [])]
+    return stopped(pids)
