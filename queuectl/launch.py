@@ -69,13 +69,7 @@ def start_daemon(store: Store, options: Dict[str, Any]) -> int:
     log_path = os.path.join(logs, "supervisor.log")
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     begin = os.fstat(log).st_size
-    apart: Dict[str, Any] = {"start_new_session": True}
-    if os.name == "nt":
-        apart = {"creationflags": 0x00000008 | 0x00000200}  # DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP
-    process = subprocess.Popen(
-        [*python_command(), "worker", "supervise", json.dumps(options)],
-        stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(options["location"]), **apart,
-    )  # fmt: skip
+    process = _start_apart([*python_command(), "worker", "supervise", json.dumps(options)], options["location"], log)
     os.close(log)
     deadline = time.monotonic() + START_S
     while True:
@@ -101,6 +95,28 @@ def start_daemon(store: Store, options: Dict[str, Any]) -> int:
     print(f"Saved PIDs to {tidy_path(os.path.join(home(), 'pids.json'))}", flush=True)
     process.returncode = 0  # it goes on alone: Popen must not warn about it
     return 0
+
+
+def _start_apart(words: List[str], location: Optional[str], log: int) -> subprocess.Popen[bytes]:
+    """Start a process that outlives this one's terminal and window."""
+    env = environment(location)
+    if sys.platform != "win32":
+        return subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
+        )
+    # Windows keeps a directory that is some process's current one from being removed: not the caller's, then.
+    env["QUEUECTL_HOME"] = home()
+    if "://" not in env.get("QUEUECTL_DB", "://"):
+        env["QUEUECTL_DB"] = os.path.abspath(os.path.expanduser(env["QUEUECTL_DB"]))
+    how: Dict[str, Any] = {
+        "stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "env": env, "cwd": home(),
+    }  # fmt: skip
+    # Not DETACHED_PROCESS: without a console that they inherit, each worker would get a window.
+    flags = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
+    try:
+        return subprocess.Popen(words, creationflags=flags | subprocess.CREATE_BREAKAWAY_FROM_JOB, **how)
+    except PermissionError:  # the job object of a terminal or a service that lets nobody out
+        return subprocess.Popen(words, creationflags=flags, **how)
 
 
 def tidy_path(path: str) -> str:

@@ -17,11 +17,11 @@ from queuectl.execution import signal_name
 from queuectl.job import JobFilter, Worker
 from queuectl.launch import environment, python_command, start_daemon, write_pids
 from queuectl.notify import Notifier
-from queuectl.runner import identity
+from queuectl.runner import QUIT, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Sequence
+    from typing import Any, Callable, Dict, List, Optional, Sequence
 
     from queuectl.db.base import Store
 
@@ -69,7 +69,7 @@ class Supervisor:
         self._pids: Optional[List[int]] = None  # what was written last; the file may hold anything before
         self._notifier = Notifier()
         self._ready = False  # whether all workers have registered once
-        self._wake = _wakeup_pipe()
+        self._wake = _place_to_sleep()
         self._register()
 
     def _register(self) -> None:
@@ -148,18 +148,14 @@ class Supervisor:
     def _signal_all(self, number: int) -> None:
         for slot in self._slots:
             if slot.process is not None:
-                slot.process.send_signal(number)
+                _send(slot.process, number)
 
     def _ask_stop(self, level: int) -> None:
         if level <= self._stop:
             return
         self._stop = level
         self._notifier.tell("STOPPING=1", "STATUS=running jobs may finish")
-        if os.name == "nt":
-            mine = [worker.id for worker in self._store.workers() if worker.group_id == self._id]
-            self._store.request_stop(mine, level)
-        else:
-            self._signal_all(signal.SIGTERM if level == GRACEFUL else signal.SIGQUIT)
+        self._signal_all(signal.SIGTERM if level == GRACEFUL else QUIT)
 
     # -- now and then -------------------------------------------------------------------------
 
@@ -238,29 +234,19 @@ class Supervisor:
 
     def _sleep(self, now_mono: float) -> None:
         """Sleep until a signal comes or something is due."""
-        import select
-
         wake_mono = self._sweep_mono
         for slot in self._slots:
             if slot.process is None and slot.restart_mono is not None and not self._stop:
                 wake_mono = min(wake_mono, slot.restart_mono)
         timeout_s = max(wake_mono - now_mono, 0.0)
-        if os.name == "nt":
-            time.sleep(min(timeout_s, 0.1))
-            return
-        select.select([self._wake], [], [], timeout_s)
-        try:
-            numbers = os.read(self._wake, 512)
-        except BlockingIOError:
-            return
-        for number in numbers:
+        for number in self._wake([slot.process for slot in self._slots if slot.process is not None], timeout_s):
             self._heed(number)
 
     def _heed(self, number: int) -> None:
         if number == signal.SIGINT:
             self._interrupts += 1
             self._ask_stop(GRACEFUL if self._interrupts == 1 else NOW)
-        elif number == getattr(signal, "SIGQUIT", None):
+        elif number == QUIT:
             self._ask_stop(NOW)
         elif number != getattr(signal, "SIGCHLD", None):
             self._ask_stop(GRACEFUL)
@@ -298,10 +284,28 @@ def _next_delay(delay_s: float, lived_s: float) -> float:
     return min(delay_s * 2, LAST_RESTART_S)
 
 
-def _wakeup_pipe() -> int:
-    """Have signals write their number into a pipe; return its reading end."""
-    if os.name == "nt":
-        return -1
+def _send(worker: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to a worker; on Windows, which has none, its number goes through the lifeline."""
+    if sys.platform != "win32":
+        worker.send_signal(number)
+    elif worker.stdin is not None:
+        try:
+            worker.stdin.write(bytes([number]))
+        except OSError:
+            pass  # it has ended
+
+
+def _place_to_sleep() -> Callable[[Sequence[subprocess.Popen[bytes]], float], Sequence[int]]:
+    """Return a function that sleeps until a signal comes, one of these workers ends, or so many seconds are over.
+
+    It returns the numbers of the signals. They come through a pipe that Python's own handler writes into.
+    """
+    if sys.platform == "win32":
+        from queuectl.runner.console_events import Waiter
+
+        return Waiter().wait
+    import select
+
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
@@ -311,7 +315,15 @@ def _wakeup_pipe() -> int:
         if name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: None)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    return reading
+
+    def sleep(workers: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> Sequence[int]:
+        select.select([reading], [], [], timeout_s)
+        try:
+            return os.read(reading, 512)
+        except BlockingIOError:
+            return ()
+
+    return sleep
 
 
 def start(
