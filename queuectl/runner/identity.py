@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional
 
-_HAS_PROC = os.path.exists("/proc/self/stat")
+_HAS_PROC = sys.platform != "win32" and os.path.exists("/proc/self/stat")
 _known_host: Optional[str] = None
 
 
@@ -31,7 +31,12 @@ def host_id() -> str:
     """
     global _known_host
     if _known_host is None:
-        _known_host = f"{_machine()}:{_boot()}:{_pid_namespace()}"
+        if sys.platform == "win32":  # pid and creation time are enough there: both together survive no new start
+            from queuectl.runner.windows import machine_id
+
+            _known_host = f"{machine_id() or host_name()}::"
+        else:
+            _known_host = f"{_machine()}:{_boot()}:{_pid_namespace()}"
     return _known_host
 
 
@@ -45,16 +50,12 @@ def _machine() -> str:
         text = _read(path)
         if text:
             return text
-    if sys.platform == "win32":
-        from queuectl.runner.windows import machine_id
-
-        return machine_id() or host_name().replace(":", "_")
     return host_name().replace(":", "_")
 
 
 def _boot() -> str:
     text = _read("/proc/sys/kernel/random/boot_id")
-    if text or sys.platform == "win32":  # on Windows pid and creation time are enough: both survive no reboot
+    if text:
         return text
     import subprocess
 
@@ -70,7 +71,7 @@ def _boot() -> str:
 def _pid_namespace() -> str:
     try:
         return os.readlink("/proc/self/ns/pid").strip("pid:[]")
-    except (OSError, AttributeError):
+    except OSError:
         return ""
 
 
