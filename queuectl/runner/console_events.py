@@ -16,6 +16,7 @@ from queuectl.runner.windows_api import kernel32, last_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import subprocess
     from typing import Callable, List, Sequence
 
 CTRL_C, CTRL_BREAK, CTRL_CLOSE, CTRL_LOGOFF, CTRL_SHUTDOWN = 0, 1, 2, 5, 6
@@ -65,12 +66,12 @@ class Waiter:
         self._numbers.append(number)
         kernel32.SetEvent(self._event)
 
-    def wait(self, processes: Sequence[int], timeout_s: float) -> List[int]:
-        """Sleep until one of *processes* (handles) ends, *timeout_s* seconds at most; return what was pressed."""
+    def wait(self, processes: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> List[int]:
+        """Sleep until one of *processes* ends, *timeout_s* seconds at most; return what was pressed."""
         if len(processes) > MOST_HANDLES:
             timeout_s = min(timeout_s, LOOK_S)
-        timeout_ms = int(timeout_s * 1000 + 0.999)
-        _winapi.WaitForMultipleObjects([self._event, *processes[:MOST_HANDLES]], False, timeout_ms)
+        handles = [self._event, *[int(process._handle) for process in processes[:MOST_HANDLES]]]  # type: ignore[attr-defined]
+        _winapi.WaitForMultipleObjects(handles, False, int(timeout_s * 1000 + 0.999))
         kernel32.ResetEvent(self._event)
         numbers, self._numbers = self._numbers, []
         return numbers
