@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from pathlib import Path
 from typing import Any, Dict, List
 
 from bench.measure import QUEUECTL, median, percentile, quiet, scratch_home, tree_usage
@@ -33,13 +32,13 @@ def _spawn_alone() -> List[float]:
 def run(rounds: int, jobs: int) -> Dict[str, Any]:
     """Return latencies in ms and the idle CPU of four workers in percent of a core."""
     del rounds, jobs
-    with scratch_home() as home, Queue() as queue:
+    with scratch_home(), Queue() as queue:
         group = subprocess.Popen([*QUEUECTL, "worker", "start", "--count", "4"], stdout=subprocess.DEVNULL)
         try:
             while len(queue.workers()) < 4:
                 time.sleep(0.02)
-            library = [_latency(queue, home, by_cli=False) for _ in range(TRIES)]
-            by_cli = [_latency(queue, home, by_cli=True) for _ in range(TRIES)]
+            library = [_latency(queue, by_cli=False) for _ in range(TRIES)]
+            by_cli = [_latency(queue, by_cli=True) for _ in range(TRIES)]
             time.sleep(2)
             pids = _pids(group.pid)
             before, pss = tree_usage(pids)
@@ -59,7 +58,7 @@ def run(rounds: int, jobs: int) -> Dict[str, Any]:
     }
 
 
-def _latency(queue: Queue, home: Path, by_cli: bool) -> float:
+def _latency(queue: Queue, by_cli: bool) -> float:
     """Return the seconds from the return of one enqueue to the first instruction of its command."""
     command = "date +%s.%N"
     if by_cli:

@@ -12,6 +12,10 @@ TITLES = {
     "store": "The library's enqueue beside bare SQLite",
     "latency": "From the enqueue to the command, and what idling costs",
 }
+INTRODUCTION = (
+    "Made by `python3 -m bench` (`make bench`). Ratios are medians of paired runs, one after the other in the "
+    "same run, so they hold on a noisy machine; absolute figures are only there to give an idea."
+)
 
 
 def write() -> None:
@@ -20,8 +24,7 @@ def write() -> None:
     lines = [
         "# Results",
         "",
-        "Made by `python3 -m bench` (`make bench`). Ratios are medians of paired runs, one after the other in the same run, so "
-        "they hold on a noisy machine; absolute figures are only there to give an idea.",
+        INTRODUCTION,
     ]
     for part, title in TITLES.items():
         if part in results:
@@ -44,27 +47,26 @@ def _section(title: str, part: str, result: Dict[str, Any]) -> List[str]:
         lines += [f"| {name} | {figure} |" for name, figure in rows.items()]
     if part == "drain":
         lines += ["", "![share of the rate of xargs](drain.svg)"]
-    lines += [
-        "",
+    made_on = (
         f"{result['on']}: {made['cores']} cores ({made['cpu']}), {made['system']}, Python {made['python']}, "
-        f"SQLite {made['sqlite']}, load {made['load']} at the end. `python3 -m bench {part}`",
-    ]
-    return lines
+        f"SQLite {made['sqlite']}, load {made['load']} at the end. `python3 -m bench {part}`"
+    )
+    return [*lines, "", made_on]
 
 
 def _plot(rows: Dict[str, Dict[str, Any]]) -> str:
     """Draw each case's share of the rate of xargs as a bar; the line is xargs itself."""
     height, left, full = 34, 190, 360
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + int(full * 1.3)}" height="{len(rows) * height + 40}" '
-        'font-family="sans-serif" font-size="13">'
-    ]
+    size = f'width="{left + int(full * 1.3)}" height="{len(rows) * height + 40}"'
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">']
     for index, (name, row) in enumerate(rows.items()):
         y, width = index * height + 8, row["share of xargs"] * full
         parts.append(f'<text x="{left - 8}" y="{y + 16}" text-anchor="end">{name}</text>')
         parts.append(f'<rect x="{left}" y="{y}" width="{width:.0f}" height="22" fill="#3b7dd8"/>')
         parts.append(f'<text x="{left + width + 6:.0f}" y="{y + 16}">{row["share of xargs"]:.2f}</text>')
     bottom = len(rows) * height + 8
-    parts.append(f'<line x1="{left + full}" x2="{left + full}" y1="0" y2="{bottom}" stroke="#888" stroke-dasharray="4"/>')
+    parts.append(
+        f'<line x1="{left + full}" x2="{left + full}" y1="0" y2="{bottom}" stroke="#888" stroke-dasharray="4"/>'
+    )
     parts.append(f'<text x="{left + full}" y="{bottom + 18}" text-anchor="middle">xargs -P</text></svg>')
     return "\n".join(parts) + "\n"

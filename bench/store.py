@@ -81,9 +81,7 @@ def run(rounds: int, jobs: int) -> Dict[str, Any]:
     """Return rates as shares of the bare statements'."""
     del jobs
     count = 100_000
-    one, bare_one, many, bare_many = paired(
-        rounds, single, bare_single, lambda: bulk(count), lambda: bare_bulk(count)
-    )
+    one, bare_one, many, bare_many = paired(rounds, single, bare_single, lambda: bulk(count), lambda: bare_bulk(count))
     os.sync()
     return {
         "single enqueue / bare insert and commit": ratio(bare_one, one),

@@ -11,7 +11,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import List, Optional, Tuple
 
 UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
@@ -79,7 +79,7 @@ def format_duration(duration_s: float) -> str:
     seconds = int(duration_s + 0.5)
     if seconds < 60:
         return f"{seconds} s"
-    parts = []
+    parts: List[Tuple[int, str]] = []
     for size, name in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
         amount, seconds = divmod(seconds, size)
         if amount or parts:
@@ -130,9 +130,7 @@ def _strict_iso(text: str) -> str:
     return f"{day}{gap and 'T'}{daytime}{point}{fraction[:6].ljust(6, '0') if point else ''}{zone}"
 
 
-_TIME_SHAPES = frozenset(
-    "0000-00-00" + rest for rest in ("", "00:00", "00:00:00", "00:00+00:00", "00:00:00+00:00")
-)
+_TIME_SHAPES = frozenset("0000-00-00" + rest for rest in ("", "00:00", "00:00:00", "00:00+00:00", "00:00:00+00:00"))
 
 
 def iso_utc(instant_at: float) -> str:

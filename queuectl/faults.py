@@ -1,19 +1,22 @@
 """Named steps at which a test may kill or stop this process, to see what others make of what it leaves.
 
-``QUEUECTL_FAULT=step[:count][:signal][@file]``: at the *count*-th time (default 1) that the process comes to
-*step* it gets *signal* (default KILL; STOP pauses it). With *file* only the first process that can make
-that file does, so that its successor lives. Unset, a step costs one look at a module variable.
+``QUEUECTL_FAULT=[command/]step[:count][:signal][@file]``: at the *count*-th time (default 1) that the process comes
+to *step* it gets *signal* (default KILL; STOP pauses it). With *command* (``worker run``, ``worker start``) only a
+process that was started so does; with *file* only the first that can make that file, so that its
+successor lives. Unset, a step costs one look at a module variable.
 
 The steps, in the order of a job's life: ``adding`` and ``added`` (before and after the commit of an
 enqueue); ``promoting``; ``claiming``, ``claimed`` (before and after the commit); ``spawned``; ``flushing`` (output of
 a running command); ``ended`` (the command's end is seen); ``finishing``, ``finished`` (before and after the
-commit), ``synced``; ``renewing``; ``condemned``, ``cleared`` (what a lost run left is gone), ``releasing``, ``released``;
-``cancelling``; ``retrying``; ``pruning``; ``resetting``; ``migrating``; ``making`` and ``made`` (a new store's file); ``stopping``.
+commit), ``synced``; ``renewing``; ``condemned``, ``cleared`` (what a lost run left is gone), ``releasing``,
+``released``; ``cancelling``; ``retrying``; ``pruning``; ``resetting``; ``migrating``; ``making`` and ``made`` (a new
+store's file); ``stopping``.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 
 STEPS = (
     "making", "made", "migrating", "adding", "added", "promoting", "claiming", "claimed", "spawned", "flushing",
@@ -34,8 +37,9 @@ def point(step: str) -> None:
 def _meet(fault: str, step: str) -> None:
     global _seen
     what, _, file = fault.partition("@")
-    fields = what.split(":")
-    if fields[0] != step:
+    command, _, rest = what.rpartition("/")
+    fields = rest.split(":")
+    if fields[0] != step or command not in " ".join(sys.argv[1:3]):
         return
     count = next((int(field) for field in fields[1:] if field.isdigit()), 1)
     name = next((field for field in fields[1:] if not field.isdigit()), "KILL")

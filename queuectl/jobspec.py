@@ -285,7 +285,7 @@ def from_fields(fields: Mapping[str, Any], cwd: str) -> JobSpec:
     """
     checked = check_fields(fields)
     if "command" not in checked:
-        raise InvalidJob("job field 'command' is missing. Give at least {\"command\": \"...\"}.")
+        raise InvalidJob('job field \'command\' is missing. Give at least {"command": "..."}.')
     if checked.get("cwd") is None:
         checked["cwd"] = cwd
     return JobSpec(**checked)
@@ -318,7 +318,7 @@ def fields_from_json(text: str) -> Dict[str, Any]:
     except ValueError:  # since Python 3.11: an integer of more than 4300 digits
         raise InvalidJob("not a JSON object: it has a number of thousands of digits.") from None
     if not isinstance(value, dict):
-        raise InvalidJob(f"a job must be a JSON object such as {{\"command\": \"echo hi\"}}, not {shown(value)}.")
+        raise InvalidJob(f'a job must be a JSON object such as {{"command": "echo hi"}}, not {shown(value)}.')
     return value
 
 
@@ -328,7 +328,7 @@ def _json_trouble(text: str, why: str) -> str:
     if tidy[:1] == "{" and '"' not in tidy and ":" in tidy:
         return (
             f"not a JSON object: {shown(text)}: the shell took the double quotes away. "
-            "Say it with options: queuectl enqueue --command \"echo hi\""
+            'Say it with options: queuectl enqueue --command "echo hi"'
         )
     if tidy[:1] not in ("{", "["):
         return (

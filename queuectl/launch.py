@@ -74,9 +74,7 @@ def start_daemon(store: Store, options: Dict[str, Any]) -> int:
     deadline = time.monotonic() + START_S
     while True:
         workers = [
-            worker
-            for worker in store.workers()
-            if worker.group_id == options["group_id"] and worker.role == "worker"
+            worker for worker in store.workers() if worker.group_id == options["group_id"] and worker.role == "worker"
         ]
         if len(workers) == options["count"] or (options["drain"] and process.poll() == 0):
             break

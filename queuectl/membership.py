@@ -44,9 +44,20 @@ class Membership:
         now_mono, now, pid = time.monotonic(), self._store.now(), os.getpid()
         self._store.register(
             Worker(
-                self.id, "worker", self._group_id, self._number, identity.host_name(), identity.host_id(), pid,
-                identity.process_started(pid) or "", self._queues, self._concurrency, now, now + lease_s, now_mono,
-            )  # fmt: skip
+                self.id,
+                "worker",
+                self._group_id,
+                self._number,
+                identity.host_name(),
+                identity.host_id(),
+                pid,
+                identity.process_started(pid) or "",
+                self._queues,
+                self._concurrency,
+                now,
+                now + lease_s,
+                now_mono,
+            )
         )
         self._renewed_mono = now_mono
 

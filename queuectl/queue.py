@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Type, Union
 
     from queuectl.config import Config
-    from queuectl.db.base import Part, Store
+    from queuectl.db.base import Store
     from queuectl.job import Job, JobFilter, Problem, QueueInfo, Run, Status, Worker
     from queuectl.jobspec import JobSpec
 
@@ -214,7 +214,9 @@ class Queue:
         for run in runs:
             if run.number == number:
                 return run
-        raise QueuectlError(f"{job_id} has no run {number}; it has had {len(runs)}. 'queuectl show {job_id}' lists them.")
+        raise QueuectlError(
+            f"{job_id} has no run {number}; it has had {len(runs)}. 'queuectl show {job_id}' lists them."
+        )
 
     def _nap(self, sleep_s: float) -> float:
         """Sleep until the next look is worth it; return how long to sleep after it."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from queuectl.db.base import Store
     from queuectl.job import Worker
 
+
 class Lost(NamedTuple):
     """A job that was given back, and the number of the worker that lost it."""
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 
-def backoff_delay(
-    failures: int, base: float, cap_s: float, jitter_s: float = 0.0, random: float = 0.0
-) -> float:
+def backoff_delay(failures: int, base: float, cap_s: float, jitter_s: float = 0.0, random: float = 0.0) -> float:
     """Return how long a job waits after its *failures*-th failed run, in seconds.
 
     The delay is ``base ** failures``, at most *cap_s*, plus ``jitter_s * random``.

@@ -38,7 +38,7 @@ class Plan(NamedTuple):
 class Service(NamedTuple):
     """What the user wants to have started."""
 
-    count: int
+    workers: int
     concurrency: int
     queues: Sequence[str]
     system: bool  # a system service instead of the user's own
@@ -57,7 +57,9 @@ def plan(service: Service, config: Config) -> Plan:
         return _launchd(service)
     if sys.platform.startswith("linux"):
         return _systemd(service, config)
-    raise QueuectlError(f"no service manager is known for {sys.platform}. Start 'queuectl worker start' by its own means.")
+    raise QueuectlError(
+        f"no service manager is known for {sys.platform}. Start 'queuectl worker start' by its own means."
+    )
 
 
 def words(service: Service) -> List[str]:
@@ -69,7 +71,7 @@ def words(service: Service) -> List[str]:
         found = [sys.executable, script]
     else:
         found = [sys.executable, "-m", "queuectl"]
-    found += ["worker", "start", "--count", str(service.count)]
+    found += ["worker", "start", "--count", str(service.workers)]
     if service.concurrency > 1:
         found += ["--concurrency", str(service.concurrency)]
     for queue in service.queues:

@@ -76,10 +76,20 @@ class Supervisor:
         now_mono, now, pid = time.monotonic(), self._store.now(), os.getpid()
         self._store.register(
             Worker(
-                self._id, "supervisor", self._id, 0, identity.host_name(), identity.host_id(), pid,
-                identity.process_started(pid) or "", tuple(self._options["queues"]), 0, now,
-                now + self._lease_s, now_mono,
-            )  # fmt: skip
+                self._id,
+                "supervisor",
+                self._id,
+                0,
+                identity.host_name(),
+                identity.host_id(),
+                pid,
+                identity.process_started(pid) or "",
+                tuple(self._options["queues"]),
+                0,
+                now,
+                now + self._lease_s,
+                now_mono,
+            )
         )
         self._renewed_mono = now_mono
 
@@ -313,10 +323,10 @@ def _place_to_sleep() -> Callable[[Sequence[subprocess.Popen[bytes]], float], Se
         number = getattr(signal, name)
         # A job of ``nohup`` has SIGHUP ignored, and means it.
         if name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, frame: None)
+            signal.signal(number, _nothing)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
-    def sleep(workers: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> Sequence[int]:
+    def sleep(_workers: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> Sequence[int]:
         select.select([reading], [], [], timeout_s)
         try:
             return os.read(reading, 512)
@@ -333,7 +343,6 @@ def start(
     queues: Sequence[str] = (),
     daemon: bool = False,
     drain: bool = False,
-    verbose: int = 0,
 ) -> int:
     """Start a group of workers, in the foreground or as a daemon; return the exit code.
 
@@ -344,7 +353,6 @@ def start(
         queues: Which queues they serve; empty: all.
         daemon: Return as soon as all are live.
         drain: End when nothing is left to run now or later.
-        verbose: Say more, on stderr.
     """
     store = open_store(location)
     if location is not None and "://" not in location:
@@ -376,3 +384,7 @@ def main(argv: Sequence[str]) -> int:
     """Be the supervisor of a daemon group; *argv* is one JSON object."""
     options = json.loads(argv[0])
     return _supervise(open_store(create=False), options)
+
+
+def _nothing(number: int, frame: object) -> None:
+    """Be a handler: without one Python would not write the wake-up byte."""

@@ -208,7 +208,9 @@ class WorkerProcess:
         self._console.line(events.picked(self._number, claim.job.id, claim.job.command))
         execution = Execution(claim, self._config)
         if self._membership.lease_is_over(self._config.lease):
-            self._settle(claim, RunEnd(Outcome.STOPPED, None, None, "the lease ended before the start", self._store.now()))
+            self._settle(
+                claim, RunEnd(Outcome.STOPPED, None, None, "the lease ended before the start", self._store.now())
+            )
             return
         try:
             execution.begin(self._environment, self._store.store_id, self._config.output_limit)
@@ -367,7 +369,12 @@ class WorkerProcess:
     def _sleep_s(self) -> float:
         """Return how long nothing can be due."""
         now_mono = time.monotonic()
-        if self._hungry and not self._stop and len(self._running) < self._concurrency and now_mono >= self._not_before_mono:
+        if (
+            self._hungry
+            and not self._stop
+            and len(self._running) < self._concurrency
+            and now_mono >= self._not_before_mono
+        ):
             return 0.0
         wake_mono = self._tick_mono
         if self._ended:

@@ -27,6 +27,8 @@ class Entry:
         self.subcommands = subcommands  # empty: the word is a command itself
 
 
+SERVICE = ("install", "uninstall", "status", "show")
+
 TABLE: Dict[str, Entry] = {
     entry.name: entry
     for entry in (
@@ -42,7 +44,9 @@ TABLE: Dict[str, Entry] = {
         Entry("edit", "moves", "Jobs", "Change a job that waits"),
         Entry("dlq", "dlq", "Jobs", "The dead letter queue: jobs that kept failing", ("list", "retry", "purge")),
         Entry("worker", "workers", "Workers", "Start, stop and list workers", ("start", "stop", "list")),
-        Entry("service", "service", "Workers", "Have the system start workers", ("install", "uninstall", "status", "show")),
+        Entry(
+            "service", "service", "Workers", "Have the system start workers", ("install", "uninstall", "status", "show")
+        ),
         Entry("status", "status", "Workers", "Show the jobs by state, and the workers"),
         Entry("queue", "queues", "Queues", "List, pause, resume, limit queues", ("list", "pause", "resume", "limit")),
         Entry("config", "settings", "Store", "Read and change settings", ("set", "get", "list", "unset")),

@@ -34,7 +34,6 @@ def start(args: Args) -> int:
         queues=list(dict.fromkeys(args.queue)),
         daemon=bool(args.daemon),
         drain=bool(args.drain),
-        verbose=args.verbose,
     )
 
 

@@ -30,7 +30,8 @@ def open_store(location: Optional[str] = None, create: bool = True) -> Store:
     if colon and scheme in ("postgresql", "postgres"):
         from queuectl.db.postgres import open_postgres
 
-        return open_postgres(location)
+        store: Store = open_postgres(location)
+        return store
     from queuectl.db.sqlite import SqliteStore
 
     if colon and scheme == "sqlite":

@@ -3,7 +3,8 @@
 Every engine implements this class and passes ``tests/store``. All instants are Unix seconds by
 the store's clock, which ``now()`` reads; a verb that takes ``now`` may be given another
 instant by a test. Every verb is one transaction unless it says otherwise, and durable when
-it returns; ``claim`` and ``finish`` are after ``sync``. A guarded write that is refused is an answer (False, an empty list), not an exception.
+it returns; ``claim`` and ``finish`` are after ``sync``. A guarded write that is refused is an
+answer (False, an empty list), not an exception.
 
 Errors: ``StoreUnavailable`` when the store cannot be reached or written now, ``StoreRefused`` when
 what is there is not a store of ours that this version can use; both are ``QueuectlError``.
@@ -102,9 +103,7 @@ class Store(ABC):
     # -- runs ---------------------------------------------------------------------------------
 
     @abstractmethod
-    def claim(
-        self, worker_id: str, count: int, queues: Sequence[str] = (), now: Optional[float] = None
-    ) -> List[Claim]:
+    def claim(self, worker_id: str, count: int, queues: Sequence[str] = (), now: Optional[float] = None) -> List[Claim]:
         """Give *worker_id* up to *count* due jobs, the most urgent first: priority, ``run_at``, arrival.
 
         No job is given to two workers. Jobs of paused queues and beyond a queue's ``max_running`` stay.
@@ -222,9 +221,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def retry(
-        self, job_ids: Sequence[str], only_dead: bool = False, now: Optional[float] = None
-    ) -> None:
+    def retry(self, job_ids: Sequence[str], only_dead: bool = False, now: Optional[float] = None) -> None:
         """Start completed, dead, cancelled or failed jobs over: pending, due now, counts at 0; all or none.
 
         Raises:

@@ -10,33 +10,35 @@ from queuectl.errors import StoreRefused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from typing import List, NamedTuple
-
-    class Migration(NamedTuple):
-        """One step: its number, file name and SQL."""
-
-        number: int
-        name: str
-        sql: str
+    from typing import List
 
 
 # The newest schema this version writes; tests hold it against the files.
 NEWEST = 1
 
 
+class Migration:
+    """One step: its number, file name and SQL. No NamedTuple: every opening of a store imports this module."""
+
+    __slots__ = ("name", "number", "sql")
+
+    def __init__(self, number: int, name: str, sql: str) -> None:
+        self.number = number
+        self.name = name
+        self.sql = sql
+
+
 def migrations(engine: str) -> List[Migration]:
     """Return all migrations of *engine* (``sqlite`` or ``postgres``) in order."""
     import pkgutil
-    from collections import namedtuple
 
-    make = namedtuple("Migration", ["number", "name", "sql"])
     found = []
     for name in _names(engine):
         data = pkgutil.get_data("queuectl.db", f"migrations/{engine}/{name}")
         if data is None:
             raise StoreRefused(f"the file of migration {name} is missing. Install queuectl again.")
-        found.append(make(int(name[:4]), name, data.decode()))
-    return found  # type: ignore[return-value]
+        found.append(Migration(int(name[:4]), name, data.decode()))
+    return found
 
 
 def _names(engine: str) -> List[str]:
@@ -47,7 +49,9 @@ def _names(engine: str) -> List[str]:
     loader = globals()["__loader__"]
     prefix = os.path.join("queuectl", "db", "migrations", engine) + os.sep
     return sorted(
-        name[len(prefix) :] for name in getattr(loader, "_files", {}) if name.startswith(prefix) and name.endswith(".sql")
+        name[len(prefix) :]
+        for name in getattr(loader, "_files", {})
+        if name.startswith(prefix) and name.endswith(".sql")
     )
 
 

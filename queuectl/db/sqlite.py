@@ -214,7 +214,8 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
 
         With *worker_id*, none if that worker is not registered or was condemned.
         """
-        sql, parameters = _OPEN_QUEUES, []
+        sql = _OPEN_QUEUES
+        parameters: List[Any] = []
         if queues:
             sql += " AND name IN (%s)" % ", ".join("?" * len(queues))
             parameters += queues

@@ -60,7 +60,8 @@ def _runs(file: SqliteFile) -> List[Problem]:
     stray = file._rows(
         """
         SELECT count(*) FROM runs
-         WHERE state = 'running' AND NOT EXISTS (SELECT 1 FROM jobs WHERE worker_id IS NOT NULL AND last_run_id = runs.run_id)
+         WHERE state = 'running'
+           AND NOT EXISTS (SELECT 1 FROM jobs WHERE worker_id IS NOT NULL AND last_run_id = runs.run_id)
         """
     )[0][0]
     if stray:

@@ -149,7 +149,9 @@ class SqliteFile:
             if db.process_ends_soon and self._has_short_wal():
                 return
             if self._wal is not None:
-                os.close(self._wal)  # first: Windows cannot remove a file that is open, and the last to close removes it
+                os.close(
+                    self._wal
+                )  # first: Windows cannot remove a file that is open, and the last to close removes it
                 self._wal = None
             self._db.close()
 
@@ -259,9 +261,13 @@ class SqliteFile:
         if "readonly" in text:
             raise StoreUnavailable(f"cannot write to {self.path}: it is read-only for this user.") from error
         if "unable to open" in text:
-            raise StoreUnavailable(f"cannot open the store {self.path}. Check its directory and permissions.") from error
+            raise StoreUnavailable(
+                f"cannot open the store {self.path}. Check its directory and permissions."
+            ) from error
         if "no such table" in text or "no such column" in text:
-            raise StoreRefused(f"{self.path} is not a complete queuectl store ({text}); it was left as it is.") from error
+            raise StoreRefused(
+                f"{self.path} is not a complete queuectl store ({text}); it was left as it is."
+            ) from error
         raise StoreUnavailable(f"the store {self.path} failed: {text}.") from error
 
     def changed(self) -> bool:

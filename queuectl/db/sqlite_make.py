@@ -100,7 +100,7 @@ class _MakersLock:
 
     def __enter__(self) -> None:
         while True:
-            self._file = open(self._path, "w", encoding="ascii")  # noqa: SIM115
+            self._file = open(self._path, "w", encoding="ascii")
             if os.name == "nt":  # there a file in use cannot be renamed: that is lock enough
                 return
             import fcntl

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 JOB_COLUMNS = (
     "seq, id, queue, state, priority, run_at, command, cwd, env, tags, timeout_s, backoff_base, max_retries, "
-    "attempts, failures, losses, run_no, CASE WHEN worker_id IS NOT NULL THEN last_run_id END, worker_id, cancel_requested, created_at, updated_at, ended_at, reason"
+    "attempts, failures, losses, run_no, "
+    "CASE WHEN worker_id IS NOT NULL THEN last_run_id END, worker_id, "
+    "cancel_requested, created_at, updated_at, ended_at, reason"
 )
 COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
 # Fields of Job that a listing may be sorted by, and their columns.

@@ -113,9 +113,7 @@ class Command:
             self._fd = None
 
 
-def start(
-    command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id: str, limit: int
-) -> Command:
+def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id: str, limit: int) -> Command:
     """Begin *command* in *cwd* with the environment *env* (which carries the mark).
 
     Only this process's main thread may call it: the working directory is the whole process's.

@@ -6,14 +6,12 @@ The counterpart of ``reactor``: all of it arrives at one completion port, as in 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 
 assert sys.platform == "win32"
 
 import _overlapped  # type: ignore[import-not-found,unused-ignore]
-import _winapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

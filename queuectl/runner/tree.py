@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from typing import NamedTuple
 
 assert sys.platform != "win32"
 
@@ -18,19 +19,20 @@ from queuectl.runner import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Container, Dict, Iterable, List, NamedTuple, Optional, Set
-
-    class Process(NamedTuple):
-        """One line of the process table."""
-
-        pid: int
-        parent: int
-        group: int
-        session: int
-        started: str
+    from typing import Container, Dict, Iterable, List, Optional, Set
 
 
 _HAS_PROC = os.path.exists("/proc/self/stat")
+
+
+class Process(NamedTuple):
+    """One line of the process table."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    started: str
 
 
 def members(
@@ -78,11 +80,8 @@ def _add_children(table: Dict[int, Process], found: Set[int]) -> None:
 
 def snapshot() -> Dict[int, Process]:
     """Return the living processes by pid, without zombies."""
-    from collections import namedtuple
-
-    make = namedtuple("Process", ["pid", "parent", "group", "session", "started"])
     if not _HAS_PROC:
-        return _snapshot_by_ps(make)
+        return _snapshot_by_ps()
     table = {}
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -93,11 +92,11 @@ def snapshot() -> Dict[int, Process]:
         except OSError:
             continue
         if fields[0] not in (b"Z", b"X"):
-            table[int(name)] = make(int(name), int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
-    return table  # type: ignore[return-value]
+            table[int(name)] = Process(int(name), int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
+    return table
 
 
-def _snapshot_by_ps(make: type) -> Dict[int, Process]:
+def _snapshot_by_ps() -> Dict[int, Process]:
     """Read the table through ``ps`` where there is no /proc (macOS, BSD)."""
     import subprocess
 
@@ -110,7 +109,7 @@ def _snapshot_by_ps(make: type) -> Dict[int, Process]:
         if len(fields) == 6 and not fields[4].startswith("Z"):
             # macOS shows sessions as 0; the group does the same service for what did not call setsid.
             numbers = [int(field, 16) if field.startswith("0x") else int(field) for field in fields[:4]]
-            table[numbers[0]] = make(*numbers, fields[5].strip())
+            table[numbers[0]] = Process(numbers[0], numbers[1], numbers[2], numbers[3], fields[5].strip())
     return table
 
 

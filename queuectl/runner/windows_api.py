@@ -11,7 +11,7 @@ assert sys.platform == "win32"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, NamedTuple, Optional, Tuple
+    from typing import Dict, Optional, Tuple
 
 kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
 
