@@ -37,7 +37,7 @@ def test_the_stop_time_follows_the_timeout_setting(cli):
 
 @LINUX
 def test_a_path_with_blanks_and_percents_is_quoted(cli, tmp_path):
-    """systemd reads the very path back: blanks within quotes, % doubled."""
+    """Systemd reads the very path back: blanks within quotes, % doubled."""
     home = tmp_path / "a 100% home"
 
     shown = cli("service", "show", env={"QUEUECTL_HOME": str(home)}).out
