@@ -214,9 +214,7 @@ class Queue:
         for run in runs:
             if run.number == number:
                 return run
-        raise QueuectlError(
-            f"{job_id} has no run {number}; it has had {len(runs)}. 'queuectl show {job_id}' lists them."
-        )
+        raise QueuectlError(f"{job_id} has had {len(runs)} runs; there is no run {number}.")
 
     def _nap(self, sleep_s: float) -> float:
         """Sleep until the next look is worth it; return how long to sleep after it."""

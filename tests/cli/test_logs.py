@@ -29,7 +29,7 @@ def test_each_run_has_its_own(cli: Callable[..., Any], add: Callable[..., str], 
     assert "run 2\n" == cli("logs", "job1", code=0).out
     assert "run 1\n" == cli("logs", "job1", "--run", "1", code=0).out
     assert cli("logs", "job1", "--run", "3") == (
-        "", "queuectl: job1 has no run 3; it has had 2. 'queuectl show job1' lists them.\n", 1,
+        "", "queuectl: job1 has had 2 runs; there is no run 3.\n", 1,
     )  # fmt: skip
     assert cli("logs", "job1", "--run", "0").code == 2
     assert {"id": "job1", "run": 2, "output": "run 2\n"} == json.loads(cli("logs", "job1", "--json").out)
