@@ -7,7 +7,10 @@ from typing import Dict, List, Optional
 
 
 class Fault:
-    """A signal that waits at a step for the first process that comes there with ``env`` in its environment."""
+    """A signal that waits at a step for the first process that comes there with ``env`` in its environment.
+
+    The step may be preceded by a command and a slash: ``worker run/renewing`` is for workers, not for supervisors.
+    """
 
     def __init__(self, step: str, number: str, count: int, path: Path) -> None:
         self.step = step

@@ -5,7 +5,6 @@ What a process was doing when it died decides what is left; the oracle's verdict
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import Any, Callable, List
 
@@ -64,7 +63,7 @@ def test_a_worker_killed_at(scene: Scene, fault: Callable[..., Any], step: str) 
     scene.queue.set_setting("lease", "2")
     first = scene.queue.enqueue(scene.journal.command(BODIES.get(step, "")), delay=0.05 * (step == "promoting")).id
     others = scene.queue.enqueue_many([scene.journal.command()] * 3)
-    met = fault(step)
+    met = fault(f"worker run/{step}")
 
     done = scene.start("--drain", wait=False, env=met.env).wait(60)
 
@@ -122,18 +121,15 @@ def test_a_recovery_killed_at(
 def test_a_supervisor_killed_while_it_renews(scene: Scene, fault: Callable[..., Any]) -> None:
     """Its worker ends its job and goes; the lock that the supervisor held is free."""
     scene.queue.set_setting("lease", "2")
-    job_id = scene.queue.enqueue(scene.journal.command("sleep 1")).id
-    met = fault("renewing")
-    group = scene.start(env=met.env)
-    scene.noted("start")
-    worker = group.pids()[0]
-    os.kill(worker, signal.SIGSTOP)  # so that the supervisor is the first to come to the step
-    scene.eventually(lambda: not group.running, what="the supervisor's end")
+    job_id = scene.queue.enqueue(scene.journal.command("sleep 1.5")).id
+    group = scene.start(env=fault("worker start/renewing").env)
+    pids = group.pids()
 
-    os.kill(worker, signal.SIGCONT)
+    assert -signal.SIGKILL == group.wait().code
 
     assert "completed" == scene.until(job_id, "completed").state
-    scene.gone([worker])
+    assert ["completed"] == scene.outcomes(job_id)
+    scene.gone(pids)
     scene.drain()
     scene.judge(acknowledged=[job_id])
 

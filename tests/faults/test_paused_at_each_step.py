@@ -129,7 +129,7 @@ def test_a_process_paused_with_the_lock_in_its_hands(
     """Looking goes on; an enqueue waits until it comes back, and then both have what they wanted."""
     scene.queue.set_setting("lease", "2")
     what = WITHIN[step]
-    met = fault(step, "STOP")
+    met = fault(f"worker run/{step}" if isinstance(what, dict) else step, "STOP")
     scene.queue.enqueue("true", id="waiting", delay=3600)
     if isinstance(what, dict):
         what = dict(what)
