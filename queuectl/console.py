@@ -7,10 +7,12 @@ not keep a worker from its timeouts and its lease. What does not fit is kept, up
 from __future__ import annotations
 
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from queue import SimpleQueue
+    from typing import Any, Optional
 
 # A pipe that polls as writable takes this much at once (POSIX: PIPE_BUF is at least 512, Linux 4096).
 PIECE = 4096
@@ -25,12 +27,17 @@ class Console:
     def __init__(self, fd: int = 1) -> None:
         self._fd: Optional[int] = fd
         self._held = bytearray()
-        self._poll = None
+        self._poll: Any = None
+        self._writer: Optional[_Writer] = None
+        self._encoding = "utf-8"
         self._start_of_line = True
         try:
-            import select
+            if sys.platform == "win32":
+                self._encoding = _encoding_of(fd)
+                self._writer = None if _is_file(fd) else _Writer(fd)
+            elif not _is_file(fd):
+                import select
 
-            if hasattr(select, "poll") and not _is_file(fd):
                 self._poll = select.poll()
                 self._poll.register(fd, select.POLLOUT)
         except OSError:
@@ -45,7 +52,7 @@ class Console:
         """Take one line; after a command's output that ended within a line, begin a new one."""
         if not self._start_of_line:
             self._held += b"\n"
-        self._held += text.encode("utf-8", "backslashreplace") + b"\n"
+        self._held += text.encode(self._encoding, "backslashreplace") + b"\n"
         self._start_of_line = True
 
     def raw(self, data: bytes) -> None:
@@ -57,6 +64,11 @@ class Console:
 
     def flush(self) -> bool:
         """Write what can be written without waiting; say whether all of it is."""
+        if self._writer is not None:
+            if self._held and self._writer.has_room():
+                self._writer.give(bytes(self._held))
+                self._held.clear()
+            return not self._held
         while self._held and self._fd is not None:
             if self._poll is not None and not self._poll.poll(0):
                 return False
@@ -75,6 +87,10 @@ class Console:
 
     def finish(self, patience_s: float = 1.0) -> None:
         """Write the rest, waiting a moment for a slow reader."""
+        if self._writer is not None:
+            self.flush()
+            self._writer.finish(patience_s)
+            return
         if not self.flush() and self._poll is not None:
             import time
 
@@ -113,13 +129,74 @@ class LogFile(Console):
         return done
 
     def _rotate(self) -> None:
-        for number in range(LOG_FILES - 1, 0, -1):
-            older = self._path if number == 1 else f"{self._path}.{number - 1}"
-            if os.path.exists(older):
-                os.replace(older, f"{self._path}.{number}")
-        fresh = _append(self._path)
-        os.dup2(fresh, self._file)
-        os.close(fresh)
+        if sys.platform == "win32":  # there no file that is open can be renamed
+            self._write_to(os.open(os.devnull, os.O_WRONLY))
+        try:
+            for number in range(LOG_FILES - 1, 0, -1):
+                older = self._path if number == 1 else f"{self._path}.{number - 1}"
+                if os.path.exists(older):
+                    os.replace(older, f"{self._path}.{number}")
+        finally:
+            self._write_to(_append(self._path))
+
+    def _write_to(self, fd: int) -> None:
+        os.dup2(fd, self._file)
+        os.close(fd)
+
+
+class _Writer:
+    """Writes in a thread of its own, on Windows: there nothing tells whether a write would block.
+
+    A console blocks as long as somebody marks text in it with the mouse.
+    """
+
+    def __init__(self, fd: int) -> None:
+        import threading
+        from queue import SimpleQueue
+
+        self._fd = fd
+        self._queue: SimpleQueue[Any] = SimpleQueue()  # bytes, or an event to set when all before it is written
+        self._given = self._written = 0
+        self._done = threading.Event()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def has_room(self) -> bool:
+        return self._given - self._written < MOST_HELD
+
+    def give(self, data: bytes) -> None:
+        self._given += len(data)
+        self._queue.put(data)
+
+    def finish(self, patience_s: float) -> None:
+        """Wait until all is written, so long at most."""
+        self._queue.put(None)
+        self._done.wait(patience_s)
+
+    def _work(self) -> None:
+        data = self._queue.get()
+        while data is not None:
+            rest = data
+            try:
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
+            except OSError:  # the reader is gone; the work goes on
+                pass
+            self._written += len(data)
+            data = self._queue.get()
+        self._done.set()
+
+
+def _encoding_of(fd: int) -> str:
+    """Return the encoding in which a Windows console reads bytes; UTF-8 for everything else."""
+    if sys.platform == "win32" and os.isatty(fd):
+        import codecs
+        import ctypes
+
+        try:
+            return codecs.lookup(f"cp{ctypes.windll.kernel32.GetConsoleOutputCP()}").name
+        except LookupError:
+            pass
+    return "utf-8"
 
 
 def _append(path: str) -> int:
