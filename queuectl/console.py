@@ -155,7 +155,7 @@ class _Writer:
         from queue import SimpleQueue
 
         self._fd = fd
-        self._queue: SimpleQueue[Any] = SimpleQueue()  # bytes, or an event to set when all before it is written
+        self._queue: SimpleQueue[Any] = SimpleQueue()  # None is the end
         self._given = self._written = 0
         self._done = threading.Event()
         threading.Thread(target=self._work, daemon=True).start()
