@@ -194,7 +194,8 @@ def standard_modules() -> Set[str]:
         return set(known)
     folder = Path(sysconfig.get_paths()["stdlib"])
     names = {path.stem for path in folder.glob("*.py")} | {path.name for path in folder.iterdir() if path.is_dir()}
-    names |= {path.name.split(".")[0] for path in (folder / "lib-dynload").glob("*")}
+    for extensions in (folder / "lib-dynload", folder.parent / "DLLs"):  # the second on Windows
+        names |= {path.name.split(".")[0] for path in extensions.glob("*")}
     return (names | set(sys.builtin_module_names)) - {"site-packages"}
 
 
@@ -213,8 +214,8 @@ EXTRAS = {
 def test_the_core_imports_the_standard_library_alone() -> None:
     """An extra's package is asked for in its own module, and never when a module is merely imported."""
     standard = standard_modules() | {"queuectl"}
-    # Windows's own, which a list made on another platform may lack.
-    standard |= {"msvcrt", "winreg", "_winapi", "nt"}
+    # One platform's own, which a list made on another may lack.
+    standard |= {"msvcrt", "winreg", "_winapi", "_overlapped", "nt", *POSIX_MODULES}
     wrong = []
     for path in modules():
         for node in ast.walk(tree(path)):
