@@ -22,6 +22,7 @@ import pytest
 import queuectl
 
 WINDOWS = os.name == "nt"
+WINE = WINDOWS and bool(shutil.which("winepath"))
 PACKAGE_PARENT = str(Path(queuectl.__file__).resolve().parent.parent)
 
 #: A test that takes longer is broken; ``@pytest.mark.limit(seconds)`` sets another bound.
@@ -50,12 +51,13 @@ class Result(NamedTuple):
 
 
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
-    """Skip on Windows what is marked as needing POSIX."""
-    if WINDOWS:
-        skip = pytest.mark.skip(reason="needs POSIX signals or process groups")
-        for item in items:
-            if item.get_closest_marker("posix"):
-                item.add_marker(skip)
+    """Skip on Windows what is marked as needing POSIX, and under Wine what that cannot do; the mark says why."""
+    for name, here in (("posix", WINDOWS), ("no_wine", WINE)):
+        for item in items if here else ():
+            mark = item.get_closest_marker(name)
+            if mark:
+                reason = mark.args[0] if mark.args else "needs POSIX signals or process groups"
+                item.add_marker(pytest.mark.skip(reason=f"{name}: {reason}"))
 
 
 def pytest_make_parametrize_id(val: object) -> Optional[str]:

@@ -63,10 +63,12 @@ def test_an_empty_file_becomes_a_store(path):
         assert ["job1"] == store.add([spec()], T0)
 
 
-@pytest.mark.posix
-@pytest.mark.parametrize(
-    "name", ["with space.db", "é漢😀.db", "a?b#c%20d.db", "line\nbreak.db", os.fsdecode(b"\xff\xfe.db")]
-)
+NAMES = ["with space.db", "é漢😀.db", "a#c%20d.db"]
+if os.name != "nt":  # there these cannot be names
+    NAMES += ["a?b.db", "line\nbreak.db", os.fsdecode(b"\xff\xfe.db")]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_any_file_name_will_do(tmp_path, name):
     """Blanks, signs of URLs and bytes that are no UTF-8 are parts of names like others."""
     with contextlib.closing(open_store(str(tmp_path / name))) as store:
