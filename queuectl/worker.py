@@ -40,6 +40,8 @@ TICK_S = 0.5
 IDLE_TICK_S = 1.0
 # A run this old is written down for recovery; shorter ones are spared the cost.
 NOTE_AFTER_S = 0.02
+# Ends that come closer than this share one sync of the disk.
+SYNC_S = 0.003
 # How often a draining worker that is idle looks whether the others are done.
 DRAIN_LOOK_S = 0.02
 # How long a worker waits after the store or the machine refused it.
@@ -74,6 +76,7 @@ class WorkerProcess:
         self._running: Dict[int, Execution] = {}  # by pid
         self._timed: Dict[int, Execution] = {}  # those of them with a deadline, or being ended
         self._ended: List[Ended] = []  # ends that the store has not accepted yet
+        self._sync_mono = 0.0  # when ends may be synced next
         self._unsynced = False  # whether an accepted end may not be on the disk yet
         self._stop = 0
         self._said_trouble = ""
@@ -101,13 +104,18 @@ class WorkerProcess:
             if self._done_draining():
                 break
             self._now_and_then(now_mono)
-            self._console.flush()
+            if self._unsynced and (now_mono >= self._sync_mono or not self._running):
+                self._sync()
+            if not self._unsynced:  # what the console holds tells of ends: they must be on the disk first
+                self._console.flush()
             self._reactor.wait(self._sleep_s())
             self._react()
         self._leave()
         return 0
 
     def _leave(self) -> None:
+        if self._unsynced:
+            self._sync()
         self._console.line(events.exiting(self._number))
         self._flow.close()
         self._membership.leave()
@@ -137,10 +145,6 @@ class WorkerProcess:
             self._read_settings()
         for claim in claims:
             self._begin(claim)
-        # The wait for the disk falls into the time that the next commands run. The ends are told to
-        # people after it, with the next flush of the console.
-        if self._unsynced:
-            self._sync()
 
     def _hand_in(self, free: int) -> List[Claim]:
         """Write all ends and claim up to *free* jobs in one transaction; say what became of each end."""
@@ -157,6 +161,12 @@ class WorkerProcess:
         return finished.claims
 
     def _sync(self) -> None:
+        """Make the ends durable, so that they may be told.
+
+        The wait for the disk falls into the time that the next commands run, and ends that follow each other
+        closely share it.
+        """
+        self._sync_mono = time.monotonic() + SYNC_S
         try:
             self._store.sync()
             self._unsynced = False
@@ -379,7 +389,8 @@ class WorkerProcess:
         wake_mono = self._tick_mono
         if self._ended:
             wake_mono = min(wake_mono, max(self._not_before_mono, now_mono))
-        for other in (self._note_mono, self._due_mono if not self._stop else None):
+        sync_mono = max(self._sync_mono, self._not_before_mono) if self._unsynced else None
+        for other in (self._note_mono, sync_mono, self._due_mono if not self._stop else None):
             if other is not None:
                 wake_mono = min(wake_mono, other)
         for execution in self._timed.values():

@@ -108,6 +108,13 @@ class Group:
         mine = [row for row in everyone if row.role == "worker" and row.group_id == self._group_id and alive(row.pid)]
         return sorted(mine, key=lambda row: row.number)
 
+    def is_registered(self) -> bool:
+        """Say whether the supervisor is in the store."""
+        return any(row.pid == self.pid for row in self._queue.store.workers())
+
+    def has_said(self, text: str) -> bool:
+        return text in self.out
+
     def pids(self) -> List[int]:
         """Return the pids of its live workers."""
         return [worker.pid for worker in self.workers()]

@@ -95,3 +95,23 @@ def test_a_worker_that_dies_after_its_supervisor_is_noticed_by_another_group(sce
 
     second.stop()
     scene.judge()
+
+
+def test_a_worker_that_dies_after_its_supervisor_is_noticed_by_its_sister(scene: Scene) -> None:
+    """A worker that finishes its long job without a supervisor sees that another one died: the job is not kept."""
+    ids = scene.queue.enqueue_many([scene.journal.command("until [ -e go ]; do sleep 0.02; done")] * 2)
+    group = scene.start("--count", "2")
+    scene.noted("start", 2)
+    victim, sister = group.workers()
+    os.kill(group.pid, signal.SIGKILL)
+    group.wait()
+
+    os.kill(victim.pid, signal.SIGKILL)
+
+    owner = {scene.queue.get(job_id).worker_id: job_id for job_id in ids}
+    scene.until(owner[victim.id], "pending", timeout=NOTICED_S)
+    assert "processing" == scene.state(owner[sister.id])
+    (scene.folder / "go").touch()
+    scene.gone([sister.pid])
+    scene.drain()
+    scene.judge()

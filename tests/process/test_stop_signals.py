@@ -1,0 +1,133 @@
+"""Signals to a group and to single workers: no new job, the running one is finished, exit 0."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+
+import pytest
+
+from tests.process.scene import Scene, alive
+
+pytestmark = pytest.mark.posix
+
+HELD = "until [ -e go ]; do sleep 0.02; done"
+STOPPING = "received stop signal, will exit after current job"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_one_signal_lets_the_running_job_finish(scene: Scene, name: str) -> None:
+    """TERM, a first Ctrl-C and a hang-up mean the same: the running job completes, the next is not begun."""
+    running, waiting = scene.queue.enqueue_many([scene.journal.command(HELD)] * 2)
+    group = scene.start()
+    scene.noted("start")
+
+    group.send(getattr(signal, name))
+    scene.eventually(lambda: f"[worker 0] {STOPPING}\n" in group.out, what="the stop is noticed")
+    assert "processing" == scene.state(running)
+    (scene.folder / "go").touch()
+    done = group.wait()
+
+    assert (0, "") == (done.code, done.err)
+    assert ("completed", "pending") == (scene.state(running), scene.state(waiting))
+    assert [f"[worker 0] {STOPPING}", f"[worker 0] job {running} completed", "[worker 0] exiting"] == (
+        done.out.splitlines()[-3:]
+    )
+    scene.judge(ended=False)
+
+
+def test_a_signal_that_comes_twice_is_still_a_graceful_stop(scene: Scene) -> None:
+    """Only a second Ctrl-C ends the command; a service manager that repeats TERM does not."""
+    job_id = scene.queue.enqueue(scene.journal.command(HELD)).id
+    group = scene.start()
+    scene.noted("start")
+
+    group.send(signal.SIGTERM)
+    scene.eventually(lambda: STOPPING in group.out)
+    group.send(signal.SIGTERM)
+    group.send(signal.SIGHUP)
+    scene.queue.cancel(scene.queue.enqueue("true").id)  # a moment in which the store is used by somebody
+    assert group.running
+    (scene.folder / "go").touch()
+
+    assert 0 == group.wait().code
+    assert "completed" == scene.state(job_id)
+
+
+def test_term_to_an_idle_group_ends_it(scene: Scene) -> None:
+    """Nothing runs, so nothing is waited for."""
+    group = scene.start("--count", "3")
+
+    done = group.stop()
+
+    assert (0, 3) == (done.code, done.out.count(" exiting"))
+    assert [] == scene.queue.store.workers()
+
+
+def test_term_to_one_worker_ends_that_worker_after_its_job(scene: Scene) -> None:
+    """It is not replaced, the others go on; when the last is gone the group ends with exit code 0."""
+    jobs = scene.queue.enqueue_many([scene.journal.command(HELD)] * 2)
+    group = scene.start("--count", "2")
+    scene.noted("start", 2)
+    first, second = group.pids()
+
+    os.kill(first, signal.SIGTERM)
+    scene.eventually(lambda: f"[worker 0] {STOPPING}\n" in group.out)
+    assert alive(first)
+    (scene.folder / "go").touch()
+    scene.gone([first])
+
+    later = scene.queue.enqueue(scene.journal.command()).id
+    scene.until(later, "completed")
+    assert [second] == group.pids()
+    os.kill(second, signal.SIGTERM)
+    done = group.wait()
+    assert (0, 2) == (done.code, done.out.count(" started"))
+    assert ["completed"] * 2 == [scene.state(job_id) for job_id in jobs]
+    scene.judge()
+
+
+def test_quit_to_a_group_ends_its_jobs_at_once(scene: Scene) -> None:
+    """QUIT is what ``worker stop --now`` sends: the command's tree is ended and the job put back."""
+    job_id = scene.queue.enqueue(scene.journal.command("sleep 60")).id
+    group = scene.start()
+    scene.noted("start")
+
+    done = group.stop(signal.SIGQUIT, timeout=15)
+
+    assert 0 == done.code
+    job = scene.queue.get(job_id)
+    assert ("pending", 1, 0) == (job.state, job.attempts, job.failures)
+    assert ["stopped"] == scene.outcomes(job_id)
+    assert f"[worker 0] job {job_id} put back" in done.out.splitlines()
+    scene.judge(ended=False)
+
+
+def test_a_group_that_was_told_to_ignore_hang_ups_does(scene: Scene) -> None:
+    """``nohup queuectl worker start`` survives the end of its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it to what it starts
+    try:
+        group = scene.start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    group.send(signal.SIGHUP, group=True)
+    job_id = scene.queue.enqueue(scene.journal.command()).id
+    scene.until(job_id, "completed")
+
+    assert STOPPING not in group.out
+    group.stop()
+
+
+def test_a_signal_at_any_moment_of_the_start_ends_the_group_in_order(scene: Scene) -> None:
+    """TERM that comes while the supervisor starts or its workers come up leaves nobody behind."""
+    for moment in range(10):
+        group = scene.start("--count", "2", wait=False)
+        # Before it has registered TERM ends it as it ends any program; it has started nobody then.
+        scene.eventually(group.is_registered)
+        scene.eventually(partial(group.has_said, ["", "[worker 0]", "[worker 1]"][moment % 3]))
+
+        assert 0 == group.stop().code
+
+        assert [] == scene.queue.store.workers()
