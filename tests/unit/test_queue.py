@@ -1,0 +1,360 @@
+"""The Python API over a store: what ``Queue`` adds to the store's verbs. Runs are played by hand, no worker runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from queuectl import Queue
+from queuectl.errors import InvalidJob, InvalidSetting, JobExists, JobNotFound, NotInDlq, QueuectlError, StoreRefused
+from queuectl.job import JobFilter
+from queuectl.jobspec import JobSpec
+from tests.store.build import cancelled, completed, dead, failed, worker
+
+
+@pytest.fixture
+def queue(home):
+    """A queue in the test's own home, with one registered worker that does nothing by itself."""
+    with Queue() as queue:
+        queue.store.register(worker("w1"))
+        yield queue
+
+
+def claim(queue):
+    """Begin a run of the most urgent job, as a worker would."""
+    return queue.store.claim("w1", 1)[0]
+
+
+def end(queue, how):
+    """Run the most urgent job and end it as *how* says; return its id."""
+    begun = claim(queue)
+    assert [True] == queue.store.finish("w1", [how(begun, queue.now())]).accepted
+    return begun.job.id
+
+
+# -- opening ----------------------------------------------------------------------------------
+
+
+def test_the_store_is_in_the_home_unless_named(home, tmp_path, monkeypatch):
+    """A path, QUEUECTL_DB, or jobs.db in the home: in that order."""
+    named = str(tmp_path / "named.db")
+    by_environment = str(tmp_path / "environment.db")
+    with Queue() as plain:
+        assert str(home / "jobs.db") == plain.store.location
+    monkeypatch.setenv("QUEUECTL_DB", by_environment)
+    with Queue() as second, Queue(named) as third:
+        assert [by_environment, named] == [second.store.location, third.store.location]
+
+
+@pytest.mark.parametrize("form", ["{0}", "sqlite://{0}", "sqlite:///{0}", "~/here.db", "here.db"])
+def test_a_store_may_be_named_in_several_ways(home, form):
+    """A path, absolute, relative or in the home directory, or a URL."""
+    path = os.path.join(os.getcwd(), "here.db")
+
+    with Queue(form.format(path)) as queue:
+        assert path == os.path.realpath(queue.store.location)
+
+
+def test_an_unknown_kind_of_store_is_refused(home):
+    """A URL of another database is not taken for a path."""
+    with pytest.raises(StoreRefused, match="unknown kind of store mysql://"):
+        Queue("mysql://host/db")
+
+
+def test_a_closed_queue_says_so(queue):
+    """Every use after the closing is an error of the family; closing again is allowed."""
+    queue.close()
+    queue.close()
+
+    with pytest.raises(QueuectlError, match="closed"):
+        queue.get("job1")
+
+
+# -- jobs come in -----------------------------------------------------------------------------
+
+
+def test_an_enqueued_job_comes_back_as_stored(queue):
+    """The fields are those of the JSON; durations and hyphens are read; the directory is the caller's."""
+    job = queue.enqueue("echo hi", priority=5, delay="2h30m", timeout="1.5m", tags=["a"], **{"max-retries": 7})
+
+    assert ("job1", "echo hi", 5, 90.0, ["a"], 7) == (
+        job.id, job.command, job.priority, job.timeout_s, job.tags, job.max_retries,
+    )  # fmt: skip
+    assert (os.getcwd(), 9000.0) == (job.cwd, job.run_at - job.created_at)
+
+
+def test_many_jobs_come_in_together(queue):
+    """Commands, mappings and checked descriptions may be mixed; ids are in order."""
+    ids = queue.enqueue_many(["true", {"command": "a", "id": "mine"}, JobSpec("b", "/")])
+
+    assert ["job1", "mine", "job2"] == ids
+    assert ["true", "a", "b"] == [job.command for job in queue.jobs()]
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        ({"command": " "}, InvalidJob, "^job 2: job field 'command'"),
+        ({"comand": "x"}, InvalidJob, "^job 2: unknown job field 'comand'"),
+        ({"command": "x", "id": "taken"}, JobExists, "^the id taken is taken"),
+    ],
+)
+def test_one_bad_job_refuses_them_all(queue, bad, error, message):
+    """Nothing is stored, the message tells which, and no id is used up."""
+    queue.enqueue("true", id="taken")
+
+    with pytest.raises(error, match=message):
+        queue.enqueue_many(["true", bad, "true"])
+
+    assert (["taken"], "job1") == ([job.id for job in queue.jobs()], queue.enqueue("true").id)
+
+
+# -- looking ----------------------------------------------------------------------------------
+
+
+def test_a_job_that_does_not_exist_is_not_found(queue):
+    """``get``, ``runs``, ``output``, ``wait`` and ``edit`` all say which."""
+    for look in (queue.get, queue.runs, queue.output, queue.wait, lambda job_id: queue.edit(job_id, priority=1)):
+        with pytest.raises(JobNotFound, match="job9"):
+            look("job9")
+
+
+def test_jobs_are_read_page_by_page_without_a_seam(queue):
+    """More jobs than a page: all of them, in order, whichever way; a limit cuts anywhere."""
+    ids = queue.enqueue_many(["true"] * 2300)
+
+    assert ids == [job.id for job in queue.jobs()]
+    assert ids[::-1] == [job.id for job in queue.jobs(descending=True)]
+    assert sorted(ids) == [job.id for job in queue.jobs(sort="id")]
+    assert ids[:2150] == [job.id for job in queue.jobs(limit=2150)]
+    assert [] == list(queue.jobs(limit=0))
+
+
+def test_output_is_that_of_the_last_run_or_the_one_named(queue):
+    """Each run has its own; a job that has not run has none; an unknown run is an error."""
+    queue.enqueue("true", max_retries=5)
+    assert b"" == queue.output("job1")
+    for text in (b"first", b"second"):
+        begun = claim(queue)
+        queue.store.append_output(begun.run_id, [(0, text)])
+        queue.store.finish("w1", [failed(begun, queue.now(), retry_at=queue.now())])
+
+    assert (b"second", b"first") == (queue.output("job1"), queue.output("job1", 1))
+    with pytest.raises(QueuectlError, match="job1 has had 2 runs; there is no run 3"):
+        queue.output("job1", 3)
+
+
+def test_a_cut_in_the_output_is_marked(queue):
+    """Where the middle is missing stands a line of its own, with the number of bytes."""
+    queue.enqueue("true")
+    queue.store.append_output(claim(queue).run_id, [(0, b"head"), (104, b"tail")])
+
+    assert b"head\n[queuectl: 100 bytes were cut here]\ntail" == queue.output("job1")
+
+
+def test_followed_output_comes_piece_by_piece_to_the_end(queue):
+    """What is there, what comes while it is followed, and then the end of the run."""
+    queue.enqueue("true")
+    begun = claim(queue)
+    queue.store.append_output(begun.run_id, [(0, b"one")])
+    follower = queue.follow("job1")
+
+    pieces = [next(follower)]
+    queue.store.append_output(begun.run_id, [(3, b"two")])
+    pieces.append(next(follower))
+    queue.store.append_output(begun.run_id, [(6, b"three")])
+    queue.store.finish("w1", [completed(begun)])
+    pieces += follower
+
+    assert [b"one", b"two", b"three"] == pieces
+
+
+def test_following_a_job_that_never_ran_ends_with_it(queue):
+    """A job cancelled before its first run has no output to wait for."""
+    queue.enqueue("true")
+    queue.cancel("job1")
+
+    assert [] == list(queue.follow("job1"))
+
+
+def test_the_status_counts_every_state(queue):
+    """Over all queues; with the age of the oldest due job and the paused queues."""
+    queue.enqueue_many([{"command": "true", "queue": name} for name in ("a", "b", "b")])
+    end(queue, completed)
+    queue.pause("b")
+
+    status = queue.status()
+
+    assert {"pending": 2, "processing": 0, "failed": 0, "completed": 1, "dead": 0, "cancelled": 0} == status.jobs
+    assert (["b"], True) == (status.paused_queues, status.oldest_due_age_s >= 0)
+
+
+# -- waiting ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("how", "state"), [(completed, "completed"), (dead, "dead"), (cancelled, "cancelled")])
+def test_waiting_ends_with_the_job(queue, how, state):
+    """An ended job is returned at once, whatever its end."""
+    queue.enqueue("true")
+    end(queue, how)
+
+    assert state == queue.wait("job1").state
+
+
+def test_waiting_sees_an_end_that_comes_later(queue):
+    """``tick`` is called between looks; the answer has the jobs in the order asked for."""
+    queue.enqueue_many(["true", "true"])
+    ends = [completed, dead]
+
+    jobs = queue.wait_all(["job2", "job1", "job2"], tick=lambda: ends and end(queue, ends.pop(0)))
+
+    assert [("job2", "dead"), ("job1", "completed"), ("job2", "dead")] == [(job.id, job.state) for job in jobs]
+
+
+@pytest.mark.parametrize("timeout", [0, 0.05])
+def test_waiting_ends_at_its_timeout(queue, timeout):
+    """TimeoutError, which names what had not ended; a failed job that waits for its retry has not."""
+    queue.enqueue_many(["true", "true"])
+    end(queue, failed)
+
+    with pytest.raises(TimeoutError, match="^job1, job2 had not ended"):
+        queue.wait_all(["job1", "job2"], timeout)
+
+
+def test_waiting_for_a_job_that_is_deleted_ends(queue):
+    """It will never end, so it is not found."""
+    queue.enqueue("true")
+
+    with pytest.raises(JobNotFound):
+        queue.wait_all(["job1"], tick=lambda: (queue.cancel("job1"), queue.prune(JobFilter())))
+
+
+# -- moving and switches ----------------------------------------------------------------------
+
+
+def test_cancelling_a_running_job_waits_as_long_as_asked(queue):
+    """Without waiting it is still processing; the store keeps the wish."""
+    queue.enqueue("true")
+    claim(queue)
+
+    assert {"job1": "processing"} == queue.cancel("job1", wait_s=0.03)
+    assert queue.get("job1").cancel_requested
+
+
+def test_the_dlq_is_retried_all_or_none(queue):
+    """An id that is not dead refuses them all."""
+    queue.enqueue_many(["true", "true"])
+    end(queue, dead)
+
+    with pytest.raises(NotInDlq, match="job2"):
+        queue.retry_dead("job1", "job2")
+    assert "dead" == queue.get("job1").state
+    queue.retry_dead("job1")
+    assert "pending" == queue.get("job1").state
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"id": "other"}, "job field 'id' cannot be changed"),
+        ({"priority": "high"}, "job field 'priority' must be"),
+        ({"state": "dead"}, "job field 'state' is set by queuectl itself"),
+        ({"run_at": "2030-01-31T08:00Z", "delay": 5}, "both given"),
+    ],
+)
+def test_a_bad_edit_changes_nothing(queue, fields, message):
+    """Checked like an enqueue."""
+    before = queue.enqueue("true")
+
+    with pytest.raises(InvalidJob, match=message):
+        queue.edit("job1", **fields)
+
+    assert before == queue.get("job1")
+
+
+def test_an_edit_reads_values_like_an_enqueue(queue):
+    """Durations and hyphens too; the job comes back as it is now."""
+    queue.enqueue("true")
+
+    job = queue.edit("job1", timeout="2m", command="false", **{"max-retries": 0})
+
+    assert (120.0, "false", 0) == (job.timeout_s, job.command, job.max_retries)
+
+
+def test_a_prune_goes_on_until_all_are_gone(queue):
+    """Thousands are deleted in steps, and counted."""
+    queue.cancel(*queue.enqueue_many(["true"] * 2100))
+
+    assert (2100, []) == (queue.prune(JobFilter()), list(queue.jobs()))
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2**31])
+def test_a_limit_that_makes_no_sense_is_refused(queue, limit):
+    """A queue that may run nothing is paused, not limited."""
+    with pytest.raises(QueuectlError, match="limit must be a whole number from 1"):
+        queue.limit("a", limit)
+
+    assert [] == queue.queues()
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a b", "x" * 129, "a\0"])
+def test_a_queue_needs_a_name(queue, name):
+    """Switches are set for names that a job could have."""
+    for switch in (queue.pause, queue.resume, lambda bad: queue.limit(bad, 3)):
+        with pytest.raises(InvalidJob, match="a queue's name must be"):
+            switch(name)
+
+
+def test_settings_are_checked_and_may_be_called_by_their_other_names(queue):
+    """Stored under one name, as typed; a bad value changes nothing; unset brings the default back."""
+    queue.set_setting("default-max-retries", " 7 ")
+    with pytest.raises(InvalidSetting):
+        queue.set_setting("max_retries", "many")
+
+    assert ({"max_retries": "7"}, 7) == (queue.settings(), queue.config().max_retries)
+    queue.unset_setting("max-retries")
+    assert ({}, 3) == (queue.settings(), queue.config().max_retries)
+
+
+# -- threads and forks ------------------------------------------------------------------------
+
+
+def test_threads_may_share_a_queue(queue):
+    """One lock lets them in one at a time: no id twice, no error."""
+    ids, troubles = [], []
+
+    def enqueue():
+        try:
+            ids.extend(queue.enqueue("true").id for _ in range(25))
+        except BaseException as trouble:
+            troubles.append(trouble)
+
+    threads = [threading.Thread(target=enqueue) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert ([], 100) == (troubles, len(set(ids)))
+
+
+@pytest.mark.posix
+def test_a_forked_child_has_a_connection_of_its_own(queue):
+    """Both sides go on enqueueing, and the parent's connection is neither used nor closed by the child."""
+    queue.enqueue("parent")
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            queue.enqueue("child")
+            queue.close()
+            code = 0
+        finally:
+            os._exit(code)
+    status = os.waitpid(pid, 0)[1]
+    queue.enqueue("parent")
+
+    assert (0, ["parent", "child", "parent"]) == (status, [job.command for job in queue.jobs()])
+    assert [] == queue.check()
