@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import time
 
 from queuectl import faults
@@ -101,7 +102,7 @@ class _MakersLock:
     def __enter__(self) -> None:
         while True:
             self._file = open(self._path, "w", encoding="ascii")
-            if os.name == "nt":  # there a file in use cannot be renamed: that is lock enough
+            if sys.platform == "win32":  # there a file in use cannot be renamed: that is lock enough
                 return
             import fcntl
 
@@ -111,6 +112,8 @@ class _MakersLock:
             self._file.close()  # its holder removed it meanwhile: this lock holds nobody off
 
     def __exit__(self, *what: object) -> None:
+        if sys.platform == "win32":  # there a file that is open cannot be removed; the last to close it does so
+            self._file.close()
         try:
             os.unlink(self._path)
         except OSError:

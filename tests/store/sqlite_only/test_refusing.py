@@ -91,6 +91,7 @@ def test_a_store_with_an_overwritten_part_is_left_alone(path, store, offset):
     assert bytes(data) == open_bytes(path)
 
 
+@pytest.mark.posix("Windows neither moves nor replaces a file that is open")
 def test_a_store_that_vanished_is_not_written_into_nothing(path, store):
     """What would be lost is refused, and no new store is made in its place."""
     store.add([spec()], T0)
@@ -103,6 +104,7 @@ def test_a_store_that_vanished_is_not_written_into_nothing(path, store):
     assert ["job2"] == store.add([spec()], T0)
 
 
+@pytest.mark.posix("Windows neither moves nor replaces a file that is open")
 def test_a_store_that_was_replaced_is_not_written(path, store, tmp_path):
     """Neither the old file, which nobody can find any more, nor the new one, which is another store."""
     other = str(tmp_path / "other.db")
