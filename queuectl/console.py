@@ -38,8 +38,9 @@ class Console:
             elif not _is_file(fd):
                 import select
 
+                self._fd = _of_its_own(fd)
                 self._poll = select.poll()
-                self._poll.register(fd, select.POLLOUT)
+                self._poll.register(self._fd, select.POLLOUT)
         except OSError:
             self._fd = None
 
@@ -201,6 +202,22 @@ def _encoding_of(fd: int) -> str:
 
 def _append(path: str) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def _of_its_own(fd: int) -> int:
+    """Open what *fd* writes to once more, so that a write never waits; *fd* itself where that cannot be done.
+
+    A terminal or pipe that polls as writable may have less room than is written, or another process may
+    fill it first. *fd* cannot be made non-blocking instead: whoever else has it would see that too.
+    """
+    if sys.platform == "win32":
+        return fd
+    for path in (f"/proc/self/fd/{fd}", os.ttyname(fd) if os.isatty(fd) else ""):
+        try:
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError:
+            continue
+    return fd
 
 
 def _is_file(fd: int) -> bool:

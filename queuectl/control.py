@@ -13,7 +13,7 @@ from queuectl.runner import QUIT, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional, Set
+    from typing import Dict, List, Optional
 
     from queuectl.db.base import Store
     from queuectl.job import Worker
@@ -44,16 +44,17 @@ def stop_workers(store: Store, now: bool = False, timeout_s: Optional[float] = N
         timeout_s: How long to wait until they are gone; None: as long as it takes.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    asked: Set[str] = set()
+    asked: Dict[str, Worker] = {}
     while True:
-        left = local_workers(store)
+        new = [worker for worker in local_workers(store) if worker.id not in asked]
+        asked.update((worker.id, worker) for worker in new)
+        # A worker takes its entry away a moment before its process ends.
+        left = [worker for worker in asked.values() if identity.is_running(worker.pid, worker.pid_started)]
         if not left:
             _sweep(store)
             return []
-        new = [worker for worker in left if worker.id not in asked]
         if new:
             _ask(store, new, now)
-            asked.update(worker.id for worker in new)
             faults.point("stopping")
         if deadline is not None and time.monotonic() >= deadline:
             return left

@@ -85,7 +85,8 @@ def sweep(store: Store, judge_hung: bool = False) -> List[Lost]:
     now_mono = time.monotonic()
     for worker in store.workers():
         state = condition(worker, store, config.lease, now_mono)
-        if state == DEAD or (state == HUNG and (judge_hung or worker.state == "lost")):
+        # One that hangs without a run keeps no job waiting: it goes on when it wakes up.
+        if state == DEAD or (state == HUNG and (judge_hung or worker.state == "lost") and store.runs_of(worker.id)):
             released += _recover(store, worker, state, config.max_lost)
     for worker_id in store.ownerless():
         run_ids = [run_id for _, run_id in store.runs_of(worker_id)]

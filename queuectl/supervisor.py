@@ -10,6 +10,7 @@ import sys
 import time
 
 from queuectl import clock, events, recovery
+from queuectl.console import Console
 from queuectl.control import local_workers
 from queuectl.db import home, open_store
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
@@ -62,6 +63,7 @@ class Supervisor:
         self._stop = 0
         self._interrupts = 0
         self._quiet = bool(options["daemon"])
+        self._console = Console()  # never waits: a held terminal must not keep workers from being stopped
         self._lease_s = recovery.lease_of(store)
         self._healthy_since_mono = time.monotonic()
         self._sweep_mono = 0.0
@@ -106,6 +108,7 @@ class Supervisor:
             self._notifier.alive(now_mono)
             if all(slot.process is None and (self._stop or slot.restart_mono is None) for slot in self._slots):
                 break
+            self._console.flush()
             self._sleep(now_mono)
         self._leave()
         return INTERRUPTED if self._interrupts > 1 else 0
@@ -268,14 +271,11 @@ class Supervisor:
             self._write_pids()
         except QueuectlError:
             pass
+        self._console.finish()
 
     def _say(self, line: str) -> None:
         if not self._quiet:
-            try:
-                sys.stdout.write(line + "\n")
-                sys.stdout.flush()
-            except (OSError, ValueError):
-                pass
+            self._console.line(line)
 
     def abandon(self) -> None:
         """The store is gone: let the workers end what they can and go."""

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from queuectl import clock, events, faults
+from queuectl import clock, events, faults, recovery
 from queuectl.config import Config
 from queuectl.console import Console, LogFile
 from queuectl.db import open_store
@@ -38,6 +38,8 @@ GRACEFUL, NOW = 1, 2
 # How often a worker looks for orders (cancel, stop) while commands run, and for work that no bell announced.
 TICK_S = 0.5
 IDLE_TICK_S = 1.0
+# How often a worker without a supervisor looks for others that died.
+SWEEP_S = 2.0
 # A run this old is written down for recovery; shorter ones are spared the cost.
 NOTE_AFTER_S = 0.02
 # Ends that come closer than this share one sync of the disk.
@@ -83,6 +85,7 @@ class WorkerProcess:
         self._hungry = True  # whether to look for work in this turn
         self._not_before_mono = 0.0  # no look at the store before this, after trouble
         self._tick_mono = 0.0
+        self._sweep_mono = 0.0
         self._note_mono: Optional[float] = None
         self._due_mono: Optional[float] = None
         self._config = Config(store.settings())
@@ -311,6 +314,17 @@ class WorkerProcess:
         for execution in self._running.values():
             if execution.claim.run_id in orders.cancelled_runs:
                 self._end(execution, Outcome.CANCELLED, now_mono)
+        if self._reactor.orphaned and now_mono >= self._sweep_mono:
+            self._sweep(now_mono)
+
+    def _sweep(self, now_mono: float) -> None:
+        """Give back the jobs of other workers that died: the supervisor, who did it, is gone."""
+        self._sweep_mono = now_mono + SWEEP_S
+        try:
+            for lost in recovery.sweep(self._store):
+                self._console.line(events.lost(*lost))
+        except StoreUnavailable as error:
+            self._trouble(str(error))
 
     def _fence_by_clock(self, now_mono: float) -> None:
         """End the own commands when the lease is over, database reachable or not."""
@@ -337,7 +351,7 @@ class WorkerProcess:
         self._ended = []
         self._flow.pending = []
         self._hang_up()
-        self._membership.forget()
+        self._membership.leave()
         self._membership.enter(self._config.lease)
         self._console.line(events.fenced(self._number))
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from typing import Iterator, List
+from typing import Callable, Iterator, List
 
 import pytest
 
@@ -140,14 +140,12 @@ def test_a_command_that_ignores_every_signal_ends_at_the_second_ctrl_c(scene: Sc
     scene.judge(ended=False)
 
 
+@pytest.mark.parametrize("keys", [b"\x13", b""], ids=["ctrl-s", "nobody reads"])
 def test_a_terminal_that_is_held_keeps_nobody_from_working(
-    scene: Scene,
-    terminal: Terminal,
-    cli,
-    background,
+    scene: Scene, terminal: Terminal, cli: Callable[..., Result], keys: bytes
 ) -> None:
-    """After Ctrl-S jobs still run, a killed worker is still replaced, and the group can still be stopped."""
-    terminal.type(b"\x13")
+    """Jobs still run, a killed worker is still replaced, and the group can still be stopped."""
+    terminal.type(keys)
     ids = scene.queue.enqueue_many([scene.journal.command("yes | head -c 300000")] * 2)
     for job_id in ids:
         scene.until(job_id, "completed")
