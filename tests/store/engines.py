@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
+from tests.postgres_server import fresh_schema, shared_server
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,4 +23,11 @@ def sqlite(folder: Path) -> Iterator[str]:
     yield str(folder / "jobs.db")
 
 
-ENGINES: Dict[str, Callable[[Path], ContextManager[str]]] = {"sqlite": sqlite}
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """A schema of its own on the server of this test process."""
+    with fresh_schema(shared_server()) as url:
+        yield url
+
+
+ENGINES: Dict[str, Callable[[Path], ContextManager[str]]] = {"postgres": postgres, "sqlite": sqlite}

@@ -1,0 +1,114 @@
+"""Opening a PostgreSQL store by its URL; the engine itself is imported only then, and needs psycopg 3.
+
+``postgresql://user@host:5432/database?schema=queuectl``: anything that libpq understands, and ``schema``, the
+schema that holds the store. The password may stand in the URL, in ``PGPASSWORD`` or in ``~/.pgpass``;
+no message ever shows it.
+"""
+
+from __future__ import annotations
+
+from queuectl.errors import MissingExtra, StoreRefused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, NamedTuple, Tuple
+
+    from queuectl.db.base import Store
+
+    class Address(NamedTuple):
+        """Where a store is: what libpq is told, the schema, and a form for messages."""
+
+        parameters: Dict[str, str]
+        schema: str
+        location: str
+
+
+DEFAULT_SCHEMA = "queuectl"
+# With room for what is put before and after it in names that PostgreSQL cuts at 63 bytes.
+MOST_SCHEMA_LETTERS = 40
+# A peer that is gone is noticed within about 15 s even when no packet comes back.
+PARAMETERS = {
+    "connect_timeout": "10",
+    "keepalives": "1",
+    "keepalives_idle": "5",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+    "fallback_application_name": "queuectl",
+}
+
+
+def open_postgres(url: str) -> Store:
+    """Open the store that *url* names, making or upgrading its tables if need be.
+
+    Raises:
+        MissingExtra: psycopg is not installed.
+        StoreError: The URL is wrong, the server cannot be reached, or the schema is not ours.
+    """
+    try:
+        import psycopg
+    except ModuleNotFoundError:
+        raise MissingExtra("the PostgreSQL store", "psycopg", "postgres") from None
+    except ImportError:  # psycopg is there, but neither its binary part nor a libpq
+        raise StoreRefused(
+            "the PostgreSQL store needs libpq, which psycopg does not find: pip install 'psycopg[binary]'"
+        ) from None
+    from queuectl.db.postgres_store import PostgresStore
+
+    assert psycopg
+    return PostgresStore(parse_url(url))
+
+
+def parse_url(url: str) -> Address:
+    """Return the address that *url* means.
+
+    Raises:
+        StoreRefused: It cannot be read. The message does not repeat it: it may hold a password.
+    """
+    from collections import namedtuple
+
+    from psycopg import ProgrammingError, conninfo
+
+    plain, schema = _without_schema(url)
+    try:
+        given = {key: str(value) for key, value in conninfo.conninfo_to_dict(plain).items()}
+    except ProgrammingError:
+        raise StoreRefused(
+            "the store's URL cannot be read. It looks like postgresql://user@host:5432/database, with any of "
+            ":/?#[]@% in a password written as %XX."
+        ) from None
+    given["client_encoding"] = "UTF8"
+    make = namedtuple("Address", ["parameters", "schema", "location"])
+    return make({**PARAMETERS, **given}, schema, _for_messages(given, schema))  # type: ignore[return-value]
+
+
+def _without_schema(url: str) -> Tuple[str, str]:
+    """Take ``schema=NAME``, which libpq does not know, out of the URL; return the rest and the name."""
+    base, mark, query = url.partition("?")
+    kept = []
+    schema = DEFAULT_SCHEMA
+    for pair in query.split("&") if mark else ():
+        name, _, value = pair.partition("=")
+        if name == "schema":
+            schema = value
+        else:
+            kept.append(pair)
+    plain = schema.replace("_", "a")
+    if not (0 < len(schema) <= MOST_SCHEMA_LETTERS and plain.isascii() and plain.isalnum() and plain == plain.lower()):
+        raise StoreRefused(
+            f"the schema of a store must be a name of up to {MOST_SCHEMA_LETTERS} of a-z 0-9 _, not {ascii(schema[:60])}."
+        )
+    if schema[0].isdigit() or schema.startswith("pg_"):
+        raise StoreRefused(f"the schema of a store must not begin with a digit or pg_, as {schema} does.")
+    return base + ("?" + "&".join(kept) if kept else ""), schema
+
+
+def _for_messages(given: Dict[str, str], schema: str) -> str:
+    host = given.get("host") or given.get("hostaddr", "")
+    place = host.replace("/", "%2F")
+    if given.get("port"):
+        place += ":" + given["port"]
+    if given.get("user"):
+        place = given["user"] + "@" + place
+    location = f"postgresql://{place}/{given.get('dbname', '')}"
+    return location if schema == DEFAULT_SCHEMA else f"{location}?schema={schema}"

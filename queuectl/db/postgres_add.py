@@ -1,0 +1,342 @@
+"""Jobs come into a PostgreSQL store: one in a single statement, many through COPY.
+
+The row of ``numbers`` is locked from the drawing of a number to the commit, so that ids come in order and
+without gaps, and jobs are committed in the order of their rows. A very large batch draws its numbers first, in a
+transaction of their own, and holds up nobody while it is copied.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from queuectl import faults
+from queuectl.db.postgres_link import ConnectionLost
+from queuectl.db.postgres_views import PostgresViews
+from queuectl.db.rules import generated_number, number_jobs, refuse_spent, to_json
+from queuectl.errors import StoreUnavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence
+
+    from queuectl.db.postgres_link import Run
+    from queuectl.jobspec import JobSpec
+
+# A batch larger than this draws its numbers beforehand.
+LARGE = 5000
+# Adds within this time of a notification send none of their own; whoever was woken by it looks again after it.
+QUIET_S = 0.05
+# How long an add whose answer was lost tries to find out what became of it.
+FIND_OUT_S = 10.0
+# ... among the newest rows, so many of them.
+FIND_OUT_ROWS = 5_000_000
+COPY_BYTES = 256 * 1024
+NULL = "\\N"
+
+
+class NotKnown(StoreUnavailable):
+    """Whether the jobs were stored could not be found out."""
+
+
+class PostgresAdd(PostgresViews):
+    """The verb ``add``."""
+
+    def add(self, specs: Iterable[JobSpec], now: Optional[float] = None) -> List[str]:
+        """See ``Store.add``."""
+        specs = specs if isinstance(specs, list) else list(specs)
+        if not specs:
+            return []
+        token = int.from_bytes(os.urandom(8), "big") >> 1
+        ids = None
+        if len(specs) == 1 and specs[0].id is None:
+            ids = self._add_one(specs[0], token, now)
+        elif len(specs) > LARGE and all(spec.id is None for spec in specs):
+            ids = self._add_large(specs, token, now)
+        if ids is None:
+            ids = self._add_batch(specs, token, now)
+        faults.point("added")
+        return ids
+
+    @property
+    def channel(self) -> str:
+        """The name under which idle workers listen."""
+        return f"queuectl_{self.schema}"
+
+    # -- one ----------------------------------------------------------------------------------
+
+    def _add_one(self, spec: JobSpec, token: int, now: Optional[float]) -> Optional[List[str]]:
+        """Add one job under a generated id in one statement; None if numbers were taken: then it is not so simple."""
+        parameters = {
+            "now": now, "token": token, "queue": spec.queue, "priority": spec.priority, "run_at": spec.run_at,
+            "delay_s": spec.delay_s, "command": spec.command, "cwd": spec.cwd, "env": to_json(spec.env),
+            "tags": to_json(spec.tags), "timeout_s": spec.timeout_s, "backoff_base": spec.backoff_base,
+            "max_retries": spec.max_retries, "channel": self.channel, "quiet_s": QUIET_S,
+        }  # fmt: skip
+        faults.point("adding")
+        try:
+            rows = self._once(_ADD_ONE, parameters)
+        except ConnectionLost as error:
+            return self._find_out(error, token, 1)
+        return [row[0] for row in rows] or None
+
+    # -- many ---------------------------------------------------------------------------------
+
+    def _add_batch(self, specs: Sequence[JobSpec], token: int, now: Optional[float]) -> List[str]:
+        """Add jobs with given ids or more than one, holding the numbers to the commit."""
+
+        def body(run: Run) -> List[str]:
+            next_number, has_taken, clock_at, default = run(_LOCK_NUMBERS).fetchone()
+            before = {row[0] for row in run("SELECT number FROM queuectl.taken_numbers")} if has_taken else set()
+            given = [spec.id for spec in specs if spec.id is not None]
+            taken = set(before)
+            if given:
+                found = run("SELECT id FROM queuectl.jobs WHERE id = ANY(%s::text[])", (given,))
+                refuse_spent(given, {row[0] for row in found}, next_number, before)
+                taken.update(filter(None, map(generated_number, given)))
+            ids, after, ahead = number_jobs(specs, next_number, taken)
+            self._copy(run, specs, ids, token, clock_at if now is None else now, default)
+            if before or ahead:
+                run("DELETE FROM queuectl.taken_numbers WHERE number < %s::bigint", (after,))
+                run("INSERT INTO queuectl.taken_numbers SELECT unnest(%s::bigint[])", (sorted(ahead - before),))
+            run(_SET_NUMBERS, {"next": after, "taken": bool(ahead), "channel": self.channel})
+            faults.point("adding")
+            return ids
+
+        return self._or_find_out(body, specs, token)
+
+    def _add_large(self, specs: Sequence[JobSpec], token: int, now: Optional[float]) -> Optional[List[str]]:
+        """Add a large batch; None if numbers were taken."""
+
+        def draw(run: Run) -> Any:
+            return run(_DRAW_NUMBERS, {"count": len(specs)}).fetchone()
+
+        drawn = self._write(draw)
+        if drawn is None:
+            return None
+        first, clock_at, default = drawn
+        ids = ["job%d" % number for number in range(first, first + len(specs))]
+
+        def body(run: Run) -> List[str]:
+            self._copy(run, specs, ids, token, clock_at if now is None else now, default)
+            run(_TOUCH_NUMBERS, {"channel": self.channel})  # locked to the commit, as by every add: see _find_out
+            faults.point("adding")
+            return ids
+
+        try:
+            return self._or_find_out(body, specs, token)
+        except NotKnown:
+            raise
+        except BaseException:
+            self._give_back(first, first + len(specs))
+            raise
+
+    def _give_back(self, first: int, after: int) -> None:
+        """Undo the drawing of numbers if nobody has drawn since and nothing was stored."""
+        try:
+            self._write(lambda run: run(_RETURN_NUMBERS, {"first": first, "after": after, "id": "job%d" % first}))
+        except StoreUnavailable:
+            pass  # a gap is no harm
+
+    def _copy(
+        self, run: Run, specs: Sequence[JobSpec], ids: Sequence[str], token: int, now: float, default: int
+    ) -> None:
+        """Write the rows of new jobs, count them, make sure that their queues are there."""
+        counts: Dict[str, int] = {}
+        run.copy(_COPY, _blocks(_copy_lines(specs, ids, token, now, default, counts)))
+        names = sorted(counts)
+        run(_COUNT_NEW, {"names": names, "counts": [counts[name] for name in names]})
+
+    # -- answers that were lost ---------------------------------------------------------------
+
+    def _or_find_out(self, body: Any, specs: Sequence[JobSpec], token: int) -> List[str]:
+        try:
+            return self._write(body)
+        except ConnectionLost as error:
+            return self._find_out(error, token, len(specs))
+
+    def _find_out(self, error: ConnectionLost, token: int, count: int) -> List[str]:
+        """Learn whether an add whose answer was lost was done: never is it repeated on a guess.
+
+        The numbers are locked for the look, so that an add that is still going on has ended before it.
+
+        Raises:
+            StoreUnavailable: It was not; or the server cannot be reached, and it is not known.
+        """
+        deadline_s = time.monotonic() + FIND_OUT_S
+        jobs = "the job was" if count == 1 else f"the {count} jobs were"
+        while True:
+            try:
+                rows = self._write(lambda run: [row[0] for row in self._stored(run, token)])
+                break
+            except StoreUnavailable:
+                if time.monotonic() > deadline_s:
+                    self._unknown(error, jobs)
+                time.sleep(0.05 + os.urandom(1)[0] / 1000)
+        if not rows:
+            raise StoreUnavailable(
+                f"lost the connection to {self.location} ({error.why}); {jobs} not stored. Try again."
+            ) from error
+        return rows
+
+    def _stored(self, run: Run, token: int) -> Iterator[Any]:
+        run(_LOCK_NUMBERS).fetchone()
+        found: Iterator[Any] = run(_STORED, {"token": token, "rows": FIND_OUT_ROWS})
+        return found
+
+    def _unknown(self, error: ConnectionLost, jobs: str) -> NoReturn:
+        raise NotKnown(
+            f"lost the connection to {self.location} ({error.why}); it is not known whether {jobs} stored. "
+            "Look with 'queuectl list' before you enqueue again."
+        ) from error
+
+
+def _copy_lines(
+    specs: Sequence[JobSpec], ids: Sequence[str], token: int, now: float, default: int, counts: Dict[str, int]
+) -> Iterator[str]:
+    """Yield the lines of COPY's text format for new jobs; count them by queue on the way."""
+    common = f"\t{now!r}\t{now!r}\t{token}\n"
+    now_ready = f"1\t{now!r}"
+    for spec, job_id in zip(specs, ids):
+        queue = spec.queue
+        counts[queue] = counts.get(queue, 0) + 1
+        if spec.delay_s is None and spec.run_at is None:
+            when = now_ready
+        else:
+            run_at = float(now + spec.delay_s if spec.delay_s is not None else spec.run_at or 0.0)
+            when = f"{1 if run_at <= now else 2}\t{run_at!r}"
+        retries = default if spec.max_retries is None else spec.max_retries
+        env = escape(to_json(spec.env)) if spec.env else NULL
+        tags = escape(to_json(spec.tags)) if spec.tags else NULL
+        timeout = NULL if spec.timeout_s is None else repr(float(spec.timeout_s))
+        base = NULL if spec.backoff_base is None else repr(float(spec.backoff_base))
+        yield (
+            f"{job_id}\t{queue}\t{when}\t{spec.priority}\t{retries}\t{escape(spec.command)}\t{escape(spec.cwd)}"
+            f"\t{env}\t{tags}\t{timeout}\t{base}{common}"
+        )
+
+
+def escape(text: Optional[str]) -> str:
+    """Return *text* as a field of COPY's text format."""
+    if text is None:
+        return NULL
+    if "\\" in text:
+        text = text.replace("\\", "\\\\")
+    if "\n" in text or "\t" in text or "\r" in text:
+        text = text.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    return text
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[bytes]:
+    """Join *lines* to pieces worth sending."""
+    some: List[str] = []
+    size = 0
+    for line in lines:
+        some.append(line)
+        size += len(line)
+        if size >= COPY_BYTES:
+            yield "".join(some).encode()
+            some, size = [], 0
+    yield "".join(some).encode()
+
+
+_COPY = """
+    COPY queuectl.jobs (id, queue, ready, run_at, priority, max_retries, command, cwd, env, tags, timeout_s,
+                        backoff_base, created_at, updated_at, token)
+    FROM STDIN
+    """
+
+_DEFAULT_RETRIES = "coalesce((SELECT value::int FROM queuectl.settings WHERE key = 'max_retries'), 3)"
+
+# The clock is read under the lock, so that jobs are due in the order in which they came.
+_ADD_ONE = f"""
+    WITH drawn AS (
+        UPDATE queuectl.numbers
+           SET next_number = next_number + 1,
+               announced_at = CASE
+                   WHEN extract(epoch FROM statement_timestamp())::float8 - announced_at BETWEEN 0 AND %(quiet_s)s::float8
+                   THEN announced_at ELSE extract(epoch FROM statement_timestamp())::float8 END
+         WHERE one AND NOT has_taken
+        RETURNING next_number - 1 AS number,
+                  announced_at = extract(epoch FROM statement_timestamp())::float8 AS announced,
+                  coalesce(%(now)s::float8, extract(epoch FROM clock_timestamp())::float8) AS now
+    ), named AS (
+        INSERT INTO queuectl.queues (name) SELECT %(queue)s::text FROM drawn ON CONFLICT (name) DO NOTHING
+    ), timed AS MATERIALIZED (
+        SELECT number, now, announced,
+               coalesce(now + %(delay_s)s::float8, %(run_at)s::float8, now) AS run_at
+          FROM drawn
+    ), added AS (
+        INSERT INTO queuectl.jobs (id, queue, ready, run_at, priority, max_retries, command, cwd, env, tags, timeout_s,
+                                   backoff_base, created_at, updated_at, token)
+        SELECT 'job' || number, %(queue)s, CASE WHEN run_at <= now THEN 1 ELSE 2 END, run_at, %(priority)s::int,
+               coalesce(%(max_retries)s::int, {_DEFAULT_RETRIES}), %(command)s, %(cwd)s, %(env)s, %(tags)s,
+               %(timeout_s)s::float8, %(backoff_base)s::float8, now, now, %(token)s::bigint
+          FROM timed
+        RETURNING id
+    ), counted AS (
+        INSERT INTO queuectl.counts AS c (queue, shard, pending)
+        SELECT %(queue)s, 0, count(*) FROM added HAVING count(*) > 0
+        ON CONFLICT (queue, shard) DO UPDATE SET pending = c.pending + excluded.pending
+    )
+    SELECT added.id, CASE WHEN timed.announced THEN pg_notify(%(channel)s, '') END
+      FROM added, timed
+    """
+
+# The lock first, then the clock.
+_LOCK_NUMBERS = f"""
+    WITH locked AS MATERIALIZED (
+        SELECT next_number, has_taken FROM queuectl.numbers WHERE one FOR UPDATE)
+    SELECT next_number, has_taken, extract(epoch FROM clock_timestamp())::float8, {_DEFAULT_RETRIES}
+      FROM locked
+    """
+
+_SET_NUMBERS = """
+    WITH done AS (
+        UPDATE queuectl.numbers
+           SET next_number = %(next)s::bigint, has_taken = %(taken)s,
+               announced_at = extract(epoch FROM clock_timestamp())
+         WHERE one
+        RETURNING 1)
+    SELECT pg_notify(%(channel)s, '') FROM done
+    """
+
+_TOUCH_NUMBERS = """
+    WITH done AS (
+        UPDATE queuectl.numbers SET announced_at = extract(epoch FROM clock_timestamp()) WHERE one RETURNING 1)
+    SELECT pg_notify(%(channel)s, '') FROM done
+    """
+
+_DRAW_NUMBERS = f"""
+    UPDATE queuectl.numbers
+       SET next_number = next_number + %(count)s::bigint
+     WHERE one AND NOT has_taken
+    RETURNING next_number - %(count)s::bigint, extract(epoch FROM clock_timestamp())::float8, {_DEFAULT_RETRIES}
+    """
+
+_RETURN_NUMBERS = """
+    UPDATE queuectl.numbers
+       SET next_number = %(first)s::bigint
+     WHERE one AND next_number = %(after)s::bigint AND NOT EXISTS (SELECT 1 FROM queuectl.jobs WHERE id = %(id)s)
+    """
+
+_STORED = """
+    SELECT id
+      FROM queuectl.jobs
+     WHERE token = %(token)s::bigint AND seq > (SELECT coalesce(max(seq), 0) FROM queuectl.jobs) - %(rows)s::bigint
+     ORDER BY seq
+    """
+
+# Wakes idle workers after the commit; for the rare changes that make work ready without adding any.
+NOTIFY = "SELECT pg_notify(%(channel)s, '')"
+
+_COUNT_NEW = """
+    WITH fresh AS (
+        SELECT * FROM unnest(%(names)s::text[], %(counts)s::bigint[]) AS f (name, pending)
+    ), named AS (
+        INSERT INTO queuectl.queues (name) SELECT name FROM fresh ON CONFLICT (name) DO NOTHING
+    )
+    INSERT INTO queuectl.counts AS c (queue, shard, pending)
+    SELECT name, 0, pending FROM fresh ORDER BY name
+    ON CONFLICT (queue, shard) DO UPDATE SET pending = c.pending + excluded.pending
+    """

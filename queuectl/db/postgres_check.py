@@ -1,0 +1,144 @@
+"""What ``doctor`` looks for in a PostgreSQL store."""
+
+from __future__ import annotations
+
+from queuectl.db.migrate import checksum, migrations
+from queuectl.db.postgres_views import COUNTED
+from queuectl.job import Problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, List
+
+    from queuectl.db.postgres_link import PostgresLink, Run
+
+# Indexes without which claims and listings read whole tables.
+INDEXES = ("jobs_pkey", "jobs_id_key", "jobs_ready", "jobs_waiting", "jobs_listed", "jobs_owned", "jobs_ended", "runs_pkey")
+# A transaction that is open so long keeps all dead rows: claims get slower and slower.
+LONG_S = 600.0
+REPORT = "Please report this as a bug."
+
+
+def check(store: PostgresLink) -> List[Problem]:
+    """Return what is wrong with *store*; an empty list if nothing is."""
+
+    def body(run: Run) -> List[Problem]:
+        # Counting everything is the one thing for which reading whole tables is right.
+        run("SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
+        problems: List[Problem] = []
+        for look in _LOOKS:
+            problems += look(run, store)
+        return problems
+
+    return store._write(body)
+
+
+def _schema(run: Run, _: PostgresLink) -> List[Problem]:
+    applied = dict(run("SELECT n, checksum FROM queuectl.schema_version").fetchall())
+    return [
+        Problem(
+            f"migration {migration.name} is not the one that made this store",
+            "Install the release that wrote it, or a newer one.",
+        )
+        for migration in migrations("postgres")
+        if applied.get(migration.number) != checksum(migration.sql)
+    ]
+
+
+def _indexes(run: Run, store: PostgresLink) -> List[Problem]:
+    sound = {row[0] for row in run(_SOUND_INDEXES, {"schema": store.schema})}
+    return [
+        Problem(
+            f"the index {name} is missing or was not finished",
+            "Make it anew as in the migrations' SQL; until then claims and listings read whole tables.",
+        )
+        for name in INDEXES
+        if name not in sound
+    ]
+
+
+def _counters(run: Run, _: PostgresLink) -> List[Problem]:
+    return [
+        Problem(f"the counters of queue {name} disagree with its jobs", REPORT) for (name,) in run(_WRONG_COUNTERS)
+    ]
+
+
+def _runs(run: Run, _: PostgresLink) -> List[Problem]:
+    problems = []
+    stray = run(_STRAY_RUNS).fetchone()[0]
+    if stray:
+        problems.append(Problem(f"{stray} runs are open without a job", REPORT))
+    for (worker_id,) in run(_UNKNOWN_OWNERS):
+        problems.append(
+            Problem(
+                f"jobs are processing under worker {worker_id}, which nobody knows",
+                "'queuectl worker start' takes them back within seconds.",
+            )
+        )
+    return problems
+
+
+def _old_transactions(run: Run, _: PostgresLink) -> List[Problem]:
+    """Name the oldest open transaction that keeps dead rows; only one of the own role can be seen without privileges."""
+    row = run(_OLDEST_TRANSACTION, {"long": LONG_S}).fetchone()
+    if row is None:
+        return []
+    pid, name, age_s = row
+    return [
+        Problem(
+            f"a transaction of {name or 'an unnamed program'} (server process {pid}) has been open for {age_s:.0f} s; "
+            "PostgreSQL cannot clean up behind the jobs meanwhile",
+            f"End it: SELECT pg_terminate_backend({pid})",
+        )
+    ]
+
+
+_LOOKS: List[Callable[[Any, Any], List[Problem]]] = [_schema, _indexes, _counters, _runs, _old_transactions]
+
+_SOUND_INDEXES = """
+    SELECT c.relname
+      FROM pg_index AS i
+      JOIN pg_class AS c ON c.oid = i.indexrelid
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE n.nspname = %(schema)s AND i.indisvalid AND i.indisready
+    """
+
+_WRONG_COUNTERS = f"""
+    WITH told AS (
+        SELECT queue, {", ".join(f"sum({state}) AS {state}" for state in COUNTED)}
+          FROM queuectl.counts GROUP BY queue
+    ), counted AS (
+        SELECT queue, {", ".join(f"count(*) FILTER (WHERE state = '{state}') AS {state}" for state in COUNTED)}
+          FROM queuectl.jobs GROUP BY queue)
+    SELECT coalesce(told.queue, counted.queue)
+      FROM told FULL JOIN counted ON told.queue = counted.queue
+     WHERE {" OR ".join(f"coalesce(told.{state}, 0) <> coalesce(counted.{state}, 0)" for state in COUNTED)}
+    UNION
+    SELECT queue FROM counted WHERE queue NOT IN (SELECT name FROM queuectl.queues)
+     ORDER BY 1
+    """
+
+_STRAY_RUNS = """
+    SELECT count(*)
+      FROM queuectl.runs AS r
+     WHERE state = 'running'
+       AND NOT EXISTS (SELECT 1 FROM queuectl.jobs AS j WHERE j.worker_id IS NOT NULL AND j.last_run_id = r.run_id)
+    """
+
+_UNKNOWN_OWNERS = """
+    SELECT DISTINCT worker_id
+      FROM queuectl.jobs AS j
+     WHERE worker_id IS NOT NULL
+       AND NOT EXISTS (SELECT 1 FROM queuectl.workers AS w WHERE w.id = j.worker_id)
+     ORDER BY 1
+    """
+
+_OLDEST_TRANSACTION = """
+    SELECT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::float8
+      FROM pg_stat_activity
+     WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
+       AND backend_type = 'client backend' AND datname = current_database()
+       AND xact_start < clock_timestamp() - %(long)s::float8 * interval '1 second'
+     ORDER BY xact_start
+     LIMIT 1
+    """

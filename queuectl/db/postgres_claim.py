@@ -1,0 +1,220 @@
+"""One call of ``finish`` or ``claim``: the statements of ``postgres_turn`` that it takes, and what they answered."""
+
+from __future__ import annotations
+
+import json
+
+from queuectl import faults
+from queuectl.db import postgres_turn as texts
+from queuectl.db.postgres_link import ConnectionLost, boot_s
+from queuectl.db.postgres_turn import ALONE, FIRST_OF_JOB, KNOWN, LIMITED, MANY, NONE, SLACK, chunk, shard_of, turn_sql
+from queuectl.errors import StoreUnavailable
+from queuectl.job import Claim, Job, Outcome
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Sequence
+
+    from queuectl.db.base import Ended, OutputWrite
+    from queuectl.db.postgres_link import Run
+    from queuectl.db.postgres_store import PostgresStore
+
+    Execute = Callable[[str, Dict[str, Any]], List[Any]]
+
+# How far a claim from many queues looks past jobs that others hold before it calls it a day.
+MOST_SLACK = 4096
+
+
+class Turn:
+    """A call on its way: what was claimed so far, and what the last answer said about what is left."""
+
+    def __init__(
+        self, store: PostgresStore, worker_id: str, queues: Sequence[str] = (), now: Optional[float] = None
+    ) -> None:
+        self.claims: List[Claim] = []
+        self._store = store
+        self._worker_id = worker_id
+        self._queues = list(queues)
+        self._now = now
+        self._more = True  # whether another statement may claim something
+        self._due = False
+        self._limited = False
+        self._promoted = False
+        self._slack = SLACK
+
+    # -- what a call is made of ---------------------------------------------------------------
+
+    def hand_in(self, ends: List[Dict[str, Any]], outputs: Sequence[OutputWrite], count: int) -> List[int]:
+        """Write ends and output, and claim in the same statement up to *count* jobs; return the places accepted."""
+        replaced = [write for write in outputs if write[2] is not None]
+        if not replaced:
+            return self._send(self._alone, self._kind() if count else NONE, count, ends, outputs)
+
+        def body(run: Run) -> List[int]:
+            for run_id, _, start in replaced:
+                run("DELETE FROM queuectl.output WHERE run_id = %s AND start >= %s", (run_id, start))
+            return self._send(self._inside(run), NONE, 0, ends, outputs)
+
+        return self._sure(body, ends)
+
+    def claim(self, count: int) -> None:
+        """Claim until *count* jobs are there or no more can be had."""
+        while self._more and len(self.claims) < count:
+            if self._due:
+                self._store._once(texts.PROMOTE, {"now": self._now})
+                faults.point("promoting")
+                self._promoted = True
+            wanted = count - len(self.claims)
+            if self._limited:
+                self._claim_limited(wanted)
+            else:
+                self._send(self._alone, self._kind(), wanted)
+
+    def _claim_limited(self, count: int) -> None:
+        """Claim where queues have limits: what runs in them is counted under a lock, by one claim at a time."""
+        begun = len(self.claims)
+
+        def body(run: Run) -> None:
+            del self.claims[begun:]  # of a try that was rolled back
+            limits = dict(run(texts.LOOK, {"queues": self._queues or None}).fetchall())
+            rooms = _rooms(run, limits)
+            to_lock = sorted(name for name, room in rooms.items() if room is not None)
+            for name in to_lock:
+                run(texts.LOCK_QUEUE, {"name": f"{self._store.schema} {name}"})
+            if to_lock:
+                rooms = _rooms(run, {name: limits[name] for name in rooms})
+            self._send(self._inside(run), LIMITED, count, more={"names": list(rooms), "rooms": list(rooms.values())})
+
+        try:
+            self._sure(body, [])
+        except BaseException:
+            del self.claims[begun:]
+            raise
+
+    # -- statements ---------------------------------------------------------------------------
+
+    def _alone(self, sql: str, values: Dict[str, Any]) -> List[Any]:
+        """Run a statement as a transaction of its own."""
+        try:
+            return self._store._once(sql, values, prepare=True)
+        except ConnectionLost:
+            self._store.in_doubt(self._worker_id, json.loads(values["ends"]))
+            raise
+
+    def _inside(self, run: Run) -> Execute:
+        return lambda sql, values: run(sql, values).fetchall()
+
+    def _sure(self, body: Callable[[Run], Any], ends: List[Dict[str, Any]]) -> Any:
+        try:
+            return self._store._write(body)
+        except ConnectionLost:
+            self._store.in_doubt(self._worker_id, ends)
+            raise
+
+    def _kind(self) -> str:
+        """Choose the statement: for one queue if there is probably no other, which it verifies."""
+        if len(self._queues) == 1:
+            return KNOWN
+        return ALONE if self._store.alone is not None and not self._queues else MANY
+
+    def _send(
+        self,
+        execute: Execute,
+        kind: str,
+        count: int,
+        ends: Sequence[Dict[str, Any]] = (),
+        outputs: Sequence[OutputWrite] = (),
+        more: Optional[Dict[str, Any]] = None,
+    ) -> List[int]:
+        """Run one statement, take its claims, and return the places of the accepted ends."""
+        parts = {(run_id, start): data for run_id, pieces, _ in outputs for start, data in pieces}
+        asked = chunk(count)
+        values = {
+            "now": self._now, "worker": self._worker_id, "shard": shard_of(self._worker_id), "ends": json.dumps(ends),
+            "run_ids": [key[0] for key in parts], "starts": [key[1] for key in parts], "parts": list(parts.values()),
+            "queue": self._queues[0] if kind == KNOWN else self._store.alone, "queues": self._queues or None,
+            "promoted": self._promoted, **(more or {}),
+        }  # fmt: skip
+        sent_s = boot_s()
+        rows = execute(turn_sql(kind, asked, self._slack), values)
+        first = rows[0]
+        self._store.settings_seen = first[0]
+        if self._now is None:
+            self._store._clock_is(first[1], sent_s)
+        if kind != NONE:
+            self._take(kind, asked, rows)
+        return list(first[2] or ())
+
+    def _take(self, kind: str, asked: int, rows: List[Any]) -> None:
+        """Take the claims of an answer, and note whether asking again may bring more."""
+        _, _, _, due, others, limited, looked, lines = rows[0][:8]
+        fresh = []
+        for row in rows:
+            if row[FIRST_OF_JOB] is not None:
+                job = Job._make(row[FIRST_OF_JOB:])
+                fresh.append(Claim(job, job.run_id or 0, job.updated_at))
+        self.claims += fresh
+        self._store.hold(self._worker_id, fresh)
+        self._due = due
+        self._limited = self._limited or limited
+        full = len(fresh) == asked
+        if others:
+            self._store.alone = None
+        elif kind == MANY and not self._queues and not due:
+            self._store.alone = fresh[0].job.queue if lines == 1 and fresh else None
+        if kind == MANY and not full and looked >= asked + self._slack and self._slack < MOST_SLACK:
+            self._slack *= 8  # all that was looked at is held by others: look further
+            full = True
+        self._more = due or others or (limited and kind != LIMITED) or full
+
+
+def _rooms(run: Run, limits: Dict[str, Optional[int]]) -> Dict[str, Optional[int]]:
+    """Return how many more jobs of each queue may run (None: any number), without the queues that are full."""
+    names = [name for name, limit in limits.items() if limit is not None]
+    running = dict(run(texts.RUNNING, {"names": names}).fetchall()) if names else {}
+    rooms = {name: None if limit is None else limit - running.get(name, 0) for name, limit in limits.items()}
+    return {name: room for name, room in rooms.items() if room is None or room > 0}
+
+
+def sendable(ended: Sequence[Ended]) -> List[Dict[str, Any]]:
+    """Return ends as the statement reads them; of one end given twice only the first."""
+    ends = []
+    seen = set()
+    for place, ((job, run_id, _), end, verdict) in enumerate(ended):
+        if run_id in seen:
+            continue
+        seen.add(run_id)
+        state = verdict.state.value
+        ends.append(
+            {
+                "ord": place, "seq": job.seq, "run_id": run_id, "state": state, "run_at": verdict.run_at,
+                "waits": state in ("failed", "pending"), "reason": plain(verdict.reason),
+                "failed": int(end.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)), "outcome": end.outcome.value,
+                "exit_code": end.exit_code, "signal": end.signal, "ended_at": end.ended_at,
+                "memory": end.peak_memory_bytes, "cpu_s": end.cpu_s, "why": plain(end.reason),
+            }  # fmt: skip
+        )
+    return ends
+
+
+def stray(place: int, seq: int, run_id: int, now: float) -> Dict[str, Any]:
+    """Return the end of a run that nobody began: its claim's answer was lost."""
+    return {
+        "ord": place, "seq": seq, "run_id": run_id, "state": "pending", "run_at": None, "waits": True, "reason": None,
+        "failed": 0, "outcome": "stopped", "ended_at": now, "why": "the answer to its claim was lost",
+    }  # fmt: skip
+
+
+def come_back(ended: Sequence[Ended], soon_at: float) -> bool:
+    """Say whether a job may be due again by *soon_at*: then one snapshot is not enough to end and to claim it."""
+    return any(
+        verdict.state.value in ("failed", "pending") and (verdict.run_at is None or verdict.run_at <= soon_at)
+        for _, _, verdict in ended
+    )
+
+
+def plain(text: Optional[str]) -> Optional[str]:
+    """Return *text* as PostgreSQL can hold it: without NUL and halves of surrogate pairs."""
+    if text is None:
+        return None
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

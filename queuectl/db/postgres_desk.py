@@ -1,0 +1,290 @@
+"""The PostgreSQL store's verbs for users: cancel, retry, edit, prune, reset, queues and settings."""
+
+from __future__ import annotations
+
+from queuectl import faults
+from queuectl.db.postgres_add import NOTIFY, PostgresAdd
+from queuectl.db.postgres_views import COUNTED, conditions
+from queuectl.db.rules import RETRIABLE, due_after_edit, to_json
+from queuectl.errors import JobNotFound, NotInDlq, WrongState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+    from queuectl.db.postgres_link import Run
+    from queuectl.job import JobFilter
+
+    Moves = Dict[Tuple[str, str], int]  # (queue, state) and by how much it changes
+
+STEP = 1000
+
+
+class PostgresDesk(PostgresAdd):
+    """What people do to jobs that workers do not."""
+
+    def _lock(self, run: Run, job_ids: Sequence[str]) -> Dict[str, Any]:
+        """Lock jobs, in one order for everybody, and return (seq, queue, state) by id."""
+        rows = run(
+            """
+            SELECT id, seq, queue, state FROM queuectl.jobs WHERE id = ANY(%s::text[]) ORDER BY seq FOR UPDATE
+            """,
+            (list(job_ids),),
+        )
+        return {row[0]: row[1:] for row in rows}
+
+    def _clock(self, run: Run, now: Optional[float]) -> float:
+        """Return *now*, or the time of the transaction's begin by the server's clock."""
+        return float(run("SELECT extract(epoch FROM now())::float8").fetchone()[0]) if now is None else now
+
+    def _wake(self, run: Run) -> None:
+        run(NOTIFY, {"channel": self.channel})
+
+    # -- jobs ---------------------------------------------------------------------------------
+
+    def cancel(self, job_ids: Sequence[str], now: Optional[float] = None) -> Dict[str, str]:
+        """See ``Store.cancel``."""
+
+        def body(run: Run) -> Dict[str, str]:
+            at = self._clock(run, now)
+            found = self._lock(run, job_ids)
+            moves: Moves = {}
+            answer = {}
+            for job_id in dict.fromkeys(job_ids):
+                if job_id not in found:
+                    raise JobNotFound(job_id)
+                _, queue, state = found[job_id]
+                if state not in ("pending", "processing", "failed"):
+                    raise WrongState(job_id, "cancel", state, ("pending", "processing", "failed"))
+                answer[job_id] = "processing" if state == "processing" else "cancelled"
+                if state != "processing":
+                    move(moves, queue, state, "cancelled")
+            run(_CANCEL, {"seqs": [row[0] for row in found.values()], "now": at})
+            count(run, moves)
+            faults.point("cancelling")
+            return answer
+
+        return self._write(body)
+
+    def retry(self, job_ids: Sequence[str], only_dead: bool = False, now: Optional[float] = None) -> None:
+        """See ``Store.retry``."""
+
+        def body(run: Run) -> None:
+            at = self._clock(run, now)
+            found = self._lock(run, job_ids)
+            moves: Moves = {}
+            for job_id in dict.fromkeys(job_ids):
+                if only_dead and (job_id not in found or found[job_id][2] != "dead"):
+                    raise NotInDlq(job_id)
+                if job_id not in found:
+                    raise JobNotFound(job_id)
+                _, queue, state = found[job_id]
+                if state not in RETRIABLE:
+                    raise WrongState(job_id, "retry", state, RETRIABLE)
+                move(moves, queue, state, "pending")
+            run(_START_OVER, {"seqs": [row[0] for row in found.values()], "now": at})
+            count(run, moves)
+            self._wake(run)
+            faults.point("retrying")
+
+        self._write(body)
+
+    def retry_where(self, which: JobFilter, now: Optional[float] = None) -> int:
+        """See ``Store.retry_where``."""
+        states = tuple(state for state in which.states or RETRIABLE if state in RETRIABLE)
+        if not states:
+            return 0
+        where, parameters = conditions(which._replace(states=states))
+        choose = f"""
+            SELECT seq, queue, state
+              FROM queuectl.jobs
+             WHERE {" AND ".join(where)} AND seq > %s::bigint
+             ORDER BY seq LIMIT {STEP} FOR UPDATE
+            """
+        retried = 0
+        after = 0
+
+        def body(run: Run) -> List[Any]:
+            rows: List[Any] = run(choose, [*parameters, after]).fetchall()
+            moves: Moves = {}
+            for _, queue, state in rows:
+                move(moves, queue, state, "pending")
+            run(_START_OVER, {"seqs": [row[0] for row in rows], "now": self._clock(run, now)})
+            count(run, moves)
+            self._wake(run)
+            return rows
+
+        while True:
+            rows = self._write(body)
+            retried += len(rows)
+            if len(rows) < STEP:
+                return retried
+            after = rows[-1][0]
+
+    def edit(self, job_id: str, changes: Mapping[str, Any], now: Optional[float] = None) -> None:
+        """See ``Store.edit``."""
+
+        def body(run: Run) -> None:
+            at = self._clock(run, now)
+            found = self._lock(run, [job_id])
+            if job_id not in found:
+                raise JobNotFound(job_id)
+            seq, queue, state = found[job_id]
+            if state not in ("pending", "failed"):
+                raise WrongState(job_id, "edit", state, ("pending", "failed"))
+            columns = self._edited(run, changes, at)
+            assignments = ", ".join(f"{column} = %s" for column in columns)
+            run(f"UPDATE queuectl.jobs SET {assignments} WHERE seq = %s", [*columns.values(), seq])
+            after = columns.get("queue", queue)
+            if after != queue:
+                self._make_queue(run, after)
+                count(run, {(queue, state): -1, (after, state): 1})
+            self._wake(run)
+
+        self._write(body)
+
+    def _edited(self, run: Run, changes: Mapping[str, Any], now: float) -> Dict[str, Any]:
+        """Return the columns that *changes* give new values."""
+        columns: Dict[str, Any] = {"updated_at": now}
+        for name, value in changes.items():
+            if name in ("env", "tags"):
+                columns[name] = to_json(value)
+            elif name in ("run_at", "delay_s"):
+                columns["run_at"] = due_after_edit(changes, now)
+            elif name == "max_retries" and value is None:
+                found = run("SELECT value FROM queuectl.settings WHERE key = 'max_retries'").fetchone()
+                columns[name] = int(found[0]) if found else 3
+            elif value is not None or name in ("timeout_s", "backoff_base"):
+                columns[name] = value
+        if "run_at" in columns:
+            columns["ready"] = 1 if columns["run_at"] <= now else 2
+        return columns
+
+    def prune(self, which: JobFilter, limit: int = STEP) -> int:
+        """See ``Store.prune``."""
+        ended = ("completed", "dead", "cancelled")
+        states = tuple(state for state in which.states or ended if state in ended)
+        if not states:
+            return 0
+        where, parameters = conditions(which._replace(states=states))
+        # With the condition of the index of ended jobs; what another pruner has locked is left to it.
+        choose = f"""
+            SELECT seq, queue, state
+              FROM queuectl.jobs
+             WHERE {" AND ".join(where)} AND ended_at IS NOT NULL
+             ORDER BY ended_at LIMIT %s FOR UPDATE SKIP LOCKED
+            """
+
+        def body(run: Run) -> int:
+            rows = run(choose, [*parameters, limit]).fetchall()
+            moves: Moves = {}
+            for _, queue, state in rows:
+                move(moves, queue, state, None)
+            if rows:
+                run(_DELETE, {"seqs": [row[0] for row in rows]})
+                count(run, moves)
+                faults.point("pruning")
+            return len(rows)
+
+        return self._write(body)
+
+    def reset(self) -> None:
+        """See ``Store.reset``."""
+
+        def body(run: Run) -> None:
+            run("TRUNCATE queuectl.jobs, queuectl.runs, queuectl.output, queuectl.counts, queuectl.queues")
+            run("DELETE FROM queuectl.settings")
+            run("DELETE FROM queuectl.taken_numbers")
+            self._make_queue(run, "default")
+            run("UPDATE queuectl.numbers SET next_number = 1, has_taken = false WHERE one")
+            run("UPDATE queuectl.store SET settings_version = settings_version + 1 WHERE one")
+            faults.point("resetting")
+
+        self._write(body)
+
+    # -- switches -----------------------------------------------------------------------------
+
+    def _make_queue(self, run: Run, queue: str) -> None:
+        run("INSERT INTO queuectl.queues (name) VALUES (%s) ON CONFLICT (name) DO NOTHING", (queue,))
+
+    def set_paused(self, queue: str, paused: bool) -> None:
+        """See ``Store.set_paused``."""
+        self._switch(queue, "paused", paused)
+
+    def set_limit(self, queue: str, max_running: Optional[int]) -> None:
+        """See ``Store.set_limit``."""
+        self._switch(queue, "max_running", max_running)
+
+    def _switch(self, queue: str, column: str, value: Any) -> None:
+        def body(run: Run) -> None:
+            self._make_queue(run, queue)
+            run(f"UPDATE queuectl.queues SET {column} = %s WHERE name = %s", (value, queue))
+            self._wake(run)
+
+        self._write(body)
+
+    def set_setting(self, key: str, text: Optional[str]) -> None:
+        """See ``Store.set_setting``."""
+
+        def body(run: Run) -> None:
+            run("UPDATE queuectl.store SET settings_version = settings_version + 1 WHERE one")
+            run("DELETE FROM queuectl.settings WHERE key = %s", (key,))
+            if text is not None:
+                run("INSERT INTO queuectl.settings (key, value) VALUES (%s, %s)", (key, text))
+
+        self._write(body)
+
+
+def move(moves: Moves, queue: str, before: str, after: Optional[str]) -> None:
+    """Note that a job of *queue* went from one state to another (None: it was deleted)."""
+    moves[queue, before] = moves.get((queue, before), 0) - 1
+    if after is not None:
+        moves[queue, after] = moves.get((queue, after), 0) + 1
+
+
+def count(run: Run, moves: Moves) -> None:
+    """Write noted moves into everybody's shard of the counters, in the order of the queues."""
+    queues = sorted({queue for queue, _ in moves})
+    if queues:
+        run(_COUNT, {"queues": queues, **{state: [moves.get((queue, state), 0) for queue in queues] for state in COUNTED}})
+
+
+_COUNT = f"""
+    INSERT INTO queuectl.counts AS c (queue, shard, {", ".join(COUNTED)})
+    SELECT queue, 0, {", ".join(COUNTED)}
+      FROM unnest(%(queues)s::text[], {", ".join(f"%({state})s::bigint[]" for state in COUNTED)})
+           AS m (queue, {", ".join(COUNTED)})
+     ORDER BY queue
+    ON CONFLICT (queue, shard) DO UPDATE
+       SET {", ".join(f"{state} = c.{state} + excluded.{state}" for state in COUNTED)}
+    """
+
+_CANCEL = """
+    UPDATE queuectl.jobs
+       SET cancel_requested = (state = 'processing'),
+           state = CASE WHEN state = 'processing' THEN state ELSE 'cancelled' END,
+           ready = 0, updated_at = %(now)s::float8,
+           ended_at = CASE WHEN state = 'processing' THEN NULL ELSE %(now)s::float8 END,
+           reason = CASE WHEN state = 'processing' THEN reason ELSE 'cancelled while it waited' END
+     WHERE seq = ANY(%(seqs)s::bigint[])
+    """
+
+_START_OVER = """
+    UPDATE queuectl.jobs
+       SET state = 'pending', ready = 1, run_at = %(now)s::float8, attempts = 0, failures = 0, losses = 0,
+           updated_at = %(now)s::float8, ended_at = NULL, reason = NULL
+     WHERE seq = ANY(%(seqs)s::bigint[])
+    """
+
+_DELETE = """
+    WITH RECURSIVE chain(run_id) AS (
+        SELECT last_run_id FROM queuectl.jobs WHERE seq = ANY(%(seqs)s::bigint[]) AND last_run_id IS NOT NULL
+        UNION ALL
+        SELECT r.previous_id FROM queuectl.runs AS r JOIN chain USING (run_id) WHERE r.previous_id IS NOT NULL
+    ), printed AS (
+        DELETE FROM queuectl.output AS o USING chain WHERE o.run_id = chain.run_id
+    ), ran AS (
+        DELETE FROM queuectl.runs AS r USING chain WHERE r.run_id = chain.run_id
+    )
+    DELETE FROM queuectl.jobs WHERE seq = ANY(%(seqs)s::bigint[])
+    """

@@ -1,0 +1,437 @@
+"""The connection to a PostgreSQL store: opened, bounded in time, opened again; its clock; its errors in words.
+
+What may be done twice is done again by itself after a lost connection: a look, a transaction that had not
+begun. What may have been done is never repeated here: its caller knows how to find out.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+
+import psycopg
+
+from queuectl.errors import StoreRefused, StoreUnavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Generator, Iterable, List, NoReturn, Optional, Tuple, TypeVar, Union
+
+    from queuectl.db.postgres import Address
+
+    T = TypeVar("T")
+    Parameters = Union[None, List[Any], Tuple[Any, ...], Dict[str, Any]]
+
+OLDEST_SERVER = 130000
+# A transaction that lost a deadlock was rolled back, so it may be done again; this often.
+TRIES = 8
+# After a connection attempt that failed the next ones wait a little, each process its own time.
+FIRST_PAUSE_S = 0.1
+LAST_PAUSE_S = 2.0
+# How long a measured clock is good enough for who only looks; a worker's is measured with each renewal.
+CLOCK_AGE_S = 1.0
+# After that a newer measurement counts even if its answer took longer.
+CLOCK_DRIFT_S = 10.0
+AGAIN = ("40001", "40P01")  # serialization failure, deadlock
+
+
+def boot_s() -> float:
+    """Return a clock that only goes forward, and on Linux also while the machine sleeps."""
+    number = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if number is None else time.clock_gettime(number)
+
+
+class NoAnswer(psycopg.OperationalError):
+    """The server did not answer in time."""
+
+
+class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
+    """A connection whose every answer may be waited for only so long."""
+
+    patience_s: Optional[float] = None
+
+    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+        """Wait for *gen*, psycopg's name for one exchange with the server."""
+        if self.patience_s is None:
+            return super().wait(gen, *args, **kwargs)
+        try:
+            return super().wait(_bounded(gen, self.patience_s), *args, **kwargs)
+        except NoAnswer:
+            self.close()  # whatever comes now belongs to a question that nobody asks any more
+            raise
+
+
+def _bounded(gen: Any, patience_s: float) -> Generator[Any, Any, Any]:
+    """Pass *gen* on; raise NoAnswer once nothing has come for *patience_s*.
+
+    psycopg sends "not ready" a few times a second while it waits.
+    """
+    deadline = time.monotonic() + patience_s
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if ready:
+                deadline = time.monotonic() + patience_s
+            elif time.monotonic() > deadline:
+                raise NoAnswer(f"no answer for {patience_s:.1f} s")
+            wanted = gen.send(ready)
+    except StopIteration as done:
+        return done.value
+
+
+class ConnectionLost(StoreUnavailable):
+    """The connection broke while something was asked; *committing*: it may have been done all the same."""
+
+    def __init__(self, location: str, why: str, committing: bool = False) -> None:
+        hint = " It is not known whether the change was made." if committing else ""
+        super().__init__(f"lost the connection to {location}: {why}.{hint}")
+        self.why = why
+
+
+class Run:
+    """An open transaction: ``run(sql, parameters)`` runs one statement in it and returns the cursor."""
+
+    __slots__ = ("_line", "_link")
+
+    def __init__(self, link: PostgresLink, line: Line) -> None:
+        self._link = link
+        self._line = line
+
+    def __call__(self, sql: str, parameters: Parameters = None) -> Any:
+        return self._line.execute(self._link.text(sql), parameters)
+
+    def copy(self, sql: str, blocks: Iterable[bytes]) -> None:
+        """Send *blocks* into a COPY."""
+        with self._line.cursor() as cursor, cursor.copy(self._link.text(sql)) as copy:
+            for block in blocks:
+                copy.write(block)
+
+
+class PostgresLink:
+    """A store's connection; the base of ``PostgresStore``."""
+
+    def __init__(self, address: Address) -> None:
+        self.location = address.location
+        self.schema = address.schema
+        self._parameters = address.parameters
+        self._line: Optional[Line] = None
+        self._closed = False
+        #: Whether there is a pooler between: no session state, no prepared statements.
+        self.pooled = False
+        # Set for a worker: no call may take so long that its lease ends meanwhile.
+        self._patience_s: Optional[float] = None
+        self._texts: Dict[str, str] = {}
+        self._offset_s = 0.0  # the server's clock less boot_s
+        self._measured_s: Optional[float] = None
+        self._pause_s = 0.0
+        self._not_before_s = 0.0
+        self._trouble = ""
+        self._snapshot = ""
+        self._opening: Optional[_Opening] = None
+
+    # -- the connection -----------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the connection; calling it twice is allowed."""
+        self._closed = True
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    def _connected(self) -> Line:
+        """Return a connection that is not known to be broken, opening one if need be."""
+        if self._closed:
+            raise StoreUnavailable(f"the store {self.location} is closed.")
+        if self._line is not None and not is_lost(self._line):
+            return self._line
+        self._drop()
+        self._line = line = self._open()
+        try:
+            self._greet(line)
+        except BaseException:
+            self._drop()
+            raise
+        return line
+
+    def _open(self) -> Line:
+        """Open one more connection.
+
+        A worker does not wait for it longer than its patience: the attempt, which may hang in a name server too,
+        goes on in a thread of its own, and a later call takes its result.
+        """
+        now_s = time.monotonic()
+        if now_s < self._not_before_s:
+            raise StoreUnavailable(self._trouble)
+        try:
+            if self._patience_s is None:
+                return connect(self._parameters)
+            if self._opening is None:
+                self._opening = _Opening(self._parameters)
+            opening = self._opening
+            if not opening.done.wait(self._patience_s):
+                raise StoreUnavailable(f"the server of {self.location} does not answer.")
+            self._opening = None
+            return opening.result(self._patience_s)
+        except psycopg.Error as error:
+            self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), LAST_PAUSE_S)
+            self._not_before_s = now_s + self._pause_s * (0.5 + os.urandom(1)[0] / 512)
+            self._trouble = f"cannot reach {self.location}: {first_line(error)}."
+            raise StoreUnavailable(self._trouble) from error
+
+    def _greet(self, line: Line) -> None:
+        """Learn what the server is, and prepare the session."""
+        try:
+            sent_s = boot_s()
+            row = line.execute(_WHO).fetchone()
+            self._clock_is(float(row[4]), sent_s)  # type: ignore[index]
+        except psycopg.Error as error:
+            self._fail(error)
+        version, encoding, isolation, pid, _ = row  # type: ignore[misc]
+        if int(version) < OLDEST_SERVER:
+            raise StoreRefused(f"{self.location} is PostgreSQL {int(version) // 10000}; queuectl needs 13 or newer.")
+        if encoding != "UTF8":
+            raise StoreRefused(
+                f"the database of {self.location} has the encoding {encoding}; queuectl needs one made with ENCODING 'UTF8'."
+            )
+        # A pooler hands out keys of its own; the process that answers is another.
+        self.pooled = pid != line.info.backend_pid
+        if self.pooled:
+            line.prepare_threshold = None
+            if isolation != "read committed":
+                raise StoreRefused(
+                    f"{self.location} has default_transaction_isolation = {isolation} behind a pooler. "
+                    "Set it to 'read committed' for this role."
+                )
+        else:
+            line.execute(_SESSION)
+        self._arrived(line)
+        self._pause_s = 0.0
+
+    def _arrived(self, line: Line) -> None:
+        """Look at the store behind a new connection."""
+        raise NotImplementedError
+
+    def be_patient(self, lease_s: float) -> None:
+        """Bound every call from now on, so that a worker can still end its commands before its lease does."""
+        self._patience_s = max(lease_s / 4, 0.25)
+        if self._line is not None:
+            self._line.patience_s = self._patience_s
+
+    # -- statements ---------------------------------------------------------------------------
+
+    def text(self, sql: str) -> str:
+        """Return *sql* for the schema of this store; statements are written for the usual one."""
+        if self.schema == "queuectl":
+            return sql
+        found = self._texts.get(sql)
+        if found is None:
+            found = self._texts[sql] = sql.replace("queuectl.", self.schema + ".")
+        return found
+
+    def _rows(self, sql: str, parameters: Parameters = None, prepare: Optional[bool] = None) -> List[Any]:
+        """Look: run one statement that changes nothing, and return its rows. After a lost connection, again."""
+        for last in (False, True):
+            line = self._connected()
+            try:
+                return line.execute(self.text(sql), parameters, prepare=prepare).fetchall()
+            except psycopg.Error as error:
+                if last or not is_lost(line):
+                    self._fail(error)
+                self._drop()
+        raise AssertionError
+
+    def _once(self, sql: str, parameters: Parameters = None, prepare: Optional[bool] = None) -> List[Any]:
+        """Run one statement that writes, by itself a transaction, and return its rows. Never again on a guess."""
+        for attempt in range(TRIES):
+            line = self._connected()
+            try:
+                return line.execute(self.text(sql), parameters, prepare=prepare).fetchall()
+            except psycopg.Error as error:
+                if error.sqlstate not in AGAIN or attempt == TRIES - 1:
+                    self._fail(error, committing=True)
+            self._nap(attempt)
+        raise AssertionError
+
+    def _nap(self, attempt: int) -> None:
+        """Let the other side of a deadlock go first."""
+        time.sleep(0.02 * (attempt + 1) * (0.5 + os.urandom(1)[0] / 255))
+
+    def _write(self, body: Callable[[Run], T]) -> T:
+        """Run *body* in a transaction; its argument runs one statement. It may be called again.
+
+        Raises:
+            StoreUnavailable: The connection was lost; if that was in the commit, the message says so.
+        """
+        for attempt in range(TRIES):
+            line = self._begin()
+            committing = False
+            try:
+                answer = body(Run(self, line))
+                committing = True
+                line.execute("COMMIT")
+                return answer
+            except psycopg.Error as error:
+                self._roll_back(line)
+                if error.sqlstate not in AGAIN or attempt == TRIES - 1:
+                    self._fail(error, committing)
+            except BaseException:
+                self._roll_back(line)
+                raise
+            self._nap(attempt)
+        raise AssertionError
+
+    def _begin(self) -> Line:
+        for last in (False, True):
+            line = self._connected()
+            try:
+                line.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+                return line
+            except psycopg.Error as error:  # nothing was done yet: once more, over a new connection
+                if last or not is_lost(line):
+                    self._fail(error)
+                self._drop()
+        raise AssertionError
+
+    def _roll_back(self, line: Line) -> None:
+        try:
+            if not is_lost(line):
+                line.execute("ROLLBACK")
+                return
+        except psycopg.Error:
+            pass
+        self._drop()
+
+    # -- errors -------------------------------------------------------------------------------
+
+    def _fail(self, error: psycopg.Error, committing: bool = False) -> NoReturn:
+        """Raise the error that tells a person what *error* means."""
+        state = error.sqlstate or ""
+        what = first_line(error)
+        if (self._line is None or is_lost(self._line)) and not state.startswith(("28", "3D")):
+            self._drop()
+            raise ConnectionLost(self.location, what, committing) from error
+        if state == "42501":
+            raise StoreRefused(f"this role may not do that in {self.location}: {what}.") from error
+        if state.startswith("42") or state == "3F000":
+            raise StoreRefused(f"{self.location} is not a complete queuectl store ({what}); it was left as it is.") from error
+        if state == "25006":
+            raise StoreUnavailable(f"{self.location} is read-only now, such as a standby is.") from error
+        if state == "53100":
+            raise StoreUnavailable(f"the disk of {self.location} is full; nothing was changed.") from error
+        raise StoreUnavailable(f"the store {self.location} failed: {what}.") from error
+
+    # -- the clock ----------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Return the time by the server's clock.
+
+        Computed from the last measurement, at most as much too early as its answer took to come. A worker never asks just
+        for the time: its ends need one even while the server is away.
+        """
+        age_s = CLOCK_AGE_S if self._measured_s is None else boot_s() - self._measured_s
+        if age_s >= CLOCK_AGE_S and self._patience_s is None:
+            sent_s = boot_s()
+            self._clock_is(self._rows("SELECT extract(epoch FROM clock_timestamp())::float8")[0][0], sent_s)
+        return boot_s() + self._offset_s
+
+    def _clock_is(self, server_at: float, sent_s: float) -> None:
+        """Note what the server's clock said in an answer that has just come, to a question sent at *sent_s*.
+
+        The answer is as old as its way back, so that the true offset is larger: of several measurements the
+        largest is nearest.
+        """
+        received_s = boot_s()
+        offset_s = server_at - received_s
+        jumped = server_at - sent_s < self._offset_s  # even by the other bound: the server's clock was set back
+        if self._measured_s is None or jumped or received_s - self._measured_s > CLOCK_DRIFT_S or offset_s > self._offset_s:
+            self._offset_s = offset_s
+            self._measured_s = received_s
+
+    def changed(self) -> bool:
+        """Say whether another connection may have committed since the last call."""
+        snapshot = self._rows("SELECT txid_current_snapshot()::text")[0][0]
+        before, self._snapshot = self._snapshot, snapshot
+        return bool(snapshot != before)
+
+
+_WHO = """
+    SELECT current_setting('server_version_num'), current_setting('server_encoding'),
+           current_setting('default_transaction_isolation'), pg_backend_pid(),
+           extract(epoch FROM clock_timestamp())::float8
+    """
+
+# Plans are kept for the life of a session, and tables grow meanwhile from nothing to millions of rows: a plan
+# that reads a whole table is never the right one to keep. check() undoes this for itself.
+_SESSION = """
+    SET default_transaction_isolation = 'read committed';
+    SET enable_seqscan = off;
+    SET enable_hashjoin = off;
+    SET enable_mergejoin = off;
+    SET jit = off
+    """
+
+
+class _Opening:
+    """A connection being opened in a thread."""
+
+    def __init__(self, parameters: Dict[str, str]) -> None:
+        self.done = threading.Event()
+        self._parameters = parameters
+        self._line: Optional[Line] = None
+        self._error: Optional[BaseException] = None
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            self._line = connect(self._parameters)
+        except psycopg.Error as error:
+            self._error = error
+        finally:
+            self.done.set()
+
+    def result(self, patience_s: float) -> Line:
+        if self._line is None:
+            raise self._error or psycopg.OperationalError("the attempt failed")
+        self._line.patience_s = patience_s
+        return self._line
+
+
+def connect(parameters: Dict[str, str]) -> Line:
+    """Open a connection that commits each statement by itself."""
+    return Line.connect(autocommit=True, **parameters)  # type: ignore[arg-type,return-value,unused-ignore]
+
+
+def is_lost(line: Any) -> bool:
+    """Say whether *line* is broken, reading what the server sent last if it is idle."""
+    if line.closed:
+        return True
+    pgconn = line.pgconn
+    try:
+        for _ in range(3):  # a last message, then the end of the stream
+            if pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE or not _readable(pgconn.socket):
+                break
+            pgconn.consume_input()
+            pgconn.is_busy()
+    except psycopg.Error:
+        return True
+    return bool(pgconn.status != psycopg.pq.ConnStatus.OK)
+
+
+def _readable(fd: int) -> bool:
+    if hasattr(select, "poll"):
+        look = select.poll()
+        look.register(fd, select.POLLIN)
+        return bool(look.poll(0))
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, without a final point."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,113 @@
+"""The schema of a PostgreSQL store: made once, brought up to date, refused if it is not ours or newer."""
+
+from __future__ import annotations
+
+import os
+
+import psycopg
+
+from queuectl import faults
+from queuectl.db.migrate import checksum, migrations
+from queuectl.db.postgres_link import PostgresLink
+from queuectl.errors import StoreRefused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+    from queuectl.db.postgres_link import Line
+
+# The newest schema this version writes; tests hold it against the files.
+NEWEST = 1
+
+
+class PostgresSchema(PostgresLink):
+    """A connection to a store whose tables are there and are ours."""
+
+    store_id = ""
+
+    def _arrived(self, line: Line) -> None:
+        """Make or upgrade the tables if need be, and make sure that this is the store it was."""
+        try:
+            version = self._version(line)
+            if version is None or version < NEWEST:
+                self._upgrade(line)
+            found = line.execute(self.text("SELECT store_id FROM queuectl.store WHERE one")).fetchone()
+        except psycopg.Error as error:
+            self._fail(error)
+        if found is None:
+            raise StoreRefused(f"{self.location} is not a complete queuectl store; it was left as it is.")
+        if self.store_id not in ("", found[0]):
+            raise StoreRefused(f"the store {self.location} was replaced by another one. Start the command again.")
+        self.store_id = found[0]
+
+    def _version(self, line: Line) -> Optional[int]:
+        """Return the number of the newest migration that was applied; None if there is nothing of ours yet."""
+        row = line.execute(_WHAT_IS_THERE, {"schema": self.schema}).fetchone()
+        ours, others = row or (False, 0)
+        if not ours:
+            if others:
+                raise StoreRefused(
+                    f"the schema {self.schema} of {self.location} holds another program's tables; it was left as it is. "
+                    "Name another one: ?schema=NAME at the end of the URL."
+                )
+            return None
+        version = line.execute(self.text("SELECT max(n) FROM queuectl.schema_version")).fetchone()
+        number = int(version[0]) if version and version[0] is not None else 0
+        if number > NEWEST:
+            raise StoreRefused(
+                f"{self.location} was written by a newer queuectl (schema {number}; this one knows {NEWEST}). "
+                "Install the newer release."
+            )
+        return number
+
+    def _upgrade(self, line: Line) -> None:
+        """Apply the migrations that are missing, in one transaction, alone."""
+        line.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        try:
+            line.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"queuectl migration {self.schema}",)
+            )
+            have = self._version(line)  # another process may have been first
+            if have is None:
+                if not line.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.schema,)).fetchone():
+                    line.execute(f"CREATE SCHEMA {self.schema}")
+            for migration in migrations("postgres"):
+                if migration.number > (have or 0):
+                    line.execute(self.text(migration.sql))
+                    line.execute(
+                        self.text(
+                            """
+                            INSERT INTO queuectl.schema_version (n, checksum, applied_at)
+                            VALUES (%s, %s, extract(epoch FROM now()))
+                            """
+                        ),
+                        (migration.number, checksum(migration.sql)),
+                    )
+                    faults.point("migrating")
+            if have is None:
+                self._fill(line)
+            line.execute("COMMIT")
+        except BaseException:
+            self._roll_back(line)
+            raise
+
+    def _fill(self, line: Line) -> None:
+        """Put in the rows that a new store begins with."""
+        line.execute(
+            self.text("INSERT INTO queuectl.store (store_id, created_at) VALUES (%s, extract(epoch FROM now()))"),
+            (os.urandom(8).hex(),),
+        )
+        line.execute(self.text("INSERT INTO queuectl.numbers DEFAULT VALUES"))
+        line.execute(self.text("INSERT INTO queuectl.queues (name) VALUES ('default')"))
+
+
+# Whether there is a table schema_version as ours is, and how many other tables and views.
+_WHAT_IS_THERE = """
+    SELECT coalesce(bool_or(c.relname = 'schema_version' AND EXISTS (
+               SELECT 1 FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = 'checksum')), false),
+           count(*) FILTER (WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f'))
+      FROM pg_class AS c
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE n.nspname = %(schema)s
+    """

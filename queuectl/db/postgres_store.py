@@ -1,0 +1,197 @@
+"""The PostgreSQL store: ends are written and jobs claimed. The rest of the contract is in its bases.
+
+A turn is one statement (``postgres_turn``). Its answer may be lost with the connection: then it may have ended runs
+and claimed jobs. The store remembers that it is in doubt, and before the worker's next turn it looks: jobs that
+the worker owns without having been told are put back, and an end that is sent again counts as accepted if
+its run has just this end.
+"""
+
+from __future__ import annotations
+
+import os
+
+from queuectl import faults
+from queuectl.db import home
+from queuectl.db.base import Finished, Store
+from queuectl.db.postgres_add import NOTIFY
+from queuectl.db.postgres_bell import PostgresBell
+from queuectl.db.postgres_claim import Turn, come_back, sendable, stray
+from queuectl.db.postgres_workers import PostgresWorkers
+from queuectl.errors import StoreUnavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Sequence, Set
+
+    from queuectl.db.base import Ended, OutputWrite
+    from queuectl.db.postgres import Address
+    from queuectl.job import Claim, Orders, Worker
+
+# A job that is due so soon after its end may be the one to claim in the same call.
+SOON_S = 1.0
+
+
+class PostgresStore(PostgresWorkers, Store):
+    """A store in one schema of a PostgreSQL database."""
+
+    many_hosts = True
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address)
+        #: The only queue that had ready jobs when a claim last looked at all of them; a guess, verified when used.
+        self.alone: Optional[str] = None
+        self._held: Dict[str, Set[int]] = {}  # by worker: runs that were given out and are not answered yet
+        self._doubt: Set[str] = set()  # workers whose last turn got no answer
+        self._sent: Set[int] = set()  # runs whose ends were sent and got no answer
+        self._bell: Optional[PostgresBell] = None
+        self._connected()
+        #: Where the workers of this host keep their notes.
+        self.run_folder = os.path.join(home(), f"run-{self.store_id}")
+
+    def close(self) -> None:
+        """Close all connections; calling it twice is allowed."""
+        if self._bell is not None:
+            self._bell.close()
+        super().close()
+
+    def sync(self) -> None:
+        """Do nothing: every commit was on the server's disk before its answer came."""
+
+    # -- runs ---------------------------------------------------------------------------------
+
+    def claim(
+        self, worker_id: str, count: int, queues: Sequence[str] = (), now: Optional[float] = None
+    ) -> List[Claim]:
+        """See ``Store.claim``."""
+        self._clear_doubt(worker_id)
+        faults.point("claiming")
+        turn = Turn(self, worker_id, queues, now)
+        try:
+            turn.claim(count)
+        except StoreUnavailable:
+            if not turn.claims:
+                raise
+        faults.point("claimed")
+        return turn.claims
+
+    def finish(
+        self,
+        worker_id: str,
+        ended: Sequence[Ended],
+        count: int = 0,
+        queues: Sequence[str] = (),
+        now: Optional[float] = None,
+        outputs: Sequence[OutputWrite] = (),
+    ) -> Finished:
+        """See ``Store.finish``.
+
+        Ends and claims are one transaction where nothing that ends here may be claimed at once, no output is
+        replaced, and no queue has a limit or jobs that have just become due. Otherwise the ends come
+        first; if the rest then fails, the answer says what was done so far.
+        """
+        self._clear_doubt(worker_id)
+        faults.point("finishing" if ended else "claiming")
+        turn = Turn(self, worker_id, queues, now)
+        ends = sendable(ended)
+        together = count if ended and not come_back(ended, (self.now() if now is None else now) + SOON_S) else 0
+        accepted = [False] * len(ended)
+        if ended or outputs:
+            for place in turn.hand_in(ends, outputs, together):
+                accepted[place] = True
+            self._answered(worker_id, ended, accepted)
+        try:
+            if any(end["state"] == "pending" for end in ends):
+                self._rows(NOTIFY, {"channel": self.channel})
+            turn.claim(count)
+        except StoreUnavailable:
+            if not ended and not turn.claims:
+                raise
+        faults.point("finished" if ended else "claimed")
+        return Finished(accepted, turn.claims)
+
+    def append_outputs(self, writes: Sequence[OutputWrite]) -> None:
+        """See ``Store.append_outputs``."""
+        if writes:
+            Turn(self, "").hand_in([], writes, 0)
+            faults.point("flushing")
+
+    # -- doubt --------------------------------------------------------------------------------
+
+    def hold(self, worker_id: str, claims: Sequence[Claim]) -> None:
+        """Note that the worker is told of these runs."""
+        self._held.setdefault(worker_id, set()).update(claim.run_id for claim in claims)
+
+    def in_doubt(self, worker_id: str, ends: Sequence[Dict[str, Any]]) -> None:
+        """Note that a turn got no answer."""
+        self._doubt.add(worker_id)
+        self._sent.update(end["run_id"] for end in ends)
+
+    def _answered(self, worker_id: str, ended: Sequence[Ended], accepted: List[bool]) -> None:
+        """Forget the runs whose ends were answered; find out about those sent once before without an answer."""
+        held = self._held.get(worker_id, set())
+        for place, ((_, run_id, _), end, _) in enumerate(ended):
+            held.discard(run_id)
+            if run_id in self._sent:
+                self._sent.discard(run_id)
+                if not accepted[place]:
+                    so = (run_id, worker_id, end.outcome.value, end.ended_at)
+                    accepted[place] = bool(self._rows(_ENDED_SO, so))
+
+    def _clear_doubt(self, worker_id: str) -> None:
+        """Put back what a turn without an answer has claimed: nobody runs it."""
+        if worker_id not in self._doubt:
+            return
+        held = self._held.get(worker_id, set())
+        rows = [row for row in self._rows(_OWNED_RUNS, (worker_id,)) if row[1] not in held]
+        if rows:
+            ends = [stray(place, *row) for place, row in enumerate(rows)]
+            Turn(self, worker_id).hand_in(ends, (), 0)
+            self._rows(NOTIFY, {"channel": self.channel})
+        self._doubt.discard(worker_id)
+
+    def register(self, worker: Worker) -> None:
+        """See ``Store.register``."""
+        super().register(worker)
+        self._held.pop(worker.id, None)
+
+    def unregister(self, worker_id: str) -> None:
+        """See ``Store.unregister``."""
+        self._clear_doubt(worker_id)
+        super().unregister(worker_id)
+        self._held.pop(worker_id, None)
+
+    # -- being woken --------------------------------------------------------------------------
+
+    def doorbell(self) -> PostgresBell:
+        """Return what wakes this process's worker when work comes in."""
+        if self._bell is None:
+            self._bell = PostgresBell(self)
+        return self._bell
+
+    def wake_fd(self) -> Optional[int]:
+        """Return a descriptor that is readable when work may have come in; None if only looking helps."""
+        return self.doorbell().arm()
+
+    def hush(self) -> None:
+        """Take the notifications so far."""
+        self.doorbell().hush()
+
+    def orders(self, worker_id: str) -> Orders:
+        """See ``Store.orders``; a busy worker comes here often, so its notifications are taken on the way."""
+        if self._bell is not None:
+            self._bell.drain()
+        return super().orders(worker_id)
+
+
+_OWNED_RUNS = """
+    SELECT seq, last_run_id, extract(epoch FROM clock_timestamp())::float8
+      FROM queuectl.jobs
+     WHERE worker_id = %s
+     ORDER BY seq
+    """
+
+_ENDED_SO = """
+    SELECT 1
+      FROM queuectl.runs
+     WHERE run_id = %s::bigint AND worker_id = %s AND state = %s AND ended_at = %s::float8
+    """

@@ -1,0 +1,244 @@
+"""One statement that writes ends and claims jobs: what a worker's turn costs is one round trip and one commit.
+
+Its parts, all on one snapshot: the ends under their fence, their runs and output; the gate, which says whether jobs may be
+claimed this way; the choice of the jobs, locked with SKIP LOCKED; their hand-over and new runs; the counters.
+The gate is closed, and nothing is claimed, when jobs became due that have to be promoted first, when another queue has
+ready jobs than the one this statement knows, or when a queue with a limit has. The caller then goes the longer way.
+
+Limits stand in the text as literals: with a parameter the plan that PostgreSQL keeps would be made for a tenth of all
+jobs. So the text is made for a count; ``chunk`` keeps their number small.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from queuectl.db.postgres_views import READY_QUEUES
+
+# The kinds of claim: none; from one queue (KNOWN), where other queues count too (ALONE) or where many may have ready jobs.
+NONE, KNOWN, ALONE, MANY, LIMITED = "none", "known", "alone", "many", "limited"
+# How many jobs beyond those wanted are looked at when several queues are merged: others may hold them locked.
+SLACK = 32
+MOST = 512
+SHARDS = 1024
+
+
+def shard_of(worker_id: str) -> int:
+    """Return where a worker counts; two that share a shard wait for each other's commits, no more."""
+    return 1 + zlib.crc32(worker_id.encode()) % SHARDS
+
+
+def chunk(count: int) -> int:
+    """Return for how many jobs a statement is made when *count* are wanted: all of few, a power of two of many."""
+    return count if count <= 32 else min(1 << (count.bit_length() - 1), MOST)
+
+
+def turn_sql(kind: str, count: int, slack: int = SLACK) -> str:
+    """Return the statement for a turn; its rows begin with the version of the settings.
+
+    The columns: settings version, now, ords of the accepted ends, then unless *kind* is NONE: due, others, limited, number
+    of jobs looked at, number of queues with ready jobs, and the job as claimed, with NULLs if there is none.
+    """
+    if kind == NONE:
+        return "WITH " + _ENDS + _TALLY.format(taken="") + _ANSWER_ENDS
+    gate = {KNOWN: _GATE_KNOWN, ALONE: _GATE_ALONE, MANY: _GATE_MANY, LIMITED: _GATE_LIMITED}[kind]
+    lines = "(SELECT count(name) FROM line)" if kind == MANY else "2"
+    choice = (_CHOICE_ONE if kind in (KNOWN, ALONE) else _CHOICE_MANY).format(
+        count=count, most=count + slack, lines=lines
+    )
+    head = "WITH RECURSIVE " if kind == MANY else "WITH "
+    return head + _ENDS + gate + choice + _HAND_OVER + _TALLY.format(taken=_TAKEN_TALLY) + _ANSWER
+
+
+# The owner is compared with a form of = that no index serves: an end is found by its job's number, not among all
+# jobs of its worker.
+_ENDS = """args AS MATERIALIZED (
+        SELECT coalesce(%(now)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now
+    ), ends AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(%(ends)s::json) AS e (
+            ord int, seq bigint, run_id bigint, state text, run_at float8, waits boolean, failed int, reason text,
+            outcome text, exit_code bigint, signal int, ended_at float8, memory bigint, cpu_s float8, why text)
+    ), done AS (
+        UPDATE queuectl.jobs AS j
+           SET state = CASE WHEN e.waits AND j.cancel_requested THEN 'cancelled' ELSE e.state END,
+               ready = CASE WHEN NOT e.waits OR j.cancel_requested THEN 0
+                            WHEN coalesce(e.run_at, j.run_at) <= args.now THEN 1 ELSE 2 END,
+               run_at = CASE WHEN e.waits AND NOT j.cancel_requested THEN coalesce(e.run_at, j.run_at) ELSE j.run_at END,
+               failures = j.failures + e.failed, losses = 0, worker_id = NULL, cancel_requested = false,
+               updated_at = args.now,
+               ended_at = CASE WHEN e.waits AND NOT j.cancel_requested THEN NULL ELSE e.ended_at END,
+               reason = CASE WHEN e.waits AND j.cancel_requested THEN 'cancelled while it ran' ELSE e.reason END
+          FROM ends AS e, args
+         WHERE j.seq = e.seq AND j.last_run_id = e.run_id AND j.state = 'processing'
+           AND j.worker_id IS NOT DISTINCT FROM %(worker)s::text
+        RETURNING e.ord, j.queue, j.state
+    ), ended AS (
+        UPDATE queuectl.runs AS r
+           SET state = e.outcome, exit_code = e.exit_code, signal = e.signal, ended_at = e.ended_at,
+               peak_memory_bytes = e.memory, cpu_s = e.cpu_s, reason = e.why
+          FROM done
+          JOIN ends AS e USING (ord)
+         WHERE r.run_id = e.run_id
+    ), printed AS (
+        INSERT INTO queuectl.output AS o (run_id, start, bytes)
+        SELECT p.run_id, p.start, p.bytes
+          FROM unnest(%(run_ids)s::bigint[], %(starts)s::bigint[], %(parts)s::bytea[]) AS p (run_id, start, bytes)
+         WHERE EXISTS (SELECT 1 FROM queuectl.runs AS r WHERE r.run_id = p.run_id)
+        ON CONFLICT (run_id, start) DO UPDATE SET bytes = excluded.bytes
+    )"""
+
+_DUE = """(SELECT run_at FROM queuectl.jobs WHERE ready = 2 ORDER BY run_at, seq LIMIT 1) <= args.now
+               AND NOT %(promoted)s::boolean"""
+
+_GATE_KNOWN = f""", gate AS MATERIALIZED (
+        SELECT coalesce({_DUE}, false) AS due, false AS others, q.paused, q.max_running IS NOT NULL AND NOT q.paused AS limited
+          FROM args LEFT JOIN queuectl.queues AS q ON q.name = %(queue)s
+    )"""
+
+_GATE_ALONE = f""", gate AS MATERIALIZED (
+        SELECT coalesce({_DUE}, false) AS due,
+               EXISTS (SELECT 1 FROM queuectl.jobs WHERE ready = 1 AND queue < %(queue)s)
+               OR EXISTS (SELECT 1 FROM queuectl.jobs WHERE ready = 1 AND queue > %(queue)s) AS others,
+               q.paused, q.max_running IS NOT NULL AND NOT q.paused AS limited
+          FROM args LEFT JOIN queuectl.queues AS q ON q.name = %(queue)s
+    )"""
+
+_CHOICE_ONE = """, chosen AS MATERIALIZED (
+        SELECT seq, state, last_run_id, row_number() OVER () AS place
+          FROM (SELECT seq, state, last_run_id
+                  FROM queuectl.jobs
+                 WHERE queue = %(queue)s AND ready = 1
+                   AND (SELECT NOT (due OR others OR limited OR paused) FROM gate)
+                 ORDER BY priority DESC, run_at, seq
+                 LIMIT {count}
+                   FOR UPDATE SKIP LOCKED) AS locked
+    ), looked AS (SELECT 0 AS at, 1 AS lines)"""
+
+_GATE_MANY = f""", {READY_QUEUES}, open AS MATERIALIZED (
+        SELECT q.name, NULL::bigint AS room, q.max_running IS NOT NULL AS limited
+          FROM line JOIN queuectl.queues AS q USING (name)
+         WHERE NOT q.paused AND (%(queues)s::text[] IS NULL OR q.name = ANY(%(queues)s::text[]))
+    ), gate AS MATERIALIZED (
+        SELECT coalesce({_DUE}, false) AS due, false AS others, false AS paused,
+               EXISTS (SELECT 1 FROM open WHERE limited) AS limited
+          FROM args
+    )"""
+
+_GATE_LIMITED = f""", open AS MATERIALIZED (
+        SELECT name, room FROM unnest(%(names)s::text[], %(rooms)s::bigint[]) AS o (name, room)
+    ), gate AS MATERIALIZED (
+        SELECT coalesce({_DUE}, false) AS due, false AS others, false AS paused, false AS limited
+          FROM args
+    )"""
+
+# The most urgent of all queues together are first found, then locked in their order, skipping what others hold. A queue
+# with a limit gives no more than it has room for.
+_CHOICE_MANY = """, top AS MATERIALIZED (
+        SELECT j.seq, j.priority, j.run_at
+          FROM open
+         CROSS JOIN LATERAL (
+              SELECT seq, priority, run_at, row_number() OVER (ORDER BY priority DESC, run_at, seq) AS place
+                FROM (SELECT seq, priority, run_at
+                        FROM queuectl.jobs
+                       WHERE queue = open.name AND ready = 1
+                       ORDER BY priority DESC, run_at, seq
+                       LIMIT {most}) AS picked) AS j
+         WHERE (SELECT NOT (due OR limited) FROM gate) AND (open.room IS NULL OR j.place <= open.room)
+         ORDER BY j.priority DESC, j.run_at, j.seq
+         LIMIT {most}
+    ), chosen AS MATERIALIZED (
+        SELECT seq, state, last_run_id, row_number() OVER () AS place
+          FROM (SELECT j.seq, j.state, j.last_run_id
+                  FROM top JOIN queuectl.jobs AS j USING (seq)
+                 WHERE j.ready = 1
+                 ORDER BY top.priority DESC, top.run_at, top.seq
+                 LIMIT {count}
+                   FOR UPDATE OF j SKIP LOCKED) AS locked
+    ), looked AS (SELECT (SELECT count(*) FROM top) AS at, {lines} AS lines)"""
+
+# The worker's row is locked against its condemnation, and only when there is something to claim, so that an idle
+# look writes nothing.
+_HAND_OVER = """, me AS MATERIALIZED (
+        SELECT id, host, pid
+          FROM queuectl.workers
+         WHERE id = %(worker)s AND state = 'alive' AND EXISTS (SELECT 1 FROM chosen)
+           FOR SHARE
+    ), numbered AS MATERIALIZED (
+        SELECT c.seq, c.state, c.last_run_id AS previous_id, c.place, nextval('queuectl.run_ids') AS run_id
+          FROM (SELECT * FROM chosen ORDER BY place) AS c, me
+    ), taken AS (
+        UPDATE queuectl.jobs AS j
+           SET state = 'processing', ready = 0, attempts = j.attempts + 1, run_no = j.run_no + 1,
+               last_run_id = n.run_id, worker_id = me.id, updated_at = args.now, reason = NULL
+          FROM numbered AS n, me, args
+         WHERE j.seq = n.seq AND j.ready = 1
+        RETURNING n.place, n.state AS before, n.previous_id, j.seq, j.id, j.queue, j.state, j.priority, j.run_at, j.command,
+                  j.cwd, j.env, j.tags, j.timeout_s, j.backoff_base, j.max_retries, j.attempts, j.failures, j.losses,
+                  j.run_no, j.last_run_id, j.worker_id, j.cancel_requested, j.created_at, j.updated_at, j.ended_at, j.reason
+    ), begun AS (
+        INSERT INTO queuectl.runs (run_id, previous_id, number, state, started_at, worker_id, host, pid)
+        SELECT taken.last_run_id, previous_id, run_no, 'running', updated_at, worker_id, me.host, me.pid
+          FROM taken, me
+    )"""
+
+_TAKEN_TALLY = "UNION ALL SELECT queue, before, state FROM taken"
+
+# In the order of the queues, so that two workers of one shard never wait for each other.
+_TALLY = """, tally AS (
+        INSERT INTO queuectl.counts AS c (queue, shard, pending, processing, failed, completed, dead, cancelled)
+        SELECT queue, %(shard)s::int,
+               count(*) FILTER (WHERE after = 'pending') - count(*) FILTER (WHERE before = 'pending'),
+               count(*) FILTER (WHERE after = 'processing') - count(*) FILTER (WHERE before = 'processing'),
+               count(*) FILTER (WHERE after = 'failed') - count(*) FILTER (WHERE before = 'failed'),
+               count(*) FILTER (WHERE after = 'completed'),
+               count(*) FILTER (WHERE after = 'dead'),
+               count(*) FILTER (WHERE after = 'cancelled')
+          FROM (SELECT queue, 'processing' AS before, state AS after FROM done {taken}) AS moves
+         GROUP BY queue
+         ORDER BY queue
+        ON CONFLICT (queue, shard) DO UPDATE
+           SET pending = c.pending + excluded.pending, processing = c.processing + excluded.processing,
+               failed = c.failed + excluded.failed, completed = c.completed + excluded.completed,
+               dead = c.dead + excluded.dead, cancelled = c.cancelled + excluded.cancelled
+    )"""
+
+_ANSWER_ENDS = """
+    SELECT (SELECT settings_version FROM queuectl.store WHERE one), args.now, (SELECT array_agg(ord) FROM done)
+      FROM args
+    """
+
+_ANSWER = """
+    SELECT (SELECT settings_version FROM queuectl.store WHERE one), args.now, (SELECT array_agg(ord) FROM done),
+           gate.due, gate.others, gate.limited, looked.at, looked.lines, taken.*
+      FROM args CROSS JOIN gate CROSS JOIN looked LEFT JOIN taken ON true
+     ORDER BY taken.place
+    """
+FIRST_OF_JOB = 11  # where in a row the job begins: after the columns above, the place, state before and previous run
+
+PROMOTE = """
+    WITH due AS MATERIALIZED (
+        SELECT seq
+          FROM queuectl.jobs
+         WHERE ready = 2 AND run_at <= coalesce(%(now)s::float8, extract(epoch FROM statement_timestamp())::float8)
+         ORDER BY run_at, seq
+         LIMIT 1000
+           FOR UPDATE SKIP LOCKED)
+    UPDATE queuectl.jobs AS j SET ready = 1 FROM due WHERE j.seq = due.seq AND j.ready = 2
+    RETURNING 1
+    """
+
+# Which queues a claim may take from, for the longer way.
+LOOK = f"""
+    WITH RECURSIVE {READY_QUEUES}
+    SELECT q.name, q.max_running
+      FROM line JOIN queuectl.queues AS q USING (name)
+     WHERE NOT q.paused AND (%(queues)s::text[] IS NULL OR q.name = ANY(%(queues)s::text[]))
+     ORDER BY q.name
+    """
+
+RUNNING = """
+    SELECT queue, sum(processing)::bigint FROM queuectl.counts WHERE queue = ANY(%(names)s::text[]) GROUP BY queue
+    """
+
+# One at a time chooses from a queue with a limit: until its commit nobody else counts what runs there.
+LOCK_QUEUE = "SELECT pg_advisory_xact_lock(hashtextextended(%(name)s, 0))"

@@ -1,0 +1,274 @@
+"""The PostgreSQL store's looking verbs: nothing here writes."""
+
+from __future__ import annotations
+
+from queuectl.db.postgres_schema import PostgresSchema
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+    from queuectl.db.base import Part
+    from queuectl.job import Job, JobFilter, Problem, QueueInfo, Rates, Run
+
+JOB_COLUMNS = (
+    "seq, id, queue, state, priority, run_at, command, cwd, env, tags, timeout_s, backoff_base, max_retries, "
+    "attempts, failures, losses, run_no, CASE WHEN worker_id IS NOT NULL THEN last_run_id END, worker_id, "
+    "cancel_requested, created_at, updated_at, ended_at, reason"
+)
+COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
+# Fields of Job that a listing may be sorted by: their columns have the same names.
+SORTABLE = frozenset((
+    "id", "queue", "state", "priority", "run_at", "command", "attempts", "failures", "max_retries",
+    "created_at", "updated_at", "ended_at",
+))  # fmt: skip
+RATE_WINDOW_S = 60.0
+RATE_ROWS = 10_000
+# How many jobs that wait for a time next_due looks at. If all of them may not be claimed, the time of the last is the
+# answer: not later than the true one.
+LOOK_AHEAD = 1000
+
+
+class PostgresViews(PostgresSchema):
+    """Looking at jobs, runs, output, queues."""
+
+    def get(self, job_id: str) -> Optional[Job]:
+        """See ``Store.get``."""
+        from queuectl.job import Job
+
+        rows = self._rows(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = %s", (job_id,))
+        return Job._make(rows[0]) if rows else None
+
+    def jobs(
+        self,
+        which: JobFilter,
+        after_seq: int = 0,
+        limit: int = 1000,
+        sort: Optional[str] = None,
+        descending: bool = False,
+    ) -> List[Job]:
+        """See ``Store.jobs``."""
+        from queuectl.job import Job
+
+        where, parameters = conditions(which)
+        direction = " DESC" if descending else ""
+        if sort is None and not descending:
+            where.append("seq > %s::bigint")
+            tail = "ORDER BY seq LIMIT %s"
+            parameters += [after_seq, limit]
+        else:
+            order = "seq"
+            if sort is not None:
+                if sort not in SORTABLE:
+                    raise KeyError(sort)
+                order = sort
+            tail = f"ORDER BY {order}{direction}, seq{direction} LIMIT %s OFFSET %s"
+            parameters += [limit, after_seq]
+        clause = " WHERE " + " AND ".join(where) if where else ""
+        # Never prepared: the best plan depends on what is asked for.
+        rows = self._rows(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs{clause} {tail}", parameters, prepare=False)
+        return [Job._make(row) for row in rows]
+
+    def states(self, job_ids: Sequence[str]) -> Dict[str, str]:
+        """See ``Store.states``."""
+        return dict(self._rows("SELECT id, state FROM queuectl.jobs WHERE id = ANY(%s::text[])", (list(job_ids),)))
+
+    def runs(self, job_id: str) -> List[Run]:
+        """See ``Store.runs``."""
+        from queuectl.job import Run
+
+        rows = self._rows(_RUNS, {"id": job_id})
+        return [Run._make(row) for row in rows]
+
+    def output(self, run_id: int, start: int = 0) -> List[Part]:
+        """See ``Store.output``."""
+        rows = self._rows(
+            """
+            SELECT start, bytes
+              FROM queuectl.output
+             WHERE run_id = %s::bigint AND start + octet_length(bytes) > %s::bigint
+             ORDER BY start
+            """,
+            (run_id, start),
+        )
+        return [(max(first, start), bytes(data[max(start - first, 0) :])) for first, data in rows]
+
+    def ahead_of(self, job: Job) -> int:
+        """See ``Store.ahead_of``."""
+        rows = self._rows(
+            """
+            SELECT count(*)
+              FROM (SELECT 1 FROM queuectl.jobs
+                     WHERE queue = %(queue)s AND ready = 1
+                       AND (priority > %(priority)s
+                            OR priority = %(priority)s AND (run_at, seq) < (%(run_at)s::float8, %(seq)s::bigint))
+                     ORDER BY priority DESC, run_at, seq
+                     LIMIT 1000) AS ahead
+            """,
+            {"queue": job.queue, "priority": job.priority, "run_at": job.run_at, "seq": job.seq},
+        )
+        return int(rows[0][0])
+
+    def queues(self) -> List[QueueInfo]:
+        """See ``Store.queues``."""
+        from queuectl.job import QueueInfo
+
+        rows = self._rows(_QUEUES)
+        return [QueueInfo._make(row) for row in rows]
+
+    def next_due(self, queues: Sequence[str] = (), now: Optional[float] = None) -> Optional[float]:
+        """See ``Store.next_due``.
+
+        Where a thousand jobs that may not be claimed wait before the first that may, the answer is the time of the last
+        of those: earlier than the true one, never later.
+        """
+        parameters = {"queues": list(queues) or None, "now": now}
+        found = self._rows(_NEXT_DUE, parameters, prepare=True)[0]
+        ready_at, waiting_at = found
+        if ready_at is not None:
+            return float(ready_at)
+        return None if waiting_at is None else float(waiting_at)
+
+    def work_left(self, queues: Sequence[str] = ()) -> int:
+        """See ``Store.work_left``."""
+        rows = self._rows(
+            """
+            SELECT coalesce(sum(c.pending + c.failed + c.processing), 0)::bigint
+              FROM queuectl.queues AS q
+              JOIN queuectl.counts AS c ON c.queue = q.name
+             WHERE NOT q.paused AND (%(queues)s::text[] IS NULL OR q.name = ANY(%(queues)s::text[]))
+            """,
+            {"queues": list(queues) or None},
+        )
+        return int(rows[0][0])
+
+    def oldest_due(self, now: Optional[float] = None) -> Optional[float]:
+        """See ``Store.oldest_due``."""
+        found: Optional[float] = self._rows(_OLDEST_DUE, {"now": now})[0][0]
+        return found
+
+    def rates(self, now: Optional[float] = None) -> Rates:
+        """See ``Store.rates``."""
+        from queuectl.job import Rates
+
+        # The newest ends only, so that a busy store is counted as cheaply as a quiet one.
+        completed, failed, ends, first_at, now_at = self._rows(
+            _RATES, {"now": now, "rows": RATE_ROWS, "window": RATE_WINDOW_S}
+        )[0]
+        span_s = RATE_WINDOW_S
+        if ends > RATE_ROWS // 2:
+            span_s = max(now_at - first_at, 1.0)
+        return Rates(round(completed * 60.0 / span_s, 1), round(failed * 60.0 / span_s, 1))
+
+    def settings(self) -> Dict[str, str]:
+        """See ``Store.settings``."""
+        return dict(self._rows("SELECT key, value FROM queuectl.settings ORDER BY key"))
+
+    def check(self) -> List[Problem]:
+        """See ``Store.check``."""
+        from queuectl.db.postgres_check import check
+
+        return check(self)
+
+
+def conditions(which: JobFilter) -> Tuple[List[str], List[Any]]:
+    """Return the SQL conditions and parameters of *which*; a state that has an index is named as the index does."""
+    where: List[str] = []
+    parameters: List[Any] = []
+    if which.states:
+        # Literals, since a partial index is used only where the planner sees that its condition holds.
+        states = ", ".join(f"'{state}'" for state in which.states if state in COUNTED)
+        where.append(f"state IN ({states})" if states else "false")
+        if tuple(which.states) == ("processing",):
+            where.append("worker_id IS NOT NULL")
+    if which.queues:
+        where.append("queue = ANY(%s::text[])")
+        parameters.append(list(which.queues))
+    if which.tags:
+        # Tags have no character that JSON escapes, so the quoted tag is found as text.
+        where.append("(" + " OR ".join(["strpos(tags, %s) > 0"] * len(which.tags)) + ")")
+        parameters += [f'"{tag}"' for tag in which.tags]
+    if which.ended_before is not None:
+        where.append("ended_at IS NOT NULL AND ended_at < %s::float8")
+        parameters.append(which.ended_before)
+    return where, parameters
+
+
+_NOW = "coalesce(%(now)s::float8, extract(epoch FROM statement_timestamp())::float8)"
+
+_RUNS = """
+    WITH RECURSIVE chain(run_id) AS (
+        SELECT last_run_id FROM queuectl.jobs WHERE id = %(id)s
+        UNION ALL
+        SELECT previous_id FROM queuectl.runs JOIN chain USING (run_id))
+    SELECT run_id, %(id)s::text, number, state, exit_code, signal, started_at, ended_at,
+           worker_id, host, pid, peak_memory_bytes, cpu_s, reason
+      FROM queuectl.runs
+      JOIN chain USING (run_id)
+     ORDER BY run_id
+    """
+
+_QUEUES = f"""
+    SELECT *
+      FROM (SELECT name, paused, max_running,
+                   {", ".join(f"coalesce(sum({state}), 0)::bigint AS {state}" for state in COUNTED)}
+              FROM queuectl.queues
+              LEFT JOIN queuectl.counts ON counts.queue = name
+             GROUP BY name) AS q
+     WHERE paused OR max_running IS NOT NULL OR {" + ".join(COUNTED)} > 0
+     ORDER BY name
+    """
+
+# The names of all queues that have ready jobs: one probe of the index for each, however many jobs there are.
+READY_QUEUES = """line(name) AS (
+        (SELECT queue FROM queuectl.jobs WHERE ready = 1 ORDER BY queue LIMIT 1)
+        UNION ALL
+        SELECT (SELECT queue FROM queuectl.jobs WHERE ready = 1 AND queue > line.name ORDER BY queue LIMIT 1)
+          FROM line WHERE line.name IS NOT NULL)"""
+
+# Queues whose jobs may be claimed: asked for, not paused, with room.
+_OPEN = """(%(queues)s::text[] IS NULL OR q.name = ANY(%(queues)s::text[])) AND NOT q.paused
+       AND (q.max_running IS NULL OR q.max_running > (
+            SELECT coalesce(sum(c.processing), 0) FROM queuectl.counts AS c WHERE c.queue = q.name))"""
+
+_NEXT_DUE = f"""
+    WITH RECURSIVE {READY_QUEUES}, ahead AS (
+        SELECT run_at, queue FROM queuectl.jobs WHERE ready = 2 ORDER BY run_at, seq LIMIT {LOOK_AHEAD})
+    SELECT (SELECT {_NOW} FROM line JOIN queuectl.queues AS q USING (name) WHERE {_OPEN} LIMIT 1),
+           (SELECT min(due) FROM (
+                SELECT run_at AS due FROM ahead JOIN queuectl.queues AS q ON q.name = ahead.queue WHERE {_OPEN}
+                UNION ALL
+                SELECT max(run_at) FROM ahead HAVING count(*) = {LOOK_AHEAD}) AS times)
+    """
+
+# The earliest of each queue and priority among the ready ones, found by skipping through the index.
+_OLDEST_DUE = f"""
+    WITH RECURSIVE head(queue, priority, run_at, n) AS (
+        (SELECT queue, priority, run_at, 1 FROM queuectl.jobs
+          WHERE ready = 1 ORDER BY queue, priority DESC, run_at, seq LIMIT 1)
+        UNION ALL
+        SELECT next.queue, next.priority, next.run_at, head.n + 1
+          FROM head
+         CROSS JOIN LATERAL (
+             (SELECT queue, priority, run_at FROM queuectl.jobs
+               WHERE ready = 1 AND queue = head.queue AND priority < head.priority
+               ORDER BY queue, priority DESC, run_at, seq LIMIT 1)
+             UNION ALL
+             (SELECT queue, priority, run_at FROM queuectl.jobs
+               WHERE ready = 1 AND queue > head.queue
+               ORDER BY queue, priority DESC, run_at, seq LIMIT 1)
+             LIMIT 1) AS next
+         WHERE head.n < 1000)
+    SELECT min(run_at)
+      FROM (SELECT run_at FROM head
+            UNION ALL
+            (SELECT run_at FROM queuectl.jobs WHERE ready = 2 ORDER BY run_at, seq LIMIT 1)) AS heads
+     WHERE run_at <= {_NOW}
+    """
+
+_RATES = f"""
+    SELECT count(*) FILTER (WHERE state = 'completed'), count(*) FILTER (WHERE state IN ('failed', 'timed_out')),
+           count(run_id), min(ended_at), max(clock.now)
+      FROM (SELECT {_NOW} AS now, (SELECT coalesce(max(run_id), 0) FROM queuectl.runs) AS last) AS clock
+      LEFT JOIN queuectl.runs ON run_id > clock.last - %(rows)s::bigint AND ended_at > clock.now - %(window)s::float8
+    """

@@ -1,0 +1,193 @@
+"""The PostgreSQL store's verbs about workers: who is there, leases, what is asked of them, lost runs."""
+
+from __future__ import annotations
+
+
+from queuectl import faults
+from queuectl.db.postgres_desk import PostgresDesk, count, move
+from queuectl.db.postgres_link import boot_s
+from queuectl.db.postgres_turn import shard_of
+from queuectl.db.rules import after_loss
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Optional, Sequence, Tuple
+
+    from queuectl.db.postgres_desk import Moves
+    from queuectl.db.postgres_link import Run
+    from queuectl.job import Orders, Worker
+
+WORKER_COLUMNS = (
+    "id", "role", "group_id", "number", "host", "host_id", "pid", "pid_started", "queues", "concurrency",
+    "started_at", "lease_expires_at", "renewed_mono_s", "state", "stop",
+)  # fmt: skip
+
+
+class PostgresWorkers(PostgresDesk):
+    """Workers and their leases."""
+
+    def register(self, worker: Worker) -> None:
+        """See ``Store.register``."""
+        row: List[Any] = list(worker)
+        row[8] = list(worker.queues)
+        self._once(_REGISTER, row)
+        # From now on this process has a lease to lose.
+        self.be_patient(worker.lease_expires_at - worker.started_at)
+
+    def renew(self, worker_id: str, lease_s: float, mono_s: float) -> bool:
+        """See ``Store.renew``."""
+        self.be_patient(lease_s)
+        faults.point("renewing")
+        sent_s = boot_s()
+        rows = self._once(_RENEW, {"worker": worker_id, "lease": lease_s, "mono": mono_s})
+        for (clock_at,) in rows:
+            self._clock_is(clock_at, sent_s)
+        return bool(rows)
+
+    def unregister(self, worker_id: str) -> None:
+        """See ``Store.unregister``."""
+
+        def body(run: Run) -> None:
+            run("DELETE FROM queuectl.workers WHERE id = %s", (worker_id,))
+            self._fold(run, worker_id)
+
+        self._write(body)
+
+    def _fold(self, run: Run, worker_id: str) -> None:
+        """Add what a worker counted to everybody's shard, so that shards do not pile up."""
+        run(_FOLD, {"shard": shard_of(worker_id)})
+
+    def workers(self) -> List[Worker]:
+        """See ``Store.workers``."""
+        from queuectl.job import Worker
+
+        rows = self._rows(
+            f"SELECT {', '.join(WORKER_COLUMNS)} FROM queuectl.workers ORDER BY started_at, number, id"
+        )
+        return [Worker._make((*row[:8], tuple(row[8]), *row[9:])) for row in rows]
+
+    def orders(self, worker_id: str) -> Orders:
+        """See ``Store.orders``."""
+        from queuectl.job import Orders
+
+        state, stop, cancelled = self._rows(_ORDERS, {"worker": worker_id})[0]
+        return Orders(state == "alive", stop or 0, tuple(cancelled))
+
+    def request_stop(self, worker_ids: Sequence[str], level: int) -> None:
+        """See ``Store.request_stop``."""
+        self._once(
+            "UPDATE queuectl.workers SET stop = greatest(stop, %s::int) WHERE id = ANY(%s::text[]) RETURNING 1",
+            (level, list(worker_ids)),
+        )
+
+    def runs_of(self, worker_id: str) -> List[Tuple[str, int]]:
+        """See ``Store.runs_of``."""
+        return self._rows(
+            "SELECT id, last_run_id FROM queuectl.jobs WHERE worker_id = %s ORDER BY last_run_id", (worker_id,)
+        )
+
+    def condemn(self, worker_id: str, renewed_mono_s: float) -> bool:
+        """See ``Store.condemn``."""
+        done = self._once(
+            "UPDATE queuectl.workers SET state = 'lost' WHERE id = %s AND renewed_mono_s = %s::float8 RETURNING 1",
+            (worker_id, renewed_mono_s),
+        )
+        return bool(done)
+
+    def release_lost(self, worker_id: str, max_lost: int, now: Optional[float] = None) -> List[Tuple[str, str]]:
+        """See ``Store.release_lost``."""
+
+        def body(run: Run) -> List[Tuple[str, str]]:
+            at = self._clock(run, now)
+            row = run("SELECT state FROM queuectl.workers WHERE id = %s FOR UPDATE", (worker_id,)).fetchone()
+            if row is not None and row[0] == "alive":
+                return []
+            owned = run(_OWNED, (worker_id,)).fetchall()
+            moves: Moves = {}
+            states, reasons = [], []
+            for _, _, queue, losses, cancel in owned:
+                state, reason = after_loss(losses + 1, max_lost, cancel)
+                move(moves, queue, "processing", state)
+                states.append(state)
+                reasons.append(reason)
+            if owned:
+                run(_RELEASE, {"seqs": [row[0] for row in owned], "states": states, "reasons": reasons, "now": at})
+                count(run, moves)
+                self._wake(run)
+            run("DELETE FROM queuectl.workers WHERE id = %s", (worker_id,))
+            self._fold(run, worker_id)
+            faults.point("releasing")
+            return [(row[1], state) for row, state in zip(owned, states)]
+
+        return self._write(body)
+
+    def ownerless(self) -> List[str]:
+        """See ``Store.ownerless``."""
+        rows = self._rows(
+            """
+            SELECT DISTINCT worker_id
+              FROM queuectl.jobs AS j
+             WHERE worker_id IS NOT NULL
+               AND NOT EXISTS (SELECT 1 FROM queuectl.workers AS w WHERE w.id = j.worker_id)
+            """
+        )
+        return [row[0] for row in rows]
+
+
+_REGISTER = f"""
+    INSERT INTO queuectl.workers ({", ".join(WORKER_COLUMNS)})
+    VALUES ({", ".join("%s::text[]" if column == "queues" else "%s" for column in WORKER_COLUMNS)})
+    ON CONFLICT (id) DO UPDATE
+       SET {", ".join(f"{column} = excluded.{column}" for column in WORKER_COLUMNS[1:])}
+    RETURNING 1
+    """
+
+_RENEW = """
+    UPDATE queuectl.workers
+       SET lease_expires_at = extract(epoch FROM clock_timestamp())::float8 + %(lease)s::float8,
+           renewed_mono_s = %(mono)s::float8
+     WHERE id = %(worker)s AND state = 'alive'
+    RETURNING extract(epoch FROM clock_timestamp())::float8
+    """
+
+_ORDERS = """
+    SELECT (SELECT state FROM queuectl.workers WHERE id = %(worker)s),
+           (SELECT stop FROM queuectl.workers WHERE id = %(worker)s),
+           ARRAY(SELECT last_run_id FROM queuectl.jobs WHERE worker_id = %(worker)s AND cancel_requested)
+    """
+
+_OWNED = """
+    SELECT seq, id, queue, losses, cancel_requested
+      FROM queuectl.jobs
+     WHERE worker_id = %s
+     ORDER BY seq
+       FOR UPDATE
+    """
+
+_RELEASE = """
+    WITH lost AS (
+        SELECT * FROM unnest(%(seqs)s::bigint[], %(states)s::text[], %(reasons)s::text[]) AS l (seq, state, reason)
+    ), freed AS (
+        UPDATE queuectl.jobs AS j
+           SET state = lost.state, ready = CASE WHEN lost.state = 'pending' THEN 1 ELSE 0 END,
+               losses = j.losses + 1, worker_id = NULL, cancel_requested = false, updated_at = %(now)s::float8,
+               ended_at = CASE WHEN lost.state = 'pending' THEN NULL ELSE %(now)s::float8 END, reason = lost.reason
+          FROM lost
+         WHERE j.seq = lost.seq
+        RETURNING j.last_run_id)
+    UPDATE queuectl.runs AS r
+       SET state = 'lost', ended_at = %(now)s::float8, reason = 'its worker died'
+      FROM freed
+     WHERE r.run_id = freed.last_run_id
+    """
+
+_FOLD = """
+    WITH gone AS (
+        DELETE FROM queuectl.counts WHERE shard = %(shard)s::int RETURNING *)
+    INSERT INTO queuectl.counts AS c (queue, shard, pending, processing, failed, completed, dead, cancelled)
+    SELECT queue, 0, pending, processing, failed, completed, dead, cancelled FROM gone ORDER BY queue
+    ON CONFLICT (queue, shard) DO UPDATE
+       SET pending = c.pending + excluded.pending, processing = c.processing + excluded.processing,
+           failed = c.failed + excluded.failed, completed = c.completed + excluded.completed,
+           dead = c.dead + excluded.dead, cancelled = c.cancelled + excluded.cancelled
+    """

@@ -1,0 +1,97 @@
+"""Rules of the store that are the same in every engine: pure, and without SQL."""
+
+from __future__ import annotations
+
+from queuectl.errors import JobExists
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+
+    from queuectl.jobspec import JobSpec
+
+RETRIABLE = ("completed", "dead", "cancelled", "failed")
+
+
+def generated_number(job_id: str) -> Optional[int]:
+    """Return the N of an id that looks like a generated one (``jobN``), None for any other."""
+    digits = job_id[3:]
+    if job_id[:3] == "job" and digits.isdigit() and digits[0] != "0" and len(digits) <= 18:
+        return int(digits)
+    return None
+
+
+def number_jobs(
+    specs: Sequence[JobSpec], next_number: int, taken: Iterable[int]
+) -> Tuple[List[str], int, Set[int]]:
+    """Return the ids of new jobs, the next number after them, and the taken numbers that are still ahead of it.
+
+    Args:
+        specs: The new jobs; ids that are given are kept.
+        next_number: Of the next generated id.
+        taken: Numbers from there on that callers took by giving an id like job7, those of *specs* too.
+    """
+    ahead = set(taken)
+    ids = []
+    for spec in specs:
+        if spec.id is not None:
+            ids.append(spec.id)
+            continue
+        while next_number in ahead:
+            next_number += 1
+        ids.append("job%d" % next_number)
+        next_number += 1
+    while next_number in ahead:
+        next_number += 1
+    return ids, next_number, {number for number in ahead if number > next_number}
+
+
+def refuse_spent(given: Sequence[str], existing: Set[str], next_number: int, taken: Set[int]) -> None:
+    """Refuse given ids that are not free.
+
+    Args:
+        given: The ids that callers gave, in their order.
+        existing: Those of them that jobs have.
+        next_number: Of the next generated id; all below were used.
+        taken: Numbers from there on that were used by given ids.
+
+    Raises:
+        JobExists: The first id that is not free, and why.
+    """
+    seen = set()
+    for job_id in given:
+        if job_id in seen:
+            raise JobExists(job_id, "is given twice")
+        seen.add(job_id)
+        if job_id in existing:
+            raise JobExists(job_id)
+        number = generated_number(job_id)
+        if number is not None and (number < next_number or number in taken):
+            raise JobExists(job_id, "was used by an earlier job")
+
+
+def after_loss(losses: int, max_lost: int, cancel_requested: bool) -> Tuple[str, Optional[str]]:
+    """Return the state and reason of a job that has now lost *losses* runs in a row."""
+    if cancel_requested:
+        return "cancelled", "cancelled while it ran"
+    if losses >= max_lost:
+        times = f"{losses} runs in a row" if losses > 1 else "a run"
+        return "dead", f"lost {times}: the worker died while it ran"
+    return "pending", None
+
+
+def due_after_edit(changes: Mapping[str, Any], now: float) -> float:
+    """Return when a job is due whose ``run_at`` or ``delay_s`` was changed; None is as if it were not given."""
+    delay_s, run_at = changes.get("delay_s"), changes.get("run_at")
+    if delay_s is not None:
+        return float(now + delay_s)
+    return now if run_at is None else float(run_at)
+
+
+def to_json(value: Any) -> Optional[str]:
+    """Return *value* as JSON for a column, None if it is empty."""
+    if not value:
+        return None
+    import json
+
+    return json.dumps(value, separators=(",", ":"))
