@@ -10,7 +10,7 @@ import sys
 import time
 
 from queuectl import clock, events, recovery
-from queuectl.console import Console
+from queuectl.console import Console, LogFile
 from queuectl.control import local_workers
 from queuectl.db import home, open_store
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
@@ -62,8 +62,8 @@ class Supervisor:
         self._slots = [Slot(number) for number in range(options["count"])]
         self._stop = 0
         self._interrupts = 0
-        self._quiet = bool(options["daemon"])
-        self._console = Console()  # never waits: a held terminal must not keep workers from being stopped
+        # Not print: a held terminal must not keep workers from being stopped.
+        self._console = LogFile(_log_path("supervisor")) if options["daemon"] else Console()
         self._lease_s = recovery.lease_of(store)
         self._healthy_since_mono = time.monotonic()
         self._sweep_mono = 0.0
@@ -129,7 +129,7 @@ class Supervisor:
         supervisor is gone, however that happened.
         """
         options = self._options
-        log = os.path.join(home(), "logs", f"worker-{number}.log") if options["daemon"] else None
+        log = _log_path(f"worker-{number}") if options["daemon"] else None
         given = {
             "number": number, "group_id": self._id, "concurrency": options["concurrency"],
             "queues": options["queues"], "drain": options["drain"], "log": log,
@@ -156,7 +156,7 @@ class Supervisor:
             slot.delay_s = _next_delay(slot.delay_s, now_mono - slot.born_mono)
             slot.restart_mono = now_mono + slot.delay_s
             how = f"signal {signal_name(-code)}" if code < 0 else f"exit {code}"
-            self._say(events.restarted(slot.number, how, clock.format_duration(slot.delay_s)))
+            self._console.line(events.restarted(slot.number, how, clock.format_duration(slot.delay_s)))
 
     def _signal_all(self, number: int) -> None:
         for slot in self._slots:
@@ -180,7 +180,7 @@ class Supervisor:
                 self._renew(now_mono)
             judge = time.monotonic() - self._healthy_since_mono > self._lease_s * 2
             for lost in recovery.sweep(self._store, judge):
-                self._say(events.lost(*lost))
+                self._console.line(events.lost(*lost))
             self._write_pids()
             self._tell_ready()
             self._obey()
@@ -273,10 +273,6 @@ class Supervisor:
             pass
         self._console.finish()
 
-    def _say(self, line: str) -> None:
-        if not self._quiet:
-            self._console.line(line)
-
     def abandon(self) -> None:
         """The store is gone: let the workers end what they can and go."""
         self._signal_all(signal.SIGTERM)
@@ -285,6 +281,10 @@ class Supervisor:
                 if slot.process.stdin is not None:
                     slot.process.stdin.close()
                 slot.process.wait()
+
+
+def _log_path(name: str) -> str:
+    return os.path.join(home(), "logs", f"{name}.log")
 
 
 def _next_delay(delay_s: float, lived_s: float) -> float:

@@ -1,0 +1,150 @@
+"""``worker start --daemon``: what it prints, its pids, its logs, and that it lives on alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from typing import Callable, List
+
+import pytest
+
+from tests.conftest import Result
+from tests.process.scene import Scene, alive
+
+pytestmark = pytest.mark.posix
+
+Cli = Callable[..., Result]
+
+
+def listed(scene: Scene) -> List[int]:
+    """Return what ``pids.json`` says."""
+    pids: List[int] = json.loads((scene.folder / ".queuectl" / "pids.json").read_text())["pids"]
+    return pids
+
+
+def test_it_prints_the_pids_and_saves_them(scene: Scene, cli: Cli) -> None:
+    """A line per worker with its pid, then where they are saved; all are live when it returns."""
+    done = cli("worker", "start", "--count", "3", "--daemon", code=0)
+
+    lines = done.out.splitlines()
+    pids = [int(line.rpartition("=")[2]) for line in lines[:3]]
+    assert [f"Started worker pid={pid}" for pid in pids] == lines[:3]
+    assert ["Saved PIDs to ~/.queuectl/pids.json"] == lines[3:]
+    assert "" == done.err
+    assert sorted(pids) == sorted(listed(scene))
+    assert all(map(alive, pids))
+    assert sorted(pids) == sorted(worker.pid for worker in scene.queue.workers())
+    cli("worker", "stop", code=0)
+    assert not any(map(alive, pids))
+    assert [] == listed(scene)
+
+
+def test_it_works_and_logs(scene: Scene, cli: Cli) -> None:
+    """Each worker has a log with the lines of a foreground worker and the time, without the commands' output."""
+    cli("worker", "start", "--count", "2", "--daemon", code=0)
+    job_id = scene.queue.enqueue(scene.journal.command("echo printed; exit 3"), max_retries=0).id
+    scene.until(job_id, "dead")
+    assert "printed\n" == scene.output(job_id)
+
+    cli("worker", "stop", code=0)
+
+    logs = scene.folder / ".queuectl" / "logs"
+    assert {"worker-0.log", "worker-1.log"} <= {path.name for path in logs.iterdir()}
+    text = "".join((logs / f"worker-{number}.log").read_text() for number in (0, 1))
+    assert 2 == len(re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[worker \d\] pid=\d+ started$", text, re.M))
+    assert re.search(rf"\[worker \d\] picked job {job_id}: ", text)
+    assert re.search(rf"\[worker \d\] job {job_id} dead \(exit 3\) after 1 run$", text, re.M)
+    assert 2 == len(re.findall(r"\[worker \d\] exiting$", text, re.M))
+    assert not re.search("^printed$", text, re.M)
+    for path in logs.iterdir():
+        assert 0 == stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+
+def test_it_outlives_the_session_that_started_it(scene: Scene) -> None:
+    """It has a session of its own, so that the end of the terminal, and everything in it, is not its end."""
+    shell = subprocess.Popen(
+        ["sh", "-c", f"{sys.executable} -m queuectl worker start --daemon && kill -9 0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    shell.communicate(timeout=30)
+    assert -signal.SIGKILL == shell.returncode
+    (pid,) = listed(scene)
+
+    job_id = scene.queue.enqueue(scene.journal.command()).id
+    scene.until(job_id, "completed")
+
+    assert alive(pid)
+    assert shell.pid not in (os.getsid(pid), os.getpgid(pid))
+    scene.queue.stop_workers()
+
+
+def test_it_holds_no_pipe_of_its_starter(scene: Scene) -> None:
+    """``queuectl worker start --daemon | cat`` ends: nobody waits for the daemon's output."""
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m queuectl worker start --daemon 2>&1 | cat"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, text=True,
+    )  # fmt: skip
+
+    assert done.stdout.startswith("Started worker pid=")
+    scene.queue.stop_workers()
+
+
+def test_pids_follow_a_replaced_worker(scene: Scene, cli: Cli) -> None:
+    """The file names the live workers, also after one died and came again, and for several groups."""
+    cli("worker", "start", "--count", "2", "--daemon", code=0)
+    first = listed(scene)
+    os.kill(first[0], signal.SIGKILL)
+
+    scene.eventually(lambda: len(listed(scene)) == 2 and first[0] not in listed(scene), what="the new pid in pids.json")
+
+    cli("worker", "start", "--daemon", code=0)
+    assert 3 == len(listed(scene))
+    assert sorted(worker.pid for worker in scene.queue.workers()) == sorted(listed(scene))
+    cli("worker", "stop", code=0)
+    assert [] == listed(scene)
+
+
+def test_a_daemon_that_drains(scene: Scene, cli: Cli) -> None:
+    """With ``--drain`` it works everything off and ends by itself."""
+    ids = scene.queue.enqueue_many([scene.journal.command("sleep 0.1")] * 4)
+
+    cli("worker", "start", "--count", "2", "--daemon", "--drain", code=0)
+
+    for job_id in ids:
+        scene.until(job_id, "completed")
+    scene.eventually(lambda: scene.queue.store.workers() == [], what="all are gone")
+    scene.judge()
+
+
+def test_a_daemon_on_a_store_that_is_not_ours_says_why(scene: Scene, cli: Cli) -> None:
+    """A start that fails is no success: exit code 1, one sentence, nobody left."""
+    stranger = scene.folder / "stranger.db"
+    stranger.write_bytes(b"not a database, but long enough to be taken for one at first sight" * 20)
+
+    done = cli("--db", str(stranger), "worker", "start", "--daemon")
+
+    assert (1, "") == (done.code, done.out)
+    assert done.err.startswith("queuectl: ")
+    assert 1 == done.err.count("\n")
+
+
+def test_a_daemons_supervisor_replaces_a_worker(scene: Scene, cli: Cli) -> None:
+    """The lost job runs again without anybody at a terminal, and the death is in the log."""
+    cli("worker", "start", "--daemon", code=0)
+    job_id = scene.queue.enqueue(scene.journal.command('[ "$QUEUECTL_ATTEMPT" -gt 1 ] || sleep 60')).id
+    scene.noted("start")
+
+    os.kill(listed(scene)[0], signal.SIGKILL)
+    scene.until(job_id, "completed")
+
+    assert ["lost", "completed"] == scene.outcomes(job_id)
+    cli("worker", "stop", code=0)
+    logs = "".join(path.read_text() for path in (scene.folder / ".queuectl" / "logs").iterdir())
+    assert f"job {job_id} lost, runs again" in logs
+    assert "died (signal KILL)" in logs
+    scene.judge()

@@ -1,0 +1,231 @@
+"""``worker stop``: all workers of the store on this machine, and nobody else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Callable
+
+import pytest
+
+from queuectl import Queue
+from tests.conftest import Result
+from tests.process.scene import Scene, alive
+
+pytestmark = pytest.mark.posix
+
+HELD = "until [ -e go ]; do sleep 0.02; done"
+Cli = Callable[..., Result]
+
+
+def test_nobody_to_stop(cli: Cli) -> None:
+    """Without workers it says so and is content, whatever the options."""
+    for words in ((), ("--now",), ("--timeout", "5")):
+        assert Result("No workers are running.\n", "", 0) == cli("worker", "stop", *words)
+
+
+def test_it_reaches_every_group(scene: Scene, cli: Cli) -> None:
+    """Two groups in the foreground, one daemon: their running jobs complete, and all are gone when it returns."""
+    ids = scene.queue.enqueue_many([scene.journal.command("sleep 0.5")] * 4)
+    groups = [scene.start("--count", "2"), scene.start()]
+    cli("worker", "start", "--daemon", code=0)
+    scene.noted("start", 4)
+    everyone = [row.pid for row in scene.queue.store.workers()]
+    assert 7 == len(everyone)
+
+    done = cli("worker", "stop")
+
+    assert Result("Stopped 4 workers.\n", "", 0) == done
+    assert not any(map(alive, everyone))
+    assert [] == scene.queue.store.workers()
+    assert ["completed"] * 4 == [scene.state(job_id) for job_id in ids]
+    assert [0, 0] == [group.wait().code for group in groups]
+    scene.judge(acknowledged=ids)
+
+
+def test_now_ends_the_jobs_and_puts_them_back(scene: Scene, cli: Cli) -> None:
+    """The trees are ended, the jobs are pending at no cost, and they run again with the next start."""
+    ways = ("a child", "a child in a session of its own")
+    body = f'[ "$QUEUECTL_ATTEMPT" -gt 1 ] || {{ {scene.journal.leaving(*ways)}; note left; sleep 60; }}'
+    ids = scene.queue.enqueue_many([scene.journal.command(body)] * 3)
+    groups = [scene.start(), scene.start("--concurrency", "2")]
+    scene.noted("left", 3)
+    beats = scene.pids("beats", 6)
+
+    cli("worker", "stop", "--now", timeout=15, code=0)
+
+    scene.gone(beats, timeout=0)
+    for job_id in ids:
+        job = scene.queue.get(job_id)
+        assert ("pending", 1, 0, 0) == (job.state, job.attempts, job.failures, job.losses)
+        assert ["stopped"] == scene.outcomes(job_id)
+    assert [0, 0] == [group.wait().code for group in groups]
+    scene.drain("--concurrency", "3")
+    scene.judge(acknowledged=ids)
+
+
+def test_now_kills_what_ignores_term(scene: Scene, cli: Cli) -> None:
+    """After ``kill_grace`` a command that does not go is killed with its tree."""
+    scene.queue.set_setting("kill_grace", "0.5")
+    child = scene.journal.leaving("a child that ignores TERM")
+    job_id = scene.queue.enqueue(scene.journal.command(f"trap '' TERM; {child}; while :; do sleep 1; done")).id
+    scene.start()
+    beats = scene.pids("beats")
+
+    cli("worker", "stop", "--now", timeout=15, code=0)
+
+    scene.gone(beats, timeout=0)
+    assert "pending" == scene.state(job_id)
+    scene.judge(ended=False)
+
+
+def test_timeout_says_who_is_left(scene: Scene, cli: Cli) -> None:
+    """Exit code 1 and the pids of those still there; they go on finishing, and can be stopped now."""
+    scene.queue.enqueue(scene.journal.command(HELD))
+    group = scene.start("--count", "2")
+    scene.noted("start")
+    busy = scene.queue.get("job1").worker_id
+    (pid,) = (worker.pid for worker in group.workers() if worker.id == busy)
+
+    done = cli("worker", "stop", "--timeout", "0.5")
+
+    assert 1 == done.code
+    assert f"pid {pid}" in done.err
+    assert "still running after 0.5 s" in done.err
+    assert [pid] == group.pids()
+    cli("worker", "stop", "--now", code=0)
+    assert not alive(pid)
+    assert ["stopped"] == scene.outcomes("job1")
+    assert 0 == group.wait().code
+
+
+def test_timeout_that_is_long_enough(scene: Scene, cli: Cli) -> None:
+    """It returns when they are gone, not when the time is over."""
+    group = scene.start()
+
+    cli("worker", "stop", "--timeout", "3600", code=0)
+
+    assert 0 == group.wait().code
+
+
+def test_two_stops_at_once(scene: Scene, cli: Cli) -> None:
+    """Each waits until all are gone."""
+    scene.queue.enqueue(scene.journal.command(HELD))
+    group = scene.start("--count", "2")
+    scene.noted("start")
+    words = [sys.executable, "-m", "queuectl", "worker", "stop"]
+    stops = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    scene.eventually(lambda: len(group.workers()) == 1, what="the idle one goes")
+
+    assert [None, None] == [stop.poll() for stop in stops]
+    (scene.folder / "go").touch()
+
+    assert [b"", b""] == [stop.communicate(timeout=30)[1] for stop in stops]
+    assert [0, 0] == [stop.returncode for stop in stops]
+    assert 0 == group.wait().code
+
+
+def test_a_stale_pids_file_harms_nobody(scene: Scene, cli: Cli) -> None:
+    """A process of somebody else that ``pids.json`` names is not touched, with workers or without."""
+    scene.queue.store.sync()
+    stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        pids_file = scene.folder / ".queuectl" / "pids.json"
+        pids_file.write_text(json.dumps({"pids": [stranger.pid]}))
+        for words in ((), ("--now",)):
+            assert "No workers are running.\n" == cli("worker", "stop", *words, code=0).out
+        assert stranger.poll() is None
+
+        group = scene.start()
+        scene.eventually(lambda: json.loads(pids_file.read_text()) == {"pids": group.pids()})
+        pids_file.write_text(json.dumps({"pids": [stranger.pid, *group.pids()]}))
+        cli("worker", "stop", "--now", code=0)
+
+        assert stranger.poll() is None
+        assert not group.pids()
+        group.wait()
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"pids": "all"}', '{"pids": [-1, 0, 1]}'])
+def test_a_broken_pids_file_harms_nobody(scene: Scene, cli: Cli, text: str) -> None:
+    """Whatever it holds, ``worker stop`` stops the workers and nobody else."""
+    group = scene.start()
+    (scene.folder / ".queuectl" / "pids.json").write_text(text)
+
+    assert "Stopped 1 worker.\n" == cli("worker", "stop", code=0).out
+
+    assert 0 == group.wait().code
+
+
+def test_a_reused_pid_harms_nobody(scene: Scene, cli: Cli) -> None:
+    """A worker's entry whose pid is another process's by now: neither signalled nor waited for nor listed."""
+    group = scene.start()
+    (worker,) = group.workers()
+    group.kill_all()
+    stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        # As if the kernel had given the dead worker's pid to the stranger.
+        scene.queue.store.register(worker._replace(pid=stranger.pid))
+
+        assert "No workers are running.\n" == cli("worker", "stop", "--now", code=0).out
+        assert [] == scene.queue.workers()
+
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_workers_of_another_store_go_on(scene: Scene, cli: Cli) -> None:
+    """The machine's other queues are not this one's."""
+    other_db = str(scene.folder / "other.db")
+    group = scene.start(env={"QUEUECTL_DB": other_db}, wait=False)
+    with Queue(other_db) as other:
+        scene.eventually(lambda: len(other.workers()) == 1, what="the other store's worker")
+        mine = scene.start()
+
+        assert "Stopped 1 worker.\n" == cli("worker", "stop", code=0).out
+
+        assert 1 == len(other.workers())
+        assert group.running
+    mine.wait()
+    assert "Stopped 1 worker.\n" == cli("--db", other_db, "worker", "stop", code=0).out
+    group.wait()
+
+
+def test_a_stopped_group_has_left_the_jobs_that_wait(scene: Scene, cli: Cli) -> None:
+    """Jobs that were not begun stay pending, with no run counted."""
+    ids = scene.queue.enqueue_many([scene.journal.command("sleep 0.3")] * 3)
+    group = scene.start()
+    scene.noted("start")
+
+    cli("worker", "stop", code=0)
+
+    assert ["completed", "pending", "pending"] == [scene.state(job_id) for job_id in ids]
+    assert [1, 0, 0] == [scene.queue.get(job_id).attempts for job_id in ids]
+    assert 0 == group.wait().code
+
+
+def test_an_interrupted_stop_leaves_them_stopping(scene: Scene) -> None:
+    """Ctrl-C at a waiting ``worker stop`` ends the waiting with 130, not what it asked for."""
+    scene.queue.enqueue(scene.journal.command(HELD))
+    group = scene.start()
+    scene.noted("start")
+    words = [sys.executable, "-m", "queuectl", "worker", "stop"]
+    stop = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    scene.eventually(lambda: "received stop signal" in group.out)
+
+    os.killpg(stop.pid, signal.SIGINT)
+    out, err = stop.communicate(timeout=30)
+
+    assert (130, b"") == (stop.returncode, out)
+    assert b"Traceback" not in err
+    (scene.folder / "go").touch()
+    assert 0 == group.wait().code
+    assert "completed" == scene.state("job1")
