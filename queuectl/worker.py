@@ -111,8 +111,7 @@ class WorkerProcess:
                 self._sync()
             if not self._unsynced:  # what the console holds tells of ends: they must be on the disk first
                 self._console.flush()
-            self._reactor.wait(self._sleep_s())
-            self._react()
+            self._sleep(self._wake_mono())
         self._leave()
         return 0
 
@@ -241,8 +240,15 @@ class WorkerProcess:
         if self._note_mono is None:
             self._note_mono = time.monotonic() + NOTE_AFTER_S
 
-    def _react(self) -> None:
-        """Act on what the reactor saw."""
+    def _sleep(self, wake_mono: float) -> None:
+        """Wait until the loop has something to do; the end of a command's output alone is nothing."""
+        while True:
+            self._reactor.wait(max(wake_mono - time.monotonic(), 0.0))
+            if self._react() or time.monotonic() >= wake_mono:
+                return
+
+    def _react(self) -> bool:
+        """Act on what the reactor saw; say whether the loop has something to do now."""
         for command in self._reactor.readable:
             self._flow.read(command)
         for pid, status, usage in self._reactor.exits:
@@ -260,13 +266,16 @@ class WorkerProcess:
         if self._reactor.orphaned and not self._stop:
             self._ask_stop(GRACEFUL)
         now_mono = time.monotonic()
-        for execution in list(self._timed.values()):
-            due = execution.next_mono()
-            if due is not None and now_mono >= due:
-                execution.look(now_mono)
-                self._maybe_over(execution)
+        if self._timed:
+            for execution in list(self._timed.values()):
+                due = execution.next_mono()
+                if due is not None and now_mono >= due:
+                    execution.look(now_mono)
+                    self._maybe_over(execution)
         if self._due_mono is not None and now_mono >= self._due_mono:
             self._hungry = True
+        wants_work = self._hungry and len(self._running) < self._concurrency
+        return bool(wants_work or self._ended or self._reactor.signals) or self._flow.due_mono() is not None
 
     def _maybe_over(self, execution: Execution) -> None:
         """If the run has ended, take the rest of its output and settle it."""
@@ -390,8 +399,8 @@ class WorkerProcess:
         except StoreUnavailable:
             return False
 
-    def _sleep_s(self) -> float:
-        """Return how long nothing can be due."""
+    def _wake_mono(self) -> float:
+        """Return until when nothing is due, by the monotonic clock."""
         now_mono = time.monotonic()
         if (
             self._hungry
@@ -399,7 +408,7 @@ class WorkerProcess:
             and len(self._running) < self._concurrency
             and now_mono >= self._not_before_mono
         ):
-            return 0.0
+            return now_mono
         wake_mono = self._tick_mono
         if self._ended:
             wake_mono = min(wake_mono, max(self._not_before_mono, now_mono))
@@ -416,7 +425,7 @@ class WorkerProcess:
             wake_mono = min(wake_mono, max(due, self._not_before_mono))
         if self._drain and not self._running:
             wake_mono = min(wake_mono, now_mono + DRAIN_LOOK_S)
-        return max(wake_mono - now_mono, 0.0)
+        return wake_mono
 
 
 def main(argv: Sequence[str]) -> int:
