@@ -41,6 +41,12 @@ STATES = tuple(state.value for state in State)
 WAITING = ("pending", "failed")
 ENDED = ("completed", "dead", "cancelled")
 
+# Fields of Job that a listing may be sorted by; each is a column of the same name.
+SORTABLE = (
+    "id", "queue", "state", "priority", "run_at", "command", "attempts", "failures", "max_retries", "created_at",
+    "updated_at", "ended_at",
+)  # fmt: skip
+
 
 class Outcome(str, enum.Enum):
     """How a run stands or ended; ``runs.state`` in the store and in ``show --json``."""

@@ -17,8 +17,7 @@ from queuectl.errors import InvalidJob, JobNotFound, QueuectlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Type, Union
+    from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
 
     from queuectl.config import Config
     from queuectl.db.base import Store
@@ -60,12 +59,7 @@ class Queue:
     def __enter__(self) -> Queue:
         return self
 
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property
@@ -146,8 +140,10 @@ class Queue:
         descending: bool = False,
     ) -> Iterator[Job]:
         """Yield jobs, oldest first, or by the field *sort*; read page by page, never all at once."""
-        from queuectl.job import JobFilter
+        from queuectl.job import SORTABLE, JobFilter
 
+        if sort is not None and sort not in SORTABLE:
+            raise QueuectlError(f"cannot sort by {jobspec.shown(sort)}. Choose from {', '.join(SORTABLE)}.")
         which = which or JobFilter()
         left = limit
         after = 0
@@ -362,8 +358,8 @@ class Queue:
             from queuectl.recovery import live_workers
 
             left = left or live_workers(self.store)
+            names = ", ".join(f"pid {worker.pid} on {worker.host}" for worker in left[:5])
             if left:
-                names = ", ".join(f"pid {worker.pid} on {worker.host}" for worker in left[:5])
                 raise QueuectlError(f"cannot reset: workers are running ({names}). Stop them first.")
             self.store.reset()
 

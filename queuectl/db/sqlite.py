@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from queuectl.job import Claim
     from queuectl.jobspec import JobSpec
 
-# Rows that became due and are moved into the claim's index in one step.
-PROMOTE_STEP = 1000
+# Rows that became due and are moved into the claim's index before a claim: all, for the most urgent of
+# them may be the last. 100,000 take a quarter of a second; what is beyond waits for the next claim.
+PROMOTE_MOST = 100_000
 
 
 class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
@@ -45,12 +46,13 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         now = time.time() if now is None else now
         with self._write as db:
             ids = self._take_ids(db, specs)
+            last_seq = db.execute(_LAST_SEQ).fetchone()[0]
             default = None
             if any(spec.max_retries is None for spec in specs):
                 found = db.execute("SELECT value FROM settings WHERE key = 'max_retries'").fetchone()
                 default = int(found[0]) if found else 3
             counts: Dict[str, List[int]] = {}
-            db.executemany(_ADD, _new_rows(specs, ids, default, now, counts))
+            db.executemany(_ADD, _new_rows(specs, ids, last_seq, default, now, counts))
             for queue, (pending, _) in counts.items():
                 if db.execute("UPDATE queues SET pending = pending + ? WHERE name = ?", (pending, queue)).rowcount == 0:
                     db.execute("INSERT INTO queues (name, pending) VALUES (?, ?)", (queue, pending))
@@ -129,6 +131,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             self._sync_after = False  # the worker does it while the next command starts
             for run_id, parts, replace_from in outputs:
                 self._append(db, run_id, parts, replace_from)
+            self._ring_after = any(verdict.state == "pending" for _, _, verdict in ended)
             accepted = [self._finish_one(db, worker_id, end, now, counts) for end in ended]
             claims = self._claim(db, worker_id, count, queues, now, counts) if count > 0 else []
             _apply_counts(db, counts)
@@ -199,6 +202,8 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             if room is not None:
                 change = counts.get(name)
                 room -= change[_COLUMN["processing"]] if change else 0
+                if change:
+                    self._ring_after = True  # another worker may take the place that this one leaves
                 if room <= 0:
                     continue
             if waiting_at is not None and waiting_at <= now:
@@ -231,7 +236,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             UPDATE jobs SET ready = 1
              WHERE seq IN (SELECT seq FROM jobs WHERE queue = ? AND ready = 2 AND run_at <= ? ORDER BY run_at LIMIT ?)
             """,
-            (queue, now, PROMOTE_STEP),
+            (queue, now, PROMOTE_MOST),
         )
         faults.point("promoting")
 
@@ -281,10 +286,13 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         db.executemany(_ADD_OUTPUT, [(start, data, run_id) for start, data in parts])
 
 
+# A row number is the key of pages of a listing: none comes again, not even after the newest job was deleted.
+_LAST_SEQ = "SELECT max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs)) FROM store"
+
 _ADD = """
-    INSERT INTO jobs (id, queue, state, priority, run_at, ready, command, cwd, env, tags,
+    INSERT INTO jobs (seq, id, queue, state, priority, run_at, ready, command, cwd, env, tags,
                       timeout_s, backoff_base, max_retries, created_at, updated_at)
-    VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     """
 
 # Not for a run that was deleted: a worker given up for lost may write on after its job was pruned.
@@ -354,10 +362,15 @@ def generated_number(job_id: str) -> Optional[int]:
 
 
 def _new_rows(
-    specs: Sequence[JobSpec], ids: Sequence[str], max_retries: Optional[int], now: float, counts: Dict[str, List[int]]
+    specs: Sequence[JobSpec],
+    ids: Sequence[str],
+    last_seq: int,
+    max_retries: Optional[int],
+    now: float,
+    counts: Dict[str, List[int]],
 ) -> Iterator[Tuple[Any, ...]]:
     """Yield the rows of new jobs; count them by queue on the way."""
-    for spec, job_id in zip(specs, ids):
+    for seq, (spec, job_id) in enumerate(zip(specs, ids), last_seq + 1):
         run_at = now if spec.run_at is None else spec.run_at
         if spec.delay_s is not None:
             run_at = now + spec.delay_s
@@ -366,7 +379,7 @@ def _new_rows(
             count = counts[spec.queue] = [0, 0]
         count[0] += 1
         yield (
-            job_id, spec.queue, spec.priority, run_at, 1 if run_at <= now else 2, spec.command, spec.cwd,
+            seq, job_id, spec.queue, spec.priority, run_at, 1 if run_at <= now else 2, spec.command, spec.cwd,
             to_json(spec.env), to_json(spec.tags), spec.timeout_s, spec.backoff_base,
             max_retries if spec.max_retries is None else spec.max_retries, now, now,
         )  # fmt: skip

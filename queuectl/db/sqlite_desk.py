@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
     from queuectl.job import JobFilter
 
-# Run ids are fencing tokens: the largest is remembered before its row may go.
-_KEEP_RUN_IDS = "UPDATE store SET last_run_id = max(last_run_id, (SELECT coalesce(max(run_id), 0) FROM runs))"
+# Run ids are fencing tokens and row numbers keys of pages: the largest are remembered before their rows may go.
+_KEEP_LAST_NUMBERS = """
+    UPDATE store
+       SET last_run_id = max(last_run_id, (SELECT coalesce(max(run_id), 0) FROM runs)),
+           last_seq = max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs))
+    """
 _CHAIN = """
     WITH RECURSIVE chain(run_id) AS (
         SELECT last_run_id FROM jobs WHERE seq = ? AND last_run_id IS NOT NULL
@@ -163,7 +167,7 @@ class SqliteDesk(SqliteFile):
                 f"SELECT seq, queue, state FROM jobs WHERE {' AND '.join(where)} LIMIT ?", [*parameters, limit]
             ).fetchall()
             if rows:
-                db.execute(_KEEP_RUN_IDS)
+                db.execute(_KEEP_LAST_NUMBERS)
             for seq, queue, state in rows:
                 runs = db.execute(_CHAIN, (seq,)).fetchall()
                 db.executemany("DELETE FROM output WHERE run_id = ?", runs)
@@ -179,7 +183,7 @@ class SqliteDesk(SqliteFile):
     def reset(self) -> None:
         """See ``Store.reset``."""
         with self._write as db:
-            db.execute(_KEEP_RUN_IDS)
+            db.execute(_KEEP_LAST_NUMBERS)
             # Without a WHERE SQLite truncates each table instead of visiting its rows.
             for table in ("output", "runs", "jobs", "queues", "settings", "taken_numbers"):
                 db.execute(f"DELETE FROM {table}")

@@ -20,14 +20,6 @@ JOB_COLUMNS = (
     "cancel_requested, created_at, updated_at, ended_at, reason"
 )
 COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
-# Fields of Job that a listing may be sorted by, and their columns.
-SORTABLE = {
-    name: name
-    for name in (
-        "id", "queue", "state", "priority", "run_at", "command", "attempts", "failures", "max_retries",
-        "created_at", "updated_at", "ended_at",
-    )
-}  # fmt: skip
 RATE_WINDOW_S = 60.0
 RATE_ROWS = 10_000
 # How many distinct priorities oldest_due looks at; a queue with more is told from its most urgent ones.
@@ -64,7 +56,7 @@ class SqliteViews(SqliteFile):
             if len(which.states) == 1 and not self._enough(which.states[0]):
                 return []
         else:
-            order = "seq" if sort is None else SORTABLE[sort]
+            order = "seq" if sort is None else sort
             tail = f"ORDER BY {order}{direction}, seq{direction} LIMIT ? OFFSET ?"
             parameters += [limit, after_seq]
         clause = " WHERE " + " AND ".join(where) if where else ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from queuectl import faults
+from queuectl.db import sqlite_make
 from queuectl.db.sqlite_desk import move_count
 from queuectl.db.sqlite_file import SqliteFile
 
@@ -30,6 +32,8 @@ class SqliteWorkers(SqliteFile):
         row: List[Any] = list(worker)
         row[8] = json.dumps(list(worker.queues))
         marks = ", ".join("?" * len(row))
+        if worker.role == "supervisor":
+            sqlite_make.refuse_network(os.path.dirname(os.path.realpath(self.path)))
         with self._write as db:
             db.execute(f"INSERT OR REPLACE INTO workers ({WORKER_COLUMNS}) VALUES ({marks})", row)
 

@@ -13,6 +13,7 @@ CREATE TABLE store (
     next_number      INTEGER NOT NULL DEFAULT 1,  -- of the next generated id
     settings_version INTEGER NOT NULL DEFAULT 0,  -- grows with each change of a setting
     last_run_id      INTEGER NOT NULL DEFAULT 0,  -- the largest run id among rows that were deleted
+    last_seq         INTEGER NOT NULL DEFAULT 0,  -- the largest jobs.seq among rows that were deleted
     created_at       REAL NOT NULL
 );
 
