@@ -24,6 +24,8 @@ CHECKPOINT_PAGES = 4000
 # Up to this size a WAL may be left to the next process, which reads it in a fraction of a millisecond.
 SHORT_WAL_BYTES = 256 * 1024
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
+# What SQLite needs to open a store that nobody has open: its shared memory.
+ROOM_BYTES = 32768
 
 
 class SqliteFile:
@@ -254,7 +256,7 @@ class SqliteFile:
                 f"{self.path} is damaged or not a SQLite database ({text}); it was left as it is. "
                 "'queuectl doctor' tells more; restore a backup, or move the file away to start again."
             ) from error
-        if "full" in text:
+        if "full" in text or ("I/O error" in text and self._has_no_room()):
             raise StoreUnavailable(
                 f"the disk of {self.path} is full; nothing was changed. Free some space and try again."
             ) from error
@@ -269,6 +271,15 @@ class SqliteFile:
                 f"{self.path} is not a complete queuectl store ({text}); it was left as it is."
             ) from error
         raise StoreUnavailable(f"the store {self.path} failed: {text}.") from error
+
+    def _has_no_room(self) -> bool:
+        """Say whether the disk is full; to SQLite the shared memory that it cannot make is an I/O error."""
+        from shutil import disk_usage
+
+        try:
+            return disk_usage(os.path.dirname(self.path)).free < ROOM_BYTES
+        except OSError:
+            return False
 
     def changed(self) -> bool:
         """Say whether another connection has committed since the last call."""

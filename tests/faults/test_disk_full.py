@@ -1,0 +1,176 @@
+"""A full disk: a clear sentence, nothing half done, and everything goes on when there is room again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+
+from queuectl import Queue
+from queuectl.errors import StoreUnavailable
+from tests.process.scene import Scene
+
+pytestmark = [
+    pytest.mark.posix,
+    pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount a small disk"),
+]
+
+
+class Disk:
+    """A small file system at the place of the home."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(mode=0o700)
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(path)], capture_output=True
+        )
+        if made.returncode != 0:
+            pytest.skip(f"no small disk can be mounted here: {made.stderr.decode().strip()}")
+
+    def fill(self) -> None:
+        """Take all the room that is left."""
+        with open(self.path / "ballast", "ab", buffering=0) as file:
+            for size in (65536, 4096, 1):
+                try:
+                    while file.write(b"\0" * size) == size:
+                        pass
+                except OSError:
+                    pass
+
+    def free(self) -> None:
+        """Give it back."""
+        (self.path / "ballast").unlink()
+
+    def grow(self, size: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.path)], check=True)
+
+    def close(self) -> None:
+        deadline = time.monotonic() + 5
+        while subprocess.run(["umount", str(self.path)], capture_output=True).returncode != 0:
+            if time.monotonic() > deadline:
+                subprocess.run(["umount", "-l", str(self.path)], check=True)
+                return
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def disk(home: Path) -> Iterator[Disk]:
+    """A disk of 1 MiB that is the test's home."""
+    mounted = Disk(home)
+    yield mounted
+    mounted.close()
+
+
+FULL = "queuectl: the disk of {}/jobs.db is full; nothing was changed. Free some space and try again.\n"
+
+
+def test_enqueuing_on_a_full_disk(disk: Disk, scene: Scene, cli: Callable[..., Any]) -> None:
+    """The sentence, exit code 1, no id used up; looking goes on; with room again all is as before."""
+    assert "job1\n" == cli("enqueue", "-q", "--", "true").out
+    disk.fill()
+
+    refused = cli("enqueue", "--", "true")
+    assert ("", FULL.format(disk.path), 1) == refused
+    many = cli("enqueue", "--file", "-", "--lines", input="echo some words to store\n" * 1000)
+    assert ("", FULL.format(disk.path), 1) == many
+    assert "  pending: 1\n" in cli("status", code=0).out
+    assert 1 == cli("doctor").out.count("bad   disk")
+
+    disk.free()
+    assert "job2\n" == cli("enqueue", "-q", "--", "true").out
+    scene.drain()
+    scene.judge()
+
+
+@pytest.mark.parametrize("words", [["status"], ["enqueue", "--", "true"], ["worker", "start"]], ids=" ".join)
+def test_opening_a_closed_store_on_a_full_disk(disk: Disk, cli: Callable[..., Any], words: Any) -> None:
+    """SQLite needs room even to look at a store that nobody has open; it calls the lack of it an I/O error."""
+    Queue().close()
+    assert ["jobs.db"] == os.listdir(disk.path)
+    disk.fill()
+
+    refused = cli(*words)
+
+    assert ("", FULL.format(disk.path), 1) == refused
+    disk.free()
+    assert "job1\n" == cli("enqueue", "-q", "--", "true", code=0).out
+
+
+def test_making_a_store_on_a_full_disk(disk: Disk, cli: Callable[..., Any]) -> None:
+    """There is no store afterwards, nor anything else that was not there."""
+    disk.fill()
+
+    refused = cli("enqueue", "--", "true")
+
+    assert ("", 1) == (refused.out, refused.code)
+    assert f"queuectl: cannot make the store {disk.path}/jobs.db: " in refused.err
+    assert "full" in refused.err
+    assert ["ballast"] == os.listdir(disk.path)
+    disk.free()
+    assert "job1\n" == cli("enqueue", "-q", "--", "true", code=0).out
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_while_jobs_run(disk: Disk, scene: Scene) -> None:
+    """Claims wait, ends and output are kept, nobody is taken for hung; with room again all of it is stored, once."""
+    scene.queue.set_setting("lease", "2")
+    groups = [scene.start("--concurrency", "2"), scene.start()]
+    body = "for n in 1 2 3 4 5 6 7 8; do echo $n; sleep 0.1; done; until [ -e go ]; do sleep 0.05; done; echo last"
+    running = scene.queue.enqueue_many([scene.journal.command(body)] * 2)
+    scene.noted("start", 2)
+    waiting = scene.queue.enqueue(scene.journal.command("echo later"), delay=1).id
+    pids = [group.pids() for group in groups]
+
+    disk.fill()
+    since = time.monotonic()
+    (scene.folder / "go").touch()
+    scene.noted("end", 2)
+    scene.eventually(lambda: time.monotonic() > since + 5)  # two leases and a half
+    assert {"processing", "pending"} == {job.state for job in scene.queue.jobs()}
+    disk.free()
+
+    for job_id in [*running, waiting]:
+        scene.until(job_id, "completed")
+        assert ["completed"] == scene.outcomes(job_id)
+    assert ["".join(f"{n}\n" for n in [1, 2, 3, 4, 5, 6, 7, 8, "last"])] * 2 == [scene.output(job) for job in running]
+    assert pids == [group.pids() for group in groups]
+    for group in groups:
+        done = group.stop()
+        assert (0, "") == (done.code, done.err)
+        assert done.out.count("is full; nothing was changed. Free some space and try again. Waiting.") in (1, 2)
+    scene.judge(acknowledged=[*running, waiting])
+
+
+def test_a_worker_on_a_full_disk_can_be_stopped(disk: Disk, scene: Scene, cli: Callable[..., Any]) -> None:
+    """An idle group goes at once; what it could not write about that is put right by the next one."""
+    group = scene.start()
+    disk.fill()
+
+    stopped = cli("worker", "stop", "--timeout", "20")
+
+    assert (0, "Stopped 1 worker.\n") == (stopped.code, stopped.out)
+    assert 0 == group.wait().code
+    disk.free()
+    assert "No workers are running.\n" in cli("worker", "list", "--table", code=0)
+    scene.drain()
+    assert [] == scene.queue.store.workers()
+
+
+def test_a_checkpoint_for_which_there_is_no_room(disk: Disk, scene: Scene) -> None:
+    """A log that does not fit into the file any more: what was acknowledged stays, and is there when there is room."""
+    disk.grow("24m")
+    ids = []
+    with pytest.raises(StoreUnavailable, match="is full; nothing was changed"):
+        while True:
+            ids += scene.queue.enqueue_many([{"command": ": " + "x" * 10_000}] * 100)
+    assert os.stat(disk.path / "jobs.db-wal").st_size > os.stat(disk.path / "jobs.db").st_size > 0
+
+    disk.grow("64m")
+
+    assert [*ids, f"job{len(ids) + 1}"] == [*ids, scene.queue.enqueue("true").id]
+    scene.judge(acknowledged=ids, ended=False)
