@@ -156,7 +156,7 @@ def test_a_worker_on_a_full_disk_can_be_stopped(disk: Disk, scene: Scene, cli: C
     assert (0, "Stopped 1 worker.\n") == (stopped.code, stopped.out)
     assert 0 == group.wait().code
     disk.free()
-    assert "No workers are running.\n" in cli("worker", "list", "--table", code=0)
+    assert "[]\n" == cli("worker", "list", "--json", code=0).out
     scene.drain()
     assert [] == scene.queue.store.workers()
 
