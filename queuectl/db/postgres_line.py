@@ -1,0 +1,119 @@
+"""One connection to a PostgreSQL server: opened, also beside other work, and waited for only so long."""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+
+import psycopg
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Generator, Optional
+
+
+def boot_s() -> float:
+    """Return a clock that only goes forward, and on Linux also while the machine sleeps."""
+    number = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if number is None else time.clock_gettime(number)
+
+
+class NoAnswer(psycopg.OperationalError):  # type: ignore[misc,unused-ignore]
+    """The server did not answer in time."""
+
+
+class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
+    """A connection whose every answer may be waited for only so long."""
+
+    patience_s: Optional[float] = None
+
+    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+        """Wait for *gen*, psycopg's name for one exchange with the server."""
+        if self.patience_s is None:
+            return super().wait(gen, *args, **kwargs)
+        try:
+            return super().wait(_bounded(gen, self.patience_s), *args, **kwargs)
+        except NoAnswer:
+            self.close()  # whatever comes now belongs to a question that nobody asks any more
+            raise
+
+
+def _bounded(gen: Any, patience_s: float) -> Generator[Any, Any, Any]:
+    """Pass *gen* on; raise NoAnswer once nothing has come for *patience_s*.
+
+    psycopg sends "not ready" a few times a second while it waits.
+    """
+    deadline = time.monotonic() + patience_s
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if ready:
+                deadline = time.monotonic() + patience_s
+            elif time.monotonic() > deadline:
+                raise NoAnswer(f"no answer for {patience_s:.1f} s")
+            wanted = gen.send(ready)
+    except StopIteration as done:
+        return done.value
+
+
+class Opening:
+    """A connection being opened in a thread."""
+
+    def __init__(self, parameters: Dict[str, str]) -> None:
+        self.done = threading.Event()
+        self._parameters = parameters
+        self._line: Optional[Line] = None
+        self._error: Optional[BaseException] = None
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            self._line = connect(self._parameters)
+        except psycopg.Error as error:
+            self._error = error
+        finally:
+            self.done.set()
+
+    def result(self, patience_s: float) -> Line:
+        if self._line is None:
+            raise self._error or psycopg.OperationalError("the attempt failed")
+        self._line.patience_s = patience_s
+        return self._line
+
+
+def connect(parameters: Dict[str, str]) -> Line:
+    """Open a connection that commits each statement by itself."""
+    line: Line = Line.connect(autocommit=True, **parameters)  # type: ignore[arg-type,assignment,unused-ignore]
+    return line
+
+
+def is_lost(line: Any) -> bool:
+    """Say whether *line* is broken, reading what the server sent last if it is idle."""
+    if line.closed:
+        return True
+    pgconn = line.pgconn
+    try:
+        for _ in range(3):  # a last message, then the end of the stream
+            if pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE or not _readable(pgconn.socket):
+                break
+            pgconn.consume_input()
+            pgconn.is_busy()
+    except psycopg.Error:
+        return True
+    return bool(pgconn.status != psycopg.pq.ConnStatus.OK)
+
+
+def _readable(fd: int) -> bool:
+    if hasattr(select, "poll"):
+        look = select.poll()
+        look.register(fd, select.POLLIN)
+        return bool(look.poll(0))
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, without a final point."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
