@@ -51,9 +51,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _dispatch(words: List[str]) -> int:
     # A worker process is started by queuectl itself and wants nothing of the command line's tables.
     if words[:2] == ["worker", "run"]:
-        from queuectl import worker
+        from queuectl import worker_main
 
-        return worker.main(words[2:])
+        return worker_main.main(words[2:])
     if words[:2] == ["worker", "supervise"]:
         from queuectl import supervisor
 

@@ -13,9 +13,7 @@ import time
 
 from queuectl import clock, events, faults, recovery
 from queuectl.config import Config
-from queuectl.console import Console, LogFile
-from queuectl.db import open_store
-from queuectl.errors import QueuectlError, StoreUnavailable
+from queuectl.errors import StoreUnavailable
 from queuectl.execution import Execution
 from queuectl.job import Outcome, RunEnd, settle
 from queuectl.membership import Membership
@@ -31,6 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, List, Optional, Sequence
 
+    from queuectl.console import Console
     from queuectl.db.base import Ended, Store
     from queuectl.job import Claim
 
@@ -426,29 +425,3 @@ class WorkerProcess:
         if self._drain and not self._running:
             wake_mono = min(wake_mono, now_mono + DRAIN_LOOK_S)
         return wake_mono
-
-
-def main(argv: Sequence[str]) -> int:
-    """Be the worker process that a supervisor started; *argv* is one JSON object."""
-    import json
-
-    given = json.loads(argv[0])
-    for name in ("SIGINT", "SIGHUP"):  # the supervisor decides what a Ctrl-C means
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    console = LogFile(given["log"]) if given.get("log") else Console()
-    try:
-        store = open_store(create=False)
-        process = WorkerProcess(
-            store, console, given["number"], given["group_id"], given["concurrency"], given["queues"],
-            given["drain"], lifeline=0,
-        )  # fmt: skip
-        try:
-            return process.run()
-        except QueuectlError:
-            process.abandon()  # the store was replaced or has vanished
-            raise
-    except QueuectlError as error:
-        console.finish()
-        print(f"queuectl: worker {given['number']}: {error}", file=sys.stderr)
-        return error.exit_code

@@ -29,7 +29,7 @@ ROWS: Tuple[Tuple[str, ...], ...] = (
     ("recovery", "execution"),
     ("membership", "output_flow"),
     ("control", "explain", "service", "worker"),
-    ("queue", "launch"),
+    ("queue", "launch", "worker_main"),
     ("supervisor", "render"),
     ("cli_commands",),
     ("main", "__init__"),
