@@ -113,7 +113,7 @@ class PostgresServer:
         with open(self.root + "/log", "ab") as log:
             self.process = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=_environment(),
-                preexec_fn=self._become,
+                preexec_fn=self._become,  # noqa: PLW1509
             )  # fmt: skip
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self.process.poll() is None:

@@ -7,20 +7,13 @@ no message ever shows it.
 
 from __future__ import annotations
 
+from typing import Dict, NamedTuple, Tuple
+
 from queuectl.errors import MissingExtra, StoreRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, NamedTuple, Tuple
-
     from queuectl.db.base import Store
-
-    class Address(NamedTuple):
-        """Where a store is: what libpq is told, the schema, and a form for messages."""
-
-        parameters: Dict[str, str]
-        schema: str
-        location: str
 
 
 DEFAULT_SCHEMA = "queuectl"
@@ -38,6 +31,14 @@ PARAMETERS = {
 }
 
 
+class Address(NamedTuple):
+    """Where a store is: what libpq is told, the schema, and a form for messages."""
+
+    parameters: Dict[str, str]
+    schema: str
+    location: str
+
+
 def open_postgres(url: str) -> Store:
     """Open the store that *url* names, making or upgrading its tables if need be.
 
@@ -46,16 +47,15 @@ def open_postgres(url: str) -> Store:
         StoreError: The URL is wrong, the server cannot be reached, or the schema is not ours.
     """
     try:
-        import psycopg
-    except ModuleNotFoundError:
+        from queuectl.db.postgres_store import PostgresStore
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
         raise MissingExtra("the PostgreSQL store", "psycopg", "postgres") from None
     except ImportError:  # psycopg is there, but neither its binary part nor a libpq
         raise StoreRefused(
             "the PostgreSQL store needs libpq, which psycopg does not find: pip install 'psycopg[binary]'"
         ) from None
-    from queuectl.db.postgres_store import PostgresStore
-
-    assert psycopg
     return PostgresStore(parse_url(url))
 
 
@@ -65,8 +65,6 @@ def parse_url(url: str) -> Address:
     Raises:
         StoreRefused: It cannot be read. The message does not repeat it: it may hold a password.
     """
-    from collections import namedtuple
-
     from psycopg import ProgrammingError, conninfo
 
     plain, schema = _without_schema(url)
@@ -78,8 +76,7 @@ def parse_url(url: str) -> Address:
             ":/?#[]@% in a password written as %XX."
         ) from None
     given["client_encoding"] = "UTF8"
-    make = namedtuple("Address", ["parameters", "schema", "location"])
-    return make({**PARAMETERS, **given}, schema, _for_messages(given, schema))  # type: ignore[return-value]
+    return Address({**PARAMETERS, **given}, schema, _for_messages(given, schema))
 
 
 def _without_schema(url: str) -> Tuple[str, str]:
@@ -96,7 +93,7 @@ def _without_schema(url: str) -> Tuple[str, str]:
     plain = schema.replace("_", "a")
     if not (0 < len(schema) <= MOST_SCHEMA_LETTERS and plain.isascii() and plain.isalnum() and plain == plain.lower()):
         raise StoreRefused(
-            f"the schema of a store must be a name of up to {MOST_SCHEMA_LETTERS} of a-z 0-9 _, not {ascii(schema[:60])}."
+            f"the schema of a store must be a name of 1-{MOST_SCHEMA_LETTERS} of a-z 0-9 _, not {schema[:60]!a}."
         )
     if schema[0].isdigit() or schema.startswith("pg_"):
         raise StoreRefused(f"the schema of a store must not begin with a digit or pg_, as {schema} does.")

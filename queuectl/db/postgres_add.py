@@ -254,7 +254,8 @@ _ADD_ONE = f"""
         UPDATE queuectl.numbers
            SET next_number = next_number + 1,
                announced_at = CASE
-                   WHEN extract(epoch FROM statement_timestamp())::float8 - announced_at BETWEEN 0 AND %(quiet_s)s::float8
+                   WHEN extract(epoch FROM statement_timestamp())::float8 - announced_at
+                        BETWEEN 0 AND %(quiet_s)s::float8
                    THEN announced_at ELSE extract(epoch FROM statement_timestamp())::float8 END
          WHERE one AND NOT has_taken
         RETURNING next_number - 1 AS number,

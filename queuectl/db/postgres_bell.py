@@ -15,14 +15,14 @@ import time
 import psycopg
 
 from queuectl.db.postgres_add import NOTIFY, QUIET_S
-from queuectl.db.postgres_link import is_lost
+from queuectl.db.postgres_line import is_lost
 from queuectl.errors import StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional
 
-    from queuectl.db.postgres_link import Line
+    from queuectl.db.postgres_line import Line
     from queuectl.db.postgres_store import PostgresStore
 
 # A silent add may commit a little later than it was silent.
@@ -50,8 +50,7 @@ class PostgresBell:
         Look for work once more after this: what was committed before it did not ring. After a lost connection
         the first call returns None, so that the sleeper forgets a descriptor whose number may come again.
         """
-        if self._line is not None and is_lost(self._line):
-            self._lose()
+        self.drain()
         if not self._told_loss:
             self._told_loss = True
             return None
@@ -98,11 +97,10 @@ class PostgresBell:
         line = self._line
         if line is None:
             return
+        lost = is_lost(line)  # which reads all there is
         try:
-            line.pgconn.consume_input()
-            while line.pgconn.notifies() is not None:
+            while not lost and line.pgconn.notifies() is not None:
                 self._echo_s = time.monotonic() + ECHO_S
-            lost = is_lost(line)
         except psycopg.Error:
             lost = True
         if lost:

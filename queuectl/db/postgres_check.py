@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from queuectl.db.postgres_link import PostgresLink, Run
 
 # Indexes without which claims and listings read whole tables.
-INDEXES = ("jobs_pkey", "jobs_id_key", "jobs_ready", "jobs_waiting", "jobs_listed", "jobs_owned", "jobs_ended", "runs_pkey")
+INDEXES = (
+    "jobs_pkey", "jobs_id_key", "jobs_ready", "jobs_waiting", "jobs_listed", "jobs_owned", "jobs_ended", "runs_pkey",
+)  # fmt: skip
 # A transaction that is open so long keeps all dead rows: claims get slower and slower.
 LONG_S = 600.0
 REPORT = "Please report this as a bug."
@@ -58,9 +60,7 @@ def _indexes(run: Run, store: PostgresLink) -> List[Problem]:
 
 
 def _counters(run: Run, _: PostgresLink) -> List[Problem]:
-    return [
-        Problem(f"the counters of queue {name} disagree with its jobs", REPORT) for (name,) in run(_WRONG_COUNTERS)
-    ]
+    return [Problem(f"the counters of queue {name} disagree with its jobs", REPORT) for (name,) in run(_WRONG_COUNTERS)]
 
 
 def _runs(run: Run, _: PostgresLink) -> List[Problem]:
@@ -79,7 +79,7 @@ def _runs(run: Run, _: PostgresLink) -> List[Problem]:
 
 
 def _old_transactions(run: Run, _: PostgresLink) -> List[Problem]:
-    """Name the oldest open transaction that keeps dead rows; only one of the own role can be seen without privileges."""
+    """Name the oldest open transaction that keeps dead rows, among those that this role may see."""
     row = run(_OLDEST_TRANSACTION, {"long": LONG_S}).fetchone()
     if row is None:
         return []

@@ -6,9 +6,9 @@ import json
 
 from queuectl import faults
 from queuectl.db import postgres_turn as texts
-from queuectl.db.postgres_link import ConnectionLost, boot_s
+from queuectl.db.postgres_line import boot_s
+from queuectl.db.postgres_link import ConnectionLost
 from queuectl.db.postgres_turn import ALONE, FIRST_OF_JOB, KNOWN, LIMITED, MANY, NONE, SLACK, chunk, shard_of, turn_sql
-from queuectl.errors import StoreUnavailable
 from queuectl.job import Claim, Job, Outcome
 
 TYPE_CHECKING = False
@@ -48,14 +48,15 @@ class Turn:
         """Write ends and output, and claim in the same statement up to *count* jobs; return the places accepted."""
         replaced = [write for write in outputs if write[2] is not None]
         if not replaced:
-            return self._send(self._alone, self._kind() if count else NONE, count, ends, outputs)
+            return self._send(self._by_itself, self._kind() if count else NONE, count, ends, outputs)
 
         def body(run: Run) -> List[int]:
             for run_id, _, start in replaced:
                 run("DELETE FROM queuectl.output WHERE run_id = %s AND start >= %s", (run_id, start))
             return self._send(self._inside(run), NONE, 0, ends, outputs)
 
-        return self._sure(body, ends)
+        accepted: List[int] = self._sure(body, ends)
+        return accepted
 
     def claim(self, count: int) -> None:
         """Claim until *count* jobs are there or no more can be had."""
@@ -68,7 +69,7 @@ class Turn:
             if self._limited:
                 self._claim_limited(wanted)
             else:
-                self._send(self._alone, self._kind(), wanted)
+                self._send(self._by_itself, self._kind(), wanted)
 
     def _claim_limited(self, count: int) -> None:
         """Claim where queues have limits: what runs in them is counted under a lock, by one claim at a time."""
@@ -93,7 +94,7 @@ class Turn:
 
     # -- statements ---------------------------------------------------------------------------
 
-    def _alone(self, sql: str, values: Dict[str, Any]) -> List[Any]:
+    def _by_itself(self, sql: str, values: Dict[str, Any]) -> List[Any]:
         """Run a statement as a transaction of its own."""
         try:
             return self._store._once(sql, values, prepare=True)
@@ -185,15 +186,14 @@ def sendable(ended: Sequence[Ended]) -> List[Dict[str, Any]]:
             continue
         seen.add(run_id)
         state = verdict.state.value
-        ends.append(
-            {
-                "ord": place, "seq": job.seq, "run_id": run_id, "state": state, "run_at": verdict.run_at,
-                "waits": state in ("failed", "pending"), "reason": plain(verdict.reason),
-                "failed": int(end.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)), "outcome": end.outcome.value,
-                "exit_code": end.exit_code, "signal": end.signal, "ended_at": end.ended_at,
-                "memory": end.peak_memory_bytes, "cpu_s": end.cpu_s, "why": plain(end.reason),
-            }  # fmt: skip
-        )
+        one: Dict[str, Any] = {
+            "ord": place, "seq": job.seq, "run_id": run_id, "state": state, "run_at": verdict.run_at,
+            "waits": state in ("failed", "pending"), "reason": plain(verdict.reason),
+            "failed": int(end.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)), "outcome": end.outcome.value,
+            "exit_code": end.exit_code, "signal": end.signal, "ended_at": end.ended_at,
+            "memory": end.peak_memory_bytes, "cpu_s": end.cpu_s, "why": plain(end.reason),
+        }  # fmt: skip
+        ends.append(one)
     return ends
 
 

@@ -246,7 +246,8 @@ def count(run: Run, moves: Moves) -> None:
     """Write noted moves into everybody's shard of the counters, in the order of the queues."""
     queues = sorted({queue for queue, _ in moves})
     if queues:
-        run(_COUNT, {"queues": queues, **{state: [moves.get((queue, state), 0) for queue in queues] for state in COUNTED}})
+        changes = {state: [moves.get((queue, state), 0) for queue in queues] for state in COUNTED}
+        run(_COUNT, {"queues": queues, **changes})
 
 
 _COUNT = f"""

@@ -7,19 +7,19 @@ begun. What may have been done is never repeated here: its caller knows how to f
 from __future__ import annotations
 
 import os
-import select
-import threading
 import time
 
 import psycopg
 
+from queuectl.db.postgres_line import Opening, boot_s, connect, first_line, is_lost
 from queuectl.errors import StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Generator, Iterable, List, NoReturn, Optional, Tuple, TypeVar, Union
+    from typing import Any, Callable, Dict, Iterable, List, NoReturn, Optional, Tuple, TypeVar, Union
 
     from queuectl.db.postgres import Address
+    from queuectl.db.postgres_line import Line
 
     T = TypeVar("T")
     Parameters = Union[None, List[Any], Tuple[Any, ...], Dict[str, Any]]
@@ -35,51 +35,6 @@ CLOCK_AGE_S = 1.0
 # After that a newer measurement counts even if its answer took longer.
 CLOCK_DRIFT_S = 10.0
 AGAIN = ("40001", "40P01")  # serialization failure, deadlock
-
-
-def boot_s() -> float:
-    """Return a clock that only goes forward, and on Linux also while the machine sleeps."""
-    number = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if number is None else time.clock_gettime(number)
-
-
-class NoAnswer(psycopg.OperationalError):
-    """The server did not answer in time."""
-
-
-class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
-    """A connection whose every answer may be waited for only so long."""
-
-    patience_s: Optional[float] = None
-
-    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
-        """Wait for *gen*, psycopg's name for one exchange with the server."""
-        if self.patience_s is None:
-            return super().wait(gen, *args, **kwargs)
-        try:
-            return super().wait(_bounded(gen, self.patience_s), *args, **kwargs)
-        except NoAnswer:
-            self.close()  # whatever comes now belongs to a question that nobody asks any more
-            raise
-
-
-def _bounded(gen: Any, patience_s: float) -> Generator[Any, Any, Any]:
-    """Pass *gen* on; raise NoAnswer once nothing has come for *patience_s*.
-
-    psycopg sends "not ready" a few times a second while it waits.
-    """
-    deadline = time.monotonic() + patience_s
-    try:
-        wanted = next(gen)
-        while True:
-            ready = yield wanted
-            if ready:
-                deadline = time.monotonic() + patience_s
-            elif time.monotonic() > deadline:
-                raise NoAnswer(f"no answer for {patience_s:.1f} s")
-            wanted = gen.send(ready)
-    except StopIteration as done:
-        return done.value
 
 
 class ConnectionLost(StoreUnavailable):
@@ -130,7 +85,7 @@ class PostgresLink:
         self._not_before_s = 0.0
         self._trouble = ""
         self._snapshot = ""
-        self._opening: Optional[_Opening] = None
+        self._opening: Optional[Opening] = None
 
     # -- the connection -----------------------------------------------------------------------
 
@@ -172,7 +127,7 @@ class PostgresLink:
             if self._patience_s is None:
                 return connect(self._parameters)
             if self._opening is None:
-                self._opening = _Opening(self._parameters)
+                self._opening = Opening(self._parameters)
             opening = self._opening
             if not opening.done.wait(self._patience_s):
                 raise StoreUnavailable(f"the server of {self.location} does not answer.")
@@ -188,16 +143,16 @@ class PostgresLink:
         """Learn what the server is, and prepare the session."""
         try:
             sent_s = boot_s()
-            row = line.execute(_WHO).fetchone()
-            self._clock_is(float(row[4]), sent_s)  # type: ignore[index]
+            version, encoding, isolation, pid, clock_at = line.execute(_WHO).fetchall()[0]
+            self._clock_is(clock_at, sent_s)
         except psycopg.Error as error:
             self._fail(error)
-        version, encoding, isolation, pid, _ = row  # type: ignore[misc]
         if int(version) < OLDEST_SERVER:
             raise StoreRefused(f"{self.location} is PostgreSQL {int(version) // 10000}; queuectl needs 13 or newer.")
         if encoding != "UTF8":
             raise StoreRefused(
-                f"the database of {self.location} has the encoding {encoding}; queuectl needs one made with ENCODING 'UTF8'."
+                f"the database of {self.location} has the encoding {encoding}. "
+                "Make one for queuectl with ENCODING 'UTF8'."
             )
         # A pooler hands out keys of its own; the process that answers is another.
         self.pooled = pid != line.info.backend_pid
@@ -239,7 +194,8 @@ class PostgresLink:
         for last in (False, True):
             line = self._connected()
             try:
-                return line.execute(self.text(sql), parameters, prepare=prepare).fetchall()
+                rows: List[Any] = line.execute(self.text(sql), parameters, prepare=prepare).fetchall()
+                return rows
             except psycopg.Error as error:
                 if last or not is_lost(line):
                     self._fail(error)
@@ -251,7 +207,8 @@ class PostgresLink:
         for attempt in range(TRIES):
             line = self._connected()
             try:
-                return line.execute(self.text(sql), parameters, prepare=prepare).fetchall()
+                rows: List[Any] = line.execute(self.text(sql), parameters, prepare=prepare).fetchall()
+                return rows
             except psycopg.Error as error:
                 if error.sqlstate not in AGAIN or attempt == TRIES - 1:
                     self._fail(error, committing=True)
@@ -319,7 +276,9 @@ class PostgresLink:
         if state == "42501":
             raise StoreRefused(f"this role may not do that in {self.location}: {what}.") from error
         if state.startswith("42") or state == "3F000":
-            raise StoreRefused(f"{self.location} is not a complete queuectl store ({what}); it was left as it is.") from error
+            raise StoreRefused(
+                f"{self.location} is not a complete queuectl store ({what}); it was left as it is."
+            ) from error
         if state == "25006":
             raise StoreUnavailable(f"{self.location} is read-only now, such as a standby is.") from error
         if state == "53100":
@@ -331,8 +290,8 @@ class PostgresLink:
     def now(self) -> float:
         """Return the time by the server's clock.
 
-        Computed from the last measurement, at most as much too early as its answer took to come. A worker never asks just
-        for the time: its ends need one even while the server is away.
+        Computed from the last measurement, too early by what its answer took to come at most. A worker never
+        asks just for the time: its ends need one even while the server is away.
         """
         age_s = CLOCK_AGE_S if self._measured_s is None else boot_s() - self._measured_s
         if age_s >= CLOCK_AGE_S and self._patience_s is None:
@@ -348,8 +307,9 @@ class PostgresLink:
         """
         received_s = boot_s()
         offset_s = server_at - received_s
-        jumped = server_at - sent_s < self._offset_s  # even by the other bound: the server's clock was set back
-        if self._measured_s is None or jumped or received_s - self._measured_s > CLOCK_DRIFT_S or offset_s > self._offset_s:
+        old = self._measured_s is None or received_s - self._measured_s > CLOCK_DRIFT_S
+        set_back = server_at - sent_s < self._offset_s  # even by the other bound
+        if old or set_back or offset_s > self._offset_s:
             self._offset_s = offset_s
             self._measured_s = received_s
 
@@ -375,63 +335,3 @@ _SESSION = """
     SET enable_mergejoin = off;
     SET jit = off
     """
-
-
-class _Opening:
-    """A connection being opened in a thread."""
-
-    def __init__(self, parameters: Dict[str, str]) -> None:
-        self.done = threading.Event()
-        self._parameters = parameters
-        self._line: Optional[Line] = None
-        self._error: Optional[BaseException] = None
-        threading.Thread(target=self._work, daemon=True).start()
-
-    def _work(self) -> None:
-        try:
-            self._line = connect(self._parameters)
-        except psycopg.Error as error:
-            self._error = error
-        finally:
-            self.done.set()
-
-    def result(self, patience_s: float) -> Line:
-        if self._line is None:
-            raise self._error or psycopg.OperationalError("the attempt failed")
-        self._line.patience_s = patience_s
-        return self._line
-
-
-def connect(parameters: Dict[str, str]) -> Line:
-    """Open a connection that commits each statement by itself."""
-    return Line.connect(autocommit=True, **parameters)  # type: ignore[arg-type,return-value,unused-ignore]
-
-
-def is_lost(line: Any) -> bool:
-    """Say whether *line* is broken, reading what the server sent last if it is idle."""
-    if line.closed:
-        return True
-    pgconn = line.pgconn
-    try:
-        for _ in range(3):  # a last message, then the end of the stream
-            if pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE or not _readable(pgconn.socket):
-                break
-            pgconn.consume_input()
-            pgconn.is_busy()
-    except psycopg.Error:
-        return True
-    return bool(pgconn.status != psycopg.pq.ConnStatus.OK)
-
-
-def _readable(fd: int) -> bool:
-    if hasattr(select, "poll"):
-        look = select.poll()
-        look.register(fd, select.POLLIN)
-        return bool(look.poll(0))
-    return bool(select.select([fd], [], [], 0)[0])
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error, without a final point."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional
 
-    from queuectl.db.postgres_link import Line
+    from queuectl.db.postgres_line import Line
 
 # The newest schema this version writes; tests hold it against the files.
 NEWEST = 1
@@ -48,8 +48,8 @@ class PostgresSchema(PostgresLink):
         if not ours:
             if others:
                 raise StoreRefused(
-                    f"the schema {self.schema} of {self.location} holds another program's tables; it was left as it is. "
-                    "Name another one: ?schema=NAME at the end of the URL."
+                    f"the schema {self.schema} of {self.location} holds another program's tables; "
+                    "it was left as it is. Name another one: ?schema=NAME at the end of the URL."
                 )
             return None
         version = line.execute(self.text("SELECT max(n) FROM queuectl.schema_version")).fetchone()
@@ -69,9 +69,8 @@ class PostgresSchema(PostgresLink):
                 "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"queuectl migration {self.schema}",)
             )
             have = self._version(line)  # another process may have been first
-            if have is None:
-                if not line.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.schema,)).fetchone():
-                    line.execute(f"CREATE SCHEMA {self.schema}")
+            if not line.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.schema,)).fetchone():
+                line.execute(f"CREATE SCHEMA {self.schema}")
             for migration in migrations("postgres"):
                 if migration.number > (have or 0):
                     line.execute(self.text(migration.sql))

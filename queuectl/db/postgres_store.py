@@ -59,9 +59,7 @@ class PostgresStore(PostgresWorkers, Store):
 
     # -- runs ---------------------------------------------------------------------------------
 
-    def claim(
-        self, worker_id: str, count: int, queues: Sequence[str] = (), now: Optional[float] = None
-    ) -> List[Claim]:
+    def claim(self, worker_id: str, count: int, queues: Sequence[str] = (), now: Optional[float] = None) -> List[Claim]:
         """See ``Store.claim``."""
         self._clear_doubt(worker_id)
         faults.point("claiming")

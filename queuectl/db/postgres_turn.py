@@ -1,7 +1,7 @@
 """One statement that writes ends and claims jobs: what a worker's turn costs is one round trip and one commit.
 
-Its parts, all on one snapshot: the ends under their fence, their runs and output; the gate, which says whether jobs may be
-claimed this way; the choice of the jobs, locked with SKIP LOCKED; their hand-over and new runs; the counters.
+Its parts, all on one snapshot: the ends under their fence, their runs and output; the gate, which says whether jobs may
+be claimed this way; the choice of the jobs, locked with SKIP LOCKED; their hand-over and new runs; the counters.
 The gate is closed, and nothing is claimed, when jobs became due that have to be promoted first, when another queue has
 ready jobs than the one this statement knows, or when a queue with a limit has. The caller then goes the longer way.
 
@@ -15,7 +15,8 @@ import zlib
 
 from queuectl.db.postgres_views import READY_QUEUES
 
-# The kinds of claim: none; from one queue (KNOWN), where other queues count too (ALONE) or where many may have ready jobs.
+# The kinds of claim: none; from the one queue that is served (KNOWN); from one of all (ALONE); from several (MANY),
+# also such with a limit (LIMITED).
 NONE, KNOWN, ALONE, MANY, LIMITED = "none", "known", "alone", "many", "limited"
 # How many jobs beyond those wanted are looked at when several queues are merged: others may hold them locked.
 SLACK = 32
@@ -36,8 +37,8 @@ def chunk(count: int) -> int:
 def turn_sql(kind: str, count: int, slack: int = SLACK) -> str:
     """Return the statement for a turn; its rows begin with the version of the settings.
 
-    The columns: settings version, now, ords of the accepted ends, then unless *kind* is NONE: due, others, limited, number
-    of jobs looked at, number of queues with ready jobs, and the job as claimed, with NULLs if there is none.
+    The columns: settings version, now, ords of the accepted ends; then unless *kind* is NONE: due, others, limited,
+    the number of jobs looked at, the number of queues with ready jobs, and the job as claimed, NULLs if there is none.
     """
     if kind == NONE:
         return "WITH " + _ENDS + _TALLY.format(taken="") + _ANSWER_ENDS
@@ -63,7 +64,8 @@ _ENDS = """args AS MATERIALIZED (
            SET state = CASE WHEN e.waits AND j.cancel_requested THEN 'cancelled' ELSE e.state END,
                ready = CASE WHEN NOT e.waits OR j.cancel_requested THEN 0
                             WHEN coalesce(e.run_at, j.run_at) <= args.now THEN 1 ELSE 2 END,
-               run_at = CASE WHEN e.waits AND NOT j.cancel_requested THEN coalesce(e.run_at, j.run_at) ELSE j.run_at END,
+               run_at = CASE WHEN e.waits AND NOT j.cancel_requested AND e.run_at IS NOT NULL
+                             THEN e.run_at ELSE j.run_at END,
                failures = j.failures + e.failed, losses = 0, worker_id = NULL, cancel_requested = false,
                updated_at = args.now,
                ended_at = CASE WHEN e.waits AND NOT j.cancel_requested THEN NULL ELSE e.ended_at END,
@@ -91,7 +93,8 @@ _DUE = """(SELECT run_at FROM queuectl.jobs WHERE ready = 2 ORDER BY run_at, seq
                AND NOT %(promoted)s::boolean"""
 
 _GATE_KNOWN = f""", gate AS MATERIALIZED (
-        SELECT coalesce({_DUE}, false) AS due, false AS others, q.paused, q.max_running IS NOT NULL AND NOT q.paused AS limited
+        SELECT coalesce({_DUE}, false) AS due, false AS others, q.paused,
+               q.max_running IS NOT NULL AND NOT q.paused AS limited
           FROM args LEFT JOIN queuectl.queues AS q ON q.name = %(queue)s
     )"""
 
@@ -172,9 +175,10 @@ _HAND_OVER = """, me AS MATERIALIZED (
                last_run_id = n.run_id, worker_id = me.id, updated_at = args.now, reason = NULL
           FROM numbered AS n, me, args
          WHERE j.seq = n.seq AND j.ready = 1
-        RETURNING n.place, n.state AS before, n.previous_id, j.seq, j.id, j.queue, j.state, j.priority, j.run_at, j.command,
-                  j.cwd, j.env, j.tags, j.timeout_s, j.backoff_base, j.max_retries, j.attempts, j.failures, j.losses,
-                  j.run_no, j.last_run_id, j.worker_id, j.cancel_requested, j.created_at, j.updated_at, j.ended_at, j.reason
+        RETURNING n.place, n.state AS before, n.previous_id,
+                  j.seq, j.id, j.queue, j.state, j.priority, j.run_at, j.command, j.cwd, j.env, j.tags, j.timeout_s,
+                  j.backoff_base, j.max_retries, j.attempts, j.failures, j.losses, j.run_no, j.last_run_id, j.worker_id,
+                  j.cancel_requested, j.created_at, j.updated_at, j.ended_at, j.reason
     ), begun AS (
         INSERT INTO queuectl.runs (run_id, previous_id, number, state, started_at, worker_id, host, pid)
         SELECT taken.last_run_id, previous_id, run_no, 'running', updated_at, worker_id, me.host, me.pid

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-
 from queuectl import faults
 from queuectl.db.postgres_desk import PostgresDesk, count, move
-from queuectl.db.postgres_link import boot_s
+from queuectl.db.postgres_line import boot_s
 from queuectl.db.postgres_turn import shard_of
 from queuectl.db.rules import after_loss
 
@@ -61,9 +60,7 @@ class PostgresWorkers(PostgresDesk):
         """See ``Store.workers``."""
         from queuectl.job import Worker
 
-        rows = self._rows(
-            f"SELECT {', '.join(WORKER_COLUMNS)} FROM queuectl.workers ORDER BY started_at, number, id"
-        )
+        rows = self._rows(f"SELECT {', '.join(WORKER_COLUMNS)} FROM queuectl.workers ORDER BY started_at, number, id")
         return [Worker._make((*row[:8], tuple(row[8]), *row[9:])) for row in rows]
 
     def orders(self, worker_id: str) -> Orders:

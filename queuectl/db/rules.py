@@ -21,9 +21,7 @@ def generated_number(job_id: str) -> Optional[int]:
     return None
 
 
-def number_jobs(
-    specs: Sequence[JobSpec], next_number: int, taken: Iterable[int]
-) -> Tuple[List[str], int, Set[int]]:
+def number_jobs(specs: Sequence[JobSpec], next_number: int, taken: Iterable[int]) -> Tuple[List[str], int, Set[int]]:
     """Return the ids of new jobs, the next number after them, and the taken numbers that are still ahead of it.
 
     Args:
