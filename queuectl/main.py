@@ -25,6 +25,10 @@ NO_READER = 141  # 128 + SIGPIPE
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command line and return its exit code; *argv* is without the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if sys.platform == "win32" and argv is None and any("{" in word for word in words):
+        from queuectl.cli_commands.windows_words import restored
+
+        words = restored(words)
     _prepare_streams()
     if argv is None and words and not words[0].startswith("-"):  # --version and --help import nothing
         from queuectl import db
