@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 
     from queuectl.console import Console
     from queuectl.db.base import Ended, Store
-    from queuectl.job import Claim
+    from queuectl.job import Claim, Orders
 
 GRACEFUL, NOW = 1, 2
 # How often a worker looks for orders (cancel, stop) while commands run, and for work that no bell announced.
 TICK_S = 0.5
 IDLE_TICK_S = 1.0
+# How often it looks although no commit was seen.
+LOOK_S = 5.0
 # How often a worker without a supervisor looks for others that died.
 SWEEP_S = 2.0
 # A run this old is written down for recovery; shorter ones are spared the cost.
@@ -84,6 +86,7 @@ class WorkerProcess:
         self._hungry = True  # whether to look for work in this turn
         self._not_before_mono = 0.0  # no look at the store before this, after trouble
         self._tick_mono = 0.0
+        self._look_mono = 0.0
         self._sweep_mono = 0.0
         self._note_mono: Optional[float] = None
         self._due_mono: Optional[float] = None
@@ -182,8 +185,8 @@ class WorkerProcess:
         """
         claims: List[Claim] = []
         bell = self._membership.arm()
+        self._reactor.set_bell(bell)  # also if it is gone: its descriptor's number may come again
         if bell is not None:
-            self._reactor.set_bell(bell)
             claims = self._store.claim(self._membership.id, free, self._queues)
         self._hungry = len(claims) == free
         self._due_mono = None
@@ -193,8 +196,12 @@ class WorkerProcess:
                 due = self._store.next_due(self._queues, now)
             except StoreUnavailable:
                 return claims  # they must be begun; the next tick looks again
+            again_s = self._membership.again_s()
+            waits_s = [again_s] if again_s is not None else []
             if due is not None:
-                self._due_mono = time.monotonic() + max(due - now, 0.001)
+                waits_s.append(max(due - now, 0.001))
+            if waits_s:
+                self._due_mono = time.monotonic() + min(waits_s)
         return claims
 
     def _hang_up(self) -> None:
@@ -303,17 +310,28 @@ class WorkerProcess:
     def _tick(self, now_mono: float) -> None:
         """Renew the lease in time, read orders, look for work that no bell announced."""
         self._tick_mono = now_mono + (TICK_S if self._running else IDLE_TICK_S)
-        self._hungry = True
         try:
-            self._read_settings()  # a lease that was made shorter binds at once
+            # Orders, settings and jobs all come by a commit. A look at all of them now and then is for what does
+            # not: a wall clock that jumped past a job's time.
+            look = self._store.changed() or now_mono >= self._look_mono
+            if look:
+                self._look_mono = now_mono + LOOK_S
+                self._hungry = True
+                self._read_settings()  # a lease that was made shorter binds at once
             if not self._membership.renew_in_time(self._config.lease, now_mono):
                 self._fenced()
                 return
-            orders = self._store.orders(self._membership.id)
+            orders = self._store.orders(self._membership.id) if look else None
         except StoreUnavailable as error:
             self._trouble(str(error))
             self._fence_by_clock(now_mono)
             return
+        if orders is not None:
+            self._obey(orders, now_mono)
+        if self._reactor.orphaned and now_mono >= self._sweep_mono:
+            self._sweep(now_mono)
+
+    def _obey(self, orders: Orders, now_mono: float) -> None:
         if not orders.known:
             self._fenced()
             return
@@ -322,8 +340,6 @@ class WorkerProcess:
         for execution in self._running.values():
             if execution.claim.run_id in orders.cancelled_runs:
                 self._end(execution, Outcome.CANCELLED, now_mono)
-        if self._reactor.orphaned and now_mono >= self._sweep_mono:
-            self._sweep(now_mono)
 
     def _sweep(self, now_mono: float) -> None:
         """Give back the jobs of other workers that died: the supervisor, who did it, is gone."""
