@@ -117,9 +117,9 @@ def current_directory() -> str:
 def quoted(words: Sequence[str]) -> str:
     """Return *words* as one command that the platform's shell takes apart into exactly these words."""
     if os.name == "nt":
-        from queuectl.cli_commands.windows_quote import quote_for_cmd
+        from queuectl.cli_commands.windows_quote import command_for_cmd
 
-        return " ".join(map(quote_for_cmd, words))
+        return command_for_cmd(words)
     # shlex.quote without shlex, whose import costs more than the rest of this module.
     return " ".join(
         word if word and _SAFE.issuperset(word) else "'" + word.replace("'", "'\"'\"'") + "'" for word in words

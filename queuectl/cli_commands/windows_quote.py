@@ -1,13 +1,38 @@
-"""Quoting one word for ``cmd /c``, so that the program behind it gets exactly that word."""
+"""Quoting words for ``cmd /c``, so that the program behind it gets exactly those words."""
 
 from __future__ import annotations
 
 from queuectl.errors import InvalidJob
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Sequence
+
 # cmd takes these apart unless a caret stands before them; with a caret before each quote too, cmd never
 # enters its quoted mode, in which carets would not count.
 _CMD_MARKS = frozenset("()%!^\"<>&|;,=*?[]{}~`' \t@")
 _SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+:./-\\")
+
+
+def command_for_cmd(words: Sequence[str]) -> str:
+    """Return *words*, a program and its arguments, as one command line of cmd.
+
+    Raises:
+        InvalidJob: A word has a line break, which cmd cannot be given.
+    """
+    program = words[0]
+    # cmd looks for the program by itself: it needs quotes as people write them, around a slash too.
+    if '"' in program or "%" in program or not program or (_SAFE.issuperset(program) and "/" not in program):
+        program = quote_for_cmd(program)
+    else:
+        _refuse_line_break(program)
+        program = f'"{program}"'
+    return " ".join([program, *map(quote_for_cmd, words[1:])])
+
+
+def _refuse_line_break(word: str) -> None:
+    if "\n" in word or "\r" in word:
+        raise InvalidJob("a word after -- has a line break, which cmd cannot be given. Put it into a script.")
 
 
 def quote_for_cmd(word: str) -> str:
@@ -19,8 +44,7 @@ def quote_for_cmd(word: str) -> str:
     Raises:
         InvalidJob: It has a line break, which cmd cannot be given.
     """
-    if "\n" in word or "\r" in word:
-        raise InvalidJob("a word after -- has a line break, which cmd cannot be given. Put it into a script.")
+    _refuse_line_break(word)
     if word and _SAFE.issuperset(word):
         return word
     return "".join("^" + char if char in _CMD_MARKS else char for char in _for_c_runtime(word))

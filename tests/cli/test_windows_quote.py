@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queuectl.cli_commands.windows_quote import quote_for_cmd
+from queuectl.cli_commands.windows_quote import command_for_cmd, quote_for_cmd
 from queuectl.errors import InvalidJob
 
 
@@ -77,7 +77,25 @@ def test_any_words_arrive_as_typed(words: List[str]) -> None:
     assert words == argv(after_cmd(" ".join(map(quote_for_cmd, words))))
 
 
+@pytest.mark.parametrize(
+    ("program", "line"),
+    [
+        ("git", "git"),
+        ("C:\\tools\\x.exe", "C:\\tools\\x.exe"),
+        ("C:\\Program Files\\a & b\\x.exe", '"C:\\Program Files\\a & b\\x.exe"'),
+        ("./build/run.exe", '"./build/run.exe"'),
+        ("x^1.exe", '"x^1.exe"'),
+        ("100%.exe", '^"100^%.exe^"'),
+    ],
+)
+def test_the_program_is_found(program: str, line: str) -> None:
+    """By cmd itself, which wants quotes as people write them."""
+    assert line + " ^\"two^ words^\"" == command_for_cmd([program, "two words"])
+
+
 def test_a_line_break_cannot_be_given() -> None:
     """There cmd ends a command: refused instead of cut."""
     with pytest.raises(InvalidJob):
         quote_for_cmd("a\nb")
+    with pytest.raises(InvalidJob):
+        command_for_cmd(["a\rb c"])
