@@ -148,9 +148,9 @@ class Scene:
             self.eventually(lambda: len(group.workers()) == count, timeout=30, what=f"{count} workers")
         return group
 
-    def drain(self, *words: str, timeout: float = 60.0) -> None:
+    def drain(self, *words: str, timeout: float = 60.0, **how: Any) -> None:
         """Run ``worker start --drain WORD ...`` to its end, which is in order."""
-        done = self.start("--drain", *words, wait=False).wait(timeout)
+        done = self.start("--drain", *words, wait=False, **how).wait(timeout)
         if (0, "") != (done.code, done.err):
             pytest.fail(f"draining ended with exit code {done.code}: {done.out}{done.err}")
 

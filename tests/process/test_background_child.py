@@ -1,0 +1,93 @@
+"""A process that a command leaves behind: it delays nothing, survives a success, and nothing else."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.process.scene import WAYS, Scene, alive
+
+pytestmark = pytest.mark.posix
+
+
+@pytest.mark.parametrize("way", ["a child", "a grandchild in a session of its own whose parent is gone"])
+def test_it_does_not_delay_the_end_and_survives_a_success(scene: Scene, way: str) -> None:
+    """The run is completed while the child still holds its output open, and the child goes on, also after the worker."""
+    job_id = scene.queue.enqueue(scene.journal.command(scene.journal.leaving(way))).id
+    group = scene.start()
+
+    scene.until(job_id, "completed")
+    (pid,) = scene.pids("beats")
+    assert alive(pid)
+    group.stop()
+
+    count = scene.journal.count("beat")
+    scene.noted("beat", count + 2)
+    assert ["completed"] == scene.outcomes(job_id)
+    scene.judge()
+    scene.close()
+    scene.gone([pid])
+
+
+def test_what_it_prints_later_harms_neither_it_nor_the_next_job(scene: Scene) -> None:
+    """Its output is taken as long as the worker lives, so that it does not die of a closed pipe, and is not kept."""
+    child = "(until [ -e go ]; do sleep 0.02; done; echo late && echo went on > proof) &"
+    first = scene.queue.enqueue(f"echo early; {child}").id
+    group = scene.start()
+    scene.until(first, "completed")
+    second = scene.queue.enqueue("echo second; sleep 0.3").id
+    (scene.folder / "go").touch()
+
+    scene.until(second, "completed")
+    scene.eventually((scene.folder / "proof").exists)
+
+    assert "early\n" == scene.output(first)
+    assert "second\n" == scene.output(second)
+    group.stop()
+
+
+def test_a_child_that_prints_for_ever_does_not_hold_up_the_end(scene: Scene) -> None:
+    """The run ends with its command, whatever the child goes on printing, and the worker goes on to other jobs."""
+    job_id = scene.queue.enqueue("(echo $$ > /dev/null; exec sh -c 'echo $$ > noisy; exec yes') & sleep 0.2").id
+    other = scene.queue.enqueue("true").id
+    done = scene.start("--drain", wait=False).wait()
+
+    scene.gone(scene.pids("noisy"))  # nobody reads any more, so SIGPIPE ends it
+
+    assert 0 == done.code
+    assert ("completed", "completed") == (scene.state(job_id), scene.state(other))
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+@pytest.mark.parametrize("how", ["cancelled", "stopped"])
+def test_it_is_gone_after_a_cancel_or_a_stop(scene: Scene, way: str, how: str) -> None:
+    """Only a success leaves children alone."""
+    scene.queue.set_setting("kill_grace", "0.2")
+    body = f"{scene.journal.leaving(way)}; note left; sleep 60"
+    job_id = scene.queue.enqueue(scene.journal.command(body)).id
+    group = scene.start()
+    scene.noted("left")
+
+    if how == "cancelled":
+        scene.queue.cancel(job_id)
+        scene.until(job_id, "cancelled")
+        group.stop()
+    else:
+        group.stop(signal.SIGQUIT)
+
+    scene.gone(scene.pids("beats"), timeout=0)
+    assert [how] == scene.outcomes(job_id)
+    scene.judge(ended=False)
+
+
+def test_hundreds_of_children_that_hold_their_pipes(scene: Scene) -> None:
+    """Jobs that each leave a child behind are no burden for the jobs after them."""
+    ids = scene.queue.enqueue_many(["(until [ -e go ]; do sleep 0.5; done) &"] * 200)
+
+    group = scene.start("--concurrency", "4")
+    for job_id in ids:
+        scene.until(job_id, "completed", timeout=60)
+
+    (scene.folder / "go").touch()
+    assert 0 == group.stop().code
