@@ -7,6 +7,8 @@ is over, a process that still carries its home in its environment is killed, and
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import shutil
 import signal
@@ -86,6 +88,8 @@ def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("QUEUECTL_HOME", str(path))
     # Workers are started by exec, from any directory: they import the package under test.
     monkeypatch.setenv("PYTHONPATH", PACKAGE_PARENT)
+    if WINDOWS:
+        monkeypatch.setenv("PATH", _commands_for_cmd() + os.pathsep + os.environ["PATH"])
     monkeypatch.chdir(scratch)
     marker = request.node.get_closest_marker("limit")
     restore = _set_alarm(float(marker.args[0]) if marker else LIMIT_S)
@@ -98,6 +102,17 @@ def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         shutil.rmtree(str(scratch), ignore_errors=True)
     if left:
         pytest.fail("left running by this test (killed now):\n  " + "\n  ".join(left), pytrace=False)
+
+
+@functools.lru_cache(maxsize=None)
+def _commands_for_cmd() -> str:
+    """Return a folder with the commands that tests use and Windows does not have."""
+    folder = tempfile.mkdtemp(prefix="commands")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    sleep = f'@"{sys.executable}" -S -c "import sys, time; time.sleep(float(sys.argv[1]))" %1\n'
+    for name, lines in (("true", "@exit /b 0\n"), ("false", "@exit /b 1\n"), ("sleep", sleep)):
+        Path(folder, name + ".bat").write_text(lines)
+    return folder
 
 
 def _set_alarm(seconds: float) -> Callable[[], None]:
@@ -219,6 +234,7 @@ class Background:
 
     def __init__(self, words: List[str], folder: Path, env: Dict[str, str], cwd: Optional[str]) -> None:
         self.words = words
+        self._env = env
         self._out_path = folder / "out"
         self._err_path = folder / "err"
         with open(str(self._out_path), "wb") as out, open(str(self._err_path), "wb") as err:
@@ -265,8 +281,12 @@ class Background:
         return Result(self.out, self.err, code)
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 30.0) -> Result:
-        """Send a signal and wait for the end."""
-        self.send(number)
+        """Send a signal and wait for the end; on Windows, where a signal kills, workers are asked to stop."""
+        if WINDOWS and self.words[:2] == ["worker", "start"] and self.running:
+            words = [sys.executable, "-m", "queuectl", "worker", "stop"]
+            subprocess.run(words, env=self._env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=timeout)
+        else:
+            self.send(number)
         return self.wait(timeout)
 
     def __enter__(self) -> Background:

@@ -11,7 +11,7 @@ import pytest
 @pytest.fixture
 def dead(add: Callable[..., str], drain: Callable[..., Any]) -> None:
     """job1 and job2 dead, job3 completed."""
-    add("echo starting; echo 'disk \033[31mfull' >&2; exit 3", "--max-retries", "1", "--backoff-base", "1")
+    add("echo starting&& echo disk \033[31mfull>&2&& exit 3", "--max-retries", "1", "--backoff-base", "1")
     add("exit 4", "--max-retries", "0", "--queue", "mail", "--tag", "t")
     add("true")
     drain()
@@ -23,7 +23,7 @@ def test_list_with_reason_and_last_error(cli: Callable[..., Any], dead: None) ->
     found = [json.loads(line) for line in cli("dlq", "list", code=0).out.splitlines()]
 
     assert ["ID", "QUEUE", "FAILED", "DIED", "REASON", "LAST", "ERROR", "COMMAND"] == rows[0].split()
-    assert "  exit 3  disk \\x1b[31mfull  echo starting; echo" in rows[1]
+    assert "  exit 3  disk \\x1b[31mfull  echo starting&& echo" in rows[1]
     assert 3 == len(rows)
     assert [("job2", "exit 4", ""), ("job1", "exit 3", "disk \x1b[31mfull")] == sorted(
         ((job["id"], job["reason"], job["last_error"]) for job in found), reverse=True

@@ -117,6 +117,7 @@ def test_words_arrive_as_they_were_typed(
     assert words == json.loads(shell.stdout)
 
 
+@pytest.mark.posix("about quoting for a POSIX shell; test_windows_quote has cmd's")
 def test_a_single_word_is_still_a_word(cli: Callable[..., Any], jobs: Callable[..., List[Dict[str, Any]]]) -> None:
     """``enqueue -- 'a b'`` names the program "a b"; a command line is for ``--command``."""
     cli("enqueue", "--", "a b", code=0)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, Callable
 
+import pytest
 
+
+@pytest.mark.posix("its command is written for a POSIX shell")
 def test_bytes_pass_as_they_are(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
     """Colours, NUL, bytes that are no text; both streams in order; no line end is added."""
     add(r"printf 'a\000\033[31mb\377\n'; printf 'err' >&2; printf 'last'")
@@ -21,6 +24,7 @@ def test_a_job_that_has_not_run(cli: Callable[..., Any], add: Callable[..., str]
     assert ("", "", 0) == cli("logs", "job1")
 
 
+@pytest.mark.posix("its command is written for a POSIX shell")
 def test_each_run_has_its_own(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
     """The last one is shown unless another is asked for."""
     add("echo run $QUEUECTL_ATTEMPT; exit 1", "--max-retries", "1", "--backoff-base", "1")
@@ -42,6 +46,7 @@ def test_an_unknown_job(cli: Callable[..., Any]) -> None:
     assert 2 == cli("logs", "job1", "-f", "--json").code
 
 
+@pytest.mark.posix("its command is written for a POSIX shell")
 def test_following_to_the_end(
     add: Callable[..., str], worker: Callable[..., Any], background: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
@@ -68,6 +73,7 @@ def test_following_what_is_over(cli: Callable[..., Any], add: Callable[..., str]
     assert ("", "", 0) == cli("logs", "-f", "job2")
 
 
+@pytest.mark.posix("its command is written for a POSIX shell")
 def test_a_cut_is_marked(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
     """The first and the last half of the limit are kept, and a line says what was left out."""
     cli("config", "set", "output_limit", "1000", code=0)

@@ -28,6 +28,7 @@ def test_ended_jobs_start_over(
     assert [1, 2] == [run["number"] for run in job("job1")["runs"]]
 
 
+@pytest.mark.posix("its command is written for a POSIX shell")
 def test_a_job_that_waits_for_its_retry(
     cli: Callable[..., Any], add: Callable[..., str], worker: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:

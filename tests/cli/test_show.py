@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict
 
+import pytest
+
 
 def test_a_waiting_job(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
     """Aligned fields; what was not given is not shown."""
@@ -35,7 +37,7 @@ def test_a_job_that_is_unknown(cli: Callable[..., Any]) -> None:
 
 def test_runs_as_data(add: Callable[..., str], drain: Callable[..., Any], job: Callable[[str], Dict[str, Any]]) -> None:
     """Each run with the keys that scripts may rely on."""
-    add("echo out; exit 3", "--max-retries", "1", "--backoff-base", "1")
+    add("echo out&& exit 3", "--max-retries", "1", "--backoff-base", "1")
     drain()
 
     found = job("job1")
@@ -54,6 +56,7 @@ def test_runs_as_data(add: Callable[..., str], drain: Callable[..., Any], job: C
     assert found["output_tail"] == "out"
 
 
+@pytest.mark.posix("its command is written for a POSIX shell")
 def test_runs_and_output_for_people(
     cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Callable
 
+import pytest
+
 
 def test_all_completed(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
     """Exit code 0, a line for each, in the order of the command line."""
@@ -48,6 +50,7 @@ def test_an_unknown_job_is_no_reason_to_wait(cli: Callable[..., Any], add: Calla
     assert ("", "queuectl: Job not found: job9. 'queuectl list' shows the ids.\n", 1) == cli("wait", "job1", "job9")
 
 
+@pytest.mark.posix("its command is written for a POSIX shell")
 def test_it_wakes_when_the_last_one_ends(
     add: Callable[..., str], worker: Callable[..., Any], background: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
