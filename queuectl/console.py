@@ -22,11 +22,16 @@ LOG_FILES = 3
 
 
 class Console:
-    """Collects lines and raw output; ``flush`` writes what can be written now."""
+    """Collects lines and raw output; what was released ``flush`` writes as far as it can be written now.
+
+    Lines wait for their release: the end of a run must not be told before it is on the disk.
+    """
 
     def __init__(self, fd: int = 1) -> None:
         self._fd: Optional[int] = fd
-        self._held = bytearray()
+        self._held = bytearray()  # released, not written
+        self._waiting = bytearray()  # not released
+        self._released = 0  # bytes released so far
         self._poll: Any = None
         self._writer: Optional[_Writer] = None
         self._encoding = "utf-8"
@@ -52,16 +57,28 @@ class Console:
     def line(self, text: str) -> None:
         """Take one line; after a command's output that ended within a line, begin a new one."""
         if not self._start_of_line:
-            self._held += b"\n"
-        self._held += text.encode(self._encoding, "backslashreplace") + b"\n"
+            self._waiting += b"\n"
+        self._waiting += text.encode(self._encoding, "backslashreplace") + b"\n"
         self._start_of_line = True
 
     def raw(self, data: bytes) -> None:
         """Take a command's output as it is."""
-        if len(self._held) > MOST_HELD:  # nobody reads: the store keeps the output anyway
+        if len(self._held) + len(self._waiting) > MOST_HELD:  # nobody reads: the store keeps the output anyway
             return
-        self._held += data
+        self._waiting += data
         self._start_of_line = data.endswith(b"\n")
+
+    def position(self) -> int:
+        """Return how far what was taken so far reaches, for ``release``."""
+        return self._released + len(self._waiting)
+
+    def release(self, position: Optional[int] = None) -> None:
+        """Let everything up to *position* be written; None: everything."""
+        size = len(self._waiting) if position is None else position - self._released
+        if size > 0:
+            self._held += self._waiting[:size]
+            del self._waiting[:size]
+            self._released += size
 
     def flush(self) -> bool:
         """Write what can be written without waiting; say whether all of it is."""
@@ -88,6 +105,7 @@ class Console:
 
     def finish(self, patience_s: float = 1.0) -> None:
         """Write the rest, waiting a moment for a slow reader."""
+        self.release()
         if self._writer is not None:
             self.flush()
             self._writer.finish(patience_s)

@@ -18,6 +18,7 @@ from queuectl.execution import Execution
 from queuectl.job import Outcome, RunEnd, settle
 from queuectl.membership import Membership
 from queuectl.output_flow import OutputFlow
+from queuectl.report import Report
 from queuectl.runner import FAULT, QUIT, RUN_VARIABLES, CannotStart
 
 if sys.platform == "win32":
@@ -43,8 +44,6 @@ LOOK_S = 5.0
 SWEEP_S = 2.0
 # A run this old is written down for recovery; shorter ones are spared the cost.
 NOTE_AFTER_S = 0.02
-# Ends that come closer than this share one sync of the disk.
-SYNC_S = 0.003
 # How often a draining worker that is idle looks whether the others are done.
 DRAIN_LOOK_S = 0.02
 # How long a worker waits after the store or the machine refused it.
@@ -75,12 +74,11 @@ class WorkerProcess:
         self._drain = drain
         self._reactor = Reactor(STOP_SIGNALS, lifeline)
         self._flow = OutputFlow(store, console, self._reactor)
+        self._report = Report(store, console, self._reactor.nudge)
         self._environment = {name: text for name, text in os.environ.items() if name not in (*RUN_VARIABLES, FAULT)}
         self._running: Dict[int, Execution] = {}  # by pid
         self._timed: Dict[int, Execution] = {}  # those of them with a deadline, or being ended
         self._ended: List[Ended] = []  # ends that the store has not accepted yet
-        self._sync_mono = 0.0  # when ends may be synced next
-        self._unsynced = False  # whether an accepted end may not be on the disk yet
         self._stop = 0
         self._said_trouble = ""
         self._hungry = True  # whether to look for work in this turn
@@ -100,7 +98,7 @@ class WorkerProcess:
     def run(self) -> int:
         """Work until told to stop, or until nothing is left when draining; return the exit code."""
         self._console.line(events.started(self._number, os.getpid()))
-        self._console.flush()
+        self._report.tell(0.0)
         while not (self._stop and not self._running and not self._ended):
             now_mono = time.monotonic()
             if now_mono >= self._tick_mono:
@@ -109,21 +107,18 @@ class WorkerProcess:
             if self._done_draining():
                 break
             self._now_and_then(now_mono)
-            if self._unsynced and (now_mono >= self._sync_mono or not self._running):
-                self._sync()
-            if not self._unsynced:  # what the console holds tells of ends: they must be on the disk first
-                self._console.flush()
+            error = self._report.tell(now_mono, self._not_before_mono)
+            if error is not None:
+                self._trouble(str(error))
             self._sleep(self._wake_mono())
         self._leave()
         return 0
 
     def _leave(self) -> None:
-        if self._unsynced:
-            self._sync()
         self._console.line(events.exiting(self._number))
         self._flow.close()
         self._membership.leave()
-        self._console.finish()
+        self._report.finish()
 
     # -- the turn -----------------------------------------------------------------------------
 
@@ -161,22 +156,8 @@ class WorkerProcess:
             )
         self._ended = []
         self._flow.pending = []
-        self._unsynced = True
+        self._report.accepted()
         return finished.claims
-
-    def _sync(self) -> None:
-        """Make the ends durable, so that they may be told.
-
-        The wait for the disk falls into the time that the next commands run, and ends that follow each other
-        closely share it.
-        """
-        self._sync_mono = time.monotonic() + SYNC_S
-        try:
-            self._store.sync()
-            self._unsynced = False
-            faults.point("synced")
-        except StoreUnavailable as error:
-            self._trouble(str(error))
 
     def _look_again(self, free: int) -> List[Claim]:
         """The queue is empty: hang up the bell, look once more, and note when to look next.
@@ -281,7 +262,10 @@ class WorkerProcess:
         if self._due_mono is not None and now_mono >= self._due_mono:
             self._hungry = True
         wants_work = self._hungry and len(self._running) < self._concurrency
-        return bool(wants_work or self._ended or self._reactor.signals) or self._flow.due_mono() is not None
+        return (
+            bool(wants_work or self._report.is_synced() or self._ended or self._reactor.signals)
+            or self._flow.due_mono() is not None
+        )
 
     def _maybe_over(self, execution: Execution) -> None:
         """If the run has ended, take the rest of its output and settle it."""
@@ -427,7 +411,9 @@ class WorkerProcess:
         wake_mono = self._tick_mono
         if self._ended:
             wake_mono = min(wake_mono, max(self._not_before_mono, now_mono))
-        sync_mono = max(self._sync_mono, self._not_before_mono) if self._unsynced else None
+        sync_mono = self._report.due_mono()
+        if sync_mono is not None:
+            sync_mono = max(sync_mono, self._not_before_mono)
         for other in (self._note_mono, sync_mono, self._due_mono if not self._stop else None):
             if other is not None:
                 wake_mono = min(wake_mono, other)

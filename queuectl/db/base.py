@@ -57,6 +57,8 @@ class Store(ABC):
     location: str
     #: Grows with each change of a setting, as the last claim saw it: when to read the settings again.
     settings_seen: int = 0
+    #: Whether ``sync`` has something to do.
+    syncs: bool = False
     #: Whether workers of other hosts may use this store, so that only a lease tells that they live.
     many_hosts: bool = False
 

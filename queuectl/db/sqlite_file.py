@@ -45,7 +45,7 @@ class SqliteFile:
         self._ring_after = False
         self._sync_after = True
         self._wal: Optional[int] = None  # descriptor of the WAL, to sync it
-        self._lazy = os.environ.get("QUEUECTL_SYNCHRONOUS", "").lower() == "normal"
+        self.syncs = os.environ.get("QUEUECTL_SYNCHRONOUS", "").lower() != "normal"
         self._db = self._connect(path)
         self._write = _Write(self)
         try:
@@ -168,7 +168,7 @@ class SqliteFile:
 
         The WAL is this connection's as long as it is open: only the last connection to close removes it.
         """
-        if self._lazy:
+        if not self.syncs:
             return
         try:
             if self._wal is None:

@@ -32,12 +32,12 @@ class Reactor:
         self._commands: Dict[int, Command] = {}
         self._lifeline = lifeline
         self._bell: Optional[int] = None
-        self._wake, waker = os.pipe()
-        for fd in (self._wake, waker):
+        self._wake, self._waker = os.pipe()
+        for fd in (self._wake, self._waker):
             os.set_blocking(fd, False)
         for number in (*signals, signal.SIGCHLD):
             signal.signal(number, _nothing)
-        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         self._poll: Any = _Epoll() if hasattr(select, "epoll") else select.poll()
         self._poll.register(self._wake, select.POLLIN)
         if lifeline is not None:
@@ -53,6 +53,13 @@ class Reactor:
         """Forget a command's descriptor, which its caller closes."""
         if self._commands.pop(fd, None) is not None:
             self._poll.unregister(fd)
+
+    def nudge(self) -> None:
+        """End ``wait`` from another thread."""
+        try:
+            os.write(self._waker, b"\0")  # no signal has this number
+        except BlockingIOError:
+            pass  # it is full of reasons to wake up
 
     def set_bell(self, fd: Optional[int]) -> None:
         """Sleep on this bell from now on, or on none."""
@@ -94,7 +101,7 @@ class Reactor:
 
     def _take_signals(self) -> None:
         numbers = os.read(self._wake, 512)
-        self.signals = [number for number in numbers if number != signal.SIGCHLD]
+        self.signals = [number for number in numbers if number not in (signal.SIGCHLD, 0)]
         if signal.SIGCHLD in numbers:
             self._collect()
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FOR_EVER = 0xFFFFFFFF
 # Keys of what is posted to the port by hand.
-_LIFELINE, _STOP = 1, 2
+_LIFELINE, _STOP, _NUDGE = 1, 2, 3
 
 
 class Reactor:
@@ -49,6 +49,10 @@ class Reactor:
         console_events.listen(lambda number: self._post(_STOP, number) if number == QUIT else None)
         if lifeline is not None:
             threading.Thread(target=self._hold_lifeline, args=(lifeline,), daemon=True).start()
+
+    def nudge(self) -> None:
+        """End ``wait`` from another thread."""
+        self._post(_NUDGE, 0)
 
     def _post(self, key: int, number: int) -> None:
         _overlapped.PostQueuedCompletionStatus(self._port, number, key, 0)
