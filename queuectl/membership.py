@@ -13,7 +13,7 @@ from queuectl.runner import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable, Optional, Tuple
+    from typing import Any, Iterable, Optional, Tuple
 
     from queuectl.db.base import Store
     from queuectl.execution import Execution
@@ -31,7 +31,7 @@ class Membership:
         self._queues = queues
         self._renewed_mono = 0.0
         self._notes: Optional[str] = None
-        self._bell: Optional[Doorbell] = None
+        self._bell: Any = None  # a Doorbell, or what the store has in its place
 
     def enter(self, lease_s: float) -> None:
         """Register under a fresh id: results of an earlier one can never be taken for this one's."""
@@ -40,7 +40,9 @@ class Membership:
         if folder is not None:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             self._notes = os.path.join(folder, self.id + recovery.NOTES)
-            self._bell = Doorbell(folder, self.id)
+            # A store that others on other hosts write to brings a bell of its own.
+            doorbell = getattr(self._store, "doorbell", None)
+            self._bell = Doorbell(folder, self.id) if doorbell is None else doorbell()
         now_mono, now, pid = time.monotonic(), self._store.now(), os.getpid()
         self._store.register(
             Worker(
@@ -97,7 +99,8 @@ class Membership:
 
     def arm(self) -> Optional[int]:
         """Hang up the bell and return the descriptor to sleep on; None if there can be none."""
-        return None if self._bell is None else self._bell.arm()
+        fd: Optional[int] = None if self._bell is None else self._bell.arm()
+        return fd
 
     def disarm(self) -> None:
         """Take the bell away."""
@@ -108,6 +111,11 @@ class Membership:
         """Take the rings so far."""
         if self._bell is not None:
             self._bell.hush()
+
+    def again_s(self) -> Optional[float]:
+        """Return in how many seconds to look again, because what comes in until then may not ring; None: it rings."""
+        left_s: Optional[float] = None if self._bell is None else self._bell.again_s()
+        return left_s
 
     # -- notes --------------------------------------------------------------------------------
 
