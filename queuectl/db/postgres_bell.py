@@ -10,6 +10,8 @@ A bell can be lost, and a pooler in transaction mode never passes one on; so wor
 from __future__ import annotations
 
 import os
+import select
+import sys
 import time
 
 import psycopg
@@ -20,7 +22,7 @@ from queuectl.errors import StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Any, Optional
 
     from queuectl.db.postgres_line import Line
     from queuectl.db.postgres_store import PostgresStore
@@ -34,30 +36,38 @@ PAUSE_S = 5.0
 
 
 class PostgresBell:
-    """A worker's bell. ``arm`` returns a descriptor that is readable after a notification."""
+    """A worker's bell: ``arm`` returns a descriptor that is readable after a notification.
+
+    The descriptor is not the connection's socket but something around it, made by ``arm`` and closed by
+    ``disarm``: the connection lives on while the worker is busy, and may be replaced while the worker sleeps.
+    """
 
     def __init__(self, store: PostgresStore) -> None:
         self._store = store
         self._line: Optional[Line] = None
+        self._around: Any = None
         self._not_before_s = 0.0
         self._useless = False
         self._echo_s = 0.0  # until when adds may have been silent
-        self._told_loss = True
 
     def arm(self) -> Optional[int]:
         """Listen, if that is not done yet, and return the descriptor to sleep on; None if there is none now.
 
-        Look for work once more after this: what was committed before it did not ring. After a lost connection
-        the first call returns None, so that the sleeper forgets a descriptor whose number may come again.
+        Look for work once more after this: what was committed before it did not ring.
         """
+        if sys.platform == "win32":
+            return None  # the worker's completion port cannot wait for libpq's socket: looking is all there is
         self.drain()
-        if not self._told_loss:
-            self._told_loss = True
-            return None
         if self._line is None and not self._useless and time.monotonic() >= self._not_before_s:
             self._not_before_s = time.monotonic() + PAUSE_S
             self._listen()
-        return None if self._line is None else self._line.pgconn.socket
+        if self._line is None:
+            return None
+        if self._around is None:
+            self._around = _Around()
+            self._around.watch(self._line.pgconn.socket)
+        fd: int = self._around.fileno()
+        return fd
 
     def _listen(self) -> None:
         try:
@@ -70,22 +80,18 @@ class PostgresBell:
         except (psycopg.Error, StoreError):
             self._forget()
             return
+        if self._around is not None:
+            self._around.watch(line.pgconn.socket)
         self._echo_s = time.monotonic() + ECHO_S
 
     def _hears(self, line: Line) -> bool:
         """Say whether a notification comes through: a pooler in transaction mode has given the listener away."""
-        import select
-
-        try:
-            self._store._rows(NOTIFY, {"channel": self._store.channel})
-        except StoreError:
-            return False
+        self._store._rows(NOTIFY, {"channel": self._store.channel})
         deadline_s = time.monotonic() + TEST_S
-        while time.monotonic() < deadline_s:
-            select.select([line.pgconn.socket], [], [], deadline_s - time.monotonic())
-            line.pgconn.consume_input()
+        while time.monotonic() < deadline_s and not is_lost(line):
             if line.pgconn.notifies() is not None:
                 return True
+            time.sleep(0.01)
         return False
 
     def hush(self) -> None:
@@ -104,7 +110,9 @@ class PostgresBell:
         except psycopg.Error:
             lost = True
         if lost:
-            self._lose()
+            self._forget()
+            # Not all at once when the server is back.
+            self._not_before_s = time.monotonic() + os.urandom(1)[0] / 256
 
     def again_s(self) -> Optional[float]:
         """Return in how many seconds to look again because of adds that were silent; None if there were none."""
@@ -112,12 +120,10 @@ class PostgresBell:
         return left_s if left_s > 0 else None
 
     def disarm(self) -> None:
-        """Go on listening: a worker that is busy now is idle again soon, and ``drain`` keeps the line empty."""
-
-    def _lose(self) -> None:
-        self._forget()
-        self._told_loss = False
-        self._not_before_s = time.monotonic() + os.urandom(1)[0] / 256
+        """Take the descriptor away and go on listening: a worker that is busy now is idle again soon."""
+        if self._around is not None:
+            self._around.close()
+            self._around = None
 
     def _forget(self) -> None:
         if self._line is not None:
@@ -126,5 +132,29 @@ class PostgresBell:
 
     def close(self) -> None:
         """Stop listening."""
+        self.disarm()
         self._forget()
         self._useless = True
+
+
+class _Around:
+    """A descriptor that is readable when a socket inside it is, whichever that is at the time."""
+
+    def __init__(self) -> None:
+        inner: Any = _poller()
+        self._inner = inner
+        self.fileno = inner.fileno
+        self.close = inner.close
+
+    def watch(self, fd: int) -> None:
+        """Look at this socket from now on; a closed one is forgotten by itself."""
+        if sys.platform == "linux":
+            self._inner.register(fd, select.EPOLLIN)
+        elif sys.platform != "win32":
+            self._inner.control([select.kevent(fd)], 0)
+
+
+def _poller() -> Any:
+    if sys.platform == "linux":
+        return select.epoll()
+    return select.kqueue() if sys.platform != "win32" else None

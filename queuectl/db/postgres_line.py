@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import sys
 import threading
 import time
 
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
 def boot_s() -> float:
     """Return a clock that only goes forward, and on Linux also while the machine sleeps."""
-    number = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if number is None else time.clock_gettime(number)
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 class NoAnswer(psycopg.OperationalError):  # type: ignore[misc,unused-ignore]
@@ -106,11 +108,11 @@ def is_lost(line: Any) -> bool:
 
 
 def _readable(fd: int) -> bool:
-    if hasattr(select, "poll"):
-        look = select.poll()
-        look.register(fd, select.POLLIN)
-        return bool(look.poll(0))
-    return bool(select.select([fd], [], [], 0)[0])
+    if sys.platform == "win32":
+        return bool(select.select([fd], [], [], 0)[0])
+    look = select.poll()  # select() takes no descriptor from 1024 on
+    look.register(fd, select.POLLIN)
+    return bool(look.poll(0))
 
 
 def first_line(error: BaseException) -> str:
