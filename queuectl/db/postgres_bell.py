@@ -157,4 +157,6 @@ class _Around:
 def _poller() -> Any:
     if sys.platform == "linux":
         return select.epoll()
-    return select.kqueue() if sys.platform != "win32" else None
+    if sys.platform != "win32":
+        return select.kqueue()
+    return None

@@ -65,6 +65,7 @@ class Opening:
 
     def __init__(self, parameters: Dict[str, str]) -> None:
         self.done = threading.Event()
+        self.waited_for = False  # in vain, by somebody
         self._parameters = parameters
         self._line: Optional[Line] = None
         self._error: Optional[BaseException] = None

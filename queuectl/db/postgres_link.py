@@ -30,6 +30,9 @@ TRIES = 8
 # After a connection attempt that failed the next ones wait a little, each process its own time.
 FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 2.0
+# A call of a worker may last this part of its lease without a word from the server. It may be two such waits, for an
+# answer and for a new connection, and another call may have come just before.
+PARTS_OF_LEASE = 6
 # How long a measured clock is good enough for who only looks; a worker's is measured with each renewal.
 CLOCK_AGE_S = 1.0
 # After that a newer measurement counts even if its answer took longer.
@@ -129,7 +132,9 @@ class PostgresLink:
             if self._opening is None:
                 self._opening = Opening(self._parameters)
             opening = self._opening
-            if not opening.done.wait(self._patience_s):
+            # A caller may come here for each of many ends: only the first waits.
+            if not opening.done.wait(0.05 if opening.waited_for else self._patience_s):
+                opening.waited_for = True
                 raise StoreUnavailable(f"the server of {self.location} does not answer.")
             self._opening = None
             return opening.result(self._patience_s)
@@ -174,7 +179,7 @@ class PostgresLink:
 
     def be_patient(self, lease_s: float) -> None:
         """Bound every call from now on, so that a worker can still end its commands before its lease does."""
-        self._patience_s = max(lease_s / 4, 0.25)
+        self._patience_s = max(lease_s / PARTS_OF_LEASE, 0.25)
         if self._line is not None:
             self._line.patience_s = self._patience_s
 
