@@ -36,7 +36,7 @@ class Report:
         self._busy = False  # set by the loop, cleared by the thread
         self._error: Optional[StoreUnavailable] = None
         self._sync_mono = 0.0
-        self._wanted: Optional[threading.Semaphore] = None
+        self._wanted: Optional[threading.Lock] = None  # held by nobody while a sync is wanted
 
     def accepted(self) -> None:
         """Note that the store accepted ends whose lines the console has got."""
@@ -79,13 +79,14 @@ class Report:
         self._busy = True
         self._error = None
         if self._wanted is None:
-            self._wanted = threading.Semaphore(0)
+            self._wanted = threading.Lock()
+            self._wanted.acquire()
             before = threading.stack_size(STACK_BYTES)
             threading.Thread(target=self._work, args=(self._wanted,), name="sync", daemon=True).start()
             threading.stack_size(before)
         self._wanted.release()
 
-    def _work(self, wanted: threading.Semaphore) -> None:
+    def _work(self, wanted: threading.Lock) -> None:
         while True:
             wanted.acquire()
             try:
