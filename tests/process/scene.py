@@ -209,3 +209,12 @@ class Scene:
         """Kill what commands left and said so."""
         for pid, started in self._seen.items():
             send_signal(pid, started, signal.SIGKILL)
+
+
+def most_at_once(records: List[oracle.Record]) -> int:
+    """Return how many commands ran at the same time at most, by the order of their notes."""
+    most = running = 0
+    for record in records:
+        running += {"start": 1, "end": -1}.get(record.what, 0)
+        most = max(most, running)
+    return most

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.posix
 
 @pytest.mark.parametrize("way", ["a child", "a grandchild in a session of its own whose parent is gone"])
 def test_it_does_not_delay_the_end_and_survives_a_success(scene: Scene, way: str) -> None:
-    """The run is completed while the child still holds its output open, and the child goes on, also after the worker."""
+    """The run is completed while the child holds its output open, and the child goes on, also after the worker."""
     job_id = scene.queue.enqueue(scene.journal.command(scene.journal.leaving(way))).id
     group = scene.start()
 
