@@ -70,6 +70,8 @@ def parse_url(url: str) -> Address:
     plain, schema = _without_schema(url)
     try:
         given = {key: str(value) for key, value in conninfo.conninfo_to_dict(plain).items()}
+        if _misread(given):
+            raise ProgrammingError
     except ProgrammingError:
         raise StoreRefused(
             "the store's URL cannot be read. It looks like postgresql://user@host:5432/database, with any of "
@@ -77,6 +79,16 @@ def parse_url(url: str) -> Address:
         ) from None
     given["client_encoding"] = "UTF8"
     return Address({**PARAMETERS, **given}, schema, _for_messages(given, schema))
+
+
+def _misread(given: Dict[str, str]) -> bool:
+    """Say whether a part of a password, with one of the URL's own signs in it, was taken for something else."""
+    ports = given.get("port", "").replace(",", "")
+    return bool(
+        "@" in given.get("host", "")
+        or "@" in given.get("dbname", "")
+        or (ports and not (ports.isascii() and ports.isdigit()))
+    )
 
 
 def _without_schema(url: str) -> Tuple[str, str]:

@@ -111,7 +111,10 @@ class PostgresAdd(PostgresViews):
         def draw(run: Run) -> Any:
             return run(_DRAW_NUMBERS, {"count": len(specs)}).fetchone()
 
-        drawn = self._write(draw)
+        try:
+            drawn = self._write(draw)
+        except ConnectionLost as error:
+            self._not_stored(error, f"the {len(specs)} jobs were")
         if drawn is None:
             return None
         first, clock_at, default = drawn
@@ -173,16 +176,17 @@ class PostgresAdd(PostgresViews):
                 if time.monotonic() > deadline_s:
                     self._unknown(error, jobs)
                 time.sleep(0.05 + os.urandom(1)[0] / 1000)
-        if not rows:
-            raise StoreUnavailable(
-                f"lost the connection to {self.location} ({error.why}); {jobs} not stored. Try again."
-            ) from error
-        return rows
+        return rows or self._not_stored(error, jobs)
 
     def _stored(self, run: Run, token: int) -> Iterator[Any]:
         run(_LOCK_NUMBERS).fetchone()
         found: Iterator[Any] = run(_STORED, {"token": token, "rows": FIND_OUT_ROWS})
         return found
+
+    def _not_stored(self, error: ConnectionLost, jobs: str) -> NoReturn:
+        raise StoreUnavailable(
+            f"lost the connection to {self.location} ({error.why}); {jobs} not stored. Try again."
+        ) from error
 
     def _unknown(self, error: ConnectionLost, jobs: str) -> NoReturn:
         raise NotKnown(

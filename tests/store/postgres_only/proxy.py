@@ -1,0 +1,99 @@
+"""A TCP proxy before a server, for everything that a network does to a connection."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from typing import List, Optional, Tuple
+
+Pair = Tuple[socket.socket, socket.socket]  # the client's and the server's
+
+
+class Proxy:
+    """Forwards every connection to the server until it is told otherwise; ``port`` is where it listens."""
+
+    def __init__(self, server_port: int) -> None:
+        self._server_port = server_port
+        self._pairs: List[Pair] = []
+        self._frozen = False
+        self._lose_answer: Optional[float] = None
+        self._closed = False
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(50)
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def lose_next_answer(self) -> None:
+        """Cut every connection instead of passing the server's next words on; what it did is done."""
+        self._lose_answer = 0.05
+
+    def cut(self) -> None:
+        """Cut every connection; new ones go through."""
+        for pair in list(self._pairs):
+            self._end(pair)
+
+    def freeze(self) -> None:
+        """Pass nothing on any more and close nothing: the other side seems to think for ever."""
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """Pass on again."""
+        self._frozen = False
+
+    def close(self) -> None:
+        """End all."""
+        self._closed = True
+        self._thread.join()
+        self.cut()
+        self._listener.close()
+
+    def _work(self) -> None:
+        while not self._closed:
+            if self._frozen:
+                time.sleep(0.01)
+                continue
+            sockets = [one for pair in self._pairs for one in pair]
+            for ready in select.select([self._listener, *sockets], [], [], 0.02)[0]:
+                if ready is self._listener:
+                    self._accept()
+                else:
+                    self._pass_on(ready)
+
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        try:
+            server = socket.create_connection(("127.0.0.1", self._server_port))
+        except OSError:
+            client.close()
+            return
+        for one in (client, server):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._pairs.append((client, server))
+
+    def _pass_on(self, source: socket.socket) -> None:
+        pair = next((pair for pair in self._pairs if source in pair), None)
+        if pair is None or self._frozen:
+            return
+        client, server = pair
+        try:
+            data = source.recv(65536)
+            if data and source is server and self._lose_answer is not None:
+                time.sleep(self._lose_answer)
+                self._lose_answer = None
+                data = b""
+            if data:
+                (server if source is client else client).sendall(data)
+                return
+        except OSError:
+            pass
+        self._end(pair)
+
+    def _end(self, pair: Pair) -> None:
+        if pair in self._pairs:
+            self._pairs.remove(pair)
+        for one in pair:
+            one.close()

@@ -1,0 +1,316 @@
+"""Making and opening a PostgreSQL store: by many at once, with few rights, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from queuectl.db import migrate, open_store, postgres_schema
+from queuectl.db.postgres import parse_url
+from queuectl.errors import MissingExtra, StoreError, StoreRefused, StoreUnavailable
+from queuectl.job import JobFilter
+from tests.postgres_server import need_postgres
+from tests.store.build import EVERYTHING, T0, completed, spec, worker
+
+ADD_ONE = """
+import sys
+from queuectl.db import open_store
+from queuectl.jobspec import JobSpec
+sys.stdin.readline()
+store = open_store(sys.argv[1])
+print(store.store_id, *store.add([JobSpec("true", "/")]))
+"""
+
+SECRET = "s3cr3t-pass"
+
+
+@pytest.fixture(autouse=True)
+def _postgres():
+    need_postgres()
+
+
+# -- making -----------------------------------------------------------------------------------
+
+
+def test_many_processes_make_one_store(url, start):
+    """Eight at the same moment: one makes the tables, all see the same store, and no number is lost."""
+    processes = [start(ADD_ONE, url) for _ in range(8)]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [process.communicate() for process in processes]
+
+    assert [""] * 8 == [err for _, err in answers]
+    lines = [out.split() for out, _ in answers]
+    assert 1 == len({store_id for store_id, _ in lines})
+    assert {f"job{number}" for number in range(1, 9)} == {job_id for _, job_id in lines}
+
+
+def test_the_newest_migration_is_the_one_that_this_version_writes():
+    """The number in the code is that of the last file."""
+    assert postgres_schema.NEWEST == migrate.migrations("postgres")[-1].number
+
+
+def test_an_empty_schema_is_filled(url, raw):
+    """An administrator may have made the schema beforehand."""
+    raw("CREATE SCHEMA {s}")
+
+    with_store(url, lambda store: store.add([spec()], T0))
+
+
+def test_two_schemas_are_two_stores(server, url, open_one):
+    """Ids, jobs and wake-ups are apart."""
+    other_url = url + "b"
+    first, second = open_one(url), open_one(other_url)
+    try:
+        assert first.store_id != second.store_id
+        assert ["job1"] == first.add([spec()], T0) == second.add([spec()], T0)
+        assert first.channel != second.channel
+    finally:
+        second.close()
+        server.execute(f"DROP SCHEMA {second.schema} CASCADE")
+
+
+def with_store(url, body):
+    """Open a store, do something with it, close it."""
+    store = open_store(url)
+    try:
+        return body(store)
+    finally:
+        store.close()
+
+
+# -- refusing ---------------------------------------------------------------------------------
+
+
+def test_a_newer_schema_is_refused(store, url, raw):
+    """What a later release wrote is not touched."""
+    raw("INSERT INTO {s}.schema_version VALUES (999, 'x', 0)")
+
+    with pytest.raises(StoreRefused, match="newer queuectl .schema 999"):
+        open_store(url)
+
+    raw("DELETE FROM {s}.schema_version WHERE n = 999")
+
+
+def test_another_programs_schema_is_refused(url, raw):
+    """Its tables stay as they are, and none of ours comes in."""
+    raw("CREATE SCHEMA {s}")
+    raw("CREATE TABLE {s}.schema_version (version text)")
+    raw("CREATE TABLE {s}.jobs (id int)")
+
+    with pytest.raises(StoreRefused, match="another program's tables"):
+        open_store(url)
+
+    assert [("jobs",), ("schema_version",)] == raw(
+        "SELECT relname FROM pg_class WHERE relnamespace = '{s}'::regnamespace AND relkind = 'r' ORDER BY 1"
+    )
+
+
+def test_a_store_without_its_row_is_refused(store, url, raw):
+    """Half a store is no store."""
+    rows = raw("DELETE FROM {s}.store RETURNING store_id, created_at")
+    try:
+        with pytest.raises(StoreRefused, match="not a complete queuectl store"):
+            open_store(url)
+    finally:
+        raw("INSERT INTO {s}.store (store_id, created_at) VALUES (%s, %s)", *rows[0])
+
+
+def test_a_store_that_lost_a_table_is_refused(store, raw):
+    """The message names what is missing; no trouble that goes away by itself."""
+    raw("ALTER TABLE {s}.output RENAME TO hidden")
+    try:
+        with pytest.raises(StoreRefused, match="output"):
+            store.output(1)
+    finally:
+        raw("ALTER TABLE {s}.hidden RENAME TO output")
+
+
+def test_a_store_that_was_replaced_is_refused(store, raw):
+    """After a lost connection another store answers under the same name: nothing is written into it."""
+    raw("UPDATE {s}.store SET store_id = 'other'")
+    kill_backends(raw)
+
+    with pytest.raises(StoreRefused, match="was replaced by another one"):
+        store.add([spec()], T0)
+
+    raw("UPDATE {s}.store SET store_id = %s", store.store_id)
+
+
+def kill_backends(raw):
+    """End the connections of all stores."""
+    raw("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'queuectl'")
+
+
+def test_a_database_in_another_encoding_is_refused(server):
+    """Text of any kind has to fit in."""
+    server.execute("CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    try:
+        with pytest.raises(StoreRefused, match="encoding LATIN1"):
+            open_store(server.url().replace("/postgres?", "/latin?"))
+    finally:
+        server.execute("DROP DATABASE latin")
+
+
+@pytest.mark.parametrize("name", ["", "A", "a-b", "a b", "1a", "pg_x", "x" * 41, "a;drop", 'a"b', "ä"])
+def test_a_schema_must_have_a_plain_name(server, name):
+    """It stands in statements."""
+    with pytest.raises(StoreRefused, match="schema"):
+        open_store(server.url(name))
+
+
+# -- messages ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://me:{SECRET}@127.0.0.1:1/db",
+        f"postgresql://me:{SECRET}@127.0.0.1:port/db",
+        f"postgresql://me:%{SECRET}@127.0.0.1/db",
+        f"postgresql://127.0.0.1:1/db?user=me&password={SECRET}",
+        f"postgresql://127.0.0.1:1/db?passwort={SECRET}",
+        f"postgresql://me:pa@{SECRET}@127.0.0.1:1/db",
+        f"postgresql://me:pa/{SECRET}@127.0.0.1:1/db",
+        f"postgresql://me:123/{SECRET}@127.0.0.1:1/db",
+        f"postgresql://me:{SECRET}/more@127.0.0.1:1/db",
+        f"postgresql://me:pa?{SECRET}@127.0.0.1:1/db",
+        f"postgresql://me:pa#{SECRET}@127.0.0.1:1/db",
+        f"postgresql://me:{SECRET}",
+    ],
+)
+def test_no_message_shows_a_password(url):
+    """Neither a wrong URL nor a server that is not there brings it to light."""
+    with pytest.raises(StoreError) as told:
+        open_store(url)
+
+    assert SECRET not in str(told.value)
+
+
+def test_a_location_for_messages_has_no_password():
+    """User, host, port, database and schema are enough to know which store it is."""
+    given = f"postgresql://me:{SECRET}@db.example:5433/work?sslmode=require&schema=other"
+
+    address = parse_url(given)
+
+    assert "postgresql://me@db.example:5433/work?schema=other" == address.location
+    assert (SECRET, "require", "5433") == tuple(address.parameters[key] for key in ("password", "sslmode", "port"))
+
+
+def test_what_the_url_says_goes_before_our_defaults():
+    """Whoever knows the network better may set other limits."""
+    assert "3" == parse_url("postgresql://h/d?connect_timeout=3").parameters["connect_timeout"]
+
+
+def test_a_server_that_is_not_there_is_unavailable():
+    """It may come back."""
+    with pytest.raises(StoreUnavailable, match="^cannot reach postgresql://me@127.0.0.1:1/db: "):
+        open_store("postgresql://me@127.0.0.1:1/db")
+
+
+def test_without_psycopg_the_extra_is_named(monkeypatch):
+    """The core runs without; who asks for PostgreSQL is told what to install."""
+    for name in [name for name in sys.modules if name.startswith(("psycopg", "queuectl.db.postgres"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+
+    with pytest.raises(MissingExtra, match="pip install 'queuectl\\[postgres\\]'"):
+        open_store("postgresql://h/d")
+
+
+def test_a_local_store_does_not_load_psycopg():
+    """Nobody pays for a driver that is not used."""
+    code = (
+        "import sys; from queuectl.db import open_store; open_store('jobs.db').close(); "
+        "sys.exit(any('psycopg' in name or 'postgres' in name for name in sys.modules))"
+    )
+
+    assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode
+
+
+# -- roles ------------------------------------------------------------------------------------
+
+GRANTS = {
+    "reader": ["SELECT ON ALL TABLES IN SCHEMA {s}"],
+    "enqueuer": [
+        "SELECT ON ALL TABLES IN SCHEMA {s}",
+        "INSERT ON {s}.jobs, {s}.queues, {s}.counts, {s}.taken_numbers",
+        "UPDATE ON {s}.numbers, {s}.counts",
+        "DELETE ON {s}.taken_numbers",
+    ],
+    "worker": [
+        "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {s}",
+        "USAGE ON ALL SEQUENCES IN SCHEMA {s}",
+    ],
+}
+
+
+@pytest.fixture
+def as_role(server, schema, store, raw, open_one):
+    """Open the store as a role with the documented rights of a reader, an enqueuer or a worker."""
+    made = []
+
+    def open_as(kind):
+        role = f"{kind}_{schema}"
+        raw(f"CREATE ROLE {role} LOGIN")
+        made.append(role)
+        raw(f"GRANT USAGE ON SCHEMA {{s}} TO {role}")
+        for grant in GRANTS[kind]:
+            raw(f"GRANT {grant} TO {role}")
+        return open_one(server.url(schema, user=role))
+
+    yield open_as
+    for role in made:
+        raw(f"DROP OWNED BY {role}")
+        raw(f"DROP ROLE {role}")
+
+
+def test_a_reader_looks_and_changes_nothing(store, as_role):
+    """All looking verbs work; a writing one is refused with a sentence."""
+    store.add([spec()], T0)
+    reader = as_role("reader")
+
+    assert ["job1"] == [job.id for job in reader.jobs(EVERYTHING)]
+    assert (1, 1) == (reader.queues()[0].pending, reader.work_left())
+    assert reader.next_due((), T0) is not None
+    with pytest.raises(StoreRefused, match="this role may not do that"):
+        reader.add([spec()], T0)
+    with pytest.raises(StoreRefused, match="this role may not do that"):
+        reader.cancel(["job1"], T0)
+
+
+def test_an_enqueuer_adds_and_does_no_more(as_role):
+    """One, a batch, given ids; but no claim, no cancel, no setting."""
+    enqueuer = as_role("enqueuer")
+
+    assert ["job1"] == enqueuer.add([spec()], T0)
+    assert ["mine", "job3", "job2"] == enqueuer.add([spec(id="mine"), spec(id="job3"), spec()], T0)
+    for call in (
+        lambda: enqueuer.claim("w1", 1, (), T0),
+        lambda: enqueuer.cancel(["job1"], T0),
+        lambda: enqueuer.set_setting("max_retries", "1"),
+        lambda: enqueuer.prune(JobFilter()),
+    ):
+        with pytest.raises(StoreRefused, match="this role may not do that"):
+            call()
+
+
+def test_a_worker_works(as_role, store):
+    """Registers, claims, finishes, prunes, leaves; it cannot drop or empty tables."""
+    store.add([spec(), spec()], T0)
+    hand = as_role("worker")
+    hand.register(worker("w3"))
+
+    claims = hand.claim("w3", 1, (), T0)
+    answer = hand.finish("w3", [completed(claims[0], T0)], 1, (), T0, [(claims[0].run_id, [(0, b"out")], None)])
+
+    assert ([True], ["job2"]) == (answer.accepted, [claim.job.id for claim in answer.claims])
+    assert 1 == hand.prune(EVERYTHING)
+    assert hand.renew("w3", 30.0, 1.0)
+    hand.finish("w3", [completed(answer.claims[0], T0)], now=T0)
+    hand.unregister("w3")
+    with pytest.raises(StoreRefused, match="this role may not do that"):
+        hand.reset()
