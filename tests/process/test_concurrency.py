@@ -1,0 +1,89 @@
+"""``--concurrency N``: N commands at once in one process, never more, each with an end of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.process.scene import Scene, most_at_once
+
+pytestmark = pytest.mark.posix
+
+
+def test_n_commands_run_at_once_in_one_process(scene: Scene) -> None:
+    """Each waits until all have begun, so they can only end together; their parent is the one worker."""
+    body = f"echo $PPID; until [ $(grep -c start {scene.folder}/journal) -ge 8 ]; do sleep 0.02; done"
+    ids = scene.queue.enqueue_many([scene.journal.command(body)] * 8)
+    group = scene.start("--concurrency", "8")
+    (pid,) = group.pids()
+
+    for job_id in ids:
+        scene.until(job_id, "completed")
+
+    assert [f"{pid}\n"] * 8 == [scene.output(job_id) for job_id in ids]
+    group.stop()
+    scene.judge(acknowledged=ids)
+
+
+def test_never_more_than_n(scene: Scene) -> None:
+    """Whatever waits: two workers of three make six places."""
+    scene.queue.enqueue_many([scene.journal.command("sleep 0.1")] * 30)
+
+    scene.drain("--count", "2", "--concurrency", "3")
+
+    assert 3 < most_at_once(scene.journal.records()) <= 6
+    scene.judge()
+
+
+def test_without_the_option_one_at_a_time(scene: Scene) -> None:
+    """A worker runs one command, then the next, in order."""
+    ids = scene.queue.enqueue_many([scene.journal.command("sleep 0.05")] * 6)
+
+    scene.drain()
+
+    assert 1 == most_at_once(scene.journal.records())
+    assert ids == [record.job_id for record in scene.journal.records() if record.what == "start"]
+    scene.judge()
+
+
+def test_a_slow_command_holds_up_nobody(scene: Scene) -> None:
+    """The other places of a worker go on while one is taken for long."""
+    slow = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id
+    quick = scene.queue.enqueue_many([scene.journal.command()] * 20)
+    group = scene.start("--concurrency", "2")
+
+    for job_id in quick:
+        scene.until(job_id, "completed")
+
+    assert "processing" == scene.state(slow)
+    (scene.folder / "go").touch()
+    scene.until(slow, "completed")
+    group.stop()
+    scene.judge()
+
+
+def test_each_run_has_its_own_output_and_end(scene: Scene) -> None:
+    """Outputs that come at the same time are not mixed up, nor are exit codes."""
+    jobs = [
+        {"command": f"for n in 1 2 3 4 5; do echo {name} $n; sleep 0.02; done; exit {name}", "max_retries": 0}
+        for name in range(12)
+    ]
+    ids = scene.queue.enqueue_many(jobs)
+
+    scene.drain("--concurrency", "12")
+
+    for name, job_id in enumerate(ids):
+        assert [f"{name} {number}" for number in range(1, 6)] == scene.output(job_id).splitlines()
+        assert [name] == [run.exit_code for run in scene.queue.runs(job_id)]
+
+
+@pytest.mark.slow
+def test_a_hundred_at_once(scene: Scene) -> None:
+    """One small process runs a hundred commands at the same time."""
+    body = f"until [ $(grep -c start {scene.folder}/journal) -ge 100 ]; do sleep 0.5; done"
+    ids = scene.queue.enqueue_many([scene.journal.command(body)] * 100)
+
+    scene.drain("--concurrency", "100")
+
+    assert 100 == most_at_once(scene.journal.records())
+    assert {"completed"} == {scene.state(job_id) for job_id in ids}
+    scene.judge(acknowledged=ids)

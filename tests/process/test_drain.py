@@ -1,0 +1,139 @@
+"""``--drain``: exit 0 when nothing is left to run, now or later."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import pytest
+
+from tests.process.scene import Scene
+
+pytestmark = pytest.mark.posix
+
+HELD = "until [ -e go ]; do sleep 0.02; done"
+
+
+def test_an_empty_store(scene: Scene) -> None:
+    """Nothing to do is done at once."""
+    scene.drain("--count", "2")
+
+
+def test_it_waits_for_retries(scene: Scene) -> None:
+    """A job that waits for its retry is left to run."""
+    job_id = scene.queue.enqueue(scene.journal.command('[ "$QUEUECTL_ATTEMPT" -gt 1 ]'), backoff_base=1).id
+
+    scene.drain()
+
+    assert ["failed", "completed"] == scene.outcomes(job_id)
+    scene.judge()
+
+
+def test_it_waits_for_a_time(scene: Scene) -> None:
+    """A job that is not yet due is left to run."""
+    job_id = scene.queue.enqueue(scene.journal.command(), delay=1.5).id
+
+    scene.drain("--count", "2")
+
+    assert "completed" == scene.state(job_id)
+    scene.judge()
+
+
+def test_dead_and_cancelled_jobs_are_not_left(scene: Scene) -> None:
+    """What only a person moves on is not waited for."""
+    dead = scene.queue.enqueue("exit 1", max_retries=0).id
+    cancelled = scene.queue.enqueue("true", delay=3600).id
+    scene.queue.cancel(cancelled)
+
+    scene.drain()
+
+    assert ("dead", "cancelled") == (scene.state(dead), scene.state(cancelled))
+
+
+def test_jobs_of_paused_queues_are_not_left(scene: Scene) -> None:
+    """They stay as they are."""
+    paused = scene.queue.enqueue(scene.journal.command(), queue="paused").id
+    failed = scene.queue.enqueue(scene.journal.command(), queue="paused", delay=1).id
+    other = scene.queue.enqueue(scene.journal.command()).id
+    scene.queue.pause("paused")
+
+    scene.drain()
+
+    assert ["pending", "pending", "completed"] == [scene.state(job_id) for job_id in (paused, failed, other)]
+
+
+def test_jobs_of_other_queues_are_not_left(scene: Scene) -> None:
+    """With ``--queue`` only what these workers would run counts."""
+    mine = scene.queue.enqueue(scene.journal.command(), queue="mine").id
+    other = scene.queue.enqueue(scene.journal.command(), queue="other").id
+
+    scene.drain("--queue", "mine")
+
+    assert ("completed", "pending") == (scene.state(mine), scene.state(other))
+
+
+def test_jobs_that_jobs_enqueue_are_run(scene: Scene) -> None:
+    """What comes in while something runs is left to run."""
+    enqueue = f"{sys.executable} -m queuectl enqueue -q --command 'echo the second'"
+    scene.queue.enqueue(scene.journal.command(enqueue))
+
+    scene.drain("--count", "2")
+
+    assert ("completed", "the second\n") == (scene.state("job2"), scene.output("job2"))
+
+
+def test_a_job_that_another_group_runs_is_left(scene: Scene) -> None:
+    """It may fail or be lost, so it is waited for; then the draining group ends."""
+    job_id = scene.queue.enqueue(scene.journal.command(HELD), max_retries=0).id
+    other = scene.start()
+    scene.noted("start")
+    draining = scene.start("--drain")
+    scene.until(scene.queue.enqueue(scene.journal.command()).id, "completed")
+    assert draining.running
+
+    (scene.folder / "go").touch()
+
+    assert 0 == draining.wait().code
+    assert "completed" == scene.state(job_id)
+    other.stop()
+    scene.judge()
+
+
+def test_a_job_that_another_group_loses_is_run(scene: Scene) -> None:
+    """The draining group takes the lost job over before it ends."""
+    job_id = scene.queue.enqueue(scene.journal.command('[ "$QUEUECTL_ATTEMPT" -gt 1 ] || sleep 60')).id
+    other = scene.start()
+    scene.noted("start")
+    draining = scene.start("--drain")
+
+    other.kill_all()
+
+    assert 0 == draining.wait().code
+    assert ["lost", "completed"] == scene.outcomes(job_id)
+    scene.judge()
+
+
+def test_it_can_be_stopped(scene: Scene) -> None:
+    """TERM to a draining group is a stop like any other: the rest stays."""
+    running, waiting = scene.queue.enqueue_many([scene.journal.command(HELD)] * 2)
+    group = scene.start("--drain")
+    scene.noted("start")
+
+    group.send(signal.SIGTERM)
+    scene.eventually(lambda: group.has_said("received stop signal"))
+    (scene.folder / "go").touch()
+
+    assert 0 == group.wait().code
+    assert ("completed", "pending") == (scene.state(running), scene.state(waiting))
+
+
+def test_a_worker_that_dies_does_not_end_it(scene: Scene) -> None:
+    """The last job kills its worker: a new worker runs it to its end."""
+    job_id = scene.queue.enqueue(
+        scene.journal.command('[ "$QUEUECTL_ATTEMPT" -gt 1 ] || { kill -9 $PPID; sleep 60; }')
+    ).id
+
+    scene.drain()
+
+    assert ["lost", "completed"] == scene.outcomes(job_id)
+    scene.judge()

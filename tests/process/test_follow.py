@@ -1,0 +1,115 @@
+"""The output of a running job can be read while it runs, and what a lost run had written stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any, Callable
+
+import pytest
+
+from tests.conftest import Result
+from tests.process.scene import Scene
+
+pytestmark = pytest.mark.posix
+
+Cli = Callable[..., Result]
+TWO_STEPS = "echo one; until [ -e go ]; do sleep 0.02; done; printf two"
+
+
+def test_follow_shows_output_as_it_comes_and_ends_with_the_run(scene: Scene, background: Callable[..., Any]) -> None:
+    """Begun before the job has a worker: the first line is there while the command runs, the rest when it ends."""
+    job_id = scene.queue.enqueue(TWO_STEPS).id
+    follower = background("logs", "-f", job_id)
+    group = scene.start()
+
+    scene.eventually(lambda: follower.out == "one\n", what="the first line")
+    assert "processing" == scene.state(job_id)
+    assert follower.running
+    (scene.folder / "go").touch()
+
+    assert Result("one\ntwo", "", 0) == follower.wait()
+    group.stop()
+
+
+def test_several_followers_and_a_plain_look(scene: Scene, cli: Cli, background: Callable[..., Any]) -> None:
+    """Each sees all of it; ``logs`` without ``-f`` shows what there is and does not wait."""
+    job_id = scene.queue.enqueue(TWO_STEPS).id
+    group = scene.start("--count", "2")
+    followers = [background("logs", "-f", job_id) for _ in range(3)]
+    for follower in followers:
+        scene.eventually(lambda at=follower: at.out == "one\n", what="the first line")
+
+    assert "one\n" == cli("logs", job_id, code=0).out
+    (scene.folder / "go").touch()
+
+    assert [Result("one\ntwo", "", 0)] * 3 == [follower.wait() for follower in followers]
+    group.stop()
+
+
+def test_follow_of_an_output_beyond_the_limit(scene: Scene, background: Callable[..., Any]) -> None:
+    """The follower gets the beginning, a mark for what it missed, and the very end."""
+    scene.queue.set_setting("output_limit", "2000")
+    job_id = scene.queue.enqueue("seq 100000; until [ -e go ]; do sleep 0.02; done; echo the end").id
+    group = scene.start()
+    follower = background("logs", "-f", job_id)
+    scene.eventually(lambda: "\n100000\n" in follower.out, what="the last number")
+    (scene.folder / "go").touch()
+
+    out = follower.wait().out
+
+    assert out.startswith("1\n2\n3\n")
+    assert "bytes were cut here]\n" in out
+    assert out.endswith("\n99999\n100000\nthe end\n")
+    group.stop()
+
+
+def test_what_a_lost_run_wrote_is_kept(scene: Scene, cli: Cli, background: Callable[..., Any]) -> None:
+    """A follower of the run ends with it, ``logs --run`` shows it later, and the next run has an output of its own."""
+    body = '[ "$QUEUECTL_ATTEMPT" -gt 1 ] || { echo begun; sleep 60; }; echo again'
+    job_id = scene.queue.enqueue(body).id
+    group = scene.start()
+    follower = background("logs", "-f", job_id)
+    scene.eventually(lambda: follower.out == "begun\n", what="the first line")
+
+    os.kill(group.pids()[0], signal.SIGKILL)
+    scene.until(job_id, "completed")
+
+    assert Result("begun\n", "", 0) == follower.wait()
+    assert "begun\n" == cli("logs", job_id, "--run", "1", code=0).out
+    assert "again\n" == cli("logs", job_id, code=0).out
+    assert ["lost", "completed"] == scene.outcomes(job_id)
+    group.stop()
+
+
+def test_what_was_written_before_everything_was_killed_is_kept(scene: Scene, cli: Cli) -> None:
+    """Nobody is left to tell, but the store has it."""
+    job_id = scene.queue.enqueue('[ "$QUEUECTL_ATTEMPT" -gt 1 ] || { echo begun; sleep 60; }').id
+    group = scene.start()
+    scene.eventually(lambda: scene.output(job_id) == "begun\n", what="the first line in the store")
+
+    group.kill_all()
+
+    assert "begun\n" == cli("logs", job_id, code=0).out
+    scene.drain()
+    assert "begun\n" == cli("logs", job_id, "--run", "1", code=0).out
+    scene.judge()
+
+
+def test_the_output_of_a_run_that_was_ended_is_kept(scene: Scene) -> None:
+    """Cancelled, stopped or timed out: what it printed, also while it was being ended, is there."""
+    body = "trap 'echo ending; exit 1' TERM; echo begun; while :; do sleep 0.02; done"
+    ids = {"timed_out": scene.queue.enqueue(body, timeout=1, max_retries=0).id}
+    ids.update((how, scene.queue.enqueue(body).id) for how in ("cancelled", "stopped"))
+    group = scene.start("--concurrency", "3")
+    for job_id in ids.values():
+        scene.eventually(lambda at=job_id: scene.output(at).startswith("begun\n"))
+    scene.queue.cancel(ids["cancelled"])
+    scene.until(ids["cancelled"], "cancelled")
+    scene.until(ids["timed_out"], "dead")
+    group.stop(signal.SIGQUIT)
+
+    for how, job_id in ids.items():
+        assert [how] == scene.outcomes(job_id)
+        # A shell may say "Terminated" for its sleep.
+        assert ("begun", "ending") == (scene.output(job_id).splitlines()[0], scene.output(job_id).splitlines()[-1])
