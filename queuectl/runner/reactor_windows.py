@@ -40,6 +40,7 @@ class Reactor:
         self.rung = False
         self.orphaned = False
         self._port = _overlapped.CreateIoCompletionPort(_overlapped.INVALID_HANDLE_VALUE, 0, 0, 1)
+        self._posted = _overlapped.Overlapped(0)  # its address marks what is posted by hand; 0 would read as an error
         self._reads: Dict[int, Tuple[Command, Any]] = {}  # by address
         self._waits: Dict[int, Tuple[Command, Any, int]] = {}  # by address: what waits for a command's end
         self._bell: Optional[int] = None
@@ -55,7 +56,7 @@ class Reactor:
         self._post(_NUDGE, 0)
 
     def _post(self, key: int, number: int) -> None:
-        _overlapped.PostQueuedCompletionStatus(self._port, number, key, 0)
+        _overlapped.PostQueuedCompletionStatus(self._port, number, key, self._posted.address)
 
     def _hold_lifeline(self, fd: int) -> None:
         """Read what the supervisor says, to its end; a thread's work."""
@@ -102,7 +103,7 @@ class Reactor:
         told = _overlapped.GetQueuedCompletionStatus(self._port, timeout_ms)
         while told is not None:
             _, number, key, address = told
-            if address:
+            if address != self._posted.address:
                 self._done(address)
             elif key == _LIFELINE:
                 self.orphaned = True
