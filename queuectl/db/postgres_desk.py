@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from queuectl import faults
 from queuectl.db.postgres_add import NOTIFY, PostgresAdd
-from queuectl.db.postgres_views import COUNTED, conditions
+from queuectl.db.postgres_views import COUNTED, LISTED, conditions, within
 from queuectl.db.rules import RETRIABLE, due_after_edit, to_json
 from queuectl.errors import JobNotFound, NotInDlq, WrongState
 
@@ -94,21 +94,19 @@ class PostgresDesk(PostgresAdd):
         states = tuple(state for state in which.states or RETRIABLE if state in RETRIABLE)
         if not states:
             return 0
-        where, parameters = conditions(which._replace(states=states))
-        choose = f"""
-            SELECT seq, queue, state
-              FROM queuectl.jobs
-             WHERE {" AND ".join(where)} AND seq > %s::bigint
-             ORDER BY seq LIMIT {STEP} FOR UPDATE
-            """
+        return sum(self._retry_state(which, state, now) for state in dict.fromkeys(states))
+
+    def _retry_state(self, which: JobFilter, state: str, now: Optional[float]) -> int:
+        """Start all jobs of *which* in one state over, in steps."""
+        choose, parameters = _choose(which, state, "seq")
         retried = 0
         after = 0
 
         def body(run: Run) -> List[Any]:
-            rows: List[Any] = run(choose, [*parameters, after]).fetchall()
+            rows: List[Any] = run(choose + "FOR UPDATE", [after, *parameters, STEP]).fetchall()
             moves: Moves = {}
-            for _, queue, state in rows:
-                move(moves, queue, state, "pending")
+            for _, queue, before in rows:
+                move(moves, queue, before, "pending")
             run(_START_OVER, {"seqs": [row[0] for row in rows], "now": self._clock(run, now)})
             count(run, moves)
             self._wake(run)
@@ -166,17 +164,13 @@ class PostgresDesk(PostgresAdd):
         states = tuple(state for state in which.states or ended if state in ended)
         if not states:
             return 0
-        where, parameters = conditions(which._replace(states=states))
-        # With the condition of the index of ended jobs; what another pruner has locked is left to it.
-        choose = f"""
-            SELECT seq, queue, state
-              FROM queuectl.jobs
-             WHERE {" AND ".join(where)} AND ended_at IS NOT NULL
-             ORDER BY ended_at LIMIT %s FOR UPDATE SKIP LOCKED
-            """
 
         def body(run: Run) -> int:
-            rows = run(choose, [*parameters, limit]).fetchall()
+            rows: List[Any] = []
+            for state in dict.fromkeys(states):
+                choose, parameters = _choose(which, state, "ended_at")
+                # What another pruner has locked is left to it.
+                rows += run(choose + "FOR UPDATE SKIP LOCKED", [0, *parameters, limit - len(rows)]).fetchall()
             moves: Moves = {}
             for _, queue, state in rows:
                 move(moves, queue, state, None)
@@ -233,6 +227,20 @@ class PostgresDesk(PostgresAdd):
                 run("INSERT INTO queuectl.settings (key, value) VALUES (%s, %s)", (key, text))
 
         self._write(body)
+
+
+def _choose(which: JobFilter, state: str, order: str) -> Tuple[str, List[Any]]:
+    """Return the statement that chooses jobs of *which* in one state; its first parameter is a row, its last a limit.
+
+    *order* matters for completed jobs, which may be nearly all: by ``seq`` in pages, or by ``ended_at`` the first to go.
+    """
+    where, parameters = conditions(which._replace(states=()))
+    if state in LISTED:
+        condition, order = within(state), "state, seq"
+    else:
+        condition = "state = 'completed' AND ended_at IS NOT NULL AND seq > %s::bigint"
+    conjunction = " AND ".join([condition, *where])
+    return f"SELECT seq, queue, state FROM queuectl.jobs WHERE {conjunction} ORDER BY {order} LIMIT %s ", parameters
 
 
 def move(moves: Moves, queue: str, before: str, after: Optional[str]) -> None:

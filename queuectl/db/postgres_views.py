@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 JOB_COLUMNS = (
     "seq, id, queue, state, priority, run_at, command, cwd, env, tags, timeout_s, backoff_base, max_retries, "
-    "attempts, failures, losses, run_no, CASE WHEN worker_id IS NOT NULL THEN last_run_id END, worker_id, "
+    "attempts, failures, losses, run_no, CASE WHEN worker_id IS NOT NULL THEN last_run_id END AS run_id, worker_id, "
     "cancel_requested, created_at, updated_at, ended_at, reason"
 )
+# States with an index of their own: those of which there may be few among very many jobs.
+LISTED = frozenset(("pending", "failed", "dead", "cancelled"))
 COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
 # Fields of Job that a listing may be sorted by: their columns have the same names.
 SORTABLE = frozenset((
@@ -50,24 +52,30 @@ class PostgresViews(PostgresSchema):
         """See ``Store.jobs``."""
         from queuectl.job import Job
 
-        where, parameters = conditions(which)
-        direction = " DESC" if descending else ""
-        if sort is None and not descending:
-            where.append("seq > %s::bigint")
-            tail = "ORDER BY seq LIMIT %s"
-            parameters += [after_seq, limit]
+        if sort is None and not descending and which.states and LISTED.issuperset(which.states):
+            sql, parameters = _by_state(which, after_seq, limit)
         else:
-            order = "seq"
-            if sort is not None:
-                if sort not in SORTABLE:
+            where, parameters = conditions(which)
+            direction = " DESC" if descending else ""
+            if sort is None and not descending:
+                if tuple(which.states) == ("completed",) and not self._any_completed():
+                    return []
+                where.append("seq > %s::bigint")
+                tail = "ORDER BY seq LIMIT %s"
+                parameters += [after_seq, limit]
+            else:
+                if sort is not None and sort not in SORTABLE:
                     raise KeyError(sort)
-                order = sort
-            tail = f"ORDER BY {order}{direction}, seq{direction} LIMIT %s OFFSET %s"
-            parameters += [limit, after_seq]
-        clause = " WHERE " + " AND ".join(where) if where else ""
+                tail = f"ORDER BY {sort or 'seq'}{direction}, seq{direction} LIMIT %s OFFSET %s"
+                parameters += [limit, after_seq]
+            clause = " WHERE " + " AND ".join(where) if where else ""
+            sql = f"SELECT {JOB_COLUMNS} FROM queuectl.jobs{clause} {tail}"
         # Never prepared: the best plan depends on what is asked for.
-        rows = self._rows(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs{clause} {tail}", parameters, prepare=False)
-        return [Job._make(row) for row in rows]
+        return [Job._make(row) for row in self._rows(sql, parameters, prepare=False)]
+
+    def _any_completed(self) -> bool:
+        """Ask the counters: where none is completed, a walk through all jobs would find that out too late."""
+        return bool(self._rows("SELECT coalesce(sum(completed), 0) > 0 FROM queuectl.counts")[0][0])
 
     def states(self, job_ids: Sequence[str]) -> Dict[str, str]:
         """See ``Store.states``."""
@@ -169,6 +177,28 @@ class PostgresViews(PostgresSchema):
         from queuectl.db.postgres_check import check
 
         return check(self)
+
+
+def within(state: str) -> str:
+    """Return the condition "in this state, after row %s" for one of LISTED; rows come by ``ORDER BY state, seq``.
+
+    It is put as a range of the index of listed jobs: with ``state = ...`` a walk through all jobs in their order would
+    look as good to the planner, and it takes that for a state which has become rare since it last counted.
+    """
+    of_index = "state IN ('pending', 'failed', 'dead', 'cancelled')"
+    return f"{of_index} AND state <= '{state}' AND (state, seq) > ('{state}', %s::bigint)"
+
+
+def _by_state(which: JobFilter, after_seq: int, limit: int) -> Tuple[str, List[Any]]:
+    """Return the statement for a page of jobs in some of the LISTED states: each by the index, then merged."""
+    where, values = conditions(which._replace(states=()))
+    parts = []
+    parameters: List[Any] = []
+    for state in dict.fromkeys(which.states):
+        condition = " AND ".join([within(state), *where])
+        parts.append(f"(SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE {condition} ORDER BY state, seq LIMIT %s)")
+        parameters += [after_seq, *values, limit]
+    return f"SELECT * FROM ({' UNION ALL '.join(parts)}) AS page ORDER BY seq LIMIT %s", [*parameters, limit]
 
 
 def conditions(which: JobFilter) -> Tuple[List[str], List[Any]]:

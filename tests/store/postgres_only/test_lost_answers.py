@@ -88,7 +88,7 @@ def test_an_add_that_cannot_be_found_out_says_so(store, far_store, proxy, monkey
 
     monkeypatch.setattr(postgres_add, "FIND_OUT_S", 0.2)
     proxy.lose_next_answer()
-    monkeypatch.setattr(proxy, "_accept", lambda: proxy._listener.accept()[0].close())
+    monkeypatch.setattr(proxy, "_accept", lambda: proxy._listener.accept()[0].close())  # noqa: PLW0108
 
     with pytest.raises(StoreUnavailable, match="not known whether the job was stored"):
         far_store.add([spec()], T0)

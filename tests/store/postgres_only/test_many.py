@@ -1,0 +1,215 @@
+"""Many clients at one PostgreSQL store at once."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+
+import psycopg
+import pytest
+
+from queuectl.db import open_store
+from queuectl.errors import JobNotFound, WrongState
+from tests.store.build import EVERYTHING, T0, completed, failed, spec, specs, worker
+
+
+@pytest.fixture
+def crowd(url):
+    """Run ``body(store, number)`` in as many threads as wanted, each with a store of its own; return the answers."""
+
+    def run(count, body):
+        answers, troubles = [None] * count, []
+        gate = threading.Barrier(count)
+
+        def work(number):
+            mine = open_store(url)
+            try:
+                mine.register(worker(f"c{number}", number=number))
+                gate.wait()
+                answers[number] = body(mine, number)
+                mine.unregister(f"c{number}")
+            except BaseException as trouble:
+                troubles.append(trouble)
+                gate.abort()
+            finally:
+                mine.close()
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [] == troubles
+        return answers
+
+    return run
+
+
+def drain_as(me, batch=1, queues=(), seen=None):
+    """Return a body that claims and completes until nothing is left."""
+
+    def body(store, number):
+        done = []
+        claims = store.claim(f"c{number}", batch, queues, T0)
+        while claims:
+            done += [(claim.job.id, claim.run_id) for claim in claims]
+            if seen is not None:
+                seen.append(store.queues()[0].processing)
+            ends = [completed(claim, T0) for claim in claims]
+            answer = store.finish(f"c{number}", ends, batch, queues, T0)
+            assert all(answer.accepted)
+            claims = answer.claims
+            if not claims and store.work_left():
+                claims = store.claim(f"c{number}", batch, queues, T0)
+        return done
+
+    return body
+
+
+@pytest.mark.parametrize(("batch", "queues"), [(1, 1), (7, 1), (1, 5), (40, 3)])
+def test_each_of_2000_jobs_is_given_to_one_of_8_clients(store, crowd, batch, queues):
+    """Exactly once each, from one queue and from several, one at a time and in batches; the counters agree."""
+    ids = store.add([spec(queue=f"q{number % queues}") for number in range(2000)], T0)
+
+    answers = crowd(8, drain_as("c", batch))
+
+    given = collections.Counter(job_id for done in answers for job_id, _ in done)
+    assert (set(ids), {1}) == (set(given), set(given.values()))
+    assert 2000 == len({run_id for done in answers for _, run_id in done})
+    assert 2000 == sum(queue.completed for queue in store.queues())
+    assert 0 == store.work_left()
+
+
+def test_a_limit_holds_over_clients(store, crowd):
+    """Eight clients, at most three at once, whoever looks."""
+    store.set_limit("default", 3)
+    store.add(specs(150), T0)
+    seen = []
+
+    crowd(8, drain_as("c", 2, seen=seen))
+
+    assert max(seen) <= 3
+    assert 150 == store.queues()[0].completed
+
+
+def test_ends_of_one_queue_do_not_wait_for_each_other(store, open_one, url):
+    """A worker whose transaction hangs after it counted holds up no other worker's ends."""
+    store.add(specs(2), T0)
+    first, second = store.claim("w1", 1, (), T0)[0], store.claim("w2", 1, (), T0)[0]
+    with psycopg.connect(url.partition("?")[0]) as hanging:
+        hanging.execute(
+            f"""
+            INSERT INTO {store.schema}.counts AS c (queue, shard, pending) VALUES ('default', %s, 0)
+            ON CONFLICT (queue, shard) DO UPDATE SET pending = c.pending
+            """,
+            (shard("w1"),),
+        )
+        begin = time.monotonic()
+        assert [True] == open_one(url).finish("w2", [completed(second, T0)], now=T0).accepted
+        assert time.monotonic() - begin < 2.0
+        hanging.rollback()
+    assert [True] == store.finish("w1", [completed(first, T0)], now=T0).accepted
+
+
+def shard(worker_id):
+    """Return where a worker counts."""
+    from queuectl.db.postgres_turn import shard_of
+
+    assert shard_of("w1") != shard_of("w2")
+    return shard_of(worker_id)
+
+
+def test_shards_do_not_pile_up(store, raw):
+    """What a worker counted goes to everybody's shard when it leaves or is released."""
+    store.add(specs(4), T0)
+    for number, leave in enumerate([store.unregister, lambda name: store.release_lost(name, 3, T0)] * 2):
+        name = f"passing{number}"
+        store.register(worker(name))
+        store.finish(name, [completed(store.claim(name, 1, (), T0)[0], T0)], now=T0)
+        store.condemn(name, 100.0)
+        leave(name)
+
+    assert [(0,)] == raw("SELECT shard FROM {s}.counts")
+    assert (0, 4) == (store.queues()[0].pending, store.queues()[0].completed)
+
+
+def test_users_and_workers_at_once(store, crowd):
+    """Cancels, retries, edits, prunes, adds and turns get in each other's way and no deadlock reaches anybody."""
+    store.add(specs(120), T0)
+    deadline = time.monotonic() + 3.0
+
+    def body(store, number):
+        turns = 0
+        while time.monotonic() < deadline:
+            turns += 1
+            if number < 3:
+                name = f"c{number}"
+                claims = store.claim(name, 4, (), T0 + turns)
+                ends = [completed(claim, T0) if claim.run_id % 3 else failed(claim, T0, T0) for claim in claims]
+                store.finish(name, ends, 0, (), T0 + turns)
+                continue
+            interfere(store, number, turns)
+        return turns
+
+    turns = crowd(6, body)
+
+    assert min(turns) > 3
+    for claim in store.jobs(EVERYTHING, limit=10_000):
+        assert claim.worker_id is None
+
+
+def interfere(store, number, turns):
+    """Do what a user may do, to jobs that others may have moved on meanwhile."""
+    jobs = store.jobs(EVERYTHING)
+    waiting = [job.id for job in jobs if job.state in ("pending", "failed")][number::3][:5]
+    ended = [job.id for job in jobs if job.state in ("completed", "cancelled")][number::4][:5]
+    for call in (
+        lambda: store.cancel(waiting[::-1], T0),
+        lambda: store.retry(ended, now=T0),
+        lambda: store.edit(waiting[0], {"queue": f"q{turns % 2}", "priority": turns % 3}, T0),
+        lambda: store.prune(EVERYTHING, 3),
+        lambda: store.add([spec(id=f"own{number}-{turns}"), spec()], T0),
+    ):
+        try:
+            call()
+        except (WrongState, JobNotFound, IndexError):
+            pass
+
+
+def test_a_large_batch_holds_up_nobody(store, open_one, url, monkeypatch):
+    """While it is copied, another enqueuer gets a number and an answer."""
+    from queuectl.db import postgres_add
+
+    started, go_on = threading.Event(), threading.Event()
+    blocks = postgres_add._blocks
+
+    def slow(lines):
+        started.set()
+        assert go_on.wait(20)
+        yield from blocks(lines)
+
+    bulk, quick = open_one(url), open_one(url)
+    monkeypatch.setattr(postgres_add, "_blocks", slow)
+    answer = []
+    thread = threading.Thread(target=lambda: answer.extend(bulk.add(specs(6000), T0)))
+    thread.start()
+    try:
+        assert started.wait(10)
+        assert ["job6001"] == quick.add([spec()], T0)
+    finally:
+        go_on.set()
+        thread.join()
+
+    assert (6000, "job1", "job6000") == (len(answer), answer[0], answer[-1])
+
+
+def test_a_claim_looks_past_what_others_hold(store, url):
+    """A transaction holds the most urgent jobs of one queue of many: the claim takes the next ones."""
+    store.add([spec(queue=f"q{number % 2}") for number in range(300)], T0)
+    holder = psycopg.connect(url.partition("?")[0])
+    holder.execute(f"SELECT 1 FROM {store.schema}.jobs WHERE seq <= 200 FOR UPDATE")
+    claims = store.claim("w1", 5, (), T0)
+    holder.close()
+
+    assert ["job201", "job202", "job203", "job204", "job205"] == [claim.job.id for claim in claims]

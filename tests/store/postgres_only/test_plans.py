@@ -1,0 +1,234 @@
+"""No verb reads a whole table: what the server really did is looked at, statement by statement.
+
+The server's own auto_explain reports each statement of the store's connection with its plan and the rows it touched.
+The table is large, and it has grown since the plans were made: that is when a wrong plan hurts.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from queuectl.db import open_store
+from queuectl.job import JobFilter
+from tests.postgres_server import fresh_schema, shared_server
+from tests.store.build import T0, completed, failed, spec, specs, worker
+
+READY, WAITING, ENDED = 20_000, 20_000, 20_000
+
+GROW = """
+INSERT INTO {s}.jobs (id, queue, state, ready, priority, run_at, created_at, updated_at, ended_at, max_retries,
+                      command, cwd, last_run_id, run_no)
+SELECT kind || number, CASE WHEN number %% 10 = 0 THEN 'other' ELSE 'default' END, state, ready, 0, due, 0, 0, ended, 3,
+       'true', '/', run_id, runs
+  FROM (SELECT 'ready' AS kind, n AS number, 'pending' AS state, 1 AS ready, 5::float8 + n AS due,
+               NULL::float8 AS ended, NULL::bigint AS run_id, 0 AS runs FROM generate_series(1, %s) AS n
+        UNION ALL
+        SELECT 'waits', n, 'failed', 2, 4e9 + n, NULL, NULL, 0 FROM generate_series(1, %s) AS n
+        UNION ALL
+        SELECT 'ended', n, 'completed', 0, 1, 10 + n, 1000000 + n, 1 FROM generate_series(1, %s) AS n) AS fresh
+"""
+GROW_RUNS = """
+INSERT INTO {s}.runs (run_id, number, state, started_at, ended_at, worker_id, host)
+SELECT 1000000 + n, 1, 'completed', 1, 10 + n, 'w0', 'h' FROM generate_series(1, %s) AS n
+"""
+GROW_COUNTS = """
+INSERT INTO {s}.counts (queue, shard, pending, failed, completed)
+SELECT queue, -1, count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'failed'),
+       count(*) FILTER (WHERE state = 'completed')
+  FROM {s}.jobs WHERE token IS NULL GROUP BY queue
+"""
+GROWTH = [
+    (GROW, (READY, WAITING, ENDED)),
+    (GROW_RUNS, (ENDED,)),
+    (GROW_COUNTS, ()),
+    ("INSERT INTO {s}.queues (name) VALUES ('other') ON CONFLICT DO NOTHING", ()),
+]
+
+
+def walk(plan):
+    """Yield the nodes of a plan."""
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from walk(inner)
+
+
+class Watch:
+    """Collects the plans of what a store's connection runs."""
+
+    def __init__(self, store):
+        self.plans = []
+        line = store._connected()
+        try:
+            line.execute("LOAD 'auto_explain'")
+        except Exception as error:
+            pytest.skip(f"this server has no auto_explain: {error}")
+        line.execute("SET auto_explain.log_min_duration = 0; SET auto_explain.log_analyze = on")
+        line.execute("SET auto_explain.log_timing = off; SET auto_explain.log_format = json")
+        line.execute("SET auto_explain.log_level = notice; SET client_min_messages = notice")
+        line.add_notice_handler(self._take)
+        self.plans.clear()
+
+    def _take(self, notice):
+        text = notice.message_primary or ""
+        if "plan:" in text:
+            self.plans.append(json.loads(text.partition("plan:")[2]))
+
+    def rows_touched(self):
+        """Return how many rows of jobs and runs were read since the last call, and how."""
+        touched, how = 0, []
+        for plan in self.plans:
+            for node in walk(plan["Plan"]):
+                if node.get("Relation Name") in ("jobs", "runs") and "Scan" in node["Node Type"]:
+                    loops = node["Actual Loops"]
+                    rows = node["Actual Rows"] + sum(
+                        count for name, count in node.items() if name.startswith("Rows Removed by")
+                    )
+                    touched += rows * loops
+                    how.append((node["Node Type"], node.get("Index Name"), rows, loops))
+        self.plans.clear()
+        return touched, how
+
+
+@pytest.fixture(scope="module")
+def grown():
+    """A store, its watch and its schema: its plans were made when it was small, and it has grown since."""
+    server = shared_server()
+    with fresh_schema(server) as url:
+        store = open_store(url)
+        store.register(worker("w1"))
+        watch = Watch(store)
+        for _ in range(2):
+            for verb in VERBS.values():  # six times: then the server keeps a plan for good
+                for _ in range(6):
+                    verb(store)
+            # Once more with the plans for tables of one page, as after the first analyze of a new store.
+            server.execute(f"ANALYZE {store.schema}.jobs")
+        for sql, parameters in GROWTH:
+            server.execute(sql.replace("{s}", store.schema), *parameters)
+        assert [] == store.check()
+        yield store, watch, server
+        store.close()
+
+
+@pytest.fixture
+def watch(grown):
+    """The watch, which has seen nothing yet."""
+    grown[1].plans.clear()
+    return grown[1]
+
+
+@pytest.fixture
+def store(grown):
+    """The large store."""
+    yield grown[0]
+    assert [] == grown[0].check()
+
+
+def claim_and_finish(store, queues=()):
+    """One job's whole way."""
+    claims = store.claim("w1", 1, queues, T0)
+    ends = [completed(claim, T0) for claim in claims]
+    more = store.finish("w1", ends, 1, queues, T0, [(claim.run_id, [(0, b"out")], None) for claim in claims])
+    store.finish("w1", [failed(claim, T0, T0 + 1e9) for claim in more.claims], now=T0)
+
+
+def batch(store):
+    """Many at once."""
+    claims = store.claim("w1", 40, (), T0)
+    store.finish("w1", [completed(claim, T0) for claim in claims], 0, (), T0)
+
+
+def limited(store):
+    """A claim under a limit."""
+    store.set_limit("default", 5)
+    claims = store.claim("w1", 1, (), T0)
+    store.set_limit("default", None)
+    store.finish("w1", [completed(claim, T0) for claim in claims], now=T0)
+
+
+def cancel_and_retry(store):
+    """What users do."""
+    job_id = store.add([spec(delay_s=10.0)], T0)[0]
+    store.edit(job_id, {"priority": -5}, T0)
+    store.cancel([job_id], T0)
+    store.retry([job_id], now=T0)
+
+
+def lose(store):
+    """A worker that dies with a job."""
+    store.register(worker("dying"))
+    store.claim("dying", 1, ("default",), T0)
+    store.condemn("dying", 100.0)
+    store.release_lost("dying", 3, T0)
+
+
+VERBS = {
+    "claim from one queue": lambda store: claim_and_finish(store, ("default",)),
+    "claim from all queues": claim_and_finish,
+    "claim a batch": batch,
+    "claim under a limit": limited,
+    "add one": lambda store: store.add([spec()], T0),
+    "add a batch": lambda store: store.add([spec(id=None), *specs(2)], T0),
+    "next_due": lambda store: store.next_due((), T0),
+    "next_due of one queue": lambda store: store.next_due(("nothing here",), T0),
+    "oldest_due": lambda store: store.oldest_due(T0),
+    "work_left": lambda store: store.work_left(),
+    "queues": lambda store: store.queues(),
+    "orders": lambda store: store.orders("w1"),
+    "ownerless": lambda store: store.ownerless(),
+    "one job": lambda store: (store.get("job1"), store.runs("job1"), store.states(["job1", "job2"])),
+    "a page": lambda store: store.jobs(JobFilter(), 0, 10),
+    "a page of the dead": lambda store: store.jobs(JobFilter(("dead",)), 0, 10),
+    "a page of the running": lambda store: store.jobs(JobFilter(("processing",)), 0, 10),
+    "a page of the waiting": lambda store: store.jobs(JobFilter(("pending", "failed")), 0, 10),
+    "cancel, edit, retry": cancel_and_retry,
+    "lose a worker": lose,
+    "a page of the ended": lambda store: store.jobs(JobFilter(("completed",)), 0, 10),
+    "a page of the cancelled and dead": lambda store: store.jobs(JobFilter(("cancelled", "dead"), ("other",)), 0, 10),
+    "prune the dead": lambda store: store.prune(JobFilter(("dead",)), 10),
+    "retry all dead": lambda store: store.retry_where(JobFilter(("dead",)), T0),
+    "prune": lambda store: store.prune(JobFilter(ended_before=11.0), 10),
+    "prune what there is none of": lambda store: store.prune(JobFilter(("dead",), ended_before=9.0), 10),
+}
+#: Rows of jobs and runs that one call may read. next_due looks ahead a thousand waiting jobs at most.
+MOST = {"next_due": 1100, "next_due of one queue": 1100, "claim a batch": 600}
+
+
+@pytest.mark.parametrize("name", sorted(VERBS))
+def test_a_verb_reads_few_rows_however_many_there_are(store, watch, name):
+    """Its plan was made when the tables were small; now they are not, and it still finds its rows by an index."""
+    VERBS[name](store)
+    touched, how = watch.rows_touched()
+
+    assert touched <= MOST.get(name, 300), how
+
+
+@pytest.mark.parametrize("index", ["jobs_ready", "jobs_waiting", "jobs_owned", "jobs_ended"])
+def test_these_tests_notice_a_missing_index(grown, watch, index):
+    """Without it some verb reads tens of thousands of rows; ``check`` names it too."""
+    store, _, server = grown
+    find = "SELECT indexdef FROM pg_indexes WHERE schemaname = %s AND indexname = %s"
+    definition = server.execute(find, store.schema, index)[0][0]
+    server.execute(f"DROP INDEX {store.schema}.{index}")
+    try:
+        most = 0
+        for name, verb in VERBS.items():
+            verb(store)
+            most = max(most, watch.rows_touched()[0] - MOST.get(name, 300))
+        problems = [problem.what for problem in store.check()]
+    finally:
+        server.execute(definition)
+
+    assert most > 10_000
+    assert [f"the index {index} is missing or was not finished"] == problems
+
+
+def test_ahead_of_stops_counting_at_a_thousand(store, watch):
+    """The last of twenty thousand costs no more than the thousandth."""
+    last = store.jobs(JobFilter(("pending",), ("default",)), 0, 1, "run_at", True)[0]
+    watch.rows_touched()
+
+    assert 1000 == store.ahead_of(last)
+    assert watch.rows_touched()[0] <= 1000
