@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from queuectl import clock
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional
@@ -68,8 +70,8 @@ def refused(number: int, job_id: str) -> str:
     return f"[worker {number}] job {job_id} was taken away; its result is dropped"
 
 
-def ended(number: int, job: Job, reason: Optional[str], state: str, delay: str) -> str:
-    """The store accepted the end of a run, and *state* is the job's now; *delay* is that of a retry."""
+def ended(number: int, job: Job, reason: Optional[str], state: str, delay_s: float) -> str:
+    """The store accepted the end of a run, and *state* is the job's now; *delay_s* is that of a retry."""
     if state == "completed":
         return completed(number, job.id)
     if state == "cancelled":
@@ -78,7 +80,7 @@ def ended(number: int, job: Job, reason: Optional[str], state: str, delay: str) 
         return put_back(number, job.id, None if reason == "stopped" else reason)
     if state == "dead":
         return dead(number, job.id, reason or "", job.attempts)
-    return failed(number, job.id, reason or "", job.failures + 1, job.max_retries, delay)
+    return failed(number, job.id, reason or "", job.failures + 1, job.max_retries, clock.format_duration(delay_s))
 
 
 def lost(number: int, job_id: str, state: str) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # How often a running command's output goes to the store, for whoever follows it.
 FLUSH_S = 0.25
+# A command that is not over by then is watched for output.
+WATCH_AFTER_S = 0.002
 # A short command ends before its output is worth a transaction of its own.
 FIRST_FLUSH_S = 0.05
 
@@ -37,11 +39,30 @@ class OutputFlow:
         self._dirty: Dict[Command, Execution] = {}  # those of them with output in their buffers
         self._lingering: Dict[int, Command] = {}  # by descriptor: pipes that ended runs' background children hold
         self._flush_mono = 0.0
+        self._fresh: List[Command] = []  # started just now, not watched yet
+        self.watch_mono: Optional[float] = None  # when these are to be watched
 
     def begin(self, execution: Execution) -> None:
-        """Look for output of a command that was just started."""
+        """Look for output of a command that was just started.
+
+        Where the end of a command is told by itself, its output is not watched in the first moments: most
+        commands of a busy queue have ended by then, and their output is read at once.
+        """
         self._executions[execution.command] = execution
-        self._reactor.watch(execution.command)
+        self._reactor.expect()
+        if not self._reactor.tells_ends:
+            self._reactor.watch(execution.command)
+            return
+        self._fresh.append(execution.command)
+        if self.watch_mono is None:
+            self.watch_mono = time.monotonic() + WATCH_AFTER_S
+
+    def watch_fresh(self) -> None:
+        """Watch the output of what was started a moment ago."""
+        for command in self._fresh:
+            self._reactor.watch(command)
+        self._fresh.clear()
+        self.watch_mono = None
 
     def read(self, command: Command) -> None:
         """Take output that is there."""
@@ -64,6 +85,11 @@ class OutputFlow:
         command = execution.command
         del self._executions[command]
         self._dirty.pop(command, None)
+        fresh = command in self._fresh
+        if fresh:
+            self._fresh.remove(command)
+            if not self._fresh:
+                self.watch_mono = None
         fd = command.fileno()
         if fd >= 0:
             rest = command.drain()
@@ -75,6 +101,8 @@ class OutputFlow:
                 # A background child holds the pipe. It must neither delay this end nor die of SIGPIPE
                 # now, so its output is read and dropped as long as this worker lives.
                 self._lingering[fd] = command
+                if fresh:
+                    self._reactor.watch(command)
         if command.buffer.dirty:
             self._take(command, execution)
 

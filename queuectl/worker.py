@@ -150,7 +150,7 @@ class WorkerProcess:
         finished = self._store.finish(self._membership.id, self._ended, free, self._queues, outputs=self._flow.pending)
         for (claim, end, verdict), accepted in zip(self._ended, finished.accepted):
             self._console.line(
-                events.ended(self._number, claim.job, end.reason, verdict.state, clock.format_duration(verdict.delay_s))
+                events.ended(self._number, claim.job, end.reason, verdict.state, verdict.delay_s)
                 if accepted
                 else events.refused(self._number, claim.job.id)
             )
@@ -253,6 +253,8 @@ class WorkerProcess:
         if self._reactor.orphaned and not self._stop:
             self._ask_stop(GRACEFUL)
         now_mono = time.monotonic()
+        if self._flow.watch_mono is not None and now_mono >= self._flow.watch_mono:
+            self._flow.watch_fresh()
         if self._timed:
             for execution in list(self._timed.values()):
                 due = execution.next_mono()
@@ -414,7 +416,7 @@ class WorkerProcess:
         sync_mono = self._report.due_mono()
         if sync_mono is not None:
             sync_mono = max(sync_mono, self._not_before_mono)
-        for other in (self._note_mono, sync_mono, self._due_mono if not self._stop else None):
+        for other in (self._note_mono, sync_mono, self._flow.watch_mono, self._due_mono if not self._stop else None):
             if other is not None:
                 wake_mono = min(wake_mono, other)
         for execution in self._timed.values():

@@ -195,6 +195,8 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         """Choose up to *count* jobs and hand them over, inside the caller's transaction."""
         if any(change[_COLUMN["pending"]] or change[_COLUMN["failed"]] for change in counts.values()):
             _apply_counts(db, counts)  # a job that was put back may be the one to claim
+        if count == 1:
+            return self._claim_one(db, worker_id, queues, now, counts)
         rows: List[Any] = []
         found = 0
         for name, room, waiting_at, version in self._open_queues(queues, worker_id):
@@ -214,12 +216,36 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             rows.sort(key=lambda row: (-row[4], row[5], row[0]))
         return [self._hand_over(db, worker_id, row, now, counts) for row in rows[:count]]
 
-    def _open_queues(self, queues: Sequence[str], worker_id: Optional[str] = None) -> List[Any]:
+    def _claim_one(
+        self, db: sqlite3.Connection, worker_id: str, queues: Sequence[str], now: float, counts: Dict[str, List[int]]
+    ) -> List[Claim]:
+        """Choose one job with one statement: the head of each queue, and of these the most urgent."""
+        best: Any = None
+        heads = self._open_queues(queues, worker_id, _HEADS)
+        late = [row[0] for row in heads if row[2] is not None and row[2] <= now]
+        if late:
+            for name in late:
+                self._promote(db, name, now)
+            heads = self._open_queues(queues, worker_id, _HEADS)
+        for name, room, _, version, *row in heads:
+            self.settings_seen = version
+            if room is not None:
+                change = counts.get(name)
+                if change:
+                    room -= change[_COLUMN["processing"]]
+                    self._ring_after = True  # another worker may take the place that this one leaves
+                if room <= 0:
+                    continue
+            if row[0] is not None and (best is None or (-row[4], row[5], row[0]) < (-best[4], best[5], best[0])):
+                best = row
+        return [] if best is None else [self._hand_over(db, worker_id, best, now, counts)]
+
+    def _open_queues(self, queues: Sequence[str], worker_id: Optional[str] = None, sql: str = "") -> List[Any]:
         """Return (name, room or None, next time a waiting job is due, settings version) of queues not paused.
 
         With *worker_id*, none if that worker is not registered or was condemned.
         """
-        sql = _OPEN_QUEUES
+        sql = sql or _OPEN_QUEUES
         parameters: List[Any] = []
         if queues:
             sql += " AND name IN (%s)" % ", ".join("?" * len(queues))
@@ -310,13 +336,26 @@ _OPEN_QUEUES = """
     """
 
 # The last run's id in the place of the owning run's, which a waiting job has not.
+_HEAD_COLUMNS = JOB_COLUMNS.replace("CASE WHEN worker_id IS NOT NULL THEN last_run_id END", "last_run_id")
 _READY = f"""
-    SELECT {JOB_COLUMNS.replace("CASE WHEN worker_id IS NOT NULL THEN last_run_id END", "last_run_id")}
+    SELECT {_HEAD_COLUMNS}
       FROM jobs
      WHERE queue = ? AND ready = 1
      ORDER BY priority DESC, run_at, seq
      LIMIT ?
     """
+
+# The same, and the job that a claim would take of each queue, if there is one.
+_HEADS = _OPEN_QUEUES.replace(
+    "FROM queues",
+    f"""
+           , {_HEAD_COLUMNS}
+      FROM queues
+      LEFT JOIN jobs ON seq = (SELECT seq FROM jobs
+                                WHERE queue = name AND ready = 1
+                                ORDER BY priority DESC, run_at, seq
+                                LIMIT 1)""",
+)
 
 _BEGIN_RUN = """
     INSERT INTO runs (run_id, previous_id, number, state, started_at, worker_id, host, pid)

@@ -113,6 +113,15 @@ def is_running(pid: int, started: str) -> bool:
     return process_started(pid) == started
 
 
+def is_stopped(pid: int) -> bool:
+    """Say whether a process was stopped by a signal, such as Ctrl-Z sends one; never where that cannot be told."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] == b"T"
+    except OSError:
+        return False
+
+
 def send_signal(pid: int, started: str, number: int) -> bool:
     """Send a signal to the very process that started then; False if it has ended.
 

@@ -72,16 +72,11 @@ class Command:
 
     def drain(self, most: int = 1 << 20) -> bytes:
         """Read what the ended command left in the pipe; a child that goes on printing cannot hold this up."""
-        found = self.read()
-        if len(found) < CHUNK:  # the common case: nothing, or one piece
-            return found
-        pieces = [found]
-        size = len(found)
-        while found and size < most:
-            found = self.read()
-            pieces.append(found)
-            size += len(found)
-        return b"".join(pieces)
+        found = data = self.read()
+        while data and len(found) < most:
+            data = self.read()
+            found += data
+        return found
 
     def reaped(self) -> None:
         """Note that the leader was collected: its pid may pass to another process now."""

@@ -23,6 +23,9 @@ class Reactor:
     loop reads (``set_wakeup_fd``), and the loop acts.
     """
 
+    #: Whether the end of a command is told without its output being watched.
+    tells_ends = True
+
     def __init__(self, signals: Tuple[int, ...], lifeline: Optional[int]) -> None:
         self.readable: List[Command] = []
         self.exits: List[Tuple[int, int, Any]] = []  # (pid, wait status, resource usage)
@@ -30,6 +33,7 @@ class Reactor:
         self.rung = False
         self.orphaned = False
         self._commands: Dict[int, Command] = {}
+        self._children = 0
         self._lifeline = lifeline
         self._bell: Optional[int] = None
         self._wake, self._waker = os.pipe()
@@ -42,6 +46,10 @@ class Reactor:
         self._poll.register(self._wake, select.POLLIN)
         if lifeline is not None:
             self._poll.register(lifeline, select.POLLIN)
+
+    def expect(self) -> None:
+        """Note that a child was started: its end is to be collected."""
+        self._children += 1
 
     def watch(self, command: Command) -> None:
         """Begin to look for output of *command*."""
@@ -106,14 +114,15 @@ class Reactor:
             self._collect()
 
     def _collect(self) -> None:
-        """Collect every child that has ended."""
-        while True:
+        """Collect every child that has ended; where none is left to ask for, ask no more."""
+        while self._children > 0:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
+            self._children -= 1
             self.exits.append((pid, status, usage))
 
 

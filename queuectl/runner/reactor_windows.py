@@ -31,6 +31,9 @@ class Reactor:
     process's standard input, whose end says that the supervisor is gone.
     """
 
+    #: A command's end is waited for together with its output.
+    tells_ends = False
+
     def __init__(self, signals: Tuple[int, ...], lifeline: Optional[int]) -> None:
         from queuectl.runner import QUIT, console_events
 
@@ -50,6 +53,9 @@ class Reactor:
         console_events.listen(lambda number: self._post(_STOP, number) if number == QUIT else None)
         if lifeline is not None:
             threading.Thread(target=self._hold_lifeline, args=(lifeline,), daemon=True).start()
+
+    def expect(self) -> None:
+        """Do nothing: each command is watched for its end."""
 
     def nudge(self) -> None:
         """End ``wait`` from another thread."""
