@@ -232,7 +232,7 @@ class PostgresDesk(PostgresAdd):
 def _choose(which: JobFilter, state: str, order: str) -> Tuple[str, List[Any]]:
     """Return the statement that chooses jobs of *which* in one state; its first parameter is a row, its last a limit.
 
-    *order* matters for completed jobs, which may be nearly all: by ``seq`` in pages, or by ``ended_at`` the first to go.
+    *order* matters for completed jobs, which may be nearly all: by ``seq`` in pages, or by ``ended_at``.
     """
     where, parameters = conditions(which._replace(states=()))
     if state in LISTED:
