@@ -134,7 +134,14 @@ def exit_code_of(job: Job, last: Optional[Run]) -> int:
         return TIMED_OUT
     if last.signal:
         return SIGNALLED + last.signal
-    return last.exit_code or 1  # lost, or never started: it has no code of its own
+    return _for_this_system(last.exit_code or 1)  # lost, or never started: it has no code of its own
+
+
+def _for_this_system(code: int) -> int:
+    """Return a command's exit code, which on Windows has 32 bits, as this program can exit with it."""
+    if sys.platform == "win32":
+        return code - 2**32 if code >= 2**31 else code  # to Python the number is a signed one
+    return min(code, 255)  # the command ran on a host with Windows; 256 must not look like 0
 
 
 def _print_run_json(queue: Queue, job: Job) -> None:
