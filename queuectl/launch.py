@@ -106,15 +106,18 @@ def _start_apart(words: List[str], location: Optional[str], log: int) -> subproc
     env["QUEUECTL_HOME"] = home()
     if "://" not in env.get("QUEUECTL_DB", "://"):
         env["QUEUECTL_DB"] = os.path.abspath(os.path.expanduser(env["QUEUECTL_DB"]))
-    how: Dict[str, Any] = {
-        "stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "env": env, "cwd": home(),
-    }  # fmt: skip
+
+    def start(flags: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=home(), creationflags=flags
+        )
+
     # Not DETACHED_PROCESS: without a console that they inherit, each worker would get a window.
     flags = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
     try:
-        return subprocess.Popen(words, creationflags=flags | subprocess.CREATE_BREAKAWAY_FROM_JOB, **how)
+        return start(flags | subprocess.CREATE_BREAKAWAY_FROM_JOB)
     except PermissionError:  # the job object of a terminal or a service that lets nobody out
-        return subprocess.Popen(words, creationflags=flags, **how)
+        return start(flags)
 
 
 def tidy_path(path: str) -> str:

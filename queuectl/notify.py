@@ -6,6 +6,7 @@ The protocol is that of sd_notify(3): a datagram of ``NAME=value`` lines to the 
 from __future__ import annotations
 
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Notifier:
 
     def tell(self, *lines: str) -> None:
         """Send *lines*, such as ``READY=1``. An error is nobody's business: the work goes on."""
-        if not self._address:
+        if sys.platform == "win32" or not self._address:
             return
         import socket
 

@@ -22,7 +22,7 @@ def confirmed(question: str, args: Args) -> bool:
     stream.write(question + " (y/N): ")
     stream.flush()
     answer = sys.stdin.readline() if sys.stdin is not None else ""
-    if not answer or not sys.stdin.isatty():
+    if not answer or sys.stdin is None or not sys.stdin.isatty():
         stream.write("\n")  # nobody pressed Enter on this screen
         stream.flush()
     return answer.strip().lower() in ("y", "yes")

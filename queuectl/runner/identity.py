@@ -20,8 +20,9 @@ _known_host: Optional[str] = None
 def host_name() -> str:
     """Return this host's name, for people."""
     # Not the platform module: it takes a worker 8 ms to import.
-    name = os.environ.get("COMPUTERNAME", "") if sys.platform == "win32" else os.uname().nodename
-    return name or "localhost"
+    if sys.platform == "win32":
+        return os.environ.get("COMPUTERNAME") or "localhost"
+    return os.uname().nodename or "localhost"
 
 
 def host_id() -> str:
@@ -133,9 +134,9 @@ def send_signal(pid: int, started: str, number: int) -> bool:
 
         return end_process(pid, started)
     pin = None
-    if hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal"):
+    if hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal"):  # novm
         try:
-            pin = os.pidfd_open(pid)
+            pin = os.pidfd_open(pid)  # novm
         except ProcessLookupError:
             return False
         except OSError:
@@ -144,7 +145,7 @@ def send_signal(pid: int, started: str, number: int) -> bool:
         if not is_running(pid, started):
             return False
         if pin is not None:
-            signal.pidfd_send_signal(pin, number)
+            signal.pidfd_send_signal(pin, number)  # novm
         else:
             os.kill(pid, number)
         return True
