@@ -88,8 +88,8 @@ def demo(args: Args) -> int:
 
     folder = tempfile.mkdtemp(prefix="queuectl-demo-")
     workers = None
+    stage = Stage(folder, wants_colour(args.no_color))
     try:
-        stage = Stage(folder, wants_colour(args.no_color))
         print(f"This is a queue in {folder}, which is gone when the demo is over.", flush=True)
         _enqueue(stage)
         stage.tell("Three workers run them at once; each says what it does. The last job fails: its file is missing.")
