@@ -49,7 +49,7 @@ class Reactor:
         self._bell: Optional[int] = None
         self._bell_read: Any = None
         self._old_bells: Dict[int, Any] = {}  # reads of bells that were taken away, until the port has told of them
-        # Ctrl-C and Ctrl-Break are for the supervisor; the end of the window, of the session or of the system is for all.
+        # Ctrl-C and Ctrl-Break are for the supervisor; the end of the window or of the session is for all.
         console_events.listen(lambda number: self._post(_STOP, number) if number == QUIT else None)
         if lifeline is not None:
             threading.Thread(target=self._hold_lifeline, args=(lifeline,), daemon=True).start()

@@ -83,5 +83,5 @@ _helper = _Helper()
 
 
 def send_break(pid: int, refused: Callable[[], None]) -> None:
-    """Send Ctrl-Break to the process group *pid*; call *refused*, perhaps from another thread, if that cannot be done."""
+    """Send Ctrl-Break to the process group *pid*; if that cannot be done, call *refused*, perhaps in another thread."""
     _helper.send(pid, refused)

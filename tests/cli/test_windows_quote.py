@@ -90,7 +90,7 @@ def test_any_words_arrive_as_typed(words: List[str]) -> None:
 )
 def test_the_program_is_found(program: str, line: str) -> None:
     """By cmd itself, which wants quotes as people write them."""
-    assert line + " ^\"two^ words^\"" == command_for_cmd([program, "two words"])
+    assert line + ' ^"two^ words^"' == command_for_cmd([program, "two words"])
 
 
 def test_a_line_break_cannot_be_given() -> None:

@@ -44,9 +44,7 @@ def arrived(line: str) -> List[str]:
             ["enqueue", r'{"command":"dir","cwd":"C:\\My Files"}'],
             id="backslashes",
         ),
-        pytest.param(
-            f"""C:\\{{5c0e}}\\q.exe enqueue '{JOB}'""", ["enqueue", JOB], id="a brace in the program's path"
-        ),
+        pytest.param(f"""C:\\{{5c0e}}\\q.exe enqueue '{JOB}'""", ["enqueue", JOB], id="a brace in the program's path"),
         pytest.param(
             """q enqueue '{"command":"x","env":{"A":"1"}}' -q""",
             ["enqueue", '{"command":"x","env":{"A":"1"}}', "-q"],
@@ -98,7 +96,9 @@ def test_a_job_is_enqueued_as_typed(quoted: str, job: Callable[[str], Any], home
     """Through a real command line."""
     text = '{"command":"echo  \\"hi\\" %","priority":7}'
     done = subprocess.run(
-        f'"{sys.executable}" -m queuectl enqueue {quoted.format(text)}', stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        f'"{sys.executable}" -m queuectl enqueue {quoted.format(text)}',
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
     assert (b"Enqueued job job1\r\n", 0) == (done.stdout, done.returncode)

@@ -163,7 +163,7 @@ def test_the_directory_is_the_jobs(bench: Bench, name: str) -> None:
     ],
 )
 def test_what_cannot_be_started_says_why(bench: Bench, command: str, cwd: Optional[str], reason: str) -> None:
-    """cmd itself would run half of it, or all of it somewhere else, and say nothing."""
+    """Else cmd would run half of it, or all of it somewhere else, and say nothing."""
     with pytest.raises(CannotStart) as error:
         bench.start(command, cwd=cwd)
 
@@ -209,7 +209,7 @@ def test_the_exit_code_is_kept_as_it_is(bench: Bench, code: int) -> None:
 
 
 def test_a_program_that_does_not_exist_fails(bench: Bench) -> None:
-    """cmd says so, in the output and with a code."""
+    """As cmd says, in the output and with a code."""
     running = bench.start("no-such-program-anywhere")
 
     assert 0 != bench.end(running)
@@ -267,7 +267,7 @@ def test_what_a_run_used_is_known(bench: Bench) -> None:
 
 @pytest.mark.no_wine("its job objects count neither memory nor time")
 def test_a_run_is_charged_for_its_whole_tree(bench: Bench) -> None:
-    """cmd itself used next to nothing."""
+    """Of which cmd itself used next to nothing."""
     running = bench.start(f'{PYTHON} -c "data = bytearray(64 << 20); sum(range(10**7))"')
     bench.end(running)
 
@@ -283,7 +283,7 @@ def test_kill_ends_the_whole_tree(bench: Bench, sleeper: Callable[..., str]) -> 
     """Children, grandchildren, and those whose parents are gone."""
     script = bench.folder / "parent.py"
     script.write_text(f"import subprocess\nsubprocess.Popen({sleeper('orphan')!r})\n")
-    running = bench.start(f"{PYTHON} \"{script}\" & {sleeper('child')}")
+    running = bench.start(f'{PYTHON} "{script}" & {sleeper("child")}')
     pids = [pid_in(bench, "orphan"), pid_in(bench, "child")]
 
     running.kill()

@@ -28,7 +28,7 @@ from queuectl.runner.reactor_windows import Reactor
 
 PYTHON = f'"{sys.executable}"'
 SLEEP = "import os, sys, time\nopen(sys.argv[1], 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
-WAIT = "import os, sys, time\nprint('begun', flush=True)\nwhile not os.path.exists('go'): time.sleep(0.02)\nprint('over')\n"
+WAIT = "import os, time\nprint('begun', flush=True)\nwhile not os.path.exists('go'): time.sleep(0.02)\nprint('over')\n"
 
 
 class Shop:
@@ -308,8 +308,9 @@ def test_words_arrive_as_typed(shop: Shop, cli: Callable[..., Any]) -> None:
     script = shop.folder / "my show & tell.py"
     script.write_text(SHOW)
     words = [
-        "plain", "", "two words", 'say "hi"', "a&b|c<d>e", "100%", "a^b", "^^", "C:\\dir\\", "C:\\my dir\\", '\\"', "\\\\",
-        '"', '"" ""', "!x!", "(a)", "it's", "'", "\u00fc\u6f22\U0001f600", "tab\there", "a,b;c=d", "*", "?", "{}", "@x", "/c",
+        "plain", "", "two words", 'say "hi"', "a&b|c<d>e", "100%", "a^b", "^^", "C:\\dir\\", "C:\\my dir\\", '\\"',
+        "\\\\", '"', '"" ""', "!x!", "(a)", "it's", "'", "\u00fc\u6f22\U0001f600", "tab\there", "a,b;c=d", "*", "?",
+        "{}", "@x", "/c",
     ]  # fmt: skip
 
     cli("enqueue", "--", sys.executable, str(script), *words, code=0)
