@@ -2,10 +2,10 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check fix bench docs dist clean
+.PHONY: help demo test quick test-windows check fix bench docs dist clean
 
 help: ## Show what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## See it work: jobs, three workers, retries, the DLQ (nothing to install, nothing left behind)
 	@$(PYTHON) -m queuectl demo
@@ -15,6 +15,9 @@ test: ## Run the whole suite in a virtual environment of its own; ARGS="-k retry
 
 quick: ## Run the suite without the slow tests
 	@$(PYTHON) tools/test.py -m "not slow" $(ARGS)
+
+test-windows: ## Run the suite on Windows's own Pythons under Wine, which is installed if apt is there
+	@$(PYTHON) tools/test_windows.py $(ARGS)
 
 check: ## Format, lint, types, layers, docs; ARGS=types runs one of them
 	@$(PYTHON) tools/check.py $(ARGS)
