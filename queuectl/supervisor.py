@@ -190,6 +190,13 @@ class Supervisor:
             self._store.tidy()
         except StoreUnavailable:
             self._healthy_since_mono = time.monotonic()
+            self._unblock()
+
+    def _unblock(self) -> None:
+        try:
+            recovery.unblock(self._store, self._lease_s)
+        except StoreUnavailable:
+            pass
 
     def _read_lease(self) -> None:
         lease_s = recovery.lease_of(self._store)

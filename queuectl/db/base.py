@@ -84,6 +84,10 @@ class Store(ABC):
         """Do what one process of a host should do now and then, such as shortening a long WAL; cheap if not needed."""
         return
 
+    def lock_holder(self) -> Optional[int]:
+        """Return the pid of the process of this host that keeps all others from writing, if there is such a lock."""
+        return None
+
     @abstractmethod
     def changed(self) -> bool:
         """Say whether another connection may have committed since the last call; cheap."""

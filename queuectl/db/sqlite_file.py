@@ -24,6 +24,8 @@ CHECKPOINT_PAGES = 4000
 # Up to this size a WAL may be left to the next process, which reads it in a fraction of a millisecond.
 SHORT_WAL_BYTES = 256 * 1024
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
+# The byte of the shared memory that a writer locks in WAL mode (sqlite.org/walformat.html).
+WRITE_LOCK = 120
 # What SQLite needs to open a store that nobody has open: its shared memory.
 ROOM_BYTES = 32768
 
@@ -234,12 +236,33 @@ class SqliteFile:
         if deadline is None:
             deadline = now + PATIENCE_S
         if now > deadline:
-            raise StoreUnavailable(f"the store {self.path} was busy for {PATIENCE_S:.0f} s. Try again.")
+            holder = self.lock_holder()
+            who = "" if holder is None else f": process {holder} has held its lock"
+            raise StoreUnavailable(f"the store {self.path} was busy for {PATIENCE_S:.0f} s{who}. Try again.")
         waited_s = now - (deadline - PATIENCE_S)
         longest_s = 0.0003 if waited_s < 0.002 else 0.002 if waited_s < 0.02 else 0.01
         # Not the random module: it takes a worker 5 ms and 1 MB to import.
         time.sleep(longest_s * (0.1 + 0.9 * os.urandom(1)[0] / 255))
         return deadline
+
+    def lock_holder(self) -> Optional[int]:
+        """Return the pid of the process that holds SQLite's write lock; None if nobody does or that cannot be told.
+
+        Read from the kernel's table: to ask through the file itself, one would open and close it, which
+        drops the locks that this process holds on it.
+        """
+        try:
+            inode = os.stat(os.path.realpath(self.path) + "-shm").st_ino
+            with open("/proc/locks", encoding="ascii") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            return None
+        for line in lines:  # 3: POSIX  ADVISORY  WRITE 1234 fe:00:56789 120 120
+            fields = line.split()
+            if fields[1] == "POSIX" and fields[3] == "WRITE" and fields[5].endswith(f":{inode}"):
+                if int(fields[6]) <= WRITE_LOCK and fields[7] != "EOF" and int(fields[7]) >= WRITE_LOCK:
+                    return int(fields[4])
+        return None
 
     def _check_identity(self) -> None:
         """Refuse to write into a file that was deleted or replaced: it would be lost without a word."""

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from typing import Any, Callable, Dict, List
 
 import pytest
 
 from queuectl import faults
+from queuectl.db import sqlite_file
+from queuectl.errors import StoreUnavailable
 from tests.faults.faulty import Fault, state_of, stopped
 from tests.process.scene import Group, Scene
 
 pytestmark = pytest.mark.posix
 
-#: Steps between transactions, and how the run that a worker was at ends if it never comes back.
+#: Steps between transactions, and how the run that a worker was at ends if it does not come back in time. One that
+#: hangs without a run keeps nobody waiting, and is left alone.
 BETWEEN = {
     "claimed": ["lost", "completed"],
     "spawned": ["lost", "completed"],
@@ -69,7 +74,11 @@ def test_workers_paused_beyond_their_lease(scene: Scene, fault: Callable[..., Fa
 
     for job_id in ids.values():
         scene.until(job_id, "completed", timeout=60)
-    scene.gone(list(paused.values()), timeout=30)
+    idle = [paused["finished"], paused["synced"]]
+    scene.gone([pid for pid in paused.values() if pid not in idle], timeout=30)
+    assert idle == stopped(idle)
+    for pid in idle:
+        os.kill(pid, signal.SIGCONT)
 
     assert BETWEEN == {step: scene.outcomes(job_id) for step, job_id in ids.items()}
     for group in groups:
@@ -155,6 +164,52 @@ def test_a_process_paused_with_the_lock_in_its_hands(
     else:
         assert 0 == holder.wait().code
     assert [] == scene.queue.store.check()
+
+
+#: Start workers whose supervisor has less patience with a held lock than 30 s.
+IMPATIENT = (
+    "import sys; from queuectl.db import sqlite_file; sqlite_file.PATIENCE_S = 1.0; "
+    "from queuectl.main import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+def test_a_worker_that_never_gives_the_lock_back(scene: Scene, fault: Callable[..., Fault]) -> None:
+    """Paused in a transaction beyond its lease it is ended by a supervisor, which makes everybody wait no longer."""
+    scene.queue.set_setting("lease", "2")
+    met = fault("worker run/claiming", "STOP")
+    first = scene.start(env=met.env)
+    pid = first.pids()[0]
+    job_id = scene.queue.enqueue(scene.journal.command()).id
+    scene.eventually(lambda: stopped([pid]), what="the pause")
+    assert pid == scene.queue.store.lock_holder()
+    os.kill(first.pid, signal.SIGSTOP)  # its own supervisor waits for the lock, for 30 s
+
+    other = subprocess.Popen([sys.executable, "-c", IMPATIENT, "worker", "start"], stdin=subprocess.DEVNULL)
+
+    try:
+        scene.until(job_id, "completed")
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+        other.terminate()
+    assert ["completed"] == scene.outcomes(job_id)
+    assert [0, 0] == [other.wait(), first.stop().code]
+    scene.judge(acknowledged=[job_id])
+
+
+def test_who_holds_the_lock_is_named(
+    scene: Scene, fault: Callable[..., Fault], background: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waited in vain is told for which process."""
+    holder = background("enqueue", "-q", "--", "true", env=fault("adding", "STOP").env)
+    scene.eventually(lambda: state_of(holder.pid) == "T", what="the pause")
+    monkeypatch.setattr(sqlite_file, "PATIENCE_S", 1.0)
+
+    with pytest.raises(StoreUnavailable, match=f"was busy for 1 s: process {holder.pid} has held its lock. Try again."):
+        scene.queue.enqueue("true")
+
+    holder.send(signal.SIGCONT)
+    assert "job1\n" == holder.wait().out
+    assert "job2" == scene.queue.enqueue("true").id
 
 
 def prepare(scene: Scene, step: str) -> None:
