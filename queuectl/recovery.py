@@ -117,19 +117,21 @@ def _recover(store: Store, worker: Worker, state: str, max_lost: int) -> List[Lo
     return [Lost(worker.number, *given) for given in released]
 
 
-def unblock(store: Store, lease_s: float) -> None:
+def unblock(store: Store, lease_s: float) -> bool:
     """End a worker of this host that was stopped (SIGSTOP, Ctrl-Z) with the store's write lock in its hands.
 
     For a caller that waited for the lock in vain. Nobody can write as long as it stands, so it cannot be
     condemned first; its transaction is undone, and it is recovered like any other that died. Only if it is
     *stopped*, beyond its lease: one that waits for a slow disk has the lock too, and goes on by itself.
+    Returns whether one was ended.
     """
     holder = store.lock_holder()
     for worker in store.workers() if holder is not None else ():
         silent_s = time.monotonic() - worker.renewed_mono_s
-        if worker.pid == holder and worker.host_id == identity.host_id() and silent_s > lease_s * (1 + MARGIN):
-            if identity.is_stopped(worker.pid):
-                _end_process(worker)
+        mine = worker.pid == holder and worker.host_id == identity.host_id()
+        if mine and silent_s > lease_s * (1 + MARGIN) and identity.is_stopped(worker.pid):
+            return _end_process(worker)
+    return False
 
 
 def _end_process(worker: Worker) -> bool:

@@ -72,7 +72,12 @@ class Supervisor:
         self._notifier = Notifier()
         self._ready = False  # whether all workers have registered once
         self._wake = _place_to_sleep()
-        self._register()
+        try:
+            self._register()
+        except StoreUnavailable:
+            if not self._unblock():
+                raise
+            self._register()
 
     def _register(self) -> None:
         now_mono, now, pid = time.monotonic(), self._store.now(), os.getpid()
@@ -192,11 +197,12 @@ class Supervisor:
             self._healthy_since_mono = time.monotonic()
             self._unblock()
 
-    def _unblock(self) -> None:
+    def _unblock(self) -> bool:
+        """Where the store's lock could not be got: end who sits on it; say whether that was done."""
         try:
-            recovery.unblock(self._store, self._lease_s)
+            return recovery.unblock(self._store, self._lease_s)
         except StoreUnavailable:
-            pass
+            return False
 
     def _read_lease(self) -> None:
         lease_s = recovery.lease_of(self._store)

@@ -259,9 +259,10 @@ class SqliteFile:
             return None
         for line in lines:  # 3: POSIX  ADVISORY  WRITE 1234 fe:00:56789 120 120
             fields = line.split()
-            if fields[1] == "POSIX" and fields[3] == "WRITE" and fields[5].endswith(f":{inode}"):
-                if int(fields[6]) <= WRITE_LOCK and fields[7] != "EOF" and int(fields[7]) >= WRITE_LOCK:
-                    return int(fields[4])
+            if fields[1] != "POSIX" or fields[3] != "WRITE" or not fields[5].endswith(f":{inode}"):
+                continue
+            if int(fields[6]) <= WRITE_LOCK and fields[7] != "EOF" and int(fields[7]) >= WRITE_LOCK:
+                return int(fields[4])
         return None
 
     def _check_identity(self) -> None:

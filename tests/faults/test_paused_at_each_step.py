@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import Any, Callable, Dict, List
 
 import pytest
@@ -173,26 +174,34 @@ IMPATIENT = (
 )
 
 
-def test_a_worker_that_never_gives_the_lock_back(scene: Scene, fault: Callable[..., Fault]) -> None:
-    """Paused in a transaction beyond its lease it is ended by a supervisor, which makes everybody wait no longer."""
+@pytest.mark.parametrize("others", ["who live", "who start"])
+def test_a_worker_that_never_gives_the_lock_back(scene: Scene, fault: Callable[..., Fault], others: str) -> None:
+    """Paused in a transaction beyond its lease it is ended by a supervisor of those who wait for the lock."""
     scene.queue.set_setting("lease", "2")
+    words = [sys.executable, "-c", IMPATIENT, "worker", "start", "--queue"]
     met = fault("worker run/claiming", "STOP")
-    first = scene.start(env=met.env)
+    first = scene.start("--queue", "default", env=met.env)
     pid = first.pids()[0]
-    job_id = scene.queue.enqueue(scene.journal.command()).id
-    scene.eventually(lambda: stopped([pid]), what="the pause")
-    assert pid == scene.queue.store.lock_holder()
-    os.kill(first.pid, signal.SIGSTOP)  # its own supervisor waits for the lock, for 30 s
-
-    other = subprocess.Popen([sys.executable, "-c", IMPATIENT, "worker", "start"], stdin=subprocess.DEVNULL)
-
+    started = [subprocess.Popen([*words, "other"], stdin=subprocess.DEVNULL)] if others == "who live" else []
     try:
-        scene.until(job_id, "completed")
+        scene.eventually(lambda: len(scene.queue.workers()) == 1 + len(started), what="the workers")
+        job_id = scene.queue.enqueue(scene.journal.command()).id
+        scene.eventually(lambda: stopped([pid]), what="the pause")
+        assert pid == scene.queue.store.lock_holder()
+        os.kill(first.pid, signal.SIGSTOP)  # its own supervisor waits for the lock too, and longer
+        begun = time.monotonic()
+        scene.eventually(lambda: time.monotonic() > begun + 3.2)  # one and a half leases
+        if not started:
+            started.append(subprocess.Popen([*words, "default"], stdin=subprocess.DEVNULL))
+        scene.gone([pid])
     finally:
         os.kill(first.pid, signal.SIGCONT)
-        other.terminate()
+        for process in started:
+            process.send_signal(signal.SIGTERM)
+    assert [0] == [process.wait() for process in started]
+    scene.until(job_id, "completed")
     assert ["completed"] == scene.outcomes(job_id)
-    assert [0, 0] == [other.wait(), first.stop().code]
+    assert 0 == first.stop().code
     scene.judge(acknowledged=[job_id])
 
 
