@@ -1,0 +1,223 @@
+"""What was answered survives a loss of power: power is cut under real commands, and their system calls are traced."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from queuectl import Queue
+from tests import oracle
+from tests.process.scene import Scene
+
+pytestmark = [
+    pytest.mark.posix,
+    pytest.mark.skipif(sys.platform != "linux", reason="power is cut by a call of ext4, calls are traced by strace"),
+]
+
+# -- the power ----------------------------------------------------------------------------------
+
+SHUT_DOWN, WITHOUT_JOURNAL = 0x8004587D, 2  # EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH
+
+
+class Machine:
+    """A home on a file system of its own, whose power can be cut: what was not synced is gone."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._image = home.parent / "image"
+        with open(self._image, "wb") as file:
+            file.truncate(64 * 1024 * 1024)
+        self._sh("mkfs.ext4", "-q", "-F", str(self._image))
+        home.mkdir(mode=0o700)
+        self.on()
+
+    def _sh(self, *words: str) -> None:
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"no file system of its own can be mounted here: {' '.join(words)}: {done.stderr.strip()}")
+
+    def on(self) -> None:
+        self._sh("mount", "-o", "loop", str(self._image), str(self._home))
+
+    def cut(self) -> None:
+        """Cut the power: from this moment nothing reaches the disk."""
+        import fcntl
+
+        handle = os.open(self._home, os.O_RDONLY)
+        fcntl.ioctl(handle, SHUT_DOWN, struct.pack("I", WITHOUT_JOURNAL))
+        os.close(handle)
+
+    def off(self) -> None:
+        """Take the dead file system away; whoever used it has to be gone."""
+        deadline = time.monotonic() + 10
+        while subprocess.run(["umount", str(self._home)], capture_output=True).returncode != 0:
+            if time.monotonic() > deadline:
+                subprocess.run(["umount", "-l", str(self._home)])
+                pytest.fail("the file system is still in use")
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def machine(home: Path) -> Iterator[Machine]:
+    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
+        pytest.skip("needs root and mkfs.ext4 to make a file system of its own")
+    started = Machine(home)
+    yield started
+    started.off()
+
+
+ENQUEUE_FOR_EVER = "while :; do python -m queuectl enqueue -q --command 'true' || exit; done"
+
+
+def test_acknowledged_jobs_and_reported_ends_survive(machine: Machine, background: Callable[..., Any]) -> None:
+    """Every id that an enqueue printed is a job afterwards; every end that a worker or a wait told of is recorded."""
+    Queue().close()
+    shell = ENQUEUE_FOR_EVER.replace("python", sys.executable)
+    group = background("worker", "start", "--count", "2")
+    enqueuer = subprocess.Popen(["/bin/sh", "-c", shell], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert enqueuer.stdout is not None
+    told = [enqueuer.stdout.readline().strip() for _ in range(12)]
+    waited = subprocess.run([sys.executable, "-m", "queuectl", "wait", told[-1]], capture_output=True, timeout=60)
+
+    machine.cut()
+    told += enqueuer.communicate()[0].split()
+    lines = group.wait(timeout=60).out.splitlines()
+    machine.off()
+    machine.on()
+
+    ended = re.findall(r"job (\S+) completed", "\n".join(lines))
+    assert 0 == waited.returncode
+    assert len(ended) > 5
+    with Queue(create=False) as queue:
+        states = {job.id: job.state for job in queue.jobs()}
+        assert [] == [job_id for job_id in told if job_id not in states]
+        assert [] == [job_id for job_id in [*ended, told[-1]] if states[job_id] != "completed"]
+    assert 0 == background("worker", "start", "--drain").wait().code
+    with Queue(create=False) as queue:
+        assert [] == oracle.problems(queue.store)
+
+
+# -- the calls --------------------------------------------------------------------------------
+
+CALLS = "write,pwrite64,fdatasync,fsync"
+
+
+@pytest.fixture
+def trace(home: Path) -> Callable[..., List[str]]:
+    """Return ``trace(WORD ...)``: run ``queuectl WORD ...`` under strace and return its calls, in order."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+
+    def run(*words: str, inject: str = "") -> List[str]:
+        log = home.parent / "calls"
+        options = ["strace", "-f", "-qq", "-y", "-s", "2000", "-o", str(log), "-e", f"trace={CALLS}"]
+        done = subprocess.run(
+            [*options, *(["-e", f"inject={inject}"] if inject else []), sys.executable, "-m", "queuectl", *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if "Operation not permitted" in done.stderr and not log.read_text():
+            pytest.skip("processes may not be traced here")
+        return [*_joined(log.read_text().splitlines()), f"exit {done.returncode}: {done.stderr}"]
+
+    return run
+
+
+def _joined(lines: List[str]) -> List[str]:
+    """Put calls that were interrupted by others' together, at their end."""
+    begun = {}
+    found = []
+    for line in lines:
+        pid, _, call = line.partition(" ")
+        call = call.strip()
+        if call.endswith("<unfinished ...>"):
+            begun[pid] = call[: -len("<unfinished ...>")]
+        elif call.startswith("<... "):
+            found.append(begun.pop(pid, "") + call.partition("resumed>")[2])
+        else:
+            found.append(call)
+    return found
+
+
+def kinds(calls: List[str], answer: str) -> List[str]:
+    """Reduce calls to what matters: ``commit`` (the log is written), ``sync``, and the ``answer``."""
+    found = []
+    for call in calls:
+        if re.match(r"pwrite64\(\d+<.*jobs\.db-wal>", call):
+            found.append("commit")
+        elif re.match(r"fdatasync\(\d+<.*jobs\.db-wal>\).* = 0\b", call):
+            found.append("sync")
+        elif re.match(r"write\(\d+<", call) and answer in call:
+            found.append("answer")
+    return [kind for position, kind in enumerate(found) if position == 0 or found[position - 1] != kind]
+
+
+ANSWERS = [
+    (["enqueue", "--", "true"], "Enqueued job job1"),
+    (["cancel", "waiting"], "Cancelled waiting"),
+    (["retry", "over"], "Retried over"),
+    (["edit", "waiting", "priority=3"], "waiting"),
+    (["config", "set", "lease", "4"], "OK"),
+    (["prune", "--yes"], "Deleted 1 job"),
+    (["reset", "--yes"], "Queue reset"),
+]
+
+
+@pytest.mark.parametrize(("words", "answer"), ANSWERS, ids=[words[0] for words, _ in ANSWERS])
+def test_an_answer_is_printed_after_the_sync(
+    scene: Scene, trace: Callable[..., List[str]], words: List[str], answer: str
+) -> None:
+    """The log is written, then synced, and only then the command says that it is done."""
+    scene.queue.enqueue("true", id="over")
+    scene.drain()
+    scene.queue.enqueue("true", id="waiting", delay=3600)
+
+    calls = trace(*words)
+
+    assert ["commit", "sync", "answer"] == kinds(calls, answer)[-3:]
+    assert "exit 0: " == calls[-1]
+
+
+def test_the_first_enqueue_syncs_the_new_file_too(trace: Callable[..., List[str]]) -> None:
+    """A new store: its file, its name in the folder, the folder's name, and the job, all before the answer."""
+    calls = trace("enqueue", "--", "true")
+
+    synced = [call for call in calls if re.match(r"(fsync|fdatasync)\(", call)]
+    at = next(position for position, call in enumerate(calls) if "Enqueued job job1" in call)
+    assert ["commit", "sync", "answer"] == kinds(calls, "Enqueued job job1")[-3:]
+    for what in (r"jobs\.db\.new-[^>]*>", r"/\.queuectl>", r"/q[^/>]*>"):
+        assert any(re.search(r"<[^>]*" + what, call) and calls.index(call) < at for call in synced), what
+
+
+def test_an_end_is_told_after_the_sync(scene: Scene, trace: Callable[..., List[str]]) -> None:
+    """Also where the disk takes its time: the line of a worker waits for it."""
+    scene.queue.enqueue("true")
+
+    calls = trace("worker", "start", "--drain", inject="fdatasync:delay_enter=50000")
+
+    order = kinds(calls, "job job1 completed")
+    assert ["commit", "sync"] == order[: order.index("answer")][-2:]
+    assert calls[-1].startswith("exit 0: ")
+
+
+def test_a_sync_that_fails_is_no_answer(scene: Scene, trace: Callable[..., List[str]]) -> None:
+    """A disk that cannot write: exit code 1 and a sentence, not a promise."""
+    calls = trace("enqueue", "--", "true", inject="fdatasync:error=EIO")
+
+    assert "answer" not in kinds(calls, "Enqueued")
+    path = f"{scene.folder}/.queuectl/jobs.db"
+    assert calls[-1] in (
+        f"exit 1: queuectl: cannot write {path} to disk: Input/output error.\n",
+        f"exit 1: queuectl: the store {path} failed: disk I/O error.\n",  # where SQLite itself synced
+    )
