@@ -156,7 +156,7 @@ def kinds(calls: List[str], answer: str) -> List[str]:
     for call in calls:
         if re.match(r"pwrite64\(\d+<.*jobs\.db-wal>", call):
             found.append("commit")
-        elif re.match(r"fdatasync\(\d+<.*jobs\.db-wal>\).* = 0\b", call):
+        elif re.match(r"fdatasync\(\d+<.*jobs\.db-wal>\s*\).* = 0\b", call):
             found.append("sync")
         elif re.match(r"write\(\d+<", call) and answer in call:
             found.append("answer")
