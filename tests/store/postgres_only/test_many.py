@@ -6,12 +6,13 @@ import collections
 import threading
 import time
 
-import psycopg
 import pytest
 
 from queuectl.db import open_store
 from queuectl.errors import JobNotFound, WrongState
 from tests.store.build import EVERYTHING, T0, completed, failed, spec, specs, worker
+
+psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 
 
 @pytest.fixture
