@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from queuectl import clock, events, faults, recovery
+from queuectl import events, faults, recovery
 from queuectl.config import Config
 from queuectl.errors import StoreUnavailable
 from queuectl.execution import Execution
