@@ -19,6 +19,44 @@ if TYPE_CHECKING:
 
 # How often a tree that is being ended is looked at.
 LOOK_S = 0.05
+# How long a worker waits after the machine could not start a command, at first and at last.
+FIRST_PAUSE_S = 1.0
+LAST_PAUSE_S = 30.0
+
+
+class Slots:
+    """How many commands a worker may start now.
+
+    As many as it is to run at once, or as the machine was able to run (there are limits on processes, descriptors
+    and memory). Now and then, more and more rarely, it tries one more: all that it could claim instead
+    would be begun and put back again and again.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self._concurrency = concurrency
+        self._fits = concurrency  # how many the machine is known to be able to run
+        self._pause_s = 0.0
+        self._pause_until_mono = 0.0
+
+    def free(self, running: int, now_mono: float) -> int:
+        """Return how many may be started beside those that run."""
+        free = self._fits - running
+        if free <= 0 and running < self._concurrency and now_mono >= self._pause_until_mono:
+            return 1
+        return free
+
+    def lacking(self, running: int, now_mono: float) -> None:
+        """Note that the machine could not start one more."""
+        self._fits = running
+        if now_mono >= self._pause_until_mono:  # the first of those that were claimed together
+            self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LAST_PAUSE_S)
+            self._pause_until_mono = now_mono + self._pause_s
+
+    def started(self, running: int) -> None:
+        """Note that one was started, and how many run now."""
+        if running > self._fits:
+            self._fits = running
+            self._pause_s = self._pause_until_mono = 0.0
 
 
 class Execution:

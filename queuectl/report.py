@@ -79,22 +79,37 @@ class Report:
         self._busy = True
         self._error = None
         if self._wanted is None:
-            self._wanted = threading.Lock()
-            self._wanted.acquire()
-            before = threading.stack_size(STACK_BYTES)
-            threading.Thread(target=self._work, args=(self._wanted,), name="sync", daemon=True).start()
+            self._wanted = self._begin_thread()
+        if self._wanted is None:
+            self._sync()
+        else:
+            self._wanted.release()
+
+    def _begin_thread(self) -> Optional[threading.Lock]:
+        """Start the thread and return what wakes it; None if the user's limit of processes is reached."""
+        wanted = threading.Lock()
+        wanted.acquire()
+        before = threading.stack_size(STACK_BYTES)
+        try:
+            threading.Thread(target=self._work, args=(wanted,), name="sync", daemon=True).start()
+        except RuntimeError:
+            return None
+        finally:
             threading.stack_size(before)
-        self._wanted.release()
+        return wanted
 
     def _work(self, wanted: threading.Lock) -> None:
         while True:
             wanted.acquire()
-            try:
-                self._store.sync()
-            except StoreUnavailable as error:
-                self._error = error
-            self._busy = False
-            self._wake()
+            self._sync()
+
+    def _sync(self) -> None:
+        try:
+            self._store.sync()
+        except StoreUnavailable as error:
+            self._error = error
+        self._busy = False
+        self._wake()
 
     def finish(self) -> None:
         """Make the last ends durable and write the rest; nothing runs any more that could go on meanwhile."""

@@ -14,7 +14,7 @@ import time
 from queuectl import events, faults, recovery
 from queuectl.config import Config
 from queuectl.errors import StoreUnavailable
-from queuectl.execution import Execution
+from queuectl.execution import Execution, Slots
 from queuectl.job import Outcome, RunEnd, settle
 from queuectl.membership import Membership
 from queuectl.output_flow import OutputFlow
@@ -46,7 +46,7 @@ SWEEP_S = 2.0
 NOTE_AFTER_S = 0.02
 # How often a draining worker that is idle looks whether the others are done.
 DRAIN_LOOK_S = 0.02
-# How long a worker waits after the store or the machine refused it.
+# How long a worker waits after the store refused it.
 TROUBLE_S = 0.5
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGQUIT") if hasattr(signal, name))
 
@@ -69,7 +69,7 @@ class WorkerProcess:
         self._console = console
         self._number = number
         self._group_id = group_id
-        self._concurrency = concurrency
+        self._slots = Slots(concurrency)
         self._queues = tuple(queues)
         self._drain = drain
         self._reactor = Reactor(STOP_SIGNALS, lifeline)
@@ -124,7 +124,7 @@ class WorkerProcess:
 
     def _turn(self, now_mono: float) -> None:
         """Hand in ends and take new jobs, if there is a reason to."""
-        free = 0 if self._stop else self._concurrency - len(self._running)
+        free = self._free(now_mono)
         if now_mono < self._not_before_mono or not (self._ended or (free > 0 and self._hungry)):
             return
         claims: List[Claim] = []  # whatever goes wrong on the way: what was claimed must be begun
@@ -144,6 +144,9 @@ class WorkerProcess:
             self._read_settings()
         for claim in claims:
             self._begin(claim)
+
+    def _free(self, now_mono: float) -> int:
+        return 0 if self._stop else self._slots.free(len(self._running), now_mono)
 
     def _hand_in(self, free: int) -> List[Claim]:
         """Write all ends and claim up to *free* jobs in one transaction; say what became of each end."""
@@ -194,9 +197,12 @@ class WorkerProcess:
         self._config = Config(self._store.settings())
         self._settings_seen = self._store.settings_seen
 
-    def _trouble(self, what: str, pause_s: float = TROUBLE_S) -> None:
-        """Wait a while before the store or the machine is asked again; say why, once."""
-        self._not_before_mono = time.monotonic() + pause_s
+    def _trouble(self, what: str) -> None:
+        """Wait a while before the store is asked again; say why, once."""
+        self._not_before_mono = time.monotonic() + TROUBLE_S
+        self._say_trouble(what)
+
+    def _say_trouble(self, what: str) -> None:
         if what != self._said_trouble:
             self._said_trouble = what
             self._console.line(events.trouble(self._number, what))
@@ -217,10 +223,12 @@ class WorkerProcess:
             outcome = Outcome.STOPPED if error.transient else Outcome.FAILED
             self._settle(claim, RunEnd(outcome, None, None, error.reason, self._store.now()))
             if error.transient:
-                self._trouble(error.reason + ".", 1.0)
+                self._slots.lacking(len(self._running), time.monotonic())
+                self._say_trouble(error.reason + ".")
             return
         faults.point("spawned")
         self._running[execution.pid] = execution
+        self._slots.started(len(self._running))
         if execution.deadline_mono is not None:
             self._timed[execution.pid] = execution
         self._flow.begin(execution)
@@ -263,7 +271,7 @@ class WorkerProcess:
                     self._maybe_over(execution)
         if self._due_mono is not None and now_mono >= self._due_mono:
             self._hungry = True
-        wants_work = self._hungry and len(self._running) < self._concurrency
+        wants_work = self._hungry and self._free(now_mono) > 0
         return (
             bool(wants_work or self._report.is_synced() or self._ended or self._reactor.signals)
             or self._flow.due_mono() is not None
@@ -403,12 +411,7 @@ class WorkerProcess:
     def _wake_mono(self) -> float:
         """Return until when nothing is due, by the monotonic clock."""
         now_mono = time.monotonic()
-        if (
-            self._hungry
-            and not self._stop
-            and len(self._running) < self._concurrency
-            and now_mono >= self._not_before_mono
-        ):
+        if self._hungry and self._free(now_mono) > 0 and now_mono >= self._not_before_mono:
             return now_mono
         wake_mono = self._tick_mono
         if self._ended:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SHELL = "/bin/sh"
 CHUNK = 65536
+# Commands must not take the last descriptors: without some, a worker can neither read the process table nor signal.
+SPARE_DESCRIPTORS = 16
 # What the machine lacks, not the job.
 TRANSIENT = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 # ru_maxrss is in KiB, on macOS in bytes.
@@ -122,6 +124,8 @@ def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id:
     reading = writing = -1
     try:
         reading, writing = os.pipe()
+        if writing >= _descriptors_for_commands():
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         os.set_blocking(reading, False)
         # A command that begins with - or + would be taken for an option of the shell.
         words = [SHELL, "-c", command] if command[0] not in "-+" else [SHELL, "-c", "--", command]
@@ -138,6 +142,20 @@ def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id:
         for fd in (reading, writing):
             if fd >= 0:
                 os.close(fd)
+
+
+_most: Optional[int] = None
+
+
+def _descriptors_for_commands() -> int:
+    """Return the first descriptor that no command may take; they are numbered from 0, the lowest free one first."""
+    global _most
+    if _most is None:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        _most = sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(SPARE_DESCRIPTORS, limit // 4)
+    return _most
 
 
 _devnull: Optional[int] = None

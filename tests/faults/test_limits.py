@@ -1,0 +1,149 @@
+"""The limits of a user or a machine are reached: descriptors, processes, memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+import queuectl
+from queuectl.execution import Slots
+from tests.process.scene import Scene
+
+resource = pytest.importorskip("resource", reason="needs POSIX limits")
+
+pytestmark = pytest.mark.posix
+
+ROOT = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+SYSTEM_PYTHON = "/usr/bin/python3"
+#: A user that nobody else is.
+STRANGER = 61234
+
+
+# -- descriptors ------------------------------------------------------------------------------
+
+
+def test_more_commands_than_descriptors(scene: Scene) -> None:
+    """As many run as there are descriptors for; the rest is put back and runs later; timeouts are kept meanwhile."""
+    hung = scene.queue.enqueue("setsid sleep 300 & sleep 300", timeout=0.5, max_retries=0, priority=9).id
+    ids = scene.queue.enqueue_many([scene.journal.command("sleep 2")] * 60)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (50, hard))
+    try:
+        group = scene.start("--drain", "--concurrency", "100", wait=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    dead = scene.until(hung, "dead")
+    assert "timed out after 0.5 s" == dead.reason
+    (run,) = scene.queue.runs(hung)
+    assert run.ended_at is not None
+    assert run.ended_at - run.started_at < 2.0  # while all others still slept
+    done = group.wait(60)
+
+    assert (0, "") == (done.code, done.err)
+    assert "(could not start: Too many open files)" in done.out
+    assert {("completed", 0)} == {(scene.state(job), scene.queue.get(job).failures) for job in ids}
+    # Each was put back when all were claimed at once; after that the worker knows how many it can run.
+    assert max(scene.outcomes(job_id).count("stopped") for job_id in ids) <= 5
+    scene.judge(acknowledged=[hung, *ids])
+
+
+def test_slots_are_found_by_trying() -> None:
+    """At a limit one more is tried now and then; when it is gone, the number grows to the concurrency again."""
+    slots = Slots(10)
+    assert 10 == slots.free(0, 0.0)
+    slots.lacking(4, 0.0)
+    slots.lacking(4, 0.0)
+    assert [0, 0, 1] == [slots.free(4, at) for at in (0.0, 0.9, 1.0)]
+    assert 1 == slots.free(3, 0.5)  # one has ended
+    slots.lacking(4, 1.0)
+    assert [0, 1] == [slots.free(4, at) for at in (2.9, 3.0)]
+    for running in range(5, 11):
+        slots.started(running)
+        assert (1 if running < 10 else 0) == slots.free(running, 3.0)
+    assert 10 == slots.free(0, 3.0)
+
+
+def test_a_machine_that_can_start_nothing_is_asked_ever_more_rarely() -> None:
+    """The pause doubles up to half a minute."""
+    slots = Slots(10)
+    now = 0.0
+    pauses = []
+    for _ in range(8):
+        slots.lacking(0, now)
+        pause = next(step for step in range(1, 100) if slots.free(0, now + step))
+        pauses.append(pause)
+        now += pause
+    assert [1, 2, 4, 8, 16, 30, 30, 30] == pauses
+
+
+# -- processes --------------------------------------------------------------------------------
+
+
+@ROOT
+def test_more_commands_than_processes(scene: Scene, home: Path) -> None:
+    """A user who may have few processes: as many commands run as may, the rest later, and no run fails."""
+    if not (shutil.which("setpriv") and os.path.exists(SYSTEM_PYTHON)):
+        pytest.skip("needs setpriv and the system's Python to become another user")
+    ids = scene.queue.enqueue_many(["exec sleep 0.3"] * 40)
+    scene.queue.close()
+    for path in [home.parent, home, *home.iterdir()]:
+        os.chown(path, STRANGER, STRANGER)
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NPROC, (12, 12)); from queuectl.main import main; main()"
+    )
+    words = ["setpriv", "--reuid", str(STRANGER), "--regid", str(STRANGER), "--clear-groups", "--"]
+    if subprocess.run([*words, SYSTEM_PYTHON, "-c", "import queuectl"], capture_output=True).returncode != 0:
+        pytest.skip("another user cannot read this checkout")
+
+    done = subprocess.run(
+        [*words, SYSTEM_PYTHON, "-c", code, "worker", "start", "--drain", "--concurrency", "100"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "(could not start: Resource temporarily unavailable)" in done.stdout
+    with queuectl.Queue() as queue:
+        assert [] == queue.store.check()
+        assert {("completed", 0)} == {(queue.get(job).state, queue.get(job).failures) for job in ids}
+
+
+# -- memory -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Path]:
+    """A control group whose members may use 32 MiB together."""
+    group = Path(f"/sys/fs/cgroup/memory/queuectl-test-{os.getpid()}")
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(32 << 20))
+    except OSError as error:
+        pytest.skip(f"no control group for memory (version 1) can be made here: {error}")
+    yield group
+    group.rmdir()
+
+
+def test_a_command_that_runs_out_of_memory(scene: Scene, little_memory: Path) -> None:
+    """The kernel kills it: its run failed with that signal; the worker and the next job know nothing of it."""
+    glutton = f"exec {sys.executable} -c 'bytearray(200 << 20)'"
+    first = scene.queue.enqueue(f"echo $$ > {little_memory}/cgroup.procs; {glutton}", max_retries=0).id
+    other = scene.queue.enqueue(scene.journal.command()).id
+    group = scene.start()
+    pids = group.pids()
+
+    assert "signal KILL" == scene.until(first, "dead").reason
+    scene.until(other, "completed")
+
+    assert pids == group.pids()
+    assert (None, 9) == (scene.queue.runs(first)[0].exit_code, scene.queue.runs(first)[0].signal)
+    group.stop()
+    scene.judge(acknowledged=[first, other])
