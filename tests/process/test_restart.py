@@ -26,9 +26,11 @@ def test_a_killed_worker_is_replaced(scene: Scene) -> None:
     )
     job_id = scene.queue.enqueue(scene.journal.command()).id
     scene.until(job_id, "completed")
+    alive = group.workers()
     out = group.stop().out.splitlines()
     assert "[worker 0] died (signal KILL), starts again in 0.2 s" in out
-    assert 3 == sum(line.endswith(" started") for line in out)
+    # The first may have been killed between its entry in the store and its line.
+    assert {f"[worker {worker.number}] pid={worker.pid} started" for worker in alive} <= set(out)
     scene.judge()
 
 
