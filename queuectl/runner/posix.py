@@ -93,15 +93,26 @@ class Command:
 
     def terminate(self) -> None:
         """Ask the whole tree to end."""
-        tree.send(self.tree(), signal.SIGTERM)
+        self._send(signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill the whole tree."""
-        tree.send(self.tree(), signal.SIGKILL)
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        """Signal the tree: the leader's group in one call, so that none of it can fork on meanwhile, and the rest."""
+        found = self.tree()  # first: who descends from whom is lost with the leader
+        if not self._reaped:  # its pid, which is the group's number, cannot have passed to another
+            try:
+                os.killpg(self.pid, number)
+            except OSError:
+                pass
+            found = [process for process in found if process.group != self.pid]
+        tree.send(found, number)
 
     def leftovers(self) -> bool:
-        """Say whether anything of the tree is still alive."""
-        return bool(self.tree())
+        """Say whether anything of the tree is alive; what forks is hard to see, so two looks must find nothing."""
+        return bool(self.tree() or self.tree())
 
     def close(self) -> None:
         """Let go of the output; what still writes to it gets SIGPIPE."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 
 _HAS_PROC = os.path.exists("/proc/self/stat")
+# How often the table is read again for processes that were made while it was read.
+MOST_LOOKS = 20
 
 
 class Process(NamedTuple):
@@ -46,10 +48,25 @@ def members(
         leaders: Pids of the runs' first processes, each with its start time or None if it has not been
             collected yet (so that the pid cannot have passed to another).
     """
-    table = snapshot()
+    table = _Table(store_id, run_ids)
     found: Set[int] = set()
+    # A process may fork and end while the table is read, which takes milliseconds. What is new since then is read
+    # too, which is quick, for it is little; again as long as one of these runs is among it.
+    table.look()
+    for _ in range(MOST_LOOKS):
+        fresh = table.look()
+        found = _belonging(table.processes, table.marked, leaders or {})
+        if not fresh & found:
+            break
+    found.discard(os.getpid())
+    return [process for process in reversed(list(table.processes.values())) if process.pid in found]
+
+
+def _belonging(table: Dict[int, Process], marked: Set[int], leaders: Dict[int, Optional[str]]) -> Set[int]:
+    """Return who in *table* is marked, in a leader's session or group, or descends from one that is."""
+    found = set(marked)
     sessions: Set[int] = set()
-    for leader, started in (leaders or {}).items():
+    for leader, started in leaders.items():
         process = table.get(leader)
         if process is None:
             # A pid is not given out again while it names a session: whoever is in it is the run's.
@@ -58,11 +75,10 @@ def members(
             sessions.add(leader)
             found.add(leader)
     for pid, process in table.items():
-        if process.session in sessions or process.group in sessions or _is_marked(pid, store_id, run_ids):
+        if process.session in sessions or process.group in sessions:
             found.add(pid)
     _add_children(table, found)
-    found.discard(os.getpid())
-    return [table[pid] for pid in found if pid in table]
+    return found
 
 
 def _add_children(table: Dict[int, Process], found: Set[int]) -> None:
@@ -78,22 +94,41 @@ def _add_children(table: Dict[int, Process], found: Set[int]) -> None:
                 queue.append(child)
 
 
-def snapshot() -> Dict[int, Process]:
-    """Return the living processes by pid, without zombies."""
-    if not _HAS_PROC:
-        return _snapshot_by_ps()
-    table = {}
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
+class _Table:
+    """The process table, as far as it was read."""
+
+    def __init__(self, store_id: str, run_ids: Container[int]) -> None:
+        self.processes: Dict[int, Process] = {}  # the living ones, in the order in which they were seen
+        self.marked: Set[int] = set()  # those with the mark of one of the runs
+        self._store_id = store_id
+        self._run_ids = run_ids
+        self._seen: Set[str] = set()
+
+    def look(self) -> Set[int]:
+        """Read what was not read before; return which processes that were."""
+        before = len(self.processes)
+        if _HAS_PROC:
+            for name in os.listdir("/proc"):
+                if name not in self._seen and name.isdigit():
+                    self._read(name)
+        elif not self.processes:
+            self.processes = _snapshot_by_ps()
+            self.marked = {pid for pid in self.processes if _is_marked(pid, self._store_id, self._run_ids)}
+        return set(list(self.processes)[before:])
+
+    def _read(self, name: str) -> None:
+        self._seen.add(name)
         try:
             with open(f"/proc/{name}/stat", "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
-            continue
-        if fields[0] not in (b"Z", b"X"):
-            table[int(name)] = Process(int(name), int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
-    return table
+            return
+        if fields[0] in (b"Z", b"X"):
+            return
+        pid = int(name)
+        self.processes[pid] = Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
+        if _is_marked(pid, self._store_id, self._run_ids):
+            self.marked.add(pid)
 
 
 def _snapshot_by_ps() -> Dict[int, Process]:
@@ -146,6 +181,20 @@ def send(processes: Iterable[Process], number: int) -> None:
         identity.send_signal(process.pid, process.started, number)
 
 
+def _kill_group(group: int, processes: Iterable[Process]) -> None:
+    """Kill a whole group in one call, so that none of it can fork on meanwhile; *processes* are a run's.
+
+    One of them that is in it, and still is the same, proves that the number is the run's group.
+    """
+    for process in processes:
+        if process.group == group and identity.is_running(process.pid, process.started):
+            try:
+                os.killpg(group, signal.SIGKILL)
+            except OSError:
+                pass
+            return
+
+
 def end_at_once(
     store_id: str,
     run_ids: Container[int],
@@ -163,6 +212,8 @@ def end_at_once(
         clean = 0 if left else clean + 1
         if clean == 2:
             return True
+        for leader in leaders or {}:
+            _kill_group(leader, left)
         send(left, signal.SIGKILL)
         if time.monotonic() > deadline:
             return False
