@@ -39,7 +39,7 @@ DEFAULT = ["3.8", "3.13"]
 # Two processes: Wine does most of its work in one of its own.
 DEFAULT_ARGUMENTS = ["-q", "-n2", "tests"]
 # A suite that takes longer hangs.
-MOST_S = 1800
+MOST_S = 3600
 
 
 class CannotTest(Exception):
