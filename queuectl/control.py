@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import sys
 import time
 
 from queuectl import faults, recovery
@@ -67,13 +67,14 @@ def _ask(store: Store, workers: List[Worker], now: bool) -> None:
         store.request_stop([worker.id for worker in workers], 2 if now else 1)
     except StoreError:
         pass  # a full disk: the signal says the same
-    if os.name == "nt":  # there a signal would end the process at once
+    if sys.platform == "win32":  # there a signal would end the process at once
         doorbell.ring(recovery.run_folder(store) or "")
         return
     number = QUIT if now else signal.SIGTERM
     # Supervisors first: they must not replace a worker that goes.
     for worker in sorted(workers, key=lambda worker: worker.role):
-        identity.send_signal(worker.pid, worker.pid_started, number)
+        for each in (number, signal.SIGCONT):  # one that Ctrl-Z has paused is to hear of it too
+            identity.send_signal(worker.pid, worker.pid_started, each)
 
 
 def _sweep(store: Store) -> None:

@@ -311,6 +311,7 @@ def _send(worker: subprocess.Popen[bytes], number: int) -> None:
     """Send a signal to a worker; on Windows, which has none, its number goes through the lifeline."""
     if sys.platform != "win32":
         worker.send_signal(number)
+        worker.send_signal(signal.SIGCONT)  # one that is paused is to hear of it too
     elif worker.stdin is not None:
         try:
             worker.stdin.write(bytes([number]))

@@ -148,3 +148,21 @@ def test_a_daemons_supervisor_replaces_a_worker(scene: Scene, cli: Cli) -> None:
     assert f"job {job_id} lost, runs again" in logs
     assert "died (signal KILL)" in logs
     scene.judge()
+
+
+@pytest.mark.slow
+def test_a_long_log_is_turned_over(scene: Scene, cli: Cli) -> None:
+    """After 5 MiB a new file is begun; the old ones are kept, and no line is lost between them."""
+    ids = scene.queue.enqueue_many([f": {'x' * 100_000} {number}" for number in range(110)])
+    cli("worker", "start", "--daemon", code=0)
+    for job_id in ids:
+        scene.until(job_id, "completed", timeout=60)
+    cli("worker", "stop", code=0)
+
+    logs = scene.folder / ".queuectl" / "logs"
+    files = [logs / f"worker-0.log{suffix}" for suffix in (".2", ".1", "")]
+    assert [True] * 3 == [path.exists() for path in files]
+    assert max(path.stat().st_size for path in files) < 6 << 20
+    text = "".join(path.read_text() for path in files)
+    assert ids == re.findall(r"picked job (\w+):", text)
+    assert ids == re.findall(r"job (\w+) completed", text)

@@ -47,20 +47,27 @@ def test_status_does_not_count_the_dead(scene: Scene) -> None:
 @pytest.mark.limit(300)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_rounds_of_killing_everything(scene: Scene, seed: int) -> None:
-    """Six rounds: enqueue, start two groups, kill every process of theirs after a random while, start again."""
+    """Six rounds: enqueue, start two groups, kill every process of theirs, start again.
+
+    The kill comes after a random while, in every other round then as soon as a command begins.
+    """
     dice = random.Random(seed)
     scene.queue.set_setting("max_lost", "100")
     child = scene.journal.leaving(dice.choice(list(WAYS)), pids="$QUEUECTL_RUN_ID.pid")
-    body = f"{child}; sleep 0.$((QUEUECTL_RUN_ID % 5)); kill -9 $(cat $QUEUECTL_RUN_ID.pid)"
+    body = f"{child}; sleep 0.$((QUEUECTL_RUN_ID % 5 + 1)); kill -9 $(cat $QUEUECTL_RUN_ID.pid)"
     ids = []
 
-    for _ in range(6):
+    for number in range(6):
         ids += scene.queue.enqueue_many([scene.journal.command(body)] * 6)
         begun = scene.journal.count("start")
         groups = [scene.start("--count", "2"), scene.start("--concurrency", "2")]
         scene.noted("start", begun + 1)
         moment = time.monotonic() + dice.uniform(0.0, 0.4)
         scene.eventually(lambda at=moment: time.monotonic() >= at)
+        if number % 2:
+            begun = scene.journal.count("start")
+            ids += scene.queue.enqueue_many([scene.journal.command(body)] * 6)
+            scene.noted("start", begun + 1)
         for group in groups:
             group.kill_all(supervisor_first=dice.random() < 0.5)
     scene.drain("--count", "4")

@@ -29,14 +29,14 @@ def latency_s(scene: Scene) -> float:
 
 
 def test_a_new_job_wakes_an_idle_worker(scene: Scene) -> None:
-    """The bell rings: half of the jobs wait less than a tenth of a second. Looking once a second takes half of one."""
+    """The bell rings: half of the jobs wait less than a quarter of a second; a look each second takes half of one."""
     group = scene.start()
     waits = []
     for _ in range(15):
         scene.eventually(lambda: len(bells(scene)) == 1, what="a bell")
         waits.append(latency_s(scene))
 
-    assert statistics.median(waits) < 0.1, waits
+    assert statistics.median(waits) < 0.25, waits
     group.stop()
     assert [] == bells(scene)
 

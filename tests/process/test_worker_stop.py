@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from typing import Callable
+from typing import Any, Callable, Tuple
 
 import pytest
 
@@ -199,14 +199,17 @@ def test_workers_of_another_store_go_on(scene: Scene, cli: Cli) -> None:
     group.wait()
 
 
-def test_a_stopped_group_has_left_the_jobs_that_wait(scene: Scene, cli: Cli) -> None:
+def test_a_stopped_group_has_left_the_jobs_that_wait(scene: Scene, background: Callable[..., Any]) -> None:
     """Jobs that were not begun stay pending, with no run counted."""
-    ids = scene.queue.enqueue_many([scene.journal.command("sleep 0.3")] * 3)
+    ids = scene.queue.enqueue_many([scene.journal.command(HELD)] * 3)
     group = scene.start()
     scene.noted("start")
 
-    cli("worker", "stop", code=0)
+    stop = background("worker", "stop")
+    scene.eventually(lambda: group.has_said("received stop signal"))
+    (scene.folder / "go").touch()
 
+    assert Result("Stopped 1 worker.\n", "", 0) == stop.wait()
     assert ["completed", "pending", "pending"] == [scene.state(job_id) for job_id in ids]
     assert [1, 0, 0] == [scene.queue.get(job_id).attempts for job_id in ids]
     assert 0 == group.wait().code
@@ -229,3 +232,28 @@ def test_an_interrupted_stop_leaves_them_stopping(scene: Scene) -> None:
     (scene.folder / "go").touch()
     assert 0 == group.wait().code
     assert "completed" == scene.state("job1")
+
+
+@pytest.mark.parametrize("how", [(), ("--now",)], ids=["gracefully", "now"])
+def test_a_paused_group_is_woken_up_to_stop(scene: Scene, cli: Cli, how: Tuple[str, ...]) -> None:
+    """A group that Ctrl-Z has paused ends like any other."""
+    scene.queue.enqueue(scene.journal.command("[ -e go ] || sleep 60"))
+    group = scene.start("--count", "2")
+    scene.noted("start")
+    group.send(signal.SIGSTOP, group=True)
+    if not how:
+        scene.queue.cancel("job1")
+
+    cli("worker", "stop", "--timeout", "20", *how, code=0)
+
+    assert 0 == group.wait().code
+    assert ("pending" if how else "cancelled") == scene.state("job1")
+    scene.judge(ended=False)
+
+
+def test_a_worker_that_is_paused_alone_does_not_keep_its_group(scene: Scene) -> None:
+    """A supervisor that is told to stop wakes its workers up for it."""
+    group = scene.start("--count", "2")
+    os.kill(group.pids()[0], signal.SIGSTOP)
+
+    assert 0 == group.stop().code
