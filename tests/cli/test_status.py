@@ -68,7 +68,7 @@ def test_workers_and_what_they_do(
     """Each with pid, host, queues, job and since when."""
     add("sleep 30", "--queue", "mail")
     with worker("--queue", "mail", "--count", "2") as group:
-        eventually(lambda: "picked job job1" in group.out)
+        eventually(lambda: "picked job job1" in group.out and group.out.count("started") == 2)
         out = cli("status", code=0).out
         document = json.loads(cli("status", "--json", code=0).out)
         cli("cancel", "job1", code=0)
