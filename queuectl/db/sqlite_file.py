@@ -291,7 +291,7 @@ class SqliteFile:
                 f"the disk of {self.path} is full; nothing was changed. Free some space and try again."
             ) from error
         if "readonly" in text:
-            raise StoreUnavailable(f"cannot write to {self.path}: it is read-only for this user.") from error
+            raise StoreUnavailable(f"cannot write to {self._unwritable()}: it is read-only for this user.") from error
         if "unable to open" in text:
             raise StoreUnavailable(
                 f"cannot open the store {self.path}. Check its directory and permissions."
@@ -301,6 +301,11 @@ class SqliteFile:
                 f"{self.path} is not a complete queuectl store ({text}); it was left as it is."
             ) from error
         raise StoreUnavailable(f"the store {self.path} failed: {text}.") from error
+
+    def _unwritable(self) -> str:
+        """Return which of the store's files is in the way: a log keeps the mode of a store that was read-only once."""
+        files = [self.path + suffix for suffix in ("", "-wal", "-shm")]
+        return next((file for file in files if os.path.exists(file) and not os.access(file, os.W_OK)), self.path)
 
     def _has_no_room(self) -> bool:
         """Say whether the disk is full; to SQLite the shared memory that it cannot make is an I/O error."""

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Dict, List, Optional
+
+import pytest
+
+#: A user that nobody else is.
+STRANGER = 61234
+SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 class Fault:
@@ -35,3 +44,22 @@ def state_of(pid: int) -> str:
 def stopped(pids: List[int]) -> List[int]:
     """Return those of *pids* that are stopped by a signal."""
     return [pid for pid in pids if state_of(pid) == "T"]
+
+
+def as_stranger() -> List[str]:
+    """Return the words that run a Python as the user STRANGER, which may do nothing that root may; or skip the test.
+
+    It is the system's Python: the one that runs the tests may lie where others may not look.
+    """
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("needs root and setpriv to become another user")
+    words = ["setpriv", "--reuid", str(STRANGER), "--regid", str(STRANGER), "--clear-groups", "--", SYSTEM_PYTHON]
+    if subprocess.run([*words, "-c", "import queuectl.db"], capture_output=True).returncode != 0:
+        pytest.skip("another user cannot read this checkout, or the system has no Python")
+    return words
+
+
+def give_to_stranger(*paths: Path) -> None:
+    """Make STRANGER the owner of files and folders."""
+    for path in paths:
+        os.chown(path, STRANGER, STRANGER)

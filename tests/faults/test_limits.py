@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +12,12 @@ import pytest
 
 import queuectl
 from queuectl.execution import Slots
+from tests.faults.faulty import as_stranger, give_to_stranger
 from tests.process.scene import Scene
 
 resource = pytest.importorskip("resource", reason="needs POSIX limits")
 
 pytestmark = pytest.mark.posix
-
-ROOT = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
-SYSTEM_PYTHON = "/usr/bin/python3"
-#: A user that nobody else is.
-STRANGER = 61234
 
 
 # -- descriptors ------------------------------------------------------------------------------
@@ -86,24 +81,18 @@ def test_a_machine_that_can_start_nothing_is_asked_ever_more_rarely() -> None:
 # -- processes --------------------------------------------------------------------------------
 
 
-@ROOT
 def test_more_commands_than_processes(scene: Scene, home: Path) -> None:
     """A user who may have few processes: as many commands run as may, the rest later, and no run fails."""
-    if not (shutil.which("setpriv") and os.path.exists(SYSTEM_PYTHON)):
-        pytest.skip("needs setpriv and the system's Python to become another user")
+    stranger = as_stranger()
     ids = scene.queue.enqueue_many(["exec sleep 0.3"] * 40)
     scene.queue.close()
-    for path in [home.parent, home, *home.iterdir()]:
-        os.chown(path, STRANGER, STRANGER)
+    give_to_stranger(home.parent, home, *home.iterdir())
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NPROC, (12, 12)); from queuectl.main import main; main()"
     )
-    words = ["setpriv", "--reuid", str(STRANGER), "--regid", str(STRANGER), "--clear-groups", "--"]
-    if subprocess.run([*words, SYSTEM_PYTHON, "-c", "import queuectl"], capture_output=True).returncode != 0:
-        pytest.skip("another user cannot read this checkout")
 
     done = subprocess.run(
-        [*words, SYSTEM_PYTHON, "-c", code, "worker", "start", "--drain", "--concurrency", "100"],
+        [*stranger, "-c", code, "worker", "start", "--drain", "--concurrency", "100"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,0 +1,145 @@
+"""A store, a home or a disk that may not be written: refused with a sentence, and as it was when that is mended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Callable, Iterator, List
+
+import pytest
+
+from queuectl import Queue
+from tests.conftest import Result
+from tests.faults.faulty import as_stranger, give_to_stranger
+from tests.faults.test_disk_full import Disk, disk
+from tests.process.scene import Scene
+
+__all__ = ["disk"]
+
+pytestmark = pytest.mark.posix
+
+READ_ONLY = "queuectl: cannot write to {}: it is read-only for this user.\n"
+CANNOT_OPEN = "queuectl: cannot open the store {}. Check its directory and permissions.\n"
+MAY_NOT_OPEN = "queuectl: cannot open the store {}: Permission denied.\n"
+MAY_NOT_MAKE = "queuectl: cannot make the store {}: Permission denied.\n"
+
+
+@pytest.fixture
+def stranger(home: Path) -> Iterator[Callable[..., Result]]:
+    """Run ``queuectl WORD ...`` as a user who is not root and owns the home."""
+    words = as_stranger()
+    give_to_stranger(home.parent)
+
+    def run(*rest: str) -> Result:
+        done = subprocess.run(
+            [*words, "-m", "queuectl", *rest], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
+        )
+        return Result(done.stdout, done.stderr, done.returncode)
+
+    yield run
+    for folder in (home.parent, home):
+        if folder.exists():
+            os.chmod(folder, 0o700)
+
+
+@pytest.fixture
+def store(home: Path, stranger: Callable[..., Result]) -> Path:
+    """A store with one job, made by that user and used by nobody now."""
+    assert "job1\n" == stranger("enqueue", "-q", "--", "true").out
+    Queue().close()  # takes the log away
+    assert ["jobs.db"] == os.listdir(home)
+    return home / "jobs.db"
+
+
+WRITING: List[List[str]] = [["enqueue", "--", "true"], ["worker", "start", "--drain"], ["cancel", "job1"]]
+
+
+def test_a_file_that_may_only_be_read(store: Path, stranger: Callable[..., Result]) -> None:
+    """Writing is refused. Looking makes a log of the same mode, which is named once the store may be written again."""
+    os.chmod(store, 0o400)
+    for words in WRITING:
+        assert ("", READ_ONLY.format(store), 1) == stranger(*words)
+    assert "  pending: 1\n" in stranger("status").out
+
+    os.chmod(store, 0o600)
+    for _ in ("-wal", "-shm"):
+        refused = stranger("cancel", "job9")
+        if "read-only" in refused.err:
+            named = refused.err.split()[4].rstrip(":")
+            assert named in (f"{store}-wal", f"{store}-shm")
+            os.chmod(named, 0o600)
+    assert 0 == stranger("worker", "start", "--drain").code
+    assert "  completed: 1\n" in stranger("status").out
+
+
+def test_a_file_that_may_not_be_read(store: Path, stranger: Callable[..., Result]) -> None:
+    """Another user's store: mode 0600 keeps everybody out."""
+    os.chown(store, 0, 0)
+    for words in [*WRITING, ["status"], ["list"]]:
+        assert ("", CANNOT_OPEN.format(store), 1) == stranger(*words)
+
+    give_to_stranger(store)
+    assert 0 == stranger("worker", "start", "--drain").code
+
+
+def test_a_home_that_may_not_be_written(home: Path, store: Path, stranger: Callable[..., Result]) -> None:
+    """SQLite cannot make its log there, and a store is of no use without it."""
+    os.chmod(home, 0o500)
+    for words in [*WRITING, ["status"], ["list"]]:
+        assert ("", READ_ONLY.format(store), 1) == stranger(*words)
+
+    os.chmod(home, 0o700)
+    assert 0 == stranger("worker", "start", "--drain").code
+
+
+def test_a_home_that_may_not_be_entered(home: Path, store: Path, stranger: Callable[..., Result]) -> None:
+    """The store may be there or not: nobody can tell."""
+    os.chmod(home, 0)
+    for words in [*WRITING, ["status"], ["worker", "stop"]]:
+        assert ("", MAY_NOT_OPEN.format(store), 1) == stranger(*words)
+
+
+def test_a_home_that_cannot_be_made(home: Path, stranger: Callable[..., Result]) -> None:
+    """The folder above is somebody else's."""
+    os.chmod(home.parent, 0o500)
+    for words in [["enqueue", "--", "true"], ["status"], ["worker", "start"]]:
+        assert ("", MAY_NOT_MAKE.format(home / "jobs.db"), 1) == stranger(*words)
+
+
+def test_a_home_that_cannot_be_written_under_live_workers(
+    scene: Scene, home: Path, stranger: Callable[..., Result]
+) -> None:
+    """What is open stays open: jobs go on, although neither bells nor notes can be put there any more."""
+    scene.queue.close()
+    give_to_stranger(home, *home.iterdir())
+    stranger("enqueue", "-q", "--", "sleep", "1")
+    words = as_stranger()
+    group = subprocess.Popen(
+        [*words, "-m", "queuectl", "worker", "start", "--drain"], stdout=subprocess.PIPE, text=True
+    )
+    with Queue() as queue:
+        scene.eventually(lambda: queue.get("job1").state == "processing", what="the run")
+        os.chmod(home, 0o500)
+        os.chmod(home / "jobs.db-run", 0o500)
+        assert "job2" == queue.enqueue("echo hello").id
+        out = group.communicate(timeout=30)[0]
+
+        assert 0 == group.returncode
+        assert "[worker 0] job job2 completed" in out.splitlines()
+        assert [] == queue.store.check()
+
+
+def test_a_disk_that_is_read_only(disk: Disk, cli: Callable[..., Result]) -> None:
+    """Commands say so, and all is well when it can be written again."""
+    cli("enqueue", "--", "true", code=0)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk.path)], check=True)
+
+    for words in [*WRITING, ["config", "set", "lease", "9"]]:
+        assert ("", READ_ONLY.format(disk.path / "jobs.db"), 1) == cli(*words)
+    assert "  pending: 1\n" in cli("status", code=0).out
+
+    subprocess.run(["mount", "-o", "remount,rw", str(disk.path)], check=True)
+    assert "job2\n" == cli("enqueue", "-q", "--", "true").out
+    cli("worker", "start", "--drain", code=0)
+    assert "  completed: 2\n" in cli("status").out
