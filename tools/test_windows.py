@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -206,6 +207,8 @@ def run_suite(wine: str, version: str, arguments: List[str]) -> int:
     watchdog = threading.Timer(MOST_S, end_wine, [wine])
     watchdog.daemon = True
     watchdog.start()
+    # What Wine leaves behind may hold the pipe open for ever.
+    threading.Thread(target=lambda: (process.wait(), end_wine(wine)), daemon=True).start()
     try:
         assert process.stdout is not None
         for line in process.stdout:
@@ -234,6 +237,17 @@ def run_suite(wine: str, version: str, arguments: List[str]) -> int:
 def end_wine(wine: str) -> None:
     """End every process of this Wine, and of no other."""
     subprocess.run([str(Path(wine).with_name("wineserver")), "-k"], env=environment(), check=False)
+    time.sleep(0.5)
+    # A process whose parent was killed while it made it is a stray that Wine itself does not know.
+    mark = b"WINEPREFIX=" + os.fsencode(str(PREFIX))
+    for entry in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        if entry.isdigit() and int(entry) != os.getpid():
+            try:
+                with open(f"/proc/{entry}/environ", "rb") as file:
+                    if mark in file.read().split(b"\0"):
+                        os.kill(int(entry), signal.SIGKILL)
+            except OSError:  # it has ended, or is another user's
+                pass
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ and with the last handle of a job object Windows ends every process in it. Recov
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 
@@ -19,16 +18,13 @@ import _winapi
 from queuectl.runner import windows_api
 from queuectl.runner.output import OutputBuffer
 from queuectl.runner.windows_api import JobObject, Usage
+from queuectl.runner.windows_spawn import spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Container, Dict, Mapping, Optional, Tuple
 
 CHUNK = 32768
-CREATE_SUSPENDED = 0x00000004
-CREATE_NEW_PROCESS_GROUP = 0x00000200
-# A console of its own that is not shown: neither a Ctrl-C nor the end of the worker's window reaches it.
-CREATE_NO_WINDOW = 0x08000000
 # What the machine lacks, not the job: handles, memory, commit charge, quota.
 TRANSIENT = frozenset((4, 8, 14, 1450, 1455, 1816))
 PATIENCE_S = 5.0
@@ -171,12 +167,13 @@ def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id:
 
     _check(command, cwd)
     reading = writing = 0
+    job: Optional[JobObject] = None
     try:
         job = JobObject()
         reading, writing = _pipe()
-        pid, process = _spawn(command, cwd, env, writing, job)
+        pid, process = spawn(*command_line(command), cwd, env, _nothing(), writing, job)
         result = Command(pid, process, job, reading, limit)
-        reading = 0
+        reading, job = 0, None
         return result
     except OSError as error:
         transient = getattr(error, "winerror", None) in TRANSIENT
@@ -187,6 +184,8 @@ def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id:
         for handle in (reading, writing):
             if handle:
                 _winapi.CloseHandle(handle)
+        if job is not None:
+            job.close()
 
 
 def _check(command: str, cwd: str) -> None:
@@ -243,34 +242,6 @@ def _nothing() -> int:
     return _nul
 
 
-def _spawn(command: str, cwd: str, env: Mapping[str, str], output: int, job: JobObject) -> Tuple[int, int]:
-    """Start cmd within *job*; return its pid and handle.
-
-    It is created suspended and put into the job before it runs. Should this worker die in between, a
-    process stays behind that never runs.
-    """
-    nothing = _nothing()
-    how = subprocess.STARTUPINFO()
-    how.dwFlags = subprocess.STARTF_USESTDHANDLES
-    how.hStdInput, how.hStdOutput, how.hStdError = nothing, output, output
-    how.lpAttributeList = {"handle_list": [nothing, output]}  # and no other handle of this worker
-    process, thread, pid, _ = _winapi.CreateProcess(
-        *command_line(command), None, None, True,
-        CREATE_SUSPENDED | CREATE_NEW_PROCESS_GROUP | CREATE_NO_WINDOW, _without_twins(env), cwd, how,
-    )  # fmt: skip
-    try:
-        job.take(process)
-        if windows_api.kernel32.ResumeThread(thread) == 0xFFFFFFFF:
-            raise windows_api.last_error()
-    except OSError:
-        _winapi.TerminateProcess(process, windows_api.ENDED)
-        _winapi.CloseHandle(process)
-        raise
-    finally:
-        _winapi.CloseHandle(thread)
-    return pid, process
-
-
 def command_line(command: str) -> Tuple[str, str]:
     """Return the program and the command line that make cmd read *command* exactly as it is written.
 
@@ -281,12 +252,6 @@ def command_line(command: str) -> Tuple[str, str]:
     if not shell.lower().endswith("cmd.exe"):
         shell = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "cmd.exe")
     return shell, f'"{shell}" /d /v:off /s /c "{command}"'
-
-
-def _without_twins(env: Mapping[str, str]) -> Dict[str, str]:
-    """Return *env* with each name once: to Windows Path and PATH are one, and the later of two is meant."""
-    found = {name.upper(): (name, value) for name, value in env.items()}
-    return dict(found.values())
 
 
 def machine_id() -> str:

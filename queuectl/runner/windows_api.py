@@ -138,6 +138,11 @@ class JobObject:
         ):
             raise last_error()
 
+    @property
+    def handle(self) -> int:
+        """The handle, for whoever creates a process in it."""
+        return self._handle or 0
+
     def take(self, process: int) -> None:
         """Put the process of this handle in; do so before it runs."""
         if not kernel32.AssignProcessToJobObject(self._handle, process):
@@ -273,16 +278,17 @@ class _TableRow(ctypes.Structure):
         ("NameBuffer", wintypes.LPVOID),
         ("BasePriority", wintypes.LONG),
         ("UniqueProcessId", ctypes.c_size_t),
+        ("InheritedFromUniqueProcessId", ctypes.c_size_t),
     ]
 
 
 def _created_by_table(pid: int) -> Optional[str]:
-    created = process_table().get(pid)
-    return None if created is None else str(created)
+    row = process_table().get(pid)
+    return None if row is None else str(row[0])
 
 
-def process_table() -> Dict[int, int]:
-    """Return when each process was created, by pid; empty if Windows does not tell."""
+def process_table() -> Dict[int, Tuple[int, int]]:
+    """Return (creation time, parent's pid) of each process, by pid; empty if Windows does not tell."""
     query = ctypes.WinDLL("ntdll").NtQuerySystemInformation
     query.argtypes = (ctypes.c_int, wintypes.LPVOID, wintypes.ULONG, wintypes.LPVOID)
     needed = wintypes.ULONG(1 << 18)
@@ -293,11 +299,11 @@ def process_table() -> Dict[int, int]:
             break
     else:
         return {}
-    found: Dict[int, int] = {}
+    found: Dict[int, Tuple[int, int]] = {}
     at = 0
     while True:
         row = _TableRow.from_buffer(table, at)
-        found[int(row.UniqueProcessId)] = int(row.CreateTime)
+        found[int(row.UniqueProcessId)] = int(row.CreateTime), int(row.InheritedFromUniqueProcessId)
         if not row.NextEntryOffset:
             return found
         at += int(row.NextEntryOffset)

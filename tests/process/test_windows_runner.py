@@ -367,6 +367,33 @@ def test_the_tree_dies_with_its_worker(bench: Bench, sleeper: Callable[..., str]
         assert [True] * 3 == [gone(pid) for pid in pids]
 
 
+STARTER = """
+import os, sys
+sys.path.insert(0, {root!r})
+from queuectl.runner import start, windows_spawn
+windows_spawn._knows_job_list = {knows}
+print("ready", flush=True)
+while True:
+    start("ping -n 60 127.0.0.1 > nul", {cwd!r}, dict(os.environ), 1, "s", 1000)
+"""
+
+
+def test_a_worker_that_dies_while_it_starts_a_command_leaves_no_stray(bench: Bench) -> None:
+    """Killed at any moment: none of its children runs, or waits to run, afterwards."""
+    code = STARTER.format(root=os.environ["PYTHONPATH"], cwd=str(bench.folder), knows=True)
+    for number in range(12):
+        with subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE) as worker:
+            assert worker.stdout is not None
+            worker.stdout.readline()
+            time.sleep(0.05 + number * 0.013)
+            worker.kill()
+            worker.wait()
+            deadline = time.monotonic() + 10
+            while any(parent == worker.pid for _, parent in process_table().values()):
+                assert time.monotonic() < deadline, "a child is left"
+                time.sleep(0.05)
+
+
 def test_recovery_ends_what_could_not_be_put_into_a_job_object(bench: Bench) -> None:
     """Known by pid and creation time, never by pid alone."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as stray:
@@ -387,7 +414,7 @@ def test_a_process_is_known_by_its_creation() -> None:
         created = process_started(process.pid)
         assert created
         assert created == process_started(process.pid)
-        assert str(process_table()[process.pid]) == created
+        assert str(process_table()[process.pid][0]) == created
 
         process.communicate(b"\n")
 
