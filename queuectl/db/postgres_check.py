@@ -26,7 +26,8 @@ def check(store: PostgresLink) -> List[Problem]:
 
     def body(run: Run) -> List[Problem]:
         # Counting everything is the one thing for which reading whole tables is right.
-        run("SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
+        for method in ("seqscan", "bitmapscan", "hashjoin", "mergejoin"):
+            run(f"SET LOCAL enable_{method} = on")
         problems: List[Problem] = []
         for look in _LOOKS:
             problems += look(run, store)

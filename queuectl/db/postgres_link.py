@@ -336,6 +336,7 @@ _WHO = """
 _SESSION = """
     SET default_transaction_isolation = 'read committed';
     SET enable_seqscan = off;
+    SET enable_bitmapscan = off;
     SET enable_hashjoin = off;
     SET enable_mergejoin = off;
     SET jit = off

@@ -51,14 +51,20 @@ def turn_sql(kind: str, count: int, slack: int = SLACK) -> str:
     return head + _ENDS + gate + choice + _HAND_OVER + _TALLY.format(taken=_TAKEN_TALLY) + _ANSWER
 
 
+# Rows from a parameter or a CTE are few beside the table they are joined to, which the planner cannot know: it
+# takes a list for a hundred rows, and rather reads a table of a thousand jobs from end to end than look up a
+# hundred. That plan is kept when the table has a million. ``coalesce(x, -1) = x`` is true for every row, and
+# counted on for one in two hundred.
+#
 # The owner is compared with a form of = that no index serves: an end is found by its job's number, not among all
 # jobs of its worker.
 _ENDS = """args AS MATERIALIZED (
         SELECT coalesce(%(now)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now
     ), ends AS MATERIALIZED (
         SELECT * FROM json_to_recordset(%(ends)s::json) AS e (
-            ord int, seq bigint, run_id bigint, state text, run_at float8, waits boolean, failed int, reason text,
-            outcome text, exit_code bigint, signal int, ended_at float8, memory bigint, cpu_s float8, why text)
+            ord int, seq bigint, run_id bigint, state queuectl.job_state, run_at float8, waits boolean, failed int,
+            reason text, outcome queuectl.run_state, exit_code bigint, signal int, ended_at float8, memory bigint,
+            cpu_s float8, why text)
     ), done AS (
         UPDATE queuectl.jobs AS j
            SET state = CASE WHEN e.waits AND j.cancel_requested THEN 'cancelled' ELSE e.state END,
@@ -71,7 +77,7 @@ _ENDS = """args AS MATERIALIZED (
                ended_at = CASE WHEN e.waits AND NOT j.cancel_requested THEN NULL ELSE e.ended_at END,
                reason = CASE WHEN e.waits AND j.cancel_requested THEN 'cancelled while it ran' ELSE e.reason END
           FROM ends AS e, args
-         WHERE j.seq = e.seq AND j.last_run_id = e.run_id AND j.state = 'processing'
+         WHERE coalesce(e.seq, -1) = e.seq AND j.seq = e.seq AND j.last_run_id = e.run_id AND j.state = 'processing'
            AND j.worker_id IS NOT DISTINCT FROM %(worker)s::text
         RETURNING e.ord, j.queue, j.state
     ), ended AS (
@@ -153,7 +159,7 @@ _CHOICE_MANY = """, top AS MATERIALIZED (
         SELECT seq, state, last_run_id, row_number() OVER () AS place
           FROM (SELECT j.seq, j.state, j.last_run_id
                   FROM top JOIN queuectl.jobs AS j USING (seq)
-                 WHERE j.ready = 1
+                 WHERE coalesce(top.seq, -1) = top.seq AND j.ready = 1
                  ORDER BY top.priority DESC, top.run_at, top.seq
                  LIMIT {count}
                    FOR UPDATE OF j SKIP LOCKED) AS locked
@@ -174,7 +180,7 @@ _HAND_OVER = """, me AS MATERIALIZED (
            SET state = 'processing', ready = 0, attempts = j.attempts + 1, run_no = j.run_no + 1,
                last_run_id = n.run_id, worker_id = me.id, updated_at = args.now, reason = NULL
           FROM numbered AS n, me, args
-         WHERE j.seq = n.seq AND j.ready = 1
+         WHERE coalesce(n.seq, -1) = n.seq AND j.seq = n.seq AND j.ready = 1
         RETURNING n.place, n.state AS before, n.previous_id,
                   j.seq, j.id, j.queue, j.state, j.priority, j.run_at, j.command, j.cwd, j.env, j.tags, j.timeout_s,
                   j.backoff_base, j.max_retries, j.attempts, j.failures, j.losses, j.run_no, j.last_run_id, j.worker_id,
@@ -227,7 +233,8 @@ PROMOTE = """
          ORDER BY run_at, seq
          LIMIT 1000
            FOR UPDATE SKIP LOCKED)
-    UPDATE queuectl.jobs AS j SET ready = 1 FROM due WHERE j.seq = due.seq AND j.ready = 2
+    UPDATE queuectl.jobs AS j SET ready = 1 FROM due
+     WHERE coalesce(due.seq, -1) = due.seq AND j.seq = due.seq AND j.ready = 2
     RETURNING 1
     """
 

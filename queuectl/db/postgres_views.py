@@ -19,11 +19,15 @@ JOB_COLUMNS = (
 # States with an index of their own: those of which there may be few among very many jobs.
 LISTED = frozenset(("pending", "failed", "dead", "cancelled"))
 COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
-# Fields of Job that a listing may be sorted by: their columns have the same names.
-SORTABLE = frozenset((
-    "id", "queue", "state", "priority", "run_at", "command", "attempts", "failures", "max_retries",
-    "created_at", "updated_at", "ended_at",
-))  # fmt: skip
+# Fields of Job that a listing may be sorted by, and what they are sorted by.
+SORTABLE = {
+    name: name
+    for name in (
+        "id", "queue", "priority", "run_at", "command", "attempts", "failures", "max_retries",
+        "created_at", "updated_at", "ended_at",
+    )
+}  # fmt: skip
+SORTABLE["state"] = 'state::text COLLATE "C"'
 RATE_WINDOW_S = 60.0
 RATE_ROWS = 10_000
 # How many jobs that wait for a time next_due looks at. If all of them may not be claimed, the time of the last is the
@@ -64,9 +68,8 @@ class PostgresViews(PostgresSchema):
                 tail = "ORDER BY seq LIMIT %s"
                 parameters += [after_seq, limit]
             else:
-                if sort is not None and sort not in SORTABLE:
-                    raise KeyError(sort)
-                tail = f"ORDER BY {sort or 'seq'}{direction}, seq{direction} LIMIT %s OFFSET %s"
+                order = "seq" if sort is None else SORTABLE[sort]
+                tail = f"ORDER BY {order}{direction}, seq{direction} LIMIT %s OFFSET %s"
                 parameters += [limit, after_seq]
             clause = " WHERE " + " AND ".join(where) if where else ""
             sql = f"SELECT {JOB_COLUMNS} FROM queuectl.jobs{clause} {tail}"

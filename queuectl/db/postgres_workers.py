@@ -163,14 +163,16 @@ _OWNED = """
 
 _RELEASE = """
     WITH lost AS (
-        SELECT * FROM unnest(%(seqs)s::bigint[], %(states)s::text[], %(reasons)s::text[]) AS l (seq, state, reason)
+        SELECT *
+          FROM unnest(%(seqs)s::bigint[], %(states)s::queuectl.job_state[], %(reasons)s::text[])
+               AS l (seq, state, reason)
     ), freed AS (
         UPDATE queuectl.jobs AS j
            SET state = lost.state, ready = CASE WHEN lost.state = 'pending' THEN 1 ELSE 0 END,
                losses = j.losses + 1, worker_id = NULL, cancel_requested = false, updated_at = %(now)s::float8,
                ended_at = CASE WHEN lost.state = 'pending' THEN NULL ELSE %(now)s::float8 END, reason = lost.reason
           FROM lost
-         WHERE j.seq = lost.seq
+         WHERE coalesce(lost.seq, -1) = lost.seq AND j.seq = lost.seq  -- see postgres_turn
         RETURNING j.last_run_id)
     UPDATE queuectl.runs AS r
        SET state = 'lost', ended_at = %(now)s::float8, reason = 'its worker died'

@@ -20,8 +20,8 @@ READY, WAITING, ENDED = 20_000, 20_000, 20_000
 GROW = """
 INSERT INTO {s}.jobs (id, queue, state, ready, priority, run_at, created_at, updated_at, ended_at, max_retries,
                       command, cwd, last_run_id, run_no)
-SELECT kind || number, CASE WHEN number %% 10 = 0 THEN 'other' ELSE 'default' END, state, ready, 0, due, 0, 0, ended, 3,
-       'true', '/', run_id, runs
+SELECT kind || number, CASE WHEN number %% 10 = 0 THEN 'other' ELSE 'default' END, state::{s}.job_state, ready, 0, due, 0, 0,
+       ended, 3, 'true', '/', run_id, runs
   FROM (SELECT 'ready' AS kind, n AS number, 'pending' AS state, 1 AS ready, 5::float8 + n AS due,
                NULL::float8 AS ended, NULL::bigint AS run_id, 0 AS runs FROM generate_series(1, %s) AS n
         UNION ALL
@@ -99,12 +99,14 @@ def grown():
         store = open_store(url)
         store.register(worker("w1"))
         watch = Watch(store)
-        for _ in range(2):
+        # Never analyzed; then known to be of one page; then known to be of a thousand rows.
+        for count in (0, 10, 1000):
+            if count:
+                store.add(specs(count), T0)
+                server.execute(f"ANALYZE {store.schema}.jobs")
             for verb in VERBS.values():  # six times: then the server keeps a plan for good
                 for _ in range(6):
                     verb(store)
-            # Once more with the plans for tables of one page, as after the first analyze of a new store.
-            server.execute(f"ANALYZE {store.schema}.jobs")
         for sql, parameters in GROWTH:
             server.execute(sql.replace("{s}", store.schema), *parameters)
         assert [] == store.check()
@@ -156,6 +158,13 @@ def cancel_and_retry(store):
     store.retry([job_id], now=T0)
 
 
+def promote(store):
+    """Jobs whose time has come."""
+    store.add(specs(3, delay_s=1.0), T0)
+    claims = store.claim("w1", 3, ("default",), T0 + 1)
+    store.finish("w1", [completed(claim, T0) for claim in claims], now=T0)
+
+
 def lose(store):
     """A worker that dies with a job."""
     store.register(worker("dying"))
@@ -185,6 +194,7 @@ VERBS = {
     "a page of the waiting": lambda store: store.jobs(JobFilter(("pending", "failed")), 0, 10),
     "cancel, edit, retry": cancel_and_retry,
     "lose a worker": lose,
+    "promote": promote,
     "a page of the ended": lambda store: store.jobs(JobFilter(("completed",)), 0, 10),
     "a page of the cancelled and dead": lambda store: store.jobs(JobFilter(("cancelled", "dead"), ("other",)), 0, 10),
     "prune the dead": lambda store: store.prune(JobFilter(("dead",)), 10),
