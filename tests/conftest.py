@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
         for item in items if here else ():
             mark = item.get_closest_marker(name)
             if mark:
-                reason = mark.args[0] if mark.args else "needs POSIX signals or process groups"
+                reason = mark.args[0] if mark.args else "POSIX signals, process groups, or commands for /bin/sh"
                 item.add_marker(pytest.mark.skip(reason=f"{name}: {reason}"))
 
 

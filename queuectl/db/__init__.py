@@ -35,7 +35,8 @@ def open_store(location: Optional[str] = None, create: bool = True) -> Store:
     from queuectl.db.sqlite import SqliteStore
 
     if colon and scheme == "sqlite":
-        location = rest[1:] if rest.startswith("//") else rest
+        # sqlite:///C:/jobs.db: the slash before a drive is the URL's.
+        location = rest[1:] if rest.startswith("//") or (os.name == "nt" and rest[2:3] == ":") else rest
     elif colon and scheme.isalpha():
         from queuectl.errors import StoreRefused
 

@@ -248,6 +248,7 @@ def test_runs_that_overlap_by_the_clock_are_found(store: Store) -> None:
     assert "runs 1 and 2 of job1 overlap" in oracle.problems(store, said)
 
 
+@pytest.mark.posix("its command is written for a POSIX shell")
 def test_a_command_notes_its_start_and_its_end_and_keeps_its_exit_code(home: Path) -> None:
     """What ``recorded`` makes can be read back."""
     log = home.parent / "log"
