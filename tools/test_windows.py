@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Optional
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "queuectl" / "windows"
@@ -60,10 +60,10 @@ def main() -> int:
             make_prefix(wine)
             for version in options.python or DEFAULT:
                 make_python(version)
+            return max(run_suite(wine, version, arguments) for version in options.python or DEFAULT)
     except CannotTest as trouble:
         print(f"Not tested on Windows: {trouble}")
         return 0 if options.if_possible else 1
-    return max(run_suite(wine, version, arguments) for version in options.python or DEFAULT)
 
 
 # -- setting up -------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def find_wine() -> str:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Let one process at a time set up."""
+    """Let one process at a time in: at its end it ends all of Wine."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(str(CACHE / "lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -208,7 +208,7 @@ def run_suite(wine: str, version: str, arguments: List[str]) -> int:
     watchdog.daemon = True
     watchdog.start()
     # What Wine leaves behind may hold the pipe open for ever.
-    threading.Thread(target=lambda: (process.wait(), end_wine(wine)), daemon=True).start()
+    threading.Thread(target=end_wine, args=(wine, process), daemon=True).start()
     try:
         assert process.stdout is not None
         for line in process.stdout:
@@ -234,8 +234,10 @@ def run_suite(wine: str, version: str, arguments: List[str]) -> int:
     return code
 
 
-def end_wine(wine: str) -> None:
-    """End every process of this Wine, and of no other."""
+def end_wine(wine: str, after: Optional[subprocess.Popen[bytes]] = None) -> None:
+    """End every process of this Wine, and of no other; when *after* has ended, if it is given."""
+    if after is not None:
+        after.wait()
     subprocess.run([str(Path(wine).with_name("wineserver")), "-k"], env=environment(), check=False)
     time.sleep(0.5)
     # A process whose parent was killed while it made it is a stray that Wine itself does not know.
