@@ -20,8 +20,8 @@ READY, WAITING, ENDED = 20_000, 20_000, 20_000
 GROW = """
 INSERT INTO {s}.jobs (id, queue, state, ready, priority, run_at, created_at, updated_at, ended_at, max_retries,
                       command, cwd, last_run_id, run_no)
-SELECT kind || number, CASE WHEN number %% 10 = 0 THEN 'other' ELSE 'default' END, state::{s}.job_state, ready, 0, due, 0, 0,
-       ended, 3, 'true', '/', run_id, runs
+SELECT kind || number, CASE WHEN number %% 10 = 0 THEN 'other' ELSE 'default' END, state::{s}.job_state,
+       ready, 0, due, 0, 0, ended, 3, 'true', '/', run_id, runs
   FROM (SELECT 'ready' AS kind, n AS number, 'pending' AS state, 1 AS ready, 5::float8 + n AS due,
                NULL::float8 AS ended, NULL::bigint AS run_id, 0 AS runs FROM generate_series(1, %s) AS n
         UNION ALL
