@@ -48,8 +48,8 @@ def environment(location: Optional[str]) -> Dict[str, str]:
     return inherited
 
 
-def write_pids(pids: List[int]) -> None:
-    """Write ``pids.json`` whole or not at all."""
+def write_pids(pids: List[int]) -> bool:
+    """Write ``pids.json`` whole or not at all; say which. On Windows nobody may be reading it just now."""
     path = os.path.join(home(), "pids.json")
     hidden = f"{path}.{os.getpid()}"
     try:
@@ -58,8 +58,13 @@ def write_pids(pids: List[int]) -> None:
             json.dump({"pids": pids}, file)
             file.write("\n")
         os.replace(hidden, path)
-    except OSError:
-        pass  # it is a courtesy: nothing reads it to decide
+        return True
+    except OSError:  # it is a courtesy: nothing reads it to decide
+        try:
+            os.remove(hidden)
+        except OSError:
+            pass
+        return False
 
 
 def start_daemon(store: Store, options: Dict[str, Any]) -> int:

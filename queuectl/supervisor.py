@@ -254,9 +254,8 @@ class Supervisor:
     def _write_pids(self) -> None:
         """Keep ``pids.json`` true: the live workers of this store on this host, for people to read."""
         pids = [worker.pid for worker in local_workers(self._store) if worker.role == "worker"]
-        if pids != self._pids:
+        if pids != self._pids and write_pids(pids):
             self._pids = pids
-            write_pids(pids)
 
     def _sleep(self, now_mono: float) -> None:
         """Sleep until a signal comes or something is due."""

@@ -49,7 +49,7 @@ def home() -> str:
     given = os.environ.get("QUEUECTL_HOME")
     if given:
         return os.path.abspath(os.path.expanduser(given))
-    found = os.path.expanduser("~/.queuectl")
+    found = os.path.join(os.path.expanduser("~"), ".queuectl")
     if found.startswith("~"):
         from queuectl.errors import StoreRefused
 
