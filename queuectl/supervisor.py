@@ -113,6 +113,7 @@ class Supervisor:
             self._notifier.alive(now_mono)
             if all(slot.process is None and (self._stop or slot.restart_mono is None) for slot in self._slots):
                 break
+            self._console.release()
             self._console.flush()
             self._sleep(now_mono)
         self._leave()
