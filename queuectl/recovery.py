@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, FrozenSet, List, Optional
 
+    from queuectl.config import Config
     from queuectl.db.base import Store
     from queuectl.job import Worker
 
@@ -87,7 +88,7 @@ def sweep(store: Store, judge_hung: bool = False) -> List[Lost]:
         state = condition(worker, store, config.lease, now_mono)
         # One that hangs without a run keeps no job waiting: it goes on when it wakes up.
         if state == DEAD or (state == HUNG and (judge_hung or worker.state == "lost") and store.runs_of(worker.id)):
-            released += _recover(store, worker, state, config.max_lost)
+            released += _recover(store, worker, state, config)
     for worker_id in store.ownerless():
         run_ids = [run_id for _, run_id in store.runs_of(worker_id)]
         if end_runs_at_once(store.store_id, frozenset(run_ids), {}):
@@ -95,7 +96,7 @@ def sweep(store: Store, judge_hung: bool = False) -> List[Lost]:
     return released
 
 
-def _recover(store: Store, worker: Worker, state: str, max_lost: int) -> List[Lost]:
+def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[Lost]:
     """Fence one worker, end it and what its runs left on this host, then release its jobs.
 
     The order is the promise: nothing of a run is alive when its job is given away. Each step may
@@ -108,10 +109,12 @@ def _recover(store: Store, worker: Worker, state: str, max_lost: int) -> List[Lo
         if state == HUNG and not _end_process(worker):
             return []
         run_ids = frozenset(run_id for _, run_id in store.runs_of(worker.id))
-        if run_ids and not end_runs_at_once(store.store_id, run_ids, leaders_of(store, worker.id, run_ids)):
+        born_by = identity.start_time_at(worker.renewed_mono_s + config.lease)
+        leaders = leaders_of(store, worker.id, run_ids)
+        if run_ids and not end_runs_at_once(store.store_id, run_ids, leaders, born_by):
             return []
     faults.point("cleared")
-    released = store.release_lost(worker.id, max_lost)
+    released = store.release_lost(worker.id, config.max_lost)
     faults.point("released")
     forget_notes(store, worker.id)
     return [Lost(worker.number, *given) for given in released]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,6 +108,18 @@ def process_started(pid: int) -> Optional[str]:
     )
     state, _, started = answer.stdout.decode("ascii", "replace").strip().partition(" ")
     return None if not started or state.startswith("Z") else started.strip()
+
+
+def start_time_at(mono_s: float) -> Optional[int]:
+    """Return the instant *mono_s* of the monotonic clock as a process's start time; None where that is no number.
+
+    Start times count the time that the machine slept, the monotonic clock does not. All sleep is taken to be
+    later than *mono_s* was: a bound that may be too late, never too early.
+    """
+    if not _HAS_PROC or not hasattr(time, "CLOCK_BOOTTIME"):
+        return None
+    slept_s = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    return int((mono_s + slept_s) * os.sysconf("SC_CLK_TCK")) + 1
 
 
 def is_running(pid: int, started: str) -> bool:

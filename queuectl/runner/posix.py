@@ -226,6 +226,8 @@ def used(usage: Any) -> Tuple[Optional[int], Optional[float]]:
     return usage.ru_maxrss * RSS_UNIT, round(usage.ru_utime + usage.ru_stime, 6)
 
 
-def end_runs_at_once(store_id: str, run_ids: Container[int], leaders: Dict[int, Optional[str]]) -> bool:
+def end_runs_at_once(
+    store_id: str, run_ids: Container[int], leaders: Dict[int, Optional[str]], born_by: Optional[int] = None
+) -> bool:
     """Kill all that these runs of a dead worker left; False if something would not go."""
-    return tree.end_at_once(store_id, run_ids, leaders)
+    return tree.end_at_once(store_id, run_ids, leaders, born_by)

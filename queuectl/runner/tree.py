@@ -38,7 +38,10 @@ class Process(NamedTuple):
 
 
 def members(
-    store_id: str, run_ids: Container[int], leaders: Optional[Dict[int, Optional[str]]] = None
+    store_id: str,
+    run_ids: Container[int],
+    leaders: Optional[Dict[int, Optional[str]]] = None,
+    born_by: Optional[int] = None,
 ) -> List[Process]:
     """Return the living processes of these runs, this process never among them.
 
@@ -47,6 +50,9 @@ def members(
         run_ids: The runs.
         leaders: Pids of the runs' first processes, each with its start time or None if it has not been
             collected yet (so that the pid cannot have passed to another).
+        born_by: When the runs' worker was last known to live, as a start time; None: it lives. A session whose
+            leader is gone may be another's by then, whose leader got the same pid: of such a session only
+            processes that started no later are the run's, and their descendants.
     """
     table = _Table(store_id, run_ids)
     found: Set[int] = set()
@@ -55,30 +61,42 @@ def members(
     table.look()
     for _ in range(MOST_LOOKS):
         fresh = table.look()
-        found = _belonging(table.processes, table.marked, leaders or {})
+        found = _belonging(table.processes, table.marked, leaders or {}, born_by)
         if not fresh & found:
             break
     found.discard(os.getpid())
     return [process for process in reversed(list(table.processes.values())) if process.pid in found]
 
 
-def _belonging(table: Dict[int, Process], marked: Set[int], leaders: Dict[int, Optional[str]]) -> Set[int]:
+def _belonging(
+    table: Dict[int, Process],
+    marked: Set[int],
+    leaders: Dict[int, Optional[str]],
+    born_by: Optional[int] = None,
+) -> Set[int]:
     """Return who in *table* is marked, in a leader's session or group, or descends from one that is."""
     found = set(marked)
     sessions: Set[int] = set()
+    orphaned: Set[int] = set()
     for leader, started in leaders.items():
         process = table.get(leader)
         if process is None:
-            # A pid is not given out again while it names a session: whoever is in it is the run's.
-            sessions.add(leader)
+            # A pid is not given out again while it names a session. It is once the session has ended.
+            orphaned.add(leader)
         elif started is None or process.started == started:
             sessions.add(leader)
             found.add(leader)
     for pid, process in table.items():
         if process.session in sessions or process.group in sessions:
             found.add(pid)
+        elif (process.session in orphaned or process.group in orphaned) and _started_by(process, born_by):
+            found.add(pid)
     _add_children(table, found)
     return found
+
+
+def _started_by(process: Process, born_by: Optional[int]) -> bool:
+    return born_by is None or (process.started.isdigit() and int(process.started) <= born_by)
 
 
 def _add_children(table: Dict[int, Process], found: Set[int]) -> None:
@@ -199,6 +217,7 @@ def end_at_once(
     store_id: str,
     run_ids: Container[int],
     leaders: Optional[Dict[int, Optional[str]]] = None,
+    born_by: Optional[int] = None,
     patience_s: float = 5.0,
 ) -> bool:
     """Kill everything of these runs and wait until it is gone; False if something would not go.
@@ -208,7 +227,7 @@ def end_at_once(
     deadline = time.monotonic() + patience_s
     clean = 0
     while True:
-        left = members(store_id, run_ids, leaders)
+        left = members(store_id, run_ids, leaders, born_by)
         clean = 0 if left else clean + 1
         if clean == 2:
             return True

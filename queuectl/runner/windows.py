@@ -277,7 +277,9 @@ def used(usage: Usage) -> Tuple[Optional[int], Optional[float]]:
     return usage.peak_memory_bytes or None, round(usage.cpu_s, 6)
 
 
-def end_runs_at_once(store_id: str, run_ids: Container[int], leaders: Dict[int, Optional[str]]) -> bool:
+def end_runs_at_once(
+    store_id: str, run_ids: Container[int], leaders: Dict[int, Optional[str]], born_by: Optional[int] = None
+) -> bool:
     """Make sure that nothing is left of the runs of a worker that has ended; False if something would not go.
 
     Windows ended them with it, each as a whole; what was written down about their first processes

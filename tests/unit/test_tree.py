@@ -1,0 +1,53 @@
+"""Whose process is whose: the rules by which leftovers of a run are told from strangers."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.posix
+
+if sys.platform != "win32":
+    from queuectl.runner.identity import process_started, start_time_at
+    from queuectl.runner.tree import Process, _belonging
+
+
+def table(*rows):
+    """Return a process table of (pid, parent, group, session, started)."""
+    return {row[0]: Process(*row) for row in rows}
+
+
+def test_a_session_without_its_leader_is_the_runs_as_far_as_the_worker_lived():
+    """What started later belongs to a stranger whose session got the same number."""
+    processes = table((11, 1, 10, 10, "500"), (12, 1, 10, 10, "900"), (13, 11, 13, 13, "950"), (20, 1, 20, 20, "100"))
+
+    known = _belonging(processes, set(), {10: "400"}, born_by=600)
+    living = _belonging(processes, set(), {10: None}, born_by=None)
+
+    assert {11, 13} == known  # 13 descends from 11, whenever it was born
+    assert {11, 12, 13} == living
+
+
+def test_a_leader_with_another_start_time_is_a_stranger():
+    """Neither it nor its session is touched; with the noted one all of it is the run's."""
+    processes = table((10, 1, 10, 10, "700"), (11, 10, 10, 10, "710"))
+
+    assert set() == _belonging(processes, set(), {10: "400"}, born_by=9999)
+    assert {10, 11} == _belonging(processes, set(), {10: "700"}, born_by=0)
+
+
+def test_the_mark_counts_whatever_the_session():
+    """A marked process and its descendants are the run's."""
+    processes = table((30, 1, 30, 30, "5"), (31, 30, 31, 31, "6"), (32, 1, 32, 32, "7"))
+
+    assert {30, 31} == _belonging(processes, {30}, {}, born_by=0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="start times are numbers on Linux alone")
+def test_the_bound_is_not_earlier_than_a_process_that_starts_now():
+    """A process that runs by now started no later than now."""
+    import os
+    import time
+
+    assert int(process_started(os.getpid())) <= start_time_at(time.monotonic())
