@@ -90,7 +90,11 @@ def start_daemon(store: Store, options: Dict[str, Any]) -> int:
             why = said[-1].replace("queuectl: ", "", 1) if said else f"it ended with exit code {process.returncode}"
             raise QueuectlError(f"the workers did not start: {why}")
         if time.monotonic() > deadline:
-            raise QueuectlError(f"the workers did not all start within {START_S:.0f} s. {tidy_path(logs)} says why.")
+            process.terminate()  # what "did not start" must not run on: those that did finish their jobs and exit
+            raise QueuectlError(
+                f"the workers did not all start within {START_S:.0f} s, so the others were stopped. "
+                f"{tidy_path(logs)} says why."
+            )
         time.sleep(0.005)
     for worker in sorted(workers, key=lambda worker: worker.number):
         print(f"Started worker pid={worker.pid}")

@@ -87,9 +87,8 @@ def _belonging(
             sessions.add(leader)
             found.add(leader)
     for pid, process in table.items():
-        if process.session in sessions or process.group in sessions:
-            found.add(pid)
-        elif (process.session in orphaned or process.group in orphaned) and _started_by(process, born_by):
+        names = {process.session, process.group}
+        if names & sessions or (names & orphaned and _started_by(process, born_by)):
             found.add(pid)
     _add_children(table, found)
     return found
