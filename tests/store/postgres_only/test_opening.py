@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -266,6 +268,17 @@ def as_role(server, schema, store, raw, open_one):
     for role in made:
         raw(f"DROP OWNED BY {role}")
         raw(f"DROP ROLE {role}")
+
+
+def test_the_documented_rights_are_the_ones_tested():
+    """The how-to page names these and no others."""
+    page = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "postgres.md"
+    if not page.exists():
+        pytest.skip("no checkout: an installed package has no docs")
+    told = set(re.findall(r"^GRANT (.*);$", page.read_text(encoding="utf-8"), flags=re.M))
+
+    tested = {f"{grant} TO {kind}".replace("{s}", "queuectl") for kind, grants in GRANTS.items() for grant in grants}
+    assert told == tested | {f"USAGE ON SCHEMA queuectl TO {kind}" for kind in GRANTS}
 
 
 def test_a_reader_looks_and_changes_nothing(store, as_role):
