@@ -62,6 +62,7 @@ class PostgresBell:
             self._not_before_s = time.monotonic() + PAUSE_S
             self._listen()
         if self._line is None:
+            self.disarm()  # a sleeper that takes a descriptor back has it closed: see Reactor.set_bell
             return None
         if self._around is None:
             self._around = _Around()

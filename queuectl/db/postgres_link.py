@@ -208,7 +208,10 @@ class PostgresLink:
         raise AssertionError
 
     def _once(self, sql: str, parameters: Parameters = None, prepare: Optional[bool] = None) -> List[Any]:
-        """Run one statement that writes, by itself a transaction, and return its rows. Never again on a guess."""
+        """Run one statement that writes, by itself a transaction, and return its rows.
+
+        After a lost connection it may have been done: whoever calls can do it again, or find out.
+        """
         for attempt in range(TRIES):
             line = self._connected()
             try:
@@ -216,7 +219,7 @@ class PostgresLink:
                 return rows
             except psycopg.Error as error:
                 if error.sqlstate not in AGAIN or attempt == TRIES - 1:
-                    self._fail(error, committing=True)
+                    self._fail(error)
             self._nap(attempt)
         raise AssertionError
 

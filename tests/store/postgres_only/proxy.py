@@ -96,4 +96,8 @@ class Proxy:
         if pair in self._pairs:
             self._pairs.remove(pair)
         for one in pair:
+            try:
+                one.shutdown(socket.SHUT_RDWR)  # now, even while the other thread looks at it
+            except OSError:
+                pass
             one.close()

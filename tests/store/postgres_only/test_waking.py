@@ -149,6 +149,22 @@ def test_a_lost_bell_comes_back(store, sleeper, raw, monkeypatch, eventually):
     assert rings(fd)
 
 
+def test_a_bell_without_a_connection_has_no_descriptor_left(store, sleeper, raw):
+    """A worker's epoll still knows a descriptor that is open, and would not take it again."""
+    import os
+
+    raw("SELECT pg_terminate_backend(%s)", sleeper.doorbell()._line.info.backend_pid)
+    deadline = time.monotonic() + 5
+    sleeper.doorbell()._not_before_s = time.monotonic() + 60
+    while sleeper.doorbell()._line is not None and time.monotonic() < deadline:
+        sleeper.hush()
+    sleeper.doorbell()._not_before_s = time.monotonic() + 60
+
+    assert sleeper.wake_fd() is None
+    with pytest.raises(OSError):
+        os.fstat(sleeper.fd)
+
+
 def test_a_server_that_is_away_gives_no_bell_and_no_error(far_store, proxy, monkeypatch):
     """Looking by itself is what is left."""
     monkeypatch.setattr(proxy, "_accept", lambda: proxy._listener.accept()[0].close())  # noqa: PLW0108
