@@ -41,11 +41,16 @@ class Turn:
         self._limited = False
         self._promoted = False
         self._slack = SLACK
+        self._again = False  # whether ends are sent that were sent before
 
     # -- what a call is made of ---------------------------------------------------------------
 
     def hand_in(self, ends: List[Dict[str, Any]], outputs: Sequence[OutputWrite], count: int) -> List[int]:
-        """Write ends and output, and claim in the same statement up to *count* jobs; return the places accepted."""
+        """Write ends and output, and claim in the same statement up to *count* jobs; return the places accepted.
+
+        An end that was sent before and got no answer is accepted too if it was written then.
+        """
+        self._again = self._store.sent_before(ends)
         replaced = [write for write in outputs if write[2] is not None]
         if not replaced:
             return self._send(self._by_itself, self._kind() if count else NONE, count, ends, outputs)
@@ -134,7 +139,7 @@ class Turn:
             "now": self._now, "worker": self._worker_id, "shard": shard_of(self._worker_id), "ends": json.dumps(ends),
             "run_ids": [key[0] for key in parts], "starts": [key[1] for key in parts], "parts": list(parts.values()),
             "queue": self._queues[0] if kind == KNOWN else self._store.alone, "queues": self._queues or None,
-            "promoted": self._promoted, **(more or {}),
+            "promoted": self._promoted, "again": self._again, **(more or {}),
         }  # fmt: skip
         sent_s = boot_s()
         rows = execute(turn_sql(kind, asked, self._slack), values)
@@ -144,18 +149,17 @@ class Turn:
             self._store._clock_is(first[1], sent_s)
         if kind != NONE:
             self._take(kind, asked, rows)
-        return list(first[2] or ())
+        return [*(first[2] or ()), *(first[3] or ())]
 
     def _take(self, kind: str, asked: int, rows: List[Any]) -> None:
         """Take the claims of an answer, and note whether asking again may bring more."""
-        _, _, _, due, others, limited, looked, lines = rows[0][:8]
+        due, others, limited, looked, lines = rows[0][4:9]
         fresh = []
         for row in rows:
             if row[FIRST_OF_JOB] is not None:
                 job = Job._make(row[FIRST_OF_JOB:])
                 fresh.append(Claim(job, job.run_id or 0, job.updated_at))
         self.claims += fresh
-        self._store.hold(self._worker_id, fresh)
         self._due = due
         self._limited = self._limited or limited
         full = len(fresh) == asked

@@ -38,6 +38,7 @@ CLOCK_AGE_S = 1.0
 # After that a newer measurement counts even if its answer took longer.
 CLOCK_DRIFT_S = 10.0
 AGAIN = ("40001", "40P01")  # serialization failure, deadlock
+LOST = ("08", "57P")  # the connection is broken; the server is shutting down, or has crashed
 
 
 class ConnectionLost(StoreUnavailable):
@@ -278,7 +279,7 @@ class PostgresLink:
         """Raise the error that tells a person what *error* means."""
         state = error.sqlstate or ""
         what = first_line(error)
-        if (self._line is None or is_lost(self._line)) and not state.startswith(("28", "3D")):
+        if state.startswith(LOST) or self._line is None or is_lost(self._line):
             self._drop()
             raise ConnectionLost(self.location, what, committing) from error
         if state == "42501":

@@ -70,7 +70,7 @@ class PostgresStore(PostgresWorkers, Store):
             if not turn.claims:
                 raise
         faults.point("claimed")
-        return turn.claims
+        return self._hold(worker_id, turn.claims)
 
     def finish(
         self,
@@ -96,7 +96,7 @@ class PostgresStore(PostgresWorkers, Store):
         if ended or outputs:
             for place in turn.hand_in(ends, outputs, together):
                 accepted[place] = True
-            self._answered(worker_id, ended, accepted)
+            self._answered(worker_id, ended)
         try:
             if any(end["state"] == "pending" for end in ends):
                 self._rows(NOTIFY, {"channel": self.channel})
@@ -105,7 +105,7 @@ class PostgresStore(PostgresWorkers, Store):
             if not ended and not turn.claims:
                 raise
         faults.point("finished" if ended else "claimed")
-        return Finished(accepted, turn.claims)
+        return Finished(accepted, self._hold(worker_id, turn.claims))
 
     def append_outputs(self, writes: Sequence[OutputWrite]) -> None:
         """See ``Store.append_outputs``."""
@@ -115,25 +115,25 @@ class PostgresStore(PostgresWorkers, Store):
 
     # -- doubt --------------------------------------------------------------------------------
 
-    def hold(self, worker_id: str, claims: Sequence[Claim]) -> None:
-        """Note that the worker is told of these runs."""
+    def _hold(self, worker_id: str, claims: List[Claim]) -> List[Claim]:
+        """Note that the worker is told of these runs, and return them."""
         self._held.setdefault(worker_id, set()).update(claim.run_id for claim in claims)
+        return claims
 
     def in_doubt(self, worker_id: str, ends: Sequence[Dict[str, Any]]) -> None:
         """Note that a turn got no answer."""
         self._doubt.add(worker_id)
         self._sent.update(end["run_id"] for end in ends)
 
-    def _answered(self, worker_id: str, ended: Sequence[Ended], accepted: List[bool]) -> None:
-        """Forget the runs whose ends were answered; find out about those sent once before without an answer."""
-        held = self._held.get(worker_id, set())
-        for place, ((_, run_id, _), end, _) in enumerate(ended):
-            held.discard(run_id)
-            if run_id in self._sent:
-                self._sent.discard(run_id)
-                if not accepted[place]:
-                    so = (run_id, worker_id, end.outcome.value, end.ended_at)
-                    accepted[place] = bool(self._rows(_ENDED_SO, so))
+    def sent_before(self, ends: Sequence[Dict[str, Any]]) -> bool:
+        """Say whether one of these ends was sent without an answer."""
+        return not self._sent.isdisjoint(end["run_id"] for end in ends)
+
+    def _answered(self, worker_id: str, ended: Sequence[Ended]) -> None:
+        """Forget runs whose ends were accepted or refused."""
+        run_ids = {run_id for (_, run_id, _), _, _ in ended}
+        self._held.get(worker_id, set()).difference_update(run_ids)
+        self._sent -= run_ids
 
     def _clear_doubt(self, worker_id: str) -> None:
         """Put back what a turn without an answer has claimed: nobody runs it."""
@@ -186,10 +186,4 @@ _OWNED_RUNS = """
       FROM queuectl.jobs
      WHERE worker_id = %s
      ORDER BY seq
-    """
-
-_ENDED_SO = """
-    SELECT 1
-      FROM queuectl.runs
-     WHERE run_id = %s::bigint AND worker_id = %s AND state = %s AND ended_at = %s::float8
     """

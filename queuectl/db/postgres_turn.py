@@ -37,7 +37,8 @@ def chunk(count: int) -> int:
 def turn_sql(kind: str, count: int, slack: int = SLACK) -> str:
     """Return the statement for a turn; its rows begin with the version of the settings.
 
-    The columns: settings version, now, ords of the accepted ends; then unless *kind* is NONE: due, others, limited,
+    The columns: settings version, now, ords of the accepted ends, ords of ends that were written before (looked for if
+    ends are sent again); then unless *kind* is NONE: due, others, limited,
     the number of jobs looked at, the number of queues with ready jobs, and the job as claimed, NULLs if there is none.
     """
     if kind == NONE:
@@ -87,6 +88,12 @@ _ENDS = """args AS MATERIALIZED (
           FROM done
           JOIN ends AS e USING (ord)
          WHERE r.run_id = e.run_id
+    ), already AS (
+        SELECT e.ord
+          FROM ends AS e
+          JOIN queuectl.runs AS r USING (run_id)
+         WHERE %(again)s::boolean AND coalesce(e.run_id, -1) = e.run_id
+           AND r.worker_id = %(worker)s::text AND r.state = e.outcome AND r.ended_at = e.ended_at
     ), printed AS (
         INSERT INTO queuectl.output AS o (run_id, start, bytes)
         SELECT p.run_id, p.start, p.bytes
@@ -213,17 +220,18 @@ _TALLY = """, tally AS (
     )"""
 
 _ANSWER_ENDS = """
-    SELECT (SELECT settings_version FROM queuectl.store WHERE one), args.now, (SELECT array_agg(ord) FROM done)
+    SELECT (SELECT settings_version FROM queuectl.store WHERE one), args.now, (SELECT array_agg(ord) FROM done),
+           (SELECT array_agg(ord) FROM already)
       FROM args
     """
 
 _ANSWER = """
     SELECT (SELECT settings_version FROM queuectl.store WHERE one), args.now, (SELECT array_agg(ord) FROM done),
-           gate.due, gate.others, gate.limited, looked.at, looked.lines, taken.*
+           (SELECT array_agg(ord) FROM already), gate.due, gate.others, gate.limited, looked.at, looked.lines, taken.*
       FROM args CROSS JOIN gate CROSS JOIN looked LEFT JOIN taken ON true
      ORDER BY taken.place
     """
-FIRST_OF_JOB = 11  # where in a row the job begins: after the columns above, the place, state before and previous run
+FIRST_OF_JOB = 12  # where in a row the job begins: after the columns above, the place, state before and previous run
 
 PROMOTE = """
     WITH due AS MATERIALIZED (

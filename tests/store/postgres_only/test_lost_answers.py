@@ -146,6 +146,59 @@ def test_an_end_whose_answer_was_lost_counts_once_and_as_accepted(store, far_sto
     assert ["pending"] == [store.get("job2").state]
 
 
+def test_an_end_may_lose_its_answer_twice(store, far_store, proxy):
+    """However often it is sent, it counts once and is told as accepted."""
+    store.add(specs(3), T0)
+    claim = far_store.claim("w1", 1, (), T0)[0]
+    for _ in range(3):
+        proxy.lose_next_answer()
+        with pytest.raises(StoreUnavailable):
+            again(lambda: far_store.finish("w1", [completed(claim, T0)], 1, (), T0), 0)
+        proxy.cut()
+
+    answer = again(lambda: far_store.finish("w1", [completed(claim, T0)], 1, (), T0))
+
+    assert ([True], 1) == (answer.accepted, len(answer.claims))
+    assert [answer.claims[0].run_id] == [run_id for _, run_id in store.runs_of("w1")]
+
+
+def test_a_claim_under_a_limit_whose_commit_was_lost_is_put_back(store, far_store, proxy):
+    """It takes a transaction of several statements, and is not told either."""
+    store.add(specs(3), T0)
+    store.set_limit("default", 2)
+    CutAtCommit(far_store, proxy)
+    with pytest.raises(StoreUnavailable):
+        far_store.claim("w1", 5, (), T0)
+    assert 2 == len(store.runs_of("w1"))
+
+    claims = again(lambda: far_store.claim("w1", 5, (), T0))
+
+    assert sorted(run_id for _, run_id in store.runs_of("w1")) == [claim.run_id for claim in claims]
+    assert 2 == len(claims)
+
+
+def test_what_was_claimed_before_the_trouble_is_told(store, far_store, proxy, monkeypatch):
+    """Fifty jobs take two statements: the answer to the second is lost, the jobs of the first are handed out."""
+    from queuectl.db.postgres_claim import Turn
+
+    store.add(specs(50), T0)
+    send = Turn._send
+
+    def second_is_lost(turn, *rest, **more):
+        if turn.claims:
+            proxy.lose_next_answer()
+        return send(turn, *rest, **more)
+
+    monkeypatch.setattr(Turn, "_send", second_is_lost)
+    claims = far_store.claim("w1", 50, (), T0)
+    monkeypatch.undo()
+
+    assert (32, 50) == (len(claims), len(store.runs_of("w1")))
+    more = again(lambda: far_store.claim("w1", 50, (), T0 + 1e9))
+    assert 18 == len(more)
+    assert {run_id for _, run_id in store.runs_of("w1")} == {claim.run_id for claim in [*claims, *more]}
+
+
 def test_an_end_that_was_never_done_is_done_when_sent_again(store, far_store, proxy):
     """The connection was cut before the server got it."""
     store.add([spec()], T0)
