@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Parameters = Union[None, List[Any], Tuple[Any, ...], Dict[str, Any]]
 
 OLDEST_SERVER = 130000
+# How long a statement waits for what others have locked.
+PATIENCE_S = 30.0
 # A transaction that lost a deadlock was rolled back, so it may be done again; this often.
 TRIES = 8
 # After a connection attempt that failed the next ones wait a little, each process its own time.
@@ -288,6 +290,10 @@ class PostgresLink:
             raise StoreRefused(
                 f"{self.location} is not a complete queuectl store ({what}); it was left as it is."
             ) from error
+        if state == "55P03":
+            raise StoreUnavailable(
+                f"the store {self.location} was busy for {PATIENCE_S:.0f} s: a transaction holds what is needed. Try again."
+            ) from error
         if state == "25006":
             raise StoreUnavailable(f"{self.location} is read-only now, such as a standby is.") from error
         if state == "53100":
@@ -337,11 +343,16 @@ _WHO = """
 
 # Plans are kept for the life of a session, and tables grow meanwhile from nothing to millions of rows: a plan
 # that reads a whole table is never the right one to keep. check() undoes this for itself.
-_SESSION = """
+#
+# The timeouts are for a client that is paused with a transaction open: others say that the store is busy, and the
+# server ends its session after a while.
+_SESSION = f"""
     SET default_transaction_isolation = 'read committed';
     SET enable_seqscan = off;
     SET enable_bitmapscan = off;
     SET enable_hashjoin = off;
     SET enable_mergejoin = off;
-    SET jit = off
+    SET jit = off;
+    SET lock_timeout = '{PATIENCE_S:.0f}s';
+    SET idle_in_transaction_session_timeout = '{2 * PATIENCE_S:.0f}s'
     """

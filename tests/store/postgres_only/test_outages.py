@@ -222,6 +222,25 @@ def test_a_server_that_refuses_more_connections_is_unavailable(frail_server, fra
         store.close()
 
 
+def test_a_store_that_somebody_holds_locked_is_busy(frail_server, frail_url):
+    """Nobody waits for ever for a transaction that does not end, and the server ends a session that stands still in one."""
+    import psycopg
+
+    store = open_store(frail_url)
+    waits = store._connected().execute("SHOW lock_timeout").fetchone()[0]
+    ends = store._connected().execute("SHOW idle_in_transaction_session_timeout").fetchone()[0]
+    store._connected().execute("SET lock_timeout = '0.1s'")
+    with psycopg.connect(frail_url.partition("?")[0]) as holder:
+        holder.execute(f"SELECT 1 FROM {store.schema}.numbers FOR UPDATE")
+        with pytest.raises(StoreUnavailable, match="was busy for 30 s"):
+            store.add([spec()], T0)
+        with pytest.raises(StoreUnavailable, match="was busy for 30 s"):
+            store.add(specs(2), T0)
+
+    assert (["job1"], "30s", "1min") == (store.add([spec()], T0), waits, ends)
+    store.close()
+
+
 def test_a_standby_can_be_looked_at_and_says_that_it_is_read_only(frail_server, frail_url):
     """A role whose transactions are read-only stands for a standby: the answer is the same."""
     store = open_store(frail_url)
