@@ -292,7 +292,7 @@ class PostgresLink:
             ) from error
         if state == "55P03":
             raise StoreUnavailable(
-                f"the store {self.location} was busy for {PATIENCE_S:.0f} s: a transaction holds what is needed. Try again."
+                f"the store {self.location} was busy for {PATIENCE_S:.0f} s: somebody holds a lock. Try again."
             ) from error
         if state == "25006":
             raise StoreUnavailable(f"{self.location} is read-only now, such as a standby is.") from error

@@ -223,7 +223,7 @@ def test_a_server_that_refuses_more_connections_is_unavailable(frail_server, fra
 
 
 def test_a_store_that_somebody_holds_locked_is_busy(frail_server, frail_url):
-    """Nobody waits for ever for a transaction that does not end, and the server ends a session that stands still in one."""
+    """Nobody waits for ever for a transaction that does not end, and the server ends one that stands still."""
     import psycopg
 
     store = open_store(frail_url)
