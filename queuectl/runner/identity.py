@@ -116,7 +116,7 @@ def start_time_at(mono_s: float) -> Optional[int]:
     Start times count the time that the machine slept, the monotonic clock does not. All sleep is taken to be
     later than *mono_s* was: a bound that may be too late, never too early.
     """
-    if not _HAS_PROC or not hasattr(time, "CLOCK_BOOTTIME"):
+    if sys.platform == "win32" or not _HAS_PROC or not hasattr(time, "CLOCK_BOOTTIME"):
         return None
     slept_s = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
     return int((mono_s + slept_s) * os.sysconf("SC_CLK_TCK")) + 1
