@@ -1,4 +1,4 @@
-"""Finding the workers of this machine and stopping them; what ``worker stop`` and ``reset`` need."""
+"""Finding workers and stopping them, on this host and on others; what ``worker stop`` and ``reset`` need."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from queuectl.runner import QUIT, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, List, Optional
+    from typing import Dict, List, Optional, Sequence
 
     from queuectl.db.base import Store
     from queuectl.job import Worker
 
 LOOK_S = 0.02
+# How often to ask the store about workers that only it knows of.
+FAR_LOOK_S = 0.1
 
 
 def local_workers(store: Store) -> List[Worker]:
@@ -35,44 +37,98 @@ def local_workers(store: Store) -> List[Worker]:
     ]
 
 
-def stop_workers(store: Store, now: bool = False, timeout_s: Optional[float] = None) -> List[Worker]:
-    """Stop all workers and supervisors on this host; return those left when *timeout_s* is over.
+class Reach:
+    """Which workers a stop is for: those of this host, of hosts with these names, or of all hosts.
+
+    On this host the process table says who is there. On another it is the store: who has not unregistered, and
+    whose lease has not been over for so long that it is given away.
+    """
+
+    def __init__(self, store: Store, hosts: Sequence[str] = (), all_hosts: bool = False) -> None:
+        self._store = store
+        self._hosts = hosts
+        self._all = all_hosts
+        self._here = identity.host_id()
+        self._lease_s = recovery.lease_of(store)
+
+    def covers(self, worker: Worker) -> bool:
+        """Say whether *worker* is one of those to be stopped."""
+        if self._all:
+            return True
+        return worker.host in self._hosts if self._hosts else worker.host_id == self._here
+
+    def is_here(self, worker: Worker) -> bool:
+        """Say whether *worker* is a process of this host, which signals reach."""
+        return worker.host_id == self._here
+
+    def present(self) -> List[Worker]:
+        """Return the workers and supervisors to be stopped that are there now."""
+        return [worker for worker in self._store.workers() if self.covers(worker) and self._lives(worker)]
+
+    def _lives(self, worker: Worker) -> bool:
+        if self.is_here(worker):
+            return identity.is_running(worker.pid, worker.pid_started)
+        return recovery.condition(worker, self._store, self._lease_s) != recovery.DEAD
+
+
+def stop_workers(
+    store: Store,
+    now: bool = False,
+    timeout_s: Optional[float] = None,
+    hosts: Sequence[str] = (),
+    all_hosts: bool = False,
+) -> List[Worker]:
+    """Stop all workers and supervisors in reach; return those left when *timeout_s* is over.
 
     Args:
         store: The store they work for.
         now: End their commands and put the jobs back, instead of letting them finish.
         timeout_s: How long to wait until they are gone; None: as long as it takes.
+        hosts: Only those of hosts with these names; empty: of this host.
+        all_hosts: Those of every host.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    reach = Reach(store, hosts, all_hosts)
     asked: Dict[str, Worker] = {}
     while True:
-        new = [worker for worker in local_workers(store) if worker.id not in asked]
+        present = reach.present()
+        new = [worker for worker in present if worker.id not in asked]
         asked.update((worker.id, worker) for worker in new)
         # A worker takes its entry away a moment before its process ends.
-        left = [worker for worker in asked.values() if identity.is_running(worker.pid, worker.pid_started)]
+        left = [worker for worker in present if not reach.is_here(worker)] + [
+            worker
+            for worker in asked.values()
+            if reach.is_here(worker) and identity.is_running(worker.pid, worker.pid_started)
+        ]
         if not left:
             _sweep(store)
             return []
         if new:
-            _ask(store, new, now)
+            _ask(store, new, [worker for worker in new if reach.is_here(worker)], now)
             faults.point("stopping")
         if deadline is not None and time.monotonic() >= deadline:
             return left
-        time.sleep(LOOK_S)
+        time.sleep(LOOK_S if all(map(reach.is_here, left)) else FAR_LOOK_S)
 
 
-def _ask(store: Store, workers: List[Worker], now: bool) -> None:
-    """Tell them by the store and by signal: the signal wakes them, the store reaches where no signal does."""
+def _ask(store: Store, workers: List[Worker], here: List[Worker], now: bool) -> None:
+    """Tell them by the store, and those *here* by signal too.
+
+    The signal wakes them; the store reaches where no signal does: another host's workers read it within a second,
+    their supervisors within two.
+    """
     try:
         store.request_stop([worker.id for worker in workers], 2 if now else 1)
     except StoreError:
-        pass  # a full disk: the signal says the same
+        if len(here) < len(workers):
+            raise  # nothing else reaches the others
+        # A full disk: the signal says the same.
     if sys.platform == "win32":  # there a signal would end the process at once
         doorbell.ring(recovery.run_folder(store) or "")
         return
     number = QUIT if now else signal.SIGTERM
     # Supervisors first: they must not replace a worker that goes.
-    for worker in sorted(workers, key=lambda worker: worker.role):
+    for worker in sorted(here, key=lambda worker: worker.role):
         for each in (number, signal.SIGCONT):  # one that Ctrl-Z has paused is to hear of it too
             identity.send_signal(worker.pid, worker.pid_started, each)
 

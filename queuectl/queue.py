@@ -14,14 +14,14 @@ import time
 from queuectl import jobspec
 from queuectl.db import open_store
 from queuectl.errors import InvalidJob, JobNotFound, QueuectlError
+from queuectl.switches import Switches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
 
-    from queuectl.config import Config
     from queuectl.db.base import Store
-    from queuectl.job import Job, JobFilter, Problem, QueueInfo, Run, Status, Worker
+    from queuectl.job import Job, JobFilter, Problem, Run, Status, Worker
     from queuectl.jobspec import JobSpec
 
     JobLike = Union[str, Mapping[str, Any], JobSpec]
@@ -32,7 +32,7 @@ LAST_LOOK_S = 0.1
 PAGE = 1000
 
 
-class Queue:
+class Queue(Switches):
     """A job queue over one store.
 
     Args:
@@ -348,12 +348,12 @@ class Queue:
                 return deleted
 
     def reset(self, timeout: Optional[float] = None) -> None:
-        """Stop all workers of this machine now, delete all jobs and runs, put the settings to default.
+        """Stop all workers now, on every host, delete all jobs and runs, put the settings to default.
 
         Raises:
-            QueuectlError: Workers were left after *timeout* seconds, or live on another host; nothing was deleted.
+            QueuectlError: Workers were left after *timeout* seconds; nothing was deleted.
         """
-        left = self.stop_workers(now=True, timeout=timeout)
+        left = self.stop_workers(now=True, timeout=timeout, all_hosts=True)
         with self._lock:
             from queuectl.recovery import live_workers
 
@@ -365,82 +365,31 @@ class Queue:
 
     # -- workers ------------------------------------------------------------------------------
 
-    def stop_workers(self, now: bool = False, timeout: Optional[float] = None) -> List[Worker]:
+    def stop_workers(
+        self,
+        now: bool = False,
+        timeout: Optional[float] = None,
+        hosts: Sequence[str] = (),
+        all_hosts: bool = False,
+    ) -> List[Worker]:
         """Stop every worker of this store on this machine and wait until they are gone.
 
         Args:
             now: End running commands and put their jobs back, instead of letting them finish.
             timeout: Seconds to wait; None: as long as it takes.
+            hosts: Those on the hosts with these names instead; they are asked through the store.
+            all_hosts: Those on every host.
 
         Returns those still there when *timeout* ended; usually none.
         """
         from queuectl.control import stop_workers
 
         with self._lock:
-            return stop_workers(self.store, now, timeout)
+            return stop_workers(self.store, now, timeout, hosts, all_hosts)
 
-    # -- queues and settings ------------------------------------------------------------------
-
-    def queues(self) -> List[QueueInfo]:
-        """Return all queues with their switches and counts."""
-        with self._lock:
-            return self.store.queues()
-
-    def pause(self, queue: str) -> None:
-        """Let the jobs of *queue* wait; running ones go on."""
-        with self._lock:
-            self.store.set_paused(_queue_name(queue), True)
-
-    def resume(self, queue: str) -> None:
-        """Let the jobs of *queue* run again."""
-        with self._lock:
-            self.store.set_paused(_queue_name(queue), False)
-
-    def limit(self, queue: str, max_running: Optional[int]) -> None:
-        """Let at most *max_running* jobs of *queue* run at once, over all hosts; None: no limit."""
-        if max_running is not None and not 1 <= max_running <= 2**31 - 1:
-            raise QueuectlError(f"a queue's limit must be a whole number from 1, or none, not {max_running}.")
-        with self._lock:
-            self.store.set_limit(_queue_name(queue), max_running)
-
-    def config(self) -> Config:
-        """Return the settings in force."""
-        from queuectl.config import Config
-
-        with self._lock:
-            return Config(self.store.settings())
-
-    def settings(self) -> Dict[str, str]:
-        """Return the settings that were set, as they were typed."""
-        with self._lock:
-            return self.store.settings()
-
-    def set_setting(self, key: str, value: str) -> None:
-        """Set a setting.
-
-        Raises:
-            InvalidSetting: The key is unknown or the value is refused.
-        """
-        from queuectl import config
-
-        text = config.check(key, value)
-        with self._lock:
-            self.store.set_setting(config.find(key).key, text)
-
-    def unset_setting(self, key: str) -> None:
-        """Put a setting back to its default."""
-        from queuectl import config
-
-        with self._lock:
-            self.store.set_setting(config.find(key).key, None)
+    # -- the store ----------------------------------------------------------------------------
 
     def check(self) -> List[Problem]:
         """Look for damage and stuck jobs; return what was found."""
         with self._lock:
             return self.store.check()
-
-
-def _queue_name(name: str) -> str:
-    if not jobspec.is_name(name):
-        raise InvalidJob(f"a queue's name must be {jobspec.NAME_RULE}, not {jobspec.shown(name)}.")
-    return name

@@ -64,12 +64,12 @@ TABLE: Dict[str, Entry] = {
 # options take a value is said here too; a test holds these sets against the tables. An option
 # means the same with every command: a value, or none.
 FLAGS = frozenset((
-    "--all", "--daemon", "--drain", "--follow", "--help", "--json", "--lines", "--no-color", "--no-start",
-    "--now", "--quiet", "--system", "--table", "--verbose", "--version", "--yes",
+    "--all", "--all-hosts", "--daemon", "--drain", "--follow", "--help", "--json", "--lines", "--no-color",
+    "--no-start", "--now", "--quiet", "--system", "--table", "--verbose", "--version", "--yes",
 ))  # fmt: skip
 VALUED = frozenset((
     "--at", "--backoff-base", "--command", "--concurrency", "--count", "--cwd", "--db", "--delay", "--env",
-    "--file", "--id", "--limit", "--max-retries", "--older-than", "--priority", "--queue", "--run", "--sort",
+    "--file", "--host", "--id", "--limit", "--max-retries", "--older-than", "--priority", "--queue", "--run", "--sort",
     "--state", "--tag", "--timeout",
 ))  # fmt: skip
 

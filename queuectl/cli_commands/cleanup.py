@@ -110,9 +110,9 @@ COMMANDS = (
         options=[YES_OPTION],
         examples=[("queuectl reset", ""), ("queuectl reset --yes", "for scripts")],
         details=(
-            "Stops the workers of this machine now, deletes all jobs and runs, puts the settings to their defaults;\n"
+            "Stops the workers of all hosts now, deletes all jobs and runs, puts the settings to their defaults;\n"
             "ids start from job1 again. Asks first; the answer is read from standard input, and its end means no."
         ),
-        exit_codes=[(1, "the answer was no, or workers live on another host")],
+        exit_codes=[(1, "the answer was no")],
     ),
 )  # fmt: skip

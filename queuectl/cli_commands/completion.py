@@ -216,6 +216,8 @@ def _of_kind(kind: str, current: str, words: Sequence[str]) -> List[Offer]:
         return _job_ids(JOB_STATES[kind], current, words)
     if kind == "queues":
         return _queue_names(current, words)
+    if kind == "hosts":
+        return _hosts(current, words)
     return _matching(_fixed(kind), current)
 
 
@@ -282,6 +284,17 @@ def _queue_names(current: str, words: Sequence[str]) -> List[Offer]:
         return _matching([(info.name, "paused" if info.paused else "") for info in queue.queues()], current)
 
 
+def _hosts(current: str, words: Sequence[str]) -> List[Offer]:
+    from queuectl.queue import Queue
+
+    counts: Dict[str, int] = {}
+    with Queue(_location(words), create=False) as queue:
+        for worker in queue.workers():
+            counts[worker.host] = counts.get(worker.host, 0) + 1
+    found = [(host, f"{count} {'worker' if count == 1 else 'workers'}") for host, count in sorted(counts.items())]
+    return _matching(found, current)
+
+
 COMMANDS = (
     Command(
         "completion",
@@ -293,7 +306,7 @@ COMMANDS = (
             ("queuectl completion fish > ~/.config/fish/completions/queuectl.fish", ""),
             ("queuectl completion powershell | Out-String | Invoke-Expression", "in $PROFILE"),
         ],
-        details="Completes commands, options, states, settings, queues and the ids of jobs.",
+        details="Completes commands, options, states, settings, queues, hosts and the ids of jobs.",
     ),
     Command(
         "__complete",

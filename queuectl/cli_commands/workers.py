@@ -38,40 +38,67 @@ def start(args: Args) -> int:
 
 
 def stop(args: Args) -> int:
-    """``worker stop``: every worker of this store on this machine."""
+    """``worker stop``: every worker of this store on this machine, on some hosts, or on all."""
     from queuectl.render import note, plural, write_json
 
+    if args.host and args.all_hosts:
+        raise UsageError("--host and --all-hosts do not go together. Give one of them.")
     with Queue(args.db) as queue:
         before = queue.workers()
-        here = _on_this_machine(before)
+        meant = _meant(before, args)
         if args.verbose and not args.quiet:
-            for worker in here:
+            for worker in meant:
                 how = "stop now" if args.now else "finish its jobs and stop"
-                note(f"asking worker {worker.number}, pid {worker.pid}, to {how}.")
-        left = queue.stop_workers(bool(args.now), args.timeout)
-    stopped = len(here) - sum(worker.role == "worker" for worker in left)
+                note(f"asking worker {worker.number}, {_place(worker)}, to {how}.")
+        left = queue.stop_workers(bool(args.now), args.timeout, args.host, bool(args.all_hosts))
+    stopped = len(meant) - sum(worker.role == "worker" for worker in left)
     if args.json:
         write_json({"stopped": max(stopped, 0), "left": [_left_json(worker) for worker in left]})
     elif not args.quiet:
-        if not here and not left:
-            print("No workers are running.")
+        if not meant and not left:
+            print("No workers are running" + (" on " + " or ".join(args.host) if args.host else "") + ".")
         elif stopped > 0:
             print(f"Stopped {plural(stopped, 'worker')}.")
-    elsewhere = len(before) - len(here)
-    if elsewhere and not args.quiet:
-        note(f"{plural(elsewhere, 'worker')} on other hosts {'goes' if elsewhere == 1 else 'go'} on.")
+    if len(before) > len(meant) and not args.quiet:
+        _tell_of_others(before, meant, args)
     if left:
-        names = ", ".join(f"pid {worker.pid}" for worker in left)
+        names = ", ".join(map(_place, left))
         note(f"still running after {args.timeout:g} s: {names}. 'queuectl worker stop --now' ends their jobs.")
         return 1
     return 0
 
 
-def _on_this_machine(workers: Sequence[Worker]) -> List[Worker]:
+def _meant(workers: Sequence[Worker], args: Args) -> List[Worker]:
+    """Return those of *workers* that a stop with these options is for."""
     from queuectl.runner.identity import host_id
 
+    if args.all_hosts:
+        return list(workers)
     here = host_id()
-    return [worker for worker in workers if worker.host_id == here]
+    return [worker for worker in workers if (worker.host in args.host if args.host else worker.host_id == here)]
+
+
+def _place(worker: Worker) -> str:
+    """Return where a worker is, for people: its host too if that is another."""
+    from queuectl.render import escape
+    from queuectl.runner.identity import host_id
+
+    return f"pid {worker.pid}" + ("" if worker.host_id == host_id() else f" on {escape(worker.host)}")
+
+
+def _tell_of_others(before: Sequence[Worker], meant: Sequence[Worker], args: Args) -> None:
+    from queuectl.render import escape, note, plural
+
+    others = [worker for worker in before if worker not in meant]
+    goes = "goes" if len(others) == 1 else "go"
+    if args.host:
+        names = ", ".join(escape(name) for name in dict.fromkeys(worker.host for worker in others))
+        note(f"{plural(len(others), 'worker')} on {names} {goes} on.")
+    else:
+        note(
+            f"{plural(len(others), 'worker')} on other hosts {goes} on. 'queuectl worker stop --all-hosts' "
+            f"stops {'it' if len(others) == 1 else 'them'} too."
+        )
 
 
 def _left_json(worker: Worker) -> object:
@@ -144,13 +171,26 @@ COMMANDS = (
     Command(
         "worker stop",
         stop,
-        "Stop all workers of this store on this machine",
+        "Stop all workers of this store on this machine, or on other hosts",
         options=[
             Option("--now", "end the running commands and put their jobs back, at no cost of a retry"),
             Option("--timeout", "wait no longer than this", "S", DURATION),
+            Option(
+                "--host", "those on this host instead, by its name in 'worker list'", "H", repeat=True, complete="hosts"
+            ),
+            Option("--all-hosts", "those on every host"),
         ],
-        examples=[("queuectl worker stop", "waits for the running jobs"), ("queuectl worker stop --now", "")],
-        details="Foreground or in the background, whoever started them; none but queuectl's own workers.",
+        examples=[
+            ("queuectl worker stop", "waits for the running jobs"),
+            ("queuectl worker stop --now", ""),
+            ("queuectl worker stop --host web2", "from any host, through the store"),
+            ("queuectl worker stop --all-hosts --timeout 60", ""),
+        ],
+        details=(
+            "Foreground or in the background, whoever started them; none but queuectl's own workers. Those of another\n"
+            "host are asked through the store: they hear of it within two seconds. One that is cut off from the\n"
+            "store counts as gone once its lease is given away."
+        ),
         exit_codes=[(0, "all are gone, or none ran"), (1, "--timeout ended first; says who is left")],
     ),
     Command(

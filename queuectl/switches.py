@@ -1,0 +1,85 @@
+"""The part of the Python API about queues and settings; ``Queue`` inherits it."""
+
+from __future__ import annotations
+
+from queuectl import jobspec
+from queuectl.errors import InvalidJob, QueuectlError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import threading
+    from typing import Dict, List, Optional
+
+    from queuectl.config import Config
+    from queuectl.db.base import Store
+    from queuectl.job import QueueInfo
+
+
+class Switches:
+    """Queues and settings of one store."""
+
+    _lock: threading.RLock
+
+    @property
+    def store(self) -> Store:
+        """The store of this process."""
+        raise NotImplementedError
+
+    def queues(self) -> List[QueueInfo]:
+        """Return all queues with their switches and counts."""
+        with self._lock:
+            return self.store.queues()
+
+    def pause(self, queue: str) -> None:
+        """Let the jobs of *queue* wait; running ones go on."""
+        with self._lock:
+            self.store.set_paused(_queue_name(queue), True)
+
+    def resume(self, queue: str) -> None:
+        """Let the jobs of *queue* run again."""
+        with self._lock:
+            self.store.set_paused(_queue_name(queue), False)
+
+    def limit(self, queue: str, max_running: Optional[int]) -> None:
+        """Let at most *max_running* jobs of *queue* run at once, over all hosts; None: no limit."""
+        if max_running is not None and not 1 <= max_running <= 2**31 - 1:
+            raise QueuectlError(f"a queue's limit must be a whole number from 1, or none, not {max_running}.")
+        with self._lock:
+            self.store.set_limit(_queue_name(queue), max_running)
+
+    def config(self) -> Config:
+        """Return the settings in force."""
+        from queuectl.config import Config
+
+        with self._lock:
+            return Config(self.store.settings())
+
+    def settings(self) -> Dict[str, str]:
+        """Return the settings that were set, as they were typed."""
+        with self._lock:
+            return self.store.settings()
+
+    def set_setting(self, key: str, value: str) -> None:
+        """Set a setting.
+
+        Raises:
+            InvalidSetting: The key is unknown or the value is refused.
+        """
+        from queuectl import config
+
+        text = config.check(key, value)
+        with self._lock:
+            self.store.set_setting(config.find(key).key, text)
+
+    def unset_setting(self, key: str) -> None:
+        """Put a setting back to its default."""
+        from queuectl import config
+
+        with self._lock:
+            self.store.set_setting(config.find(key).key, None)
+
+
+def _queue_name(name: str) -> str:
+    if not jobspec.is_name(name):
+        raise InvalidJob(f"a queue's name must be {jobspec.NAME_RULE}, not {jobspec.shown(name)}.")
+    return name
