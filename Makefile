@@ -31,7 +31,7 @@ bench: ## Measure beside xargs, bare interpreters and bare SQLite; ARGS="drain -
 docs: ## Write the generated reference pages anew
 	@$(PYTHON) tools/reference.py
 
-dist: ## Build the wheel and the source archive into dist/
+dist: ## Build wheel, source archive and queuectl.pyz into dist/, twice, compare and try them
 	@$(PYTHON) tools/dist.py
 
 clean: ## Remove what was built, measured and cached

@@ -14,7 +14,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, List
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".venv-test"
@@ -32,6 +32,19 @@ def python_with(*extras: str) -> str:
             _make(place, python, extras)
             stamp.write_text(made_from)
     return str(python)
+
+
+def interpreters() -> List[str]:
+    """Return the oldest and the newest Python from 3.8 on that pyenv keeps; without pyenv, this one."""
+    found = {}
+    root = os.environ.get("PYENV_ROOT") or str(Path.home() / ".pyenv")
+    for python in Path(root, "versions").glob("3.*/bin/python3"):
+        numbers = tuple(int(word) for word in python.parent.parent.name.split(".") if word.isdigit())
+        if numbers >= (3, 8):
+            found[numbers] = str(python)
+    if not found:
+        return [sys.executable]
+    return [found[numbers] for numbers in sorted({min(found), max(found)})]
 
 
 def _made_from(extras: tuple[str, ...]) -> str:

@@ -46,13 +46,12 @@ def _names(engine: str) -> List[str]:
     folder = os.path.join(os.path.dirname(__file__), "migrations", engine)
     if os.path.isdir(folder):
         return sorted(name for name in os.listdir(folder) if name.endswith(".sql"))
-    loader = globals()["__loader__"]
-    prefix = os.path.join("queuectl", "db", "migrations", engine) + os.sep
-    return sorted(
-        name[len(prefix) :]
-        for name in getattr(loader, "_files", {})
-        if name.startswith(prefix) and name.endswith(".sql")
-    )
+    from zipfile import ZipFile
+
+    prefix = f"queuectl/db/migrations/{engine}/"
+    with ZipFile(globals()["__loader__"].archive) as archive:
+        names = [name[len(prefix) :] for name in archive.namelist() if name.startswith(prefix)]
+    return sorted(name for name in names if name.endswith(".sql"))
 
 
 def checksum(sql: str) -> str:

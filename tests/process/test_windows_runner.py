@@ -378,6 +378,7 @@ while True:
 """
 
 
+@pytest.mark.no_wine("a process that is killed while it makes another can bring all of Wine to a stop")
 def test_a_worker_that_dies_while_it_starts_a_command_leaves_no_stray(bench: Bench) -> None:
     """Killed at any moment: none of its children runs, or waits to run, afterwards."""
     code = STARTER.format(root=os.environ["PYTHONPATH"], cwd=str(bench.folder), knows=True)
