@@ -54,7 +54,8 @@ def write_pids(pids: List[int]) -> bool:
     hidden = f"{path}.{os.getpid()}"
     try:
         os.makedirs(home(), mode=0o700, exist_ok=True)
-        with open(hidden, "w", encoding="ascii") as file:
+        # Readable for its owner alone, as all of the home, whatever the umask says.
+        with open(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
             json.dump({"pids": pids}, file)
             file.write("\n")
         os.replace(hidden, path)

@@ -30,6 +30,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
         words = restored(words)
     _prepare_streams()
+    if os.getpid() == 1:
+        _heed_term()
     if argv is None and words and not words[0].startswith("-"):  # --version and --help import nothing
         from queuectl import db
 
@@ -187,6 +189,13 @@ def _prepare_streams() -> None:
         reconfigure = getattr(stream, "reconfigure", None)  # a test's StringIO has none
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+def _heed_term() -> None:
+    """Let TERM interrupt the first process of a container, for which the kernel drops signals without a handler."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _give_up_unwritten() -> None:

@@ -149,6 +149,8 @@ class Supervisor:
 
     def _collect(self, now_mono: float) -> None:
         """Notice workers that ended; plan the restart of those that died."""
+        if os.getpid() == 1:
+            identity.reap_orphans([slot.process.pid for slot in self._slots if slot.process is not None])
         for slot in self._slots:
             if slot.process is None or slot.process.poll() is None:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import time
 
 from queuectl import db
@@ -70,6 +71,8 @@ class SqliteFile:
                     raise StoreRefused(f"there is no store at {path}. 'queuectl enqueue' makes one.") from None
                 sqlite_make.make(path)
                 found = os.stat(path)
+            if sys.platform == "linux" and os.major(found.st_dev) == 0:  # it is on no device: read what it is on
+                sqlite_make.refuse_network(os.path.dirname(os.path.realpath(path)))
         except OSError as error:
             raise StoreUnavailable(f"cannot open the store {path}: {error.strerror or error}.") from None
         return found.st_dev, found.st_ino

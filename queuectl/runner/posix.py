@@ -14,7 +14,7 @@ from queuectl.runner.output import OutputBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Container, Dict, List, Mapping, Optional, Tuple
+    from typing import Any, AnyStr, Container, Dict, List, Mapping, Optional, Tuple
 
     from queuectl.runner.tree import Process
 
@@ -140,7 +140,11 @@ def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id:
         os.set_blocking(reading, False)
         # A command that begins with - or + would be taken for an option of the shell.
         words = [SHELL, "-c", command] if command[0] not in "-+" else [SHELL, "-c", "--", command]
-        pid = _spawn(words, env, _nothing(), writing)
+        try:
+            pid = _spawn(words, env, _nothing(), writing)
+        except UnicodeEncodeError:
+            tidy = {_bytes(name): _bytes(text) for name, text in env.items()}
+            pid = _spawn([_bytes(word) for word in words], tidy, _nothing(), writing)
         result = Command(pid, reading, run_id, store_id, limit)
         reading = -1
         return result
@@ -185,13 +189,21 @@ def _enter(cwd: str) -> None:
     from queuectl.runner import CannotStart
 
     try:
-        os.chdir(cwd)
+        try:
+            os.chdir(cwd)
+        except UnicodeEncodeError:
+            os.chdir(_bytes(cwd))
     except OSError as error:
         transient = error.errno in TRANSIENT
         raise CannotStart(f"cannot enter the directory {cwd}: {error.strerror or error}", transient) from None
 
 
-def _spawn(words: List[str], env: Mapping[str, str], stdin: int, output: int) -> int:
+def _bytes(text: str) -> bytes:
+    """Encode *text* where the locale, of 7 bits, cannot: it came in as UTF-8, in another one."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _spawn(words: List[AnyStr], env: Mapping[AnyStr, AnyStr], stdin: int, output: int) -> int:
     try:
         return os.posix_spawn(
             SHELL,

@@ -1,0 +1,272 @@
+"""Containers and other odd places, each by name, with the real thing; ``docs/how-to/odd-places.md`` has the table."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable, Dict, List
+
+import pytest
+
+from tests.conftest import Result
+from tests.faults.faulty import as_stranger, give_to_stranger, state_of
+from tests.process.network_mount import NetworkMount
+from tests.process.scene import Scene
+
+pytestmark = [
+    pytest.mark.posix,
+    pytest.mark.skipif(
+        sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and namespaces"
+    ),
+]
+
+QUEUECTL = [sys.executable, "-m", "queuectl"]
+
+
+def run(words: List[str], **how: object) -> Result:
+    """Run *words* to their end, within a minute."""
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **how)  # type: ignore[call-overload]
+    return Result(done.stdout, done.stderr, done.returncode)
+
+
+def children(pid: int) -> List[int]:
+    """Return the pids of a process's children."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+class Container:
+    """``queuectl WORD ...`` as process 1 of a pid namespace."""
+
+    def __init__(self, scene: Scene, *words: str) -> None:
+        self.log = scene.folder / "log"
+        with open(str(self.log), "wb") as log:
+            self.outer = subprocess.Popen(
+                ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *QUEUECTL, *words],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        self.first = scene.eventually(lambda: children(self.outer.pid), what="process 1")[0]
+
+    @property
+    def shown(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, 0)])
+def test_process_1_obeys_signals(scene: Scene, number: int, code: int) -> None:
+    """The kernel drops what process 1 has no handler for; here the running job may finish, and all end with code 0."""
+    scene.queue.enqueue("touch begun; until [ -e go ]; do sleep 0.02; done")
+    box = Container(scene, "worker", "start", "--count", "2")
+    scene.eventually((scene.folder / "begun").exists, what="the run")
+
+    os.kill(box.first, number)
+    scene.eventually(lambda: "received stop signal" in box.shown, what="the worker hears")
+    (scene.folder / "go").touch()
+
+    assert code == box.outer.wait(30), box.shown
+    assert "completed" == scene.state("job1")
+
+
+def test_process_1_reaps_orphans(scene: Scene) -> None:
+    """What a job left behind becomes a child of process 1, and its end is taken there: no zombie stays."""
+    for _ in range(3):
+        scene.queue.enqueue("for i in 1 2 3; do (sleep 0.3; echo $i >> ended) & done")
+    box = Container(scene, "worker", "start", "--count", "1")
+    ended = scene.folder / "ended"
+    scene.eventually(lambda: ended.exists() and len(ended.read_text().split()) == 9, what="nine orphans")
+
+    def none_left() -> bool:
+        return all(state_of(pid) != "Z" for pid in children(box.first))
+
+    scene.eventually(none_left, what="no zombies")
+    os.kill(box.first, signal.SIGTERM)
+    assert 0 == box.outer.wait(30)
+    assert ["completed"] * 3 == [scene.state(f"job{number}") for number in (1, 2, 3)]
+
+
+def test_process_1_replaces_a_worker(scene: Scene) -> None:
+    """Reaping strangers takes nothing from the supervisor: a killed worker is noticed with its signal."""
+    box = Container(scene, "worker", "start")
+    scene.eventually(lambda: "started" in box.shown, what="a worker")
+    os.kill(children(box.first)[0], signal.SIGKILL)
+
+    scene.eventually(lambda: box.shown.count("] pid=") == 2, what="a new worker")
+    os.kill(box.first, signal.SIGTERM)
+    assert 0 == box.outer.wait(30)
+    assert "signal KILL" in box.shown
+
+
+@pytest.mark.parametrize("words", [["run", "--", "sleep", "60"], ["wait", "job1"]], ids=["run", "wait"])
+def test_a_waiting_command_as_process_1_ends_at_term(scene: Scene, words: List[str]) -> None:
+    """``docker stop`` need not kill it."""
+    scene.queue.enqueue("sleep 60", delay=3600)
+    box = Container(scene, *words)
+    scene.eventually(lambda: handles_term(box.first), what="a handler")
+
+    os.kill(box.first, signal.SIGTERM)
+
+    assert 130 == box.outer.wait(20)
+
+
+def handles_term(pid: int) -> bool:
+    """Say whether a process has a handler for TERM."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+def test_a_read_only_root(scene: Scene) -> None:
+    """Everything but QUEUECTL_HOME is read-only: jobs run, in foreground and daemon, and the tidying commands too."""
+    home = scene.folder / ".queuectl"
+    script = f"""
+        set -e
+        mount --bind {home} {home}
+        mount -o remount,bind,ro /
+        mountpoint -q /tmp && mount -o remount,bind,ro /tmp
+        if touch {scene.folder}/probe 2>/dev/null; then echo 'not read-only'; exit 9; fi
+        q() {{ {sys.executable} -m queuectl "$@"; }}
+        q enqueue --cwd / -- echo hello
+        q worker start --drain
+        q worker start --daemon
+        q enqueue --cwd / -- echo again
+        q wait job2 --timeout 30
+        q worker stop
+        q logs job2
+        q doctor
+    """
+
+    done = run(["unshare", "--mount", "sh", "-c", script])
+
+    assert (0, "") == (done.code, done.err), done
+    assert "hello\n" in done.out
+    assert "again\n" in done.out
+
+
+def as_nobody_known() -> List[str]:
+    """Return the words for a process whose uid is in no passwd file."""
+    return [*as_stranger(), "-m", "queuectl"]
+
+
+def without(*names: str) -> Dict[str, str]:
+    """Return the environment without some variables."""
+    return {name: text for name, text in os.environ.items() if name not in names}
+
+
+def test_no_passwd_entry_and_no_home(home: Path) -> None:
+    """QUEUECTL_HOME is all that it takes."""
+    words = as_nobody_known()
+    give_to_stranger(home.parent)
+
+    def q(*rest: str) -> Result:
+        return run([*words, *rest], env=without("HOME", "USER", "LOGNAME"))
+
+    assert "Enqueued job job1\n" == q("enqueue", "--", "echo", "hello").out
+    assert 0 == q("worker", "start", "--drain").code
+    started = q("worker", "start", "--daemon")
+    assert (0, "") == (started.code, started.err)
+    assert 0 == q("worker", "stop").code
+    assert "hello\n" == q("logs", "job1").out
+    assert (0, "") == (q("doctor").code, q("doctor").err)
+
+
+def test_no_home_at_all(home: Path) -> None:
+    """Neither HOME nor passwd entry nor QUEUECTL_HOME: a sentence says what to set."""
+    words = as_nobody_known()
+
+    done = run([*words, "status"], env=without("HOME", "QUEUECTL_HOME"))
+
+    assert (1, "") == (done.code, done.out)
+    assert "queuectl: this user has no home directory. Set QUEUECTL_HOME to a directory of yours.\n" == done.err
+
+
+def test_no_terminal_and_no_streams(scene: Scene) -> None:
+    """As some supervisors start programs: a session of its own, standard streams closed."""
+    scene.queue.enqueue("echo hello")
+
+    done = run(
+        ["setsid", "--wait", "sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *QUEUECTL, "worker", "start", "--drain"]
+    )
+
+    assert (0, "completed", "hello\n") == (done.code, scene.state("job1"), scene.output("job1"))
+
+
+SEVEN_BITS = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+PLACES = {
+    "LC_ALL=C": {"LC_ALL": "C", "LANG": "C"},
+    "7-bit stdout": {"PYTHONIOENCODING": "ascii"},
+}
+
+
+@pytest.mark.parametrize("name", list(PLACES))
+def test_no_locale(scene: Scene, cli: Callable[..., Result], name: str) -> None:
+    """Text beyond ASCII comes in, runs and goes out as it was; a 7-bit table shows it escaped and crashes nowhere."""
+    env = PLACES[name]
+    words = ["enqueue", "-q", "--cwd", str(scene.folder), "--", "echo", "größer ☃".encode()]
+    cli(*words, env=env, code=0)
+    cli("enqueue", "-q", '{"command":"echo größer ☃"}'.encode(), env=env, code=0)
+
+    done = cli("worker", "start", "--drain", env=env, code=0)
+    table = cli("list", "--table", env=env, code=0)
+
+    assert "" == done.err + table.err
+    assert ["größer ☃\n"] * 2 == [scene.output("job1"), scene.output("job2")]
+    assert "größer ☃" in scene.queue.get("job2").command
+    assert "größer ☃\n" == cli("logs", "job1", env=env).out
+    assert "completed" in table.out
+
+
+def test_seven_bits_by_order(scene: Scene, cli: Callable[..., Result]) -> None:
+    """PYTHONUTF8=0 takes UTF-8 away: a word that cannot be told then is refused; a job that has it runs as it is."""
+    (scene.folder / "☃").mkdir()
+    scene.queue.enqueue("echo größer ☃ $WHO; pwd", env={"WHO": "Jörg"}, cwd=str(scene.folder / "☃"))
+    word = "☃".encode()
+
+    refused = cli("enqueue", "--", "echo", word, env=SEVEN_BITS)
+    cli("enqueue", "--", "echo", "plain", env=SEVEN_BITS, code=0)
+    cli("worker", "start", "--drain", env=SEVEN_BITS, code=0)
+    table = cli("list", "--table", env=SEVEN_BITS, code=0)
+
+    assert (1, "") == (refused.code, refused.out)
+    assert refused.err.startswith("queuectl: job field 'command' must be valid Unicode text")
+    assert [f"größer ☃ Jörg\n{scene.folder}/☃\n", "plain\n"] == [scene.output("job1"), scene.output("job2")]
+    assert "gr\\xf6\\xdfer" in table.out
+
+
+def test_umask_0(scene: Scene) -> None:
+    """What is ours stays ours: no file or folder of the home may be entered, read or written by others."""
+    home = scene.folder / "own" / ".queuectl"
+    env = {**os.environ, "QUEUECTL_HOME": str(home)}
+    script = 'umask 0; q() { "$0" -m queuectl "$@"; }; q enqueue -- true; q worker start --daemon; q wait job1'
+
+    assert 0 == run(["sh", "-c", script, sys.executable], env=env).code
+    modes = {path.name: path.stat().st_mode & 0o077 for path in [home, *home.rglob("*")]}
+    assert 0 == run([*QUEUECTL, "worker", "stop"], env=env).code
+
+    assert {} == {name: oct(mode) for name, mode in modes.items() if mode}
+
+
+def test_a_home_on_a_network_file_system(tmp_path: Path, cli: Callable[..., Result]) -> None:
+    """The kernel has a mount of that kind: refused with its name and what to do, and nothing is made there."""
+    with NetworkMount(tmp_path / "share") as share:
+        refused = cli("enqueue", "--", "true", env={"QUEUECTL_HOME": str(share.path)})
+        asked = [what for what in share.asked if what in ("create", "mkdir", "mknod")]
+
+    assert (1, "", []) == (refused.code, refused.out, asked)
+    assert (
+        f"queuectl: {share.path} is on a network file system (fuse.sshfs), where SQLite's locks cannot be trusted. "
+        "Set QUEUECTL_HOME to a local directory, or share a queue through PostgreSQL.\n"
+    ) == refused.err
+
+
+def test_a_store_that_was_moved_to_a_network_file_system(tmp_path: Path, cli: Callable[..., Result]) -> None:
+    """It is not opened there either."""
+    cli("enqueue", "--", "true", code=0)
+    with NetworkMount(tmp_path / "share", file="jobs.db") as share:
+        refused = cli("status", env={"QUEUECTL_DB": str(share.path / "jobs.db")})
+
+    assert 1 == refused.code
+    assert "is on a network file system (fuse.sshfs)" in refused.err
