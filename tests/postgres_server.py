@@ -148,9 +148,13 @@ class PostgresServer:
         """Run statements as superuser; return the rows of the last one."""
         import psycopg
 
-        with psycopg.connect(self.url().partition("?")[0], autocommit=True) as line:
+        with psycopg.connect(self._direct(), autocommit=True) as line:
             cursor = line.execute(sql, parameters or None)
             return cursor.fetchall() if cursor.description else []
+
+    def _direct(self) -> str:
+        """Return what psycopg takes."""
+        return self.url().partition("?")[0]
 
     @property
     def log(self) -> str:
