@@ -95,6 +95,10 @@ class Membership:
         """
         return self._store.many_hosts and time.monotonic() - self._renewed_mono > lease_s
 
+    def lease_ends_mono(self, lease_s: float) -> Optional[float]:
+        """Return when ``lease_is_over`` comes true if nothing is renewed until then; None if never."""
+        return self._renewed_mono + lease_s if self._store.many_hosts else None
+
     # -- the bell -----------------------------------------------------------------------------
 
     def arm(self) -> Optional[int]:

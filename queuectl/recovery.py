@@ -29,9 +29,9 @@ class Lost(NamedTuple):
 
 
 ALIVE, DEAD, HUNG = "alive", "dead", "hung"
-# Beyond its lease a silent worker keeps its jobs for half as long again: it must have had the time to end
-# its commands by itself (30 s of lease and 15 s make the 45 s of the contract).
-MARGIN = 0.5
+# Beyond its lease a silent worker keeps its jobs for this part of it: it must have had the time to end its commands
+# by itself. Of the 45 s of the contract, 30 s are the lease, 12 s this, and the rest is until somebody looks.
+MARGIN = 0.4
 NOTES = ".runs"
 
 

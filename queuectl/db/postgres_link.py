@@ -35,6 +35,10 @@ LAST_PAUSE_S = 2.0
 # A call of a worker may last this part of its lease without a word from the server. It may be two such waits, for an
 # answer and for a new connection, and another call may have come just before.
 PARTS_OF_LEASE = 6
+# Around the end of its lease, from as long before it as a call may last until so long after it, a worker has to come
+# to the point where it ends its commands: then no call lasts longer than this. Later on it has nothing to lose.
+HURRY_S = 0.25
+FENCED_S = 1.0
 # How long a measured clock is good enough for who only looks; a worker's is measured with each renewal.
 CLOCK_AGE_S = 1.0
 # After that a newer measurement counts even if its answer took longer.
@@ -84,6 +88,7 @@ class PostgresLink:
         self.pooled = False
         # Set for a worker: no call may take so long that its lease ends meanwhile.
         self._patience_s: Optional[float] = None
+        self._lease_ends_mono = 0.0
         self._texts: Dict[str, str] = {}
         self._offset_s = 0.0  # the server's clock less boot_s
         self._measured_s: Optional[float] = None
@@ -110,6 +115,7 @@ class PostgresLink:
         if self._closed:
             raise StoreUnavailable(f"the store {self.location} is closed.")
         if self._line is not None and not is_lost(self._line):
+            self._line.patience_s = self._patience_now_s()
             return self._line
         self._drop()
         self._line = line = self._open()
@@ -130,17 +136,18 @@ class PostgresLink:
         if now_s < self._not_before_s:
             raise StoreUnavailable(self._trouble)
         try:
-            if self._patience_s is None:
+            patience_s = self._patience_now_s()
+            if patience_s is None:
                 return connect(self._parameters)
             if self._opening is None:
                 self._opening = Opening(self._parameters)
             opening = self._opening
             # A caller may come here for each of many ends: only the first waits.
-            if not opening.done.wait(0.05 if opening.waited_for else self._patience_s):
+            if not opening.done.wait(0.05 if opening.waited_for else patience_s):
                 opening.waited_for = True
                 raise StoreUnavailable(f"the server of {self.location} does not answer.")
             self._opening = None
-            return opening.result(self._patience_s)
+            return opening.result(patience_s)
         except psycopg.Error as error:
             self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), LAST_PAUSE_S)
             self._not_before_s = now_s + self._pause_s * (0.5 + os.urandom(1)[0] / 512)
@@ -172,7 +179,10 @@ class PostgresLink:
                     "Set it to 'read committed' for this role."
                 )
         else:
-            line.execute(_SESSION)
+            try:
+                line.execute(_SESSION)
+            except psycopg.Error as error:
+                self._fail(error)
         self._arrived(line)
         self._pause_s = 0.0
 
@@ -182,9 +192,18 @@ class PostgresLink:
 
     def be_patient(self, lease_s: float) -> None:
         """Bound every call from now on, so that a worker can still end its commands before its lease does."""
-        self._patience_s = max(lease_s / PARTS_OF_LEASE, 0.25)
-        if self._line is not None:
-            self._line.patience_s = self._patience_s
+        self._patience_s = max(lease_s / PARTS_OF_LEASE, HURRY_S)
+
+    def lease_ends(self, mono_s: float) -> None:
+        """Note when, by the monotonic clock, the worker's commands must be ended if nothing is heard until then."""
+        self._lease_ends_mono = mono_s
+
+    def _patience_now_s(self) -> Optional[float]:
+        """Return how long an answer may take now; None: as long as it takes."""
+        if self._patience_s is None:
+            return None
+        left_s = self._lease_ends_mono - time.monotonic()
+        return self._patience_s if left_s < -FENCED_S else min(self._patience_s, max(left_s, HURRY_S))
 
     # -- statements ---------------------------------------------------------------------------
 

@@ -31,7 +31,9 @@ class PostgresWorkers(PostgresDesk):
         row[8] = list(worker.queues)
         self._once(_REGISTER, row)
         # From now on this process has a lease to lose.
-        self.be_patient(worker.lease_expires_at - worker.started_at)
+        lease_s = worker.lease_expires_at - worker.started_at
+        self.be_patient(lease_s)
+        self.lease_ends(worker.renewed_mono_s + lease_s)
 
     def renew(self, worker_id: str, lease_s: float, mono_s: float) -> bool:
         """See ``Store.renew``."""
@@ -41,6 +43,7 @@ class PostgresWorkers(PostgresDesk):
         rows = self._once(_RENEW, {"worker": worker_id, "lease": lease_s, "mono": mono_s})
         for (clock_at,) in rows:
             self._clock_is(clock_at, sent_s)
+            self.lease_ends(mono_s + lease_s)
         return bool(rows)
 
     def unregister(self, worker_id: str) -> None:

@@ -247,6 +247,11 @@ class Host:
         )  # fmt: skip
         return done.stdout.decode("utf-8", "replace")
 
+    @property
+    def running(self) -> bool:
+        """Whether all that was started here still runs."""
+        return all(process.poll() is None for process in self._started)
+
     def said(self, out: str = "out") -> str:
         """Return what was printed so far."""
         return (self.folder / out).read_text(errors="replace")

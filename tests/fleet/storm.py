@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 from queuectl import Queue
 from queuectl.errors import StoreUnavailable
 from tests import oracle
-from tests.fleet.hosts import Fleet, Host, ways
+from tests.fleet.hosts import Fleet, ways
 
 WITNESS = """
 CREATE TABLE witness (run_id bigint, was text, became text);
@@ -75,7 +75,8 @@ class Storm:
         self.queue.set_setting("max_lost", "1000")
         self.queue.set_setting("lease", str(self._weather.lease_s))
         self._fleet.server.execute(WITNESS)
-        groups = [host.start("worker", "start", "--count", str(self._weather.workers)) for host in self._fleet.hosts]
+        for host in self._fleet.hosts:
+            host.start("worker", "start", "--count", str(self._weather.workers))
         begin = time.monotonic()
         adder = threading.Thread(target=self._add, args=(begin,), daemon=True)
         adder.start()
@@ -85,10 +86,9 @@ class Storm:
         adder.join(60)
         stuck = self._wait_for_rest(begin)
         took_s = time.monotonic() - begin
-        for group in groups:  # of nsenter, which is the supervisor by now
-            group.send_signal(signal.SIGTERM)
+        ended = sum(not host.running for host in self._fleet.hosts)
         left = [host.call("worker", "stop", "--timeout", "60") for host in self._fleet.hosts]
-        return self._judge(took_s, stuck, left)
+        return self._judge(took_s, stuck, ended, left)
 
     # -- the storm ----------------------------------------------------------------------------
 
@@ -185,13 +185,14 @@ class Storm:
 
     # -- the judgement ------------------------------------------------------------------------
 
-    def _judge(self, took_s: float, stuck: int, left: List[str]) -> Dict[str, Any]:
+    def _judge(self, took_s: float, stuck: int, ended: int, left: List[str]) -> Dict[str, Any]:
         records = oracle.read_records(self._log)
         store = self.queue.store
         problems = oracle.problems(store, records, self._acknowledged)
         outcomes = self._fleet.server.execute("SELECT state::text, count(*)::int FROM queuectl.runs GROUP BY state")
         second_ends = self._fleet.server.execute("SELECT run_id, was, became FROM public.witness")
         problems += [f"run {run_id} ended as {was} and again as {became}" for run_id, was, became in second_ends]
+        problems += [f"{ended} groups of workers ended by themselves"] if ended else []
         problems += [f"a worker was left: {text}" for text in left if "still" in text]
         jobs = self.queue.status().jobs
         total = sum(jobs.values())
@@ -213,6 +214,7 @@ class Storm:
             "stuck": stuck,
             "stale accepted": len(second_ends),
             "workers that died": said.count(" died ("),
+            "groups that ended by themselves": ended,
             "problems": problems,
         }
 
@@ -230,7 +232,3 @@ def rage(folder: Path, weather: Weather, say: Optional[Callable[[str], None]] = 
         finally:
             storm.close()
 
-
-def host_of(fleet: Fleet, name: str) -> Host:
-    """Return the host of that name."""
-    return next(host for host in fleet.hosts if host.name == name)

@@ -175,6 +175,23 @@ def test_a_server_that_is_down_is_told_once_and_comes_back_by_itself(frail_serve
     store.close()
 
 
+@pytest.mark.parametrize("step", ["_WHO", "_SESSION"])
+def test_a_connection_that_breaks_while_it_is_prepared_is_lost_like_any_other(frail_url, monkeypatch, step):
+    """Each statement of the greeting may be the one: never psycopg's own error, which would end a supervisor."""
+    from queuectl.db import postgres_link
+
+    store = open_store(frail_url)
+    store.add([spec()], T0)
+    store._drop()
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres_link, step, "SELECT pg_terminate_backend(pg_backend_pid())")
+        with pytest.raises(StoreUnavailable, match="lost the connection"):
+            store.work_left()
+
+    assert 1 == store.work_left()
+    store.close()
+
+
 def test_attempts_to_reconnect_are_spaced(frail_server, frail_url):
     """A hundred calls while the server is down make few connection attempts."""
     store = open_store(frail_url)
