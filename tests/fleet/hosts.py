@@ -77,7 +77,9 @@ class Switch:
 
     def __init__(self) -> None:
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+            ["unshare", "--net", "sleep", "infinity"],
+            stdin=subprocess.DEVNULL,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509
         )
         self._cuts: Dict[str, List[List[str]]] = {}
         try:
@@ -195,7 +197,7 @@ class Host:
         self._holder = subprocess.Popen(
             ["unshare", "--net", "--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc",
              sys.executable, "-I", "-S", "-c", INIT, self.name, str(ids)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=_die_with_parent,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=_die_with_parent,  # noqa: PLW1509
         )  # fmt: skip
         try:
             assert self._holder.stdout is not None
@@ -208,7 +210,11 @@ class Host:
             self._switch.run("ip", "link", "set", self.link, "master", "br0")
             self._switch.run("ip", "link", "set", self.link, "up")
             network = ["nsenter", "-t", str(self._pid), "-n", "ip"]
-            for words in (["link", "set", "lo"], ["addr", "add", f"{self.address}/24", "dev", "eth0"], ["link", "set", "eth0"]):
+            for words in (
+                ["link", "set", "lo"],
+                ["addr", "add", f"{self.address}/24", "dev", "eth0"],
+                ["link", "set", "eth0"],
+            ):
                 subprocess.run([*network, *words, *(["up"] if words[0] == "link" else [])], check=True)
         except BaseException:
             self.crash()
@@ -234,7 +240,11 @@ class Host:
         """Start ``queuectl WORD ...`` on the host; what it prints is appended to the file *out*."""
         with open(self.folder / (out or "out"), "ab") as file:
             process = subprocess.Popen(
-                self._inside(words), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=self._environ()
+                self._inside(words),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=self._environ(),
             )
         self._started.append(process)
         return process

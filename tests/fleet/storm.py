@@ -197,7 +197,9 @@ class Storm:
         jobs = self.queue.status().jobs
         total = sum(jobs.values())
         if not len(self._acknowledged) <= total <= len(self._acknowledged) + BATCH * self._unknown:
-            problems.append(f"{total} jobs, but {len(self._acknowledged)} acknowledged, {self._unknown} batches unknown")
+            problems.append(
+                f"{total} jobs, but {len(self._acknowledged)} acknowledged, {self._unknown} batches unknown"
+            )
         said = "".join(host.said() for host in self._fleet.hosts)
         return {
             "jobs": total,
@@ -231,4 +233,3 @@ def rage(folder: Path, weather: Weather, say: Optional[Callable[[str], None]] = 
             return storm.run()
         finally:
             storm.close()
-

@@ -77,7 +77,7 @@ def test_the_jobs_of_a_host_without_power_run_elsewhere_within_45_seconds(fleet,
     first, second, _ = fleet.hosts
     first.start("worker", "start")
     eventually(lambda: beats(journal) > 3)
-    second.start("worker", "start")
+    second.start("worker", "start", "--queue", "default")
     eventually(lambda: workers_of(queue, second))
 
     first.crash()
@@ -125,7 +125,14 @@ def test_a_host_that_is_cut_off_ends_its_commands_and_goes_on_when_the_link_is_b
 def test_a_storm_loses_nothing_and_runs_nothing_twice_at_once(needed, tmp_path):
     """The short form of ``tools/fleet.py``: restarts and cuts, shorter and longer than the lease."""
     weather = Weather(
-        jobs=400, workers=2, lasts_s=50.0, restart_s=7.0, cut_s=9.0, cuts_last_s=(3.0, 18.0), lease_s=8.0, patience_s=120.0
+        jobs=400,
+        workers=2,
+        lasts_s=50.0,
+        restart_s=7.0,
+        cut_s=9.0,
+        cuts_last_s=(3.0, 18.0),
+        lease_s=8.0,
+        patience_s=120.0,
     )
 
     figures = rage(tmp_path, weather)
