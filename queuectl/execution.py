@@ -64,7 +64,7 @@ class Execution:
 
     __slots__ = (
         "_look_mono", "_started_mono", "_status", "_usage", "claim", "command", "deadline_mono", "grace_s", "kill_mono",
-        "noted", "outcome", "pid", "timeout_s",
+        "killed", "noted", "outcome", "pid", "timeout_s",
     )  # fmt: skip
 
     def __init__(self, claim: Claim, config: Config) -> None:
@@ -74,6 +74,7 @@ class Execution:
         self.outcome: Optional[Outcome] = None  # why it is being ended, if it is
         self.kill_mono: Optional[float] = None  # when TERM is followed by KILL, then when to look again
         self.deadline_mono: Optional[float] = None
+        self.killed = False  # whether it was sent KILL, and is until nothing is left
         self.noted = False  # whether the leader was written down for recovery
         self.pid = 0
         self._started_mono = 0.0
@@ -120,6 +121,7 @@ class Execution:
         """End the run without grace."""
         self.outcome = self.outcome or outcome
         self.kill_mono = now_mono + LOOK_S
+        self.killed = True
         self.command.kill()
 
     def look(self, now_mono: float) -> None:
@@ -129,8 +131,7 @@ class Execution:
             if self.deadline_mono is not None and now_mono >= self.deadline_mono:
                 self.end(Outcome.TIMED_OUT, now_mono)
         elif self.kill_mono is not None and now_mono >= self.kill_mono:
-            self.command.kill()
-            self.kill_mono = now_mono + LOOK_S
+            self.kill(self.outcome, now_mono)
 
     def collected(self, status: int, usage: Any) -> None:
         """Note that the first process ended."""

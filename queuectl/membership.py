@@ -30,6 +30,7 @@ class Membership:
         self._concurrency = concurrency
         self._queues = queues
         self._renewed_mono = 0.0
+        self._granted_s = 0.0  # the lease that the last renewal was given
         self._notes: Optional[str] = None
         self._bell: Any = None  # a Doorbell, or what the store has in its place
 
@@ -62,6 +63,7 @@ class Membership:
             )
         )
         self._renewed_mono = now_mono
+        self._granted_s = lease_s
 
     def leave(self) -> None:
         """Take the entry away; where the store cannot, a sweeper will."""
@@ -85,15 +87,21 @@ class Membership:
         renewed = self._store.renew(self.id, lease_s, now_mono)
         if renewed:
             self._renewed_mono = now_mono
+            self._granted_s = lease_s
         return renewed
 
-    def lease_is_over(self, lease_s: float) -> bool:
-        """Say whether, by the monotonic clock, the lease may have been given away by now.
+    def over_mono(self, lease_s: float) -> Optional[float]:
+        """Return when, by the monotonic clock, the lease ends.
 
-        Counted from the *begin* of the last renewal that succeeded. On a store of one host it is never:
+        Counted from the *begin* of the last renewal that succeeded. On a store of one host it does not (None):
         there the others end this process before they take its jobs.
         """
-        return self._store.many_hosts and time.monotonic() - self._renewed_mono > lease_s
+        return self._renewed_mono + min(lease_s, self._granted_s) if self._store.many_hosts else None
+
+    def lease_is_over(self, lease_s: float) -> bool:
+        """Say whether the lease has ended, so that the jobs may be given away soon."""
+        over_mono = self.over_mono(lease_s)
+        return over_mono is not None and time.monotonic() >= over_mono
 
     def lease_ends_mono(self, lease_s: float) -> Optional[float]:
         """Return when ``lease_is_over`` comes true if nothing is renewed until then; None if never."""

@@ -101,6 +101,7 @@ class WorkerProcess:
         self._report.tell(0.0)
         while not (self._stop and not self._running and not self._ended):
             now_mono = time.monotonic()
+            self._fence_by_clock(now_mono)
             if now_mono >= self._tick_mono:
                 self._tick(now_mono)
             self._turn(now_mono)
@@ -321,7 +322,6 @@ class WorkerProcess:
             orders = self._store.orders(self._membership.id) if look else None
         except StoreUnavailable as error:
             self._trouble(str(error))
-            self._fence_by_clock(now_mono)
             return
         if orders is not None:
             self._obey(orders, now_mono)
@@ -349,9 +349,10 @@ class WorkerProcess:
 
     def _fence_by_clock(self, now_mono: float) -> None:
         """End the own commands when the lease is over, database reachable or not."""
-        if self._membership.lease_is_over(self._config.lease):
+        if self._running and self._membership.lease_is_over(self._config.lease):
             for execution in self._running.values():
-                self._kill(execution, now_mono)
+                if not execution.killed:
+                    self._kill(execution, now_mono)
 
     def abandon(self) -> None:
         """Kill all commands and wait until they are gone: nobody can account for them any more."""
@@ -425,6 +426,9 @@ class WorkerProcess:
         for other in (self._note_mono, sync_mono, self._flow.watch_mono, self._due_mono if not self._stop else None):
             if other is not None:
                 wake_mono = min(wake_mono, other)
+        over_mono = self._membership.over_mono(self._config.lease)
+        if over_mono is not None and not all(execution.killed for execution in self._running.values()):
+            wake_mono = min(wake_mono, over_mono)
         for execution in self._timed.values():
             due = execution.next_mono()
             if due is not None and due < wake_mono:

@@ -11,7 +11,7 @@ import sys
 
 from environment import ROOT, python_with
 
-PATHS = [name for name in ("queuectl", "tests", "tools", "bench") if (ROOT / name).is_dir()]
+PATHS = [name for name in ("queuectl", "tests", "tools", "bench", "docs") if (ROOT / name).is_dir()]
 
 
 def commands(fix: bool) -> dict[str, list[list[str]]]:

@@ -42,6 +42,7 @@ class PostgresStore(PostgresWorkers, Store):
         self.alone: Optional[str] = None
         self._held: Dict[str, Set[int]] = {}  # by worker: runs that were given out and are not answered yet
         self._doubt: Set[str] = set()  # workers whose last turn got no answer
+        self._wary: Set[str] = set()  # workers of which some turn got no answer
         self._sent: Set[int] = set()  # runs whose ends were sent and got no answer
         self._bell: Optional[PostgresBell] = None
         self._connected()
@@ -123,6 +124,7 @@ class PostgresStore(PostgresWorkers, Store):
     def in_doubt(self, worker_id: str, ends: Sequence[Dict[str, Any]]) -> None:
         """Note that a turn got no answer."""
         self._doubt.add(worker_id)
+        self._wary.add(worker_id)
         self._sent.update(end["run_id"] for end in ends)
 
     def sent_before(self, ends: Sequence[Dict[str, Any]]) -> bool:
@@ -136,16 +138,19 @@ class PostgresStore(PostgresWorkers, Store):
         self._sent -= run_ids
 
     def _clear_doubt(self, worker_id: str) -> None:
-        """Put back what a turn without an answer has claimed: nobody runs it."""
-        if worker_id not in self._doubt:
-            return
+        """After a turn without an answer, put back what it has claimed."""
+        if worker_id in self._doubt:
+            self._put_back_untold(worker_id)
+            self._doubt.discard(worker_id)
+
+    def _put_back_untold(self, worker_id: str) -> None:
+        """Put back what the worker owns without having been told: nobody runs it."""
         held = self._held.get(worker_id, set())
         rows = [row for row in self._rows(_OWNED_RUNS, (worker_id,)) if row[1] not in held]
         if rows:
             ends = [stray(place, *row) for place, row in enumerate(rows)]
             Turn(self, worker_id).hand_in(ends, (), 0)
             self._rows(NOTIFY, {"channel": self.channel})
-        self._doubt.discard(worker_id)
 
     def register(self, worker: Worker) -> None:
         """See ``Store.register``."""
@@ -157,6 +162,7 @@ class PostgresStore(PostgresWorkers, Store):
         self._clear_doubt(worker_id)
         super().unregister(worker_id)
         self._held.pop(worker_id, None)
+        self._wary.discard(worker_id)
 
     # -- being woken --------------------------------------------------------------------------
 
@@ -175,9 +181,15 @@ class PostgresStore(PostgresWorkers, Store):
         self.doorbell().hush()
 
     def orders(self, worker_id: str) -> Orders:
-        """See ``Store.orders``; a busy worker comes here often, so its notifications are taken on the way."""
+        """See ``Store.orders``; a busy worker comes here often, so its notifications are taken on the way.
+
+        A request that was given up may reach the server late, after the worker had asked what it owns: one that
+        has met with that asks again.
+        """
         if self._bell is not None:
             self._bell.drain()
+        if worker_id in self._wary:
+            self._put_back_untold(worker_id)
         return super().orders(worker_id)
 
 

@@ -19,6 +19,8 @@ class Proxy:
         self._pairs: List[Pair] = []
         self._frozen = False
         self._lose_answer: Optional[float] = None
+        self._delay_request = False
+        self._late: List[Tuple[socket.socket, bytes]] = []  # servers' sides without a client, and what they get late
         self._closed = False
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
@@ -30,6 +32,20 @@ class Proxy:
     def lose_next_answer(self) -> None:
         """Cut every connection instead of passing the server's next words on; what it did is done."""
         self._lose_answer = 0.05
+
+    def delay_next_request(self) -> None:
+        """Cut the connection of whoever sends something next; the server gets that with ``deliver_late``."""
+        self._delay_request = True
+
+    def deliver_late(self) -> None:
+        """Give the server what it did not get in time, and wait until it has done it."""
+        for server, data in self._late:
+            server.sendall(data)
+            server.shutdown(socket.SHUT_WR)
+            while server.recv(65536):
+                pass
+            server.close()
+        self._late = []
 
     def cut(self) -> None:
         """Cut every connection; new ones go through."""
@@ -85,6 +101,13 @@ class Proxy:
                 time.sleep(self._lose_answer)
                 self._lose_answer = None
                 data = b""
+            if data and source is client and self._delay_request:
+                self._delay_request = False
+                self._late.append((server, data))
+                self._pairs.remove(pair)
+                client.shutdown(socket.SHUT_RDWR)
+                client.close()
+                return
             if data:
                 (server if source is client else client).sendall(data)
                 return

@@ -1,4 +1,4 @@
-"""The command line over PostgreSQL while the server is restarted under it."""
+"""The command line over PostgreSQL while the server is restarted under it, or cannot be reached any more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 from queuectl.job import Outcome
 from queuectl.queue import Queue
+from queuectl.recovery import MARGIN
 from tests.postgres_server import fresh_schema
+from tests.store.build import worker as row_of
 
 
 @pytest.mark.slow
@@ -37,3 +39,42 @@ def test_workers_outlive_restarts_of_the_server(frail_server, monkeypatch, backg
     assert {Outcome.STOPPED} >= {ended.state for run in runs for ended in run[:-1]}
     assert ("died" in group.out, "lost" in group.out.replace("lost the connection", "")) == (False, False), group.out
     assert ([], b"6\n") == (problems, output)
+
+
+@pytest.mark.posix
+def test_a_worker_that_is_cut_off_ends_its_command_by_itself(
+    store, server, schema, proxy, monkeypatch, tmp_path, background, eventually
+):
+    """Before its job can be given away, although nobody can tell it; back again, its late end is refused."""
+    lease_s = 4.0
+    beats = tmp_path / "beats"
+    store.set_setting("lease", f"{lease_s:g}")
+    monkeypatch.setenv("QUEUECTL_DB", server.url(schema, proxy.port))
+    with Queue(server.url(schema)) as queue, background("worker", "start") as group:
+        job_id = queue.enqueue(f"while :; do date +%s.%N >> {beats}; sleep 0.02; done").id
+        eventually(beats.exists)
+        (mine,) = [row for row in store.workers() if row.role == "worker" and row.id not in ("w1", "w2")]
+        proxy.freeze()
+        count = [0]
+
+        def silent():
+            before, count[0] = count[0], beats.read_text().count("\n")
+            return before == count[0]
+
+        eventually(silent, timeout=30, every=0.5)
+        last_at = float(beats.read_text().split()[-1])
+        (mine,) = [row for row in store.workers() if row.id == mine.id]
+        assert last_at < mine.lease_expires_at + lease_s * MARGIN
+        assert queue.get(job_id).state == "processing"
+
+        # Whoever notices on another host does this; then the job is its own.
+        assert store.condemn(mine.id, mine.renewed_mono_s)
+        assert [(job_id, "pending")] == store.release_lost(mine.id, 3)
+        store.register(row_of("w3"))
+        (claim,) = store.claim("w3", 1)
+        proxy.thaw()
+        eventually(lambda: "anew" in group.out or "taken away" in group.out, timeout=30)
+
+        job, runs = queue.get(job_id), queue.runs(job_id)
+        assert ("processing", "w3", claim.run_id) == (job.state, job.worker_id, runs[-1].run_id)
+        assert [Outcome.LOST, Outcome.RUNNING] == [run.state for run in runs]

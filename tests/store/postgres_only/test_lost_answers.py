@@ -113,6 +113,24 @@ def test_what_a_lost_answer_claimed_is_put_back(store, far_store, proxy):
     assert ("pending", 0, 0) == (store.get("job2").state, store.get("job2").failures, store.get("job2").losses)
 
 
+def test_a_claim_that_arrives_late_is_put_back(store, far_store, proxy):
+    """The network delivers it after the worker had asked what it owns: it asks again when it looks for orders."""
+    store.add(specs(2), T0)
+    known = far_store.claim("w1", 1, (), T0)[0]
+    proxy.delay_next_request()
+    with pytest.raises(StoreUnavailable):
+        far_store.claim("w1", 1, (), T0)
+    again(lambda: far_store.claim("w1", 0, (), T0))
+    proxy.deliver_late()
+    assert ["job1", "job2"] == [job_id for job_id, _ in store.runs_of("w1")]
+
+    orders = far_store.orders("w1")
+
+    assert orders.known
+    assert [("job1", known.run_id)] == store.runs_of("w1")
+    assert ("pending", 0, 0) == (store.get("job2").state, store.get("job2").failures, store.get("job2").losses)
+
+
 def test_runs_that_the_worker_knows_stay_its_own(store, far_store, proxy):
     """Only what the lost answer brought is put back."""
     store.add(specs(3), T0)
