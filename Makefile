@@ -19,7 +19,7 @@ quick: ## Run the suite without the slow tests
 test-windows: ## Run the suite on Windows's own Pythons under Wine, which is installed if apt is there
 	@$(PYTHON) tools/test_windows.py $(ARGS)
 
-check: ## Format, lint, types, layers, docs; ARGS=types runs one of them
+check: ## Format, lint, types, what Windows and 3.8 lack, layers, docs; ARGS=types runs one of them
 	@$(PYTHON) tools/check.py $(ARGS)
 
 fix: ## Format, lint and regenerate what a program can mend

@@ -1,6 +1,6 @@
 """Check what tests do not: ``python3 tools/check.py [--fix] [CHECK ...]``.
 
-The checks are format, lint, types, layers and docs; without a name, all of them. Each runs whatever the
+The checks are format, lint, types, windows, layers and docs; without a name, all of them. Each runs whatever the
 others found; the exit code says whether all passed. ``--fix`` writes what format, lint and docs can mend by themselves.
 """
 
@@ -14,13 +14,19 @@ from environment import ROOT, python_with
 PATHS = [name for name in ("queuectl", "tests", "tools", "bench", "docs") if (ROOT / name).is_dir()]
 
 
-def commands(fix: bool) -> dict[str, list[list[str]]]:
+def commands(fix: bool, python: str) -> dict[str, list[list[str]]]:
     """Return the commands of each check, as arguments of the interpreter."""
     reference = ["tools/reference.py"] if fix else ["tools/reference.py", "--check"]
     return {
         "format": [["-m", "ruff", "format", *([] if fix else ["--check", "--diff"]), *PATHS]],
         "lint": [["-m", "ruff", "check", *(["--fix"] if fix else []), *PATHS]],
         "types": [["-m", "mypy"]],
+        # What Windows and Python 3.8 do not have. mypy knows no 3.8 any more; pyright and vermin do.
+        "windows": [
+            ["-m", "mypy", "--platform", "win32", "queuectl"],
+            ["-m", "pyright", "--pythonpath", python],
+            ["-c", "from vermin import main; main()", "-q", "-t=3.8-", "--no-tips", "--violations", "queuectl"],
+        ],
         "layers": [["-m", "pytest", "-q", "tests/unit/test_layers.py"]],
         "docs": [reference, ["-m", "pytest", "-q", "tests/unit/test_docs.py"]],
     }
@@ -29,11 +35,11 @@ def commands(fix: bool) -> dict[str, list[list[str]]]:
 def main() -> int:
     """Run the checks named on the command line and say which failed."""
     names = [argument for argument in sys.argv[1:] if argument != "--fix"]
-    known = commands("--fix" in sys.argv[1:])
+    python = python_with("test", "check")
+    known = commands("--fix" in sys.argv[1:], python)
     unknown = [name for name in names if name not in known]
     if unknown:
         sys.exit(f"no check is called {unknown[0]!r}. There are: {', '.join(known)}.")
-    python = python_with("test", "check")
     failed = []
     for name in names or list(known):
         print(f"-- {name}", flush=True)
