@@ -103,10 +103,6 @@ class Membership:
         over_mono = self.over_mono(lease_s)
         return over_mono is not None and time.monotonic() >= over_mono
 
-    def lease_ends_mono(self, lease_s: float) -> Optional[float]:
-        """Return when ``lease_is_over`` comes true if nothing is renewed until then; None if never."""
-        return self._renewed_mono + lease_s if self._store.many_hosts else None
-
     # -- the bell -----------------------------------------------------------------------------
 
     def arm(self) -> Optional[int]:

@@ -305,9 +305,6 @@ class WorkerProcess:
     def _tick(self, now_mono: float) -> None:
         """Renew the lease in time, read orders, look for work that no bell announced."""
         self._tick_mono = now_mono + (TICK_S if self._running else IDLE_TICK_S)
-        ends_mono = self._membership.lease_ends_mono(self._config.lease)
-        if ends_mono is not None and ends_mono > now_mono:
-            self._tick_mono = min(self._tick_mono, ends_mono + 0.001)
         try:
             # Orders, settings and jobs all come by a commit. A look at all of them now and then is for what does
             # not: a wall clock that jumped past a job's time.
