@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-windows check fix bench docs dist clean
+.PHONY: help demo test quick test-windows check fix soak bench docs dist clean
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ check: ## Format, lint, types, what Windows and 3.8 lack, layers, docs; ARGS=typ
 
 fix: ## Format, lint and regenerate what a program can mend
 	@$(PYTHON) tools/check.py --fix format lint docs
+
+soak: ## Kill and pause everybody for half an hour while jobs run; ARGS="--minutes 240 --seed 7"
+	@$(PYTHON) tools/soak.py $(ARGS)
 
 bench: ## Measure beside xargs, bare interpreters and bare SQLite; ARGS="drain --rounds 3" measures less
 	@$(PYTHON) -m bench $(ARGS)
