@@ -175,8 +175,8 @@ def raw_copy(store: Any, specs: List[JobSpec]) -> float:
     return time.perf_counter() - begin
 
 
-def part_bulk(server: PostgresServer, _given: argparse.Namespace) -> None:
-    """A bulk enqueue beside COPY of the same, ready-made lines into the same table, in turns."""
+def adding(server: PostgresServer) -> Dict[str, Any]:
+    """Return the figures of a bulk enqueue beside COPY of the same, ready-made lines into the same table, in turns."""
     count = 200_000
     specs = [JobSpec(f"convert --size {number} in.png out.png", "/srv/work") for number in range(count)]
     ours, theirs = [], []
@@ -191,16 +191,21 @@ def part_bulk(server: PostgresServer, _given: argparse.Namespace) -> None:
             store = open_store(url)
             theirs.append(raw_copy(store, specs))
             store.close()
-    row = {
+    return {
+        "jobs": count,
         "jobs/s": round(count / statistics.median(ours)),
         "raw COPY rows/s": round(count / statistics.median(theirs)),
         "share": round(statistics.median(theirs) / statistics.median(ours), 2),
     }
-    say(f"bulk enqueue of {count:,}", row)
 
 
-def part_wake(server: PostgresServer, _given: argparse.Namespace) -> None:
-    """From the call of add by one client to the claim by another that slept."""
+def part_bulk(server: PostgresServer, _given: argparse.Namespace) -> None:
+    """A bulk enqueue beside COPY."""
+    say("bulk enqueue", adding(server))
+
+
+def woken(server: PostgresServer) -> Dict[str, Any]:
+    """Return how long it takes from the call of add by one client to the claim by another that slept."""
     with fresh_schema(server) as url:
         adder, sleeper = open_store(url), open_store(url)
         enter(sleeper, "s")
@@ -219,10 +224,12 @@ def part_wake(server: PostgresServer, _given: argparse.Namespace) -> None:
         adder.close()
         sleeper.close()
     times_s.sort()
-    say(
-        "enqueue to claimed elsewhere",
-        {"median ms": round(1000 * times_s[50], 2), "p99 ms": round(1000 * times_s[98], 2)},
-    )
+    return {"median ms": round(1000 * times_s[50], 2), "p99 ms": round(1000 * times_s[98], 2)}
+
+
+def part_wake(server: PostgresServer, _given: argparse.Namespace) -> None:
+    """From the call to the claim."""
+    say("enqueue to claimed elsewhere", woken(server))
 
 
 def say(name: str, row: Dict[str, Any]) -> None:

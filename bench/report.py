@@ -11,7 +11,9 @@ TITLES = {
     "startup": "One command as a process",
     "store": "The library's enqueue beside bare SQLite",
     "latency": "From the enqueue to the command, and what idling costs",
+    "postgres": "The PostgreSQL store beside procrastinate and pgqueuer",
 }
+COMMANDS = {"postgres": ".peers"}
 INTRODUCTION = (
     "Made by `python3 -m bench` (`make bench`). Ratios are medians of paired runs, one after the other in the "
     "same run, so they hold on a noisy machine; absolute figures are only there to give an idea."
@@ -49,7 +51,7 @@ def _section(title: str, part: str, result: Dict[str, Any]) -> List[str]:
         lines += ["", "![share of the rate of xargs](drain.svg)"]
     made_on = (
         f"{result['on']}: {made['cores']} cores ({made['cpu']}), {made['system']}, Python {made['python']}, "
-        f"SQLite {made['sqlite']}, load {made['load']} at the end. `python3 -m bench {part}`"
+        f"SQLite {made['sqlite']}, load {made['load']} at the end. `python3 -m bench{COMMANDS.get(part, ' ' + part)}`"
     )
     return [*lines, "", made_on]
 
