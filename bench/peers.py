@@ -126,9 +126,7 @@ def rate(work: Callable[..., Any], server: PostgresServer, seconds: float) -> fl
     out: Any = multiprocessing.Queue()
     until = time.time() + seconds + 1.0
     started = time.time() + 1.0
-    processes = [
-        multiprocessing.Process(target=one_client, args=(work, server, until, out)) for _ in range(CLIENTS)
-    ]
+    processes = [multiprocessing.Process(target=one_client, args=(work, server, until, out)) for _ in range(CLIENTS)]
     for process in processes:
         process.start()
     done = sum(out.get(timeout=120) for _ in processes)
@@ -177,7 +175,9 @@ def ratios(figures: Dict[str, List[float]], given: argparse.Namespace) -> Dict[s
         f"claim and finish, 16 at a time, {size} pending / procrastinate (one at a time)": over(
             "batches", "procrastinate"
         ),
-        f"claim and finish, 16 at a time, {size} pending / pgqueuer, 16 at a time": over("batches", "pgqueuer in batches"),
+        f"claim and finish, 16 at a time, {size} pending / pgqueuer, 16 at a time": over(
+            "batches", "pgqueuer in batches"
+        ),
         f"rate, {size} pending / 1,000 pending": over("pending", "1k pending"),
         f"rate, {size} pending and {size} finished / 1,000 pending": over("finished", "1k pending"),
         f"server CPU a job, {size} pending / 1,000 pending": over("pending, server us", "1k pending, server us"),

@@ -18,6 +18,8 @@ class Proxy:
         self._server_port = server_port
         self._pairs: List[Pair] = []
         self._frozen = False
+        #: How long each piece takes, in either direction.
+        self.delay_s = 0.0
         self._lose_answer: Optional[float] = None
         self._delay_request = False
         self._late: List[Tuple[socket.socket, bytes]] = []  # servers' sides without a client, and what they get late
@@ -109,6 +111,7 @@ class Proxy:
                 client.close()
                 return
             if data:
+                time.sleep(self.delay_s)
                 (server if source is client else client).sendall(data)
                 return
         except OSError:

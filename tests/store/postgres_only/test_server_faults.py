@@ -1,0 +1,216 @@
+"""What befalls a database server: its disk is full, a standby that lost the last commits takes over, connections run out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from queuectl.errors import StoreUnavailable
+from queuectl.job import Outcome
+from queuectl.queue import Queue
+from tests.postgres_server import NOBODY, QUICK, PostgresServer, need_postgres
+from tests.store.build import EVERYTHING, T0, claim_ids, completed, spec, specs, worker
+
+
+@pytest.fixture
+def own_server():
+    """Start servers of this test; ended at its end."""
+    need_postgres()
+    servers = []
+
+    def start(kind=PostgresServer, settings=QUICK):
+        servers.append(kind(settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+# -- the disk ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 24 MiB that the server's user may write to."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size=24m,uid={NOBODY},gid={NOBODY},mode=700", "small", str(folder)],
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.skip("no tmpfs can be mounted here")
+    for parent in [tmp_path, *tmp_path.parents][:-2]:  # the server is another user
+        os.chmod(parent, os.stat(parent).st_mode | 0o011)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_of_the_server_loses_nothing(own_server, small_disk, open_one):
+    """Adds are refused in a sentence and store nothing; with room again all goes on, what was acknowledged is there."""
+    server = own_server()
+    server.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'")
+    server.execute("ALTER DATABASE postgres SET default_tablespace = small")
+    store = open_one(server.url())
+    store.register(worker("w1"))
+    ids = store.add(specs(3), T0)
+    claim = store.claim("w1", 1, (), T0)[0]
+    with pytest.raises(StoreUnavailable, match="the disk of .* is full"):
+        while True:
+            ids += store.add([spec("true " + "x" * 100_000 + os.urandom(20_000).hex())] * 20, T0)
+    before = len(store.jobs(EVERYTHING, limit=10_000))
+
+    with pytest.raises(StoreUnavailable, match="the disk of .* is full"):
+        store.add([spec("true " + os.urandom(60_000).hex())] * 100, T0)
+
+    assert (len(ids), before) == (before, len(store.jobs(EVERYTHING, limit=10_000)))
+    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    assert [True] == store.finish("w1", [completed(claim, T0)], now=T0).accepted
+    assert [f"job{len(ids) + 1}"] == store.add([spec()], T0)
+    assert [] == store.check()
+
+
+# -- failover ---------------------------------------------------------------------------------
+
+
+class Standby(PostgresServer):
+    """A copy of a server, promoted: what the other one did later is lost."""
+
+    origin: PostgresServer
+
+    def _call(self, program, *arguments):
+        if program != "initdb":
+            super()._call(program, *arguments)
+            return
+        where = ["-h", "127.0.0.1", "-p", str(self.origin.port), "-U", "postgres"]
+        super()._call("pg_basebackup", *where, "-D", self.data, "--checkpoint=fast", "-X", "stream")
+
+
+def test_a_promoted_standby_that_lost_the_last_commits_takes_over(own_server, open_one):
+    """Stale ends are refused, the lost claim runs again, the numbers go on; nothing is done by two."""
+    first = own_server(settings=[*QUICK, "wal_level=replica", "max_wal_senders=4"])
+    store = open_one(first.url())
+    store.register(worker("w1"))
+    ids = store.add(specs(3), T0)
+    known = store.claim("w1", 1, (), T0)[0]
+    Standby.origin = first
+    second = own_server(Standby)  # from here on the standby receives nothing more
+    unknown = store.claim("w1", 1, (), T0)[0]
+    assert ["job4"] == store.add([spec()], T0)
+    first.stop(signal.SIGQUIT)
+    store = open_one(second.url())
+    store.register(worker("w2"))
+
+    taken = store.claim("w2", 1, (), T0)[0]
+    answer = store.finish("w1", [completed(known, T0), completed(unknown, T0)], now=T0)
+
+    assert [True, False] == answer.accepted
+    assert (unknown.job.id, ids) == (taken.job.id, [job.id for job in store.jobs(EVERYTHING)])
+    # The run id may come again: the worker in the fence is what tells the two apart.
+    assert taken.run_id >= unknown.run_id
+    assert [True] == store.finish("w2", [completed(taken, T0)], now=T0).accepted
+    assert ["job4"] == store.add([spec()], T0)
+    assert [] == store.check()
+
+
+# -- connections ------------------------------------------------------------------------------
+
+
+def take_all(url, lines):
+    """Take every connection that an ordinary role can have; True."""
+    import psycopg
+
+    while True:
+        try:
+            lines.append(psycopg.connect(url.partition("?")[0].replace("postgres@", "someone@")))
+        except psycopg.OperationalError:
+            return True
+
+
+@pytest.mark.slow
+@pytest.mark.posix
+def test_workers_that_find_no_connection_left_wait_for_one(own_server, monkeypatch, background, eventually):
+    """Somebody takes all connections while workers lose theirs: they go on when there are some again."""
+    server = own_server(
+        settings=["fsync=off", "autovacuum=off", "max_connections=24", "superuser_reserved_connections=3"]
+    )
+    server.execute("CREATE ROLE someone LOGIN")
+    url = server.url()
+    server.execute("CREATE ROLE queue LOGIN SUPERUSER")
+    server.execute("ALTER ROLE queue NOSUPERUSER")
+    server.execute("GRANT CREATE ON DATABASE postgres TO queue")
+    monkeypatch.setenv("QUEUECTL_DB", server.url(user="queue"))
+    with Queue(server.url(user="queue")) as queue:
+        ids = queue.enqueue_many(["sleep 0.2"] * 40)
+    lines = []
+    with background("worker", "start", "--count", "3") as group:
+        eventually(lambda: "completed" in group.out)
+        take_all(url, lines)
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'queue'")
+        eventually(lambda: take_all(url, lines) and "slots are reserved" in group.out, timeout=30)
+        for line in lines:
+            line.close()
+        with Queue(server.url(user="queue")) as queue:
+            jobs = queue.wait_all(ids, 60)
+            runs = [queue.runs(job_id) for job_id in ids]
+            problems = queue.check()
+
+    assert {"completed"} == {job.state for job in jobs}
+    assert {Outcome.COMPLETED} == {ended[-1].state for ended in runs}
+    assert ("died" in group.out, problems) == (False, [])
+
+
+# -- other transactions -----------------------------------------------------------------------
+
+
+def test_a_transaction_that_stays_open_neither_stops_nor_doubles_work(own_server, open_one):
+    """Its snapshot keeps every dead row of 600 jobs, and doctor's look names it."""
+    import psycopg
+
+    server = own_server()
+    store = open_one(server.url())
+    store.register(worker("w1"))
+    store.add(specs(600), T0)
+    with psycopg.connect(server.url().partition("?")[0]) as reader:
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute(f"SELECT count(*) FROM {store.schema}.jobs").fetchone()
+        done, claims = [], store.claim("w1", 5, (), T0)
+        while claims:
+            done += claim_ids(claims)
+            claims = store.finish("w1", [completed(claim, T0) for claim in claims], 5, (), T0).claims
+    assert (600, 600) == (len(done), len(set(done)))
+    assert [] == store.check()
+
+
+# -- the link ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.posix
+def test_a_worker_behind_a_slow_link_works_with_the_shortest_lease(
+    store, server, schema, proxy, monkeypatch, background, eventually
+):
+    """Every piece takes 60 ms either way, and the link freezes and thaws: it comes back by itself each time."""
+    store.set_setting("lease", "2")
+    store.set_setting("max_lost", "100")
+    proxy.delay_s = 0.06
+    monkeypatch.setenv("QUEUECTL_DB", server.url(schema, proxy.port))
+    with background("worker", "start") as group:
+        for _ in range(2):
+            job_id = store.add([spec("sleep 0.2")])[0]
+            eventually(lambda job_id=job_id: store.get(job_id).state == "completed", timeout=40)
+            waits = store.add([spec("sleep 30")])[0]
+            eventually(lambda job_id=waits: store.get(job_id).state == "processing", timeout=20)
+            proxy.freeze()
+            said = group.out.count("Waiting.")
+            eventually(lambda said=said: group.out.count("Waiting.") > said, timeout=20)
+            proxy.thaw()
+            store.cancel([waits])
+            eventually(lambda job_id=waits: store.get(job_id).state == "cancelled", timeout=40)
+    assert "died" not in group.out
