@@ -1,8 +1,8 @@
 """Claim and finish of jobs that do nothing, 8 clients, beside procrastinate and pgqueuer in the same run.
 
 ``python3 -m bench.peers [--seconds N] [--pending N] [--rounds N]``, in an environment that has psycopg, the server's
-programs, ``procrastinate`` and ``pgqueuer`` (with asyncpg): their own calls, as their workers make them, no command is run.
-All store each end and keep it; each table holds as many pending jobs. The figures go into the results' part ``postgres``.
+programs, ``procrastinate`` and ``pgqueuer`` (with asyncpg): their own calls, as their workers make them; no command
+is run. All keep each end; each table holds as many pending jobs. The figures go into the part ``postgres``.
 """
 
 from __future__ import annotations

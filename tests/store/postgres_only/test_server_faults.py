@@ -1,4 +1,4 @@
-"""What befalls a database server: its disk is full, a standby that lost the last commits takes over, connections run out."""
+"""What befalls a database server: a full disk, a standby that lost commits taking over, no connection left, a slow link."""
 
 from __future__ import annotations
 
