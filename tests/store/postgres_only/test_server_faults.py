@@ -1,4 +1,4 @@
-"""What befalls a database server: a full disk, a standby that lost commits taking over, no connection left, a slow link."""
+"""What befalls a server: a full disk, a standby that lost commits taking over, no connection left, a slow link."""
 
 from __future__ import annotations
 
