@@ -63,8 +63,8 @@ class Execution:
     """A run from its claim to its end. Instants with ``_mono`` are of the monotonic clock."""
 
     __slots__ = (
-        "_look_mono", "_started_mono", "_status", "_usage", "claim", "command", "deadline_mono", "grace_s", "kill_mono",
-        "killed", "noted", "outcome", "pid", "timeout_s",
+        "_look_mono", "_status", "_usage", "claim", "command", "deadline_mono", "grace_s", "kill_mono",
+        "killed", "noted", "outcome", "pid", "started_mono", "timeout_s",
     )  # fmt: skip
 
     def __init__(self, claim: Claim, config: Config) -> None:
@@ -77,7 +77,7 @@ class Execution:
         self.killed = False  # whether it was sent KILL, and is until nothing is left
         self.noted = False  # whether the leader was written down for recovery
         self.pid = 0
-        self._started_mono = 0.0
+        self.started_mono = 0.0
         self._look_mono = 0.0
         self._status: Optional[int] = None
         self._usage: Any = None
@@ -98,11 +98,11 @@ class Execution:
         env["QUEUECTL_ATTEMPT"] = str(job.attempts)
         env[RUN_ID] = str(self.claim.run_id)
         env[STORE_ID] = store_id
-        self._started_mono = time.monotonic()
+        self.started_mono = time.monotonic()
         self.command = start(job.command, job.cwd, env, self.claim.run_id, store_id, output_limit)
         self.pid = self.command.pid
         if self.timeout_s is not None:
-            self.deadline_mono = self._started_mono + self.timeout_s
+            self.deadline_mono = self.started_mono + self.timeout_s
 
     def next_mono(self) -> Optional[float]:
         """Return when ``look`` is due next, None if never."""

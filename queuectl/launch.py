@@ -27,14 +27,15 @@ def python_command() -> List[str]:
     """Return the words that start another queuectl process with this interpreter and this code.
 
     Not ``-m``: it would put the current directory first on the path, and a worker goes into the
-    directories of its jobs.
+    directories of its jobs. ``-S``, with the path of this process handed over: what others hang into the start
+    of every interpreter (.pth files that import half a library) costs more than a worker's whole start.
     """
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    code = (
-        f"import sys; r = {root!r}; sys.path[0:1] = [] if r in sys.path[1:] else [r]; "
-        "from queuectl.main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    return [sys.executable, "-c", code]
+    path = [entry for entry in sys.path[1:] if os.path.isabs(entry) and os.path.exists(entry)]
+    if root not in path:
+        path.insert(0, root)
+    code = f"import sys; sys.path[:] = {path!r}; from queuectl.main import main; sys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-S", "-c", code]
 
 
 def environment(location: Optional[str]) -> Dict[str, str]:

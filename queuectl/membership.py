@@ -32,6 +32,7 @@ class Membership:
         self._renewed_mono = 0.0
         self._granted_s = 0.0  # the lease that the last renewal was given
         self._notes: Optional[str] = None
+        self._notes_fd: Optional[int] = None
         self._bell: Any = None  # a Doorbell, or what the store has in its place
 
     def enter(self, lease_s: float) -> None:
@@ -76,6 +77,9 @@ class Membership:
     def forget(self) -> None:
         """Remove bell and notes."""
         self.disarm()
+        if self._notes_fd is not None:
+            os.close(self._notes_fd)
+            self._notes_fd = None
         recovery.forget_notes(self._store, self.id)
 
     # -- the lease ----------------------------------------------------------------------------
@@ -142,11 +146,12 @@ class Membership:
                 command.started = identity.process_started(execution.pid)
             if command.started is not None:
                 lines.append(f"{execution.claim.run_id} {execution.pid} {command.started}\n")
-        if not lines:
-            return
+        # Over what was there: the empty line is the end. A new file renamed over the old one costs the disk's
+        # journal a millisecond or two, and a reader comes only after this process's death.
         try:
-            with open(self._notes + ".new", "w", encoding="ascii") as file:
-                file.write("".join(lines))
-            os.replace(self._notes + ".new", self._notes)
+            if self._notes_fd is None:
+                self._notes_fd = os.open(self._notes, os.O_WRONLY | os.O_CREAT, 0o600)
+            os.lseek(self._notes_fd, 0, os.SEEK_SET)
+            os.write(self._notes_fd, ("".join(lines) + "\n").encode("ascii"))
         except OSError:
             pass

@@ -166,6 +166,8 @@ def leaders_of(store: Store, worker_id: str, run_ids: FrozenSet[int]) -> Dict[in
     except (OSError, UnicodeDecodeError):
         return found
     for line in lines:
+        if not line:  # what follows are the remains of longer notes
+            break
         fields = line.split(" ", 2)
         if len(fields) == 3 and fields[0].isdigit() and fields[1].isdigit() and int(fields[0]) in run_ids:
             found[int(fields[1])] = fields[2]

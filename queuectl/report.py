@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from queuectl.db.base import Store
 
 # Ends that come closer than this share one sync of the disk.
-SYNC_S = 0.01
+SYNC_S = 0.03
 STACK_BYTES = 128 * 1024
 
 

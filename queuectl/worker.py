@@ -392,14 +392,24 @@ class WorkerProcess:
     def _now_and_then(self, now_mono: float) -> None:
         """Write down the running commands for recovery; store what they printed."""
         if self._note_mono is not None and now_mono >= self._note_mono:
-            self._note_mono = None
-            self._membership.note(self._running.values())
+            self._note(now_mono)
         due = self._flow.due_mono()
         if due is not None and now_mono >= max(due, self._not_before_mono):
             try:
                 self._flow.flush(now_mono)
             except StoreUnavailable as error:
                 self._trouble(str(error))
+
+    def _note(self, now_mono: float) -> None:
+        """Write down what runs, once the eldest that is not written down has run for a while."""
+        fresh = [execution for execution in self._running.values() if not execution.noted]
+        eldest_mono = min((execution.started_mono for execution in fresh), default=None)
+        self._note_mono = None if eldest_mono is None else eldest_mono + NOTE_AFTER_S
+        if self._note_mono is not None and now_mono >= self._note_mono:
+            self._note_mono = None
+            self._membership.note(self._running.values())
+            for execution in fresh:
+                execution.noted = True
 
     def _done_draining(self) -> bool:
         if not self._drain or self._running or self._ended or self._stop:
