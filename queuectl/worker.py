@@ -83,9 +83,7 @@ class WorkerProcess:
         self._said_trouble = ""
         self._hungry = True  # whether to look for work in this turn
         self._not_before_mono = 0.0  # no look at the store before this, after trouble
-        self._tick_mono = 0.0
-        self._look_mono = 0.0
-        self._sweep_mono = 0.0
+        self._tick_mono = self._look_mono = self._sweep_mono = 0.0
         self._note_mono: Optional[float] = None
         self._due_mono: Optional[float] = None
         self._config = Config(store.settings())
@@ -391,8 +389,7 @@ class WorkerProcess:
 
     def _now_and_then(self, now_mono: float) -> None:
         """Write down the running commands for recovery; store what they printed."""
-        if self._note_mono is not None and now_mono >= self._note_mono:
-            self._note(now_mono)
+        self._note(now_mono)
         due = self._flow.due_mono()
         if due is not None and now_mono >= max(due, self._not_before_mono):
             try:
@@ -402,9 +399,10 @@ class WorkerProcess:
 
     def _note(self, now_mono: float) -> None:
         """Write down what runs, once the eldest that is not written down has run for a while."""
+        if self._note_mono is None or now_mono < self._note_mono:
+            return
         fresh = [execution for execution in self._running.values() if not execution.noted]
-        eldest_mono = min((execution.started_mono for execution in fresh), default=None)
-        self._note_mono = None if eldest_mono is None else eldest_mono + NOTE_AFTER_S
+        self._note_mono = min((execution.started_mono + NOTE_AFTER_S for execution in fresh), default=None)
         if self._note_mono is not None and now_mono >= self._note_mono:
             self._note_mono = None
             self._membership.note(self._running.values())
