@@ -10,7 +10,7 @@ enqueue); ``promoting``; ``claiming``, ``claimed`` (before and after the commit)
 a running command); ``ended`` (the command's end is seen); ``finishing``, ``finished`` (before and after the
 commit), ``synced``; ``renewing``; ``condemned``, ``cleared`` (what a lost run left is gone), ``releasing``,
 ``released``; ``cancelling``; ``retrying``; ``pruning``; ``resetting``; ``migrating``; ``making`` and ``made`` (a new
-store's file); ``stopping``.
+store's file); ``stopping``; ``copying`` (after each block of a copy), ``copied`` (after its last commit).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 STEPS = (
     "making", "made", "migrating", "adding", "added", "promoting", "claiming", "claimed", "spawned", "flushing",
     "ended", "finishing", "finished", "synced", "renewing", "condemned", "cleared", "releasing", "released",
-    "cancelling", "retrying", "pruning", "resetting", "stopping",
+    "cancelling", "retrying", "pruning", "resetting", "stopping", "copying", "copied",
 )  # fmt: skip
 
 _fault = os.environ.get("QUEUECTL_FAULT")

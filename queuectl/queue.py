@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
 
+    from queuectl.copying import Copied
     from queuectl.db.base import Store
     from queuectl.job import Job, JobFilter, Problem, Run, Status, Worker
     from queuectl.jobspec import JobSpec
@@ -388,6 +389,33 @@ class Queue(Switches):
             return stop_workers(self.store, now, timeout, hosts, all_hosts)
 
     # -- the store ----------------------------------------------------------------------------
+
+    def copy_to(
+        self,
+        location: str,
+        stop: bool = False,
+        now: bool = False,
+        timeout: Optional[float] = None,
+        tell: Optional[Callable[[str, int, int], None]] = None,
+    ) -> Copied:
+        """Copy the whole store into the one at *location*: new, empty, or an unfinished copy of this one.
+
+        Args:
+            location: A path or URL.
+            stop: Stop the workers of all hosts first, instead of refusing while any run.
+            now: With *stop*: end running commands and put their jobs back.
+            timeout: With *stop*: seconds to wait for them.
+            tell: Called with what is being done, how many rows are done, and of how many.
+
+        Raises:
+            Refused, StoreError: See ``queuectl.copying.copy``; called again it goes on where it was.
+        """
+        from queuectl.copying import copy
+
+        with self._lock:
+            if stop:
+                self.stop_workers(now, timeout, all_hosts=True)
+            return copy(self.store, location, tell)
 
     def check(self) -> List[Problem]:
         """Look for damage and stuck jobs; return what was found."""

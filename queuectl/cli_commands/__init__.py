@@ -50,6 +50,7 @@ TABLE: Dict[str, Entry] = {
         Entry("status", "status", "Workers", "Show the jobs by state, and the workers"),
         Entry("queue", "queues", "Queues", "List, pause, resume, limit queues", ("list", "pause", "resume", "limit")),
         Entry("config", "settings", "Store", "Read and change settings", ("set", "get", "list", "unset")),
+        Entry("copy", "copy", "Store", "Copy the whole store into another, of either kind"),
         Entry("prune", "cleanup", "Store", "Delete jobs that have ended"),
         Entry("reset", "cleanup", "Store", "Stop all workers and delete everything"),
         Entry("doctor", "doctor", "Store", "Check the store, the workers and the versions"),
@@ -65,12 +66,12 @@ TABLE: Dict[str, Entry] = {
 # means the same with every command: a value, or none.
 FLAGS = frozenset((
     "--all", "--all-hosts", "--daemon", "--drain", "--follow", "--help", "--json", "--lines", "--no-color",
-    "--no-start", "--now", "--quiet", "--system", "--table", "--verbose", "--version", "--yes",
+    "--no-start", "--now", "--quiet", "--stop", "--system", "--table", "--verbose", "--version", "--yes",
 ))  # fmt: skip
 VALUED = frozenset((
     "--at", "--backoff-base", "--command", "--concurrency", "--count", "--cwd", "--db", "--delay", "--env",
     "--file", "--host", "--id", "--limit", "--max-retries", "--older-than", "--priority", "--queue", "--run", "--sort",
-    "--state", "--tag", "--timeout",
+    "--state", "--tag", "--timeout", "--to",
 ))  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import sys
 
 from queuectl.cli_commands.enqueue import apply_options, current_directory
 from queuectl.cli_commands.jsonobject import make_reader
+from queuectl.cli_commands.progress import Bar
 from queuectl.errors import InvalidJob, QueuectlError, UsageError
 from queuectl.jobspec import MAX_COMMAND_BYTES, MAX_ENV_BYTES, JobSpec, check_fields, from_fields
 
@@ -24,7 +25,6 @@ CHUNK_BYTES = 1 << 20
 # JSON may write each byte of a command and of an environment as \u00XX; with room for the other fields.
 MAX_LINE_BYTES = 6 * (MAX_COMMAND_BYTES + MAX_ENV_BYTES) + (1 << 20)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-BAR_WIDTH = 30
 
 
 def enqueue_file(args: Args) -> int:
@@ -66,14 +66,14 @@ def _read_all(args: Args) -> List[JobSpec]:
     import gc
 
     file = _open(args.file)
-    progress = _Progress(file, args)
+    bar = Bar(args)
     # Hundreds of thousands of small objects that all live on: looking for garbage among them is wasted time.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _specs(file, _line_reader(args), progress)
+        return _specs(file, _line_reader(args), bar)
     finally:
-        progress.clear()
+        bar.clear()
         if collecting:
             gc.enable()
         if file is not sys.stdin.buffer:
@@ -89,7 +89,18 @@ def _open(name: str) -> BinaryIO:
         raise QueuectlError(f"cannot read {name}: {error.strerror}.") from None
 
 
-def _specs(file: BinaryIO, read_line: Callable[[str], JobSpec], progress: _Progress) -> List[JobSpec]:
+def _size(file: BinaryIO) -> int:
+    """Return a file's length, 0 for a pipe."""
+    import os
+
+    try:
+        return os.fstat(file.fileno()).st_size
+    except (AttributeError, OSError, ValueError):
+        return 0
+
+
+def _specs(file: BinaryIO, read_line: Callable[[str], JobSpec], bar: Bar) -> List[JobSpec]:
+    size = _size(file) if bar.on else 0
     specs: List[JobSpec] = []
     append = specs.append
     before = number = 0
@@ -99,7 +110,8 @@ def _specs(file: BinaryIO, read_line: Callable[[str], JobSpec], progress: _Progr
                 if line and not line.isspace():
                     append(read_line(line.decode()))
             before = number
-            progress.show(len(specs))
+            if bar.on:
+                bar.show(file.tell() / size if size else None, f"{len(specs):,} jobs read")
     except UnicodeDecodeError as error:
         raise InvalidJob(
             f"line {number}: not valid UTF-8 (byte {error.start + 1} is 0x{error.object[error.start]:02x}). "
@@ -154,39 +166,3 @@ def _line_reader(args: Args) -> Callable[[str], JobSpec]:
     if options:
         return with_options
     return from_line if args.lines else from_json
-
-
-class _Progress:
-    """A bar on standard error, if that is a terminal."""
-
-    def __init__(self, file: BinaryIO, args: Args) -> None:
-        self._file = file
-        self._size = 0
-        self._drawn = 0
-        try:
-            self._on = sys.stderr.isatty() and not args.quiet
-            if self._on:
-                import os
-
-                self._size = os.fstat(file.fileno()).st_size
-        except (AttributeError, OSError, ValueError):
-            self._on = False
-
-    def show(self, count: int) -> None:
-        """Draw how far the reading is: a bar for a file, a count for a pipe."""
-        if not self._on:
-            return
-        text = f"{count:,} jobs read"
-        if self._size:
-            part = min(self._file.tell() / self._size, 1.0)
-            filled = int(part * BAR_WIDTH)
-            text = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {part:4.0%}  {text}"
-        sys.stderr.write("\r" + text.ljust(self._drawn))
-        sys.stderr.flush()
-        self._drawn = len(text)
-
-    def clear(self) -> None:
-        """Take the bar away."""
-        if self._drawn:
-            sys.stderr.write("\r" + " " * self._drawn + "\r")
-            sys.stderr.flush()

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 process_ends_soon = False
 
 
-def open_store(location: Optional[str] = None, create: bool = True) -> Store:
+def open_store(location: Optional[str] = None, create: bool = True, unfinished: bool = False) -> Store:
     """Open the store at *location*: a path, ``sqlite:///path`` or ``postgresql://...``.
 
     None means ``QUEUECTL_DB``, else ``jobs.db`` in the home. A missing SQLite store is made
-    unless *create* is False.
+    unless *create* is False. With *unfinished* a store that a copy was begun into is opened too.
 
     Raises:
         StoreError: It cannot be opened; the message says why and what to do.
@@ -30,7 +30,7 @@ def open_store(location: Optional[str] = None, create: bool = True) -> Store:
     if colon and scheme in ("postgresql", "postgres"):
         from queuectl.db.postgres import open_postgres
 
-        store: Store = open_postgres(location)
+        store: Store = open_postgres(location, unfinished)
         return store
     from queuectl.db.sqlite import SqliteStore
 
@@ -41,7 +41,7 @@ def open_store(location: Optional[str] = None, create: bool = True) -> Store:
         from queuectl.errors import StoreRefused
 
         raise StoreRefused(f"unknown kind of store {scheme}://. Give a path or postgresql://...")
-    return SqliteStore(os.path.abspath(os.path.expanduser(location)), create=create)
+    return SqliteStore(os.path.abspath(os.path.expanduser(location)), create, unfinished)
 
 
 def home() -> str:

@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
+    from queuectl.db.transfer import Port
     from queuectl.job import (
         Claim,
         Job,
@@ -305,6 +306,10 @@ class Store(ABC):
     @abstractmethod
     def check(self) -> List[Problem]:
         """Look for damage: integrity, schema, counters that disagree with the rows, stuck jobs."""
+
+    @abstractmethod
+    def port(self) -> Port:
+        """Return what copies this whole store, or into it."""
 
     # -- switches -----------------------------------------------------------------------------
 

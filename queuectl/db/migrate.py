@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # The newest schema this version writes; tests hold it against the files.
 NEWEST = 1
+# What an unfinished copy bears in its place: larger than that of any release.
+UNFINISHED = 2**31 - 1
 
 
 class Migration:

@@ -39,8 +39,8 @@ class Address(NamedTuple):
     location: str
 
 
-def open_postgres(url: str) -> Store:
-    """Open the store that *url* names, making or upgrading its tables if need be.
+def open_postgres(url: str, unfinished: bool = False) -> Store:
+    """Open the store that *url* names, making or upgrading its tables if need be; see ``open_store``.
 
     Raises:
         MissingExtra: psycopg is not installed.
@@ -56,7 +56,7 @@ def open_postgres(url: str) -> Store:
         raise StoreRefused(
             "the PostgreSQL store needs libpq, which psycopg does not find: pip install 'psycopg[binary]'"
         ) from None
-    return PostgresStore(parse_url(url))
+    return PostgresStore(parse_url(url), unfinished)
 
 
 def parse_url(url: str) -> Address:

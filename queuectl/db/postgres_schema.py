@@ -7,7 +7,7 @@ import os
 import psycopg
 
 from queuectl import faults
-from queuectl.db.migrate import checksum, migrations
+from queuectl.db.migrate import UNFINISHED, checksum, migrations
 from queuectl.db.postgres_link import PostgresLink
 from queuectl.errors import StoreRefused
 
@@ -25,6 +25,8 @@ class PostgresSchema(PostgresLink):
     """A connection to a store whose tables are there and are ours."""
 
     store_id = ""
+    #: Whether to open a store that a copy was begun into.
+    _unfinished = False
 
     def _arrived(self, line: Line) -> None:
         """Make or upgrade the tables if need be, and make sure that this is the store it was."""
@@ -54,6 +56,14 @@ class PostgresSchema(PostgresLink):
             return None
         version = line.execute(self.text("SELECT max(n) FROM queuectl.schema_version")).fetchone()
         number = int(version[0]) if version and version[0] is not None else 0
+        if number == UNFINISHED:
+            from queuectl.db.transfer import refuse_release, refuse_unfinished
+
+            if not self._unfinished:
+                raise refuse_unfinished(self.location)
+            if not line.execute(self.text("SELECT 1 FROM queuectl.schema_version WHERE n = %s"), (NEWEST,)).fetchone():
+                raise refuse_release(self.location)
+            return NEWEST
         if number > NEWEST:
             raise StoreRefused(
                 f"{self.location} was written by a newer queuectl (schema {number}; this one knows {NEWEST}). "

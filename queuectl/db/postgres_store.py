@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from queuectl.db.base import Ended, OutputWrite
     from queuectl.db.postgres import Address
+    from queuectl.db.postgres_transfer import PostgresPort
     from queuectl.job import Claim, Orders, Worker
 
 # A job that is due so soon after its end may be the one to claim in the same call.
@@ -36,8 +37,9 @@ class PostgresStore(PostgresWorkers, Store):
 
     many_hosts = True
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, unfinished: bool = False) -> None:
         super().__init__(address)
+        self._unfinished = unfinished
         #: The only queue that had ready jobs when a claim last looked at all of them; a guess, verified when used.
         self.alone: Optional[str] = None
         self._held: Dict[str, Set[int]] = {}  # by worker: runs that were given out and are not answered yet
@@ -57,6 +59,12 @@ class PostgresStore(PostgresWorkers, Store):
 
     def sync(self) -> None:
         """Do nothing: every commit was on the server's disk before its answer came."""
+
+    def port(self) -> PostgresPort:
+        """See ``Store.port``."""
+        from queuectl.db.postgres_transfer import PostgresPort
+
+        return PostgresPort(self)
 
     # -- runs ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import time
 
 from queuectl import db
 from queuectl.db import doorbell, sqlite_make
-from queuectl.db.migrate import NEWEST
+from queuectl.db.migrate import NEWEST, UNFINISHED
 from queuectl.errors import StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
@@ -34,7 +34,7 @@ ROOM_BYTES = 32768
 class SqliteFile:
     """A connection to a store's file; the base of ``SqliteStore``."""
 
-    def __init__(self, path: str, create: bool = True) -> None:
+    def __init__(self, path: str, create: bool = True, unfinished: bool = False) -> None:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise StoreRefused(
                 f"SQLite {sqlite3.sqlite_version} is too old: queuectl needs 3.24 or newer. Use a newer Python."
@@ -53,7 +53,7 @@ class SqliteFile:
         self._write = _Write(self)
         try:
             self._tune()
-            self._verify(create)
+            self._verify(create, unfinished)
         except BaseException:
             self._db.close()
             raise
@@ -94,7 +94,7 @@ class SqliteFile:
         self._rows("PRAGMA wal_autocheckpoint = %d" % CHECKPOINT_PAGES)
         self._rows("PRAGMA journal_size_limit = %d" % WAL_LIMIT_BYTES)
 
-    def _verify(self, create: bool) -> None:
+    def _verify(self, create: bool, unfinished: bool) -> None:
         """Refuse a file that is not a store of ours, or one of a newer release; read the store's id."""
         application = self._rows("PRAGMA application_id")[0][0]
         if application == 0 and create:
@@ -107,6 +107,14 @@ class SqliteFile:
                 f"{self.path} is another program's database, not a queuectl store; it was left as it is. "
                 "Name another path with --db or QUEUECTL_DB."
             )
+        if version > NEWEST and version == UNFINISHED:
+            from queuectl.db.transfer import refuse_release, refuse_unfinished
+
+            if not unfinished:
+                raise refuse_unfinished(self.path)
+            if not self._rows("SELECT 1 FROM schema_version WHERE n = ?", (NEWEST,)):
+                raise refuse_release(self.path)
+            version = NEWEST
         if version > NEWEST:
             raise StoreRefused(
                 f"{self.path} was written by a newer queuectl (schema {version}; this one knows {NEWEST}). "

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Part
+    from queuectl.db.sqlite_transfer import SqlitePort
     from queuectl.job import Job, JobFilter, Problem, QueueInfo, Rates, Run
 
 JOB_COLUMNS = (
@@ -198,6 +199,12 @@ class SqliteViews(SqliteFile):
     def settings(self) -> Dict[str, str]:
         """See ``Store.settings``."""
         return dict(self._rows("SELECT key, value FROM settings"))
+
+    def port(self) -> SqlitePort:
+        """See ``Store.port``."""
+        from queuectl.db.sqlite_transfer import SqlitePort
+
+        return SqlitePort(self)
 
     def check(self) -> List[Problem]:
         """See ``Store.check``."""

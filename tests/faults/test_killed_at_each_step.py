@@ -41,6 +41,8 @@ DESK = {
     "resetting": ("reset", "--yes"),
     "stopping": ("worker", "stop"),
 }
+#: What a copy is killed at; tests/process/test_copy.py does it, between all kinds of stores.
+COPY = ("copying", "copied")
 AFTER = {
     "cancelling": {"over": "completed", "dead": "dead", "waiting": "cancelled"},
     "retrying": {"over": "pending", "dead": "dead", "waiting": "pending"},
@@ -51,7 +53,7 @@ AFTER = {
 
 def test_no_step_is_left_out() -> None:
     """A step that is new in the code needs a test here."""
-    assert sorted(faults.STEPS) == sorted([*WORKER, *SWEEPER, *ENQUEUER, *DESK])
+    assert sorted(faults.STEPS) == sorted([*WORKER, *SWEEPER, *ENQUEUER, *DESK, *COPY])
 
 
 BODIES = {"flushing": "echo said; sleep 0.4", "renewing": "sleep 1.6"}

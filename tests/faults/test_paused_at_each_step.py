@@ -48,7 +48,7 @@ WITHIN: Dict[str, Any] = {
     "resetting": ["reset", "--yes"],
 }
 #: Steps at which the process holds nothing that anybody could wait for.
-ALONE = ("migrating", "making", "made", "added", "stopping")
+ALONE = ("migrating", "making", "made", "added", "stopping", "copying", "copied")
 
 
 def test_no_step_is_left_out() -> None:

@@ -28,7 +28,7 @@ ROWS: Tuple[Tuple[str, ...], ...] = (
     ("db", "runner", "console", "events"),
     ("recovery", "execution"),
     ("membership", "output_flow", "report"),
-    ("control", "explain", "service", "switches", "worker"),
+    ("control", "copying", "explain", "service", "switches", "worker"),
     ("queue", "launch", "worker_main"),
     ("supervisor", "render"),
     ("cli_commands",),

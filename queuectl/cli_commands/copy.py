@@ -1,0 +1,88 @@
+"""``copy``: a whole store into another."""
+
+from __future__ import annotations
+
+from queuectl.cli_commands.spec import DURATION, Command, Option
+from queuectl.errors import UsageError
+from queuectl.queue import Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from queuectl.cli_commands.spec import Args
+    from queuectl.copying import Copied
+
+
+def copy(args: Args) -> int:
+    """``copy --to URL|PATH``."""
+    from queuectl.cli_commands.progress import Bar
+    from queuectl.render import note
+
+    if not args.to:
+        raise UsageError("copy needs --to: the store to copy into, a path or postgresql://...")
+    if (args.now or args.timeout is not None) and not args.stop:
+        raise UsageError("--now and --timeout say how to stop workers. Give --stop too.")
+    bar = Bar(args)
+
+    def tell(what: str, done: int, most: int) -> None:
+        bar.show(done / most if most else 1.0, f"{what} {done // 2:,} of {most // 2:,} rows")
+
+    with Queue(args.db, create=False) as queue:
+        try:
+            copied = queue.copy_to(args.to, bool(args.stop), bool(args.now), args.timeout, tell if bar.on else None)
+        finally:
+            bar.clear()
+    if args.json:
+        _print_json(copied)
+    elif not args.quiet:
+        rows = copied.rows
+        went_on = " (went on with an unfinished copy)" if copied.resumed else ""
+        print(
+            f"Copied {_many(rows['jobs'], 'job')}, {_many(rows['runs'], 'run')} and "
+            f"{_many(rows['output'], 'piece')} of output to {copied.target}{went_on}."
+        )
+        print("All counts and checksums agree.")
+        note(f"from now on use the copy (--db or QUEUECTL_DB); {copied.source} is as it was.")
+    return 0
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _print_json(copied: Copied) -> None:
+    from queuectl.render import write_json
+
+    write_json(
+        {
+            "from": copied.source,
+            "to": copied.target,
+            "resumed": copied.resumed,
+            "rows": copied.rows,
+            "sha256": copied.checksums,
+        }
+    )
+
+
+COMMANDS = (
+    Command(
+        "copy",
+        copy,
+        options=[
+            Option("--to", "the store to copy into: a path, or postgresql://...", "PATH|URL", complete="files"),
+            Option("--stop", "stop the workers of all hosts first; they finish their jobs"),
+            Option("--now", "with --stop: they put their jobs back"),
+            Option("--timeout", "with --stop: wait no longer than this for them", "S", DURATION),
+        ],
+        examples=[
+            ("queuectl copy --to postgresql://queue@db.example/jobs", "from one machine to a fleet"),
+            ("queuectl --db postgresql://queue@db.example/jobs copy --to jobs.db", "and back"),
+            ("queuectl copy --to /data/jobs.db --stop", "stops the workers first"),
+        ],
+        details=(
+            "Copies jobs, runs, output, settings and queues; ids, order and counts are kept. The target is new\n"
+            "or empty. Reads everything back and compares it. A copy that was interrupted is no store yet:\n"
+            "the same command goes on with it. Refuses while workers run."
+        ),
+        exit_codes=[(1, "workers run, the target is not empty, or a store failed; says which")],
+    ),
+)

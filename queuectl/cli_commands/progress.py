@@ -1,0 +1,43 @@
+"""A progress bar on standard error, where that is a terminal."""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+    from queuectl.cli_commands.spec import Args
+
+WIDTH = 30
+
+
+class Bar:
+    """A line that is drawn again and again; nothing at all if nobody sees it, or with ``--quiet``."""
+
+    def __init__(self, args: Args) -> None:
+        self._drawn = 0
+        try:
+            self.on = sys.stderr.isatty() and not args.quiet
+        except (AttributeError, ValueError):  # a stream that was closed
+            self.on = False
+
+    def show(self, part: Optional[float], text: str) -> None:
+        """Draw how far it is: a bar for a *part* of 1, and *text*; None: nobody knows of how much."""
+        if not self.on:
+            return
+        if part is not None:
+            part = min(part, 1.0)
+            filled = int(part * WIDTH)
+            text = f"[{'#' * filled}{'.' * (WIDTH - filled)}] {part:4.0%}  {text}"
+        sys.stderr.write("\r" + text.ljust(self._drawn))
+        sys.stderr.flush()
+        self._drawn = len(text)
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        if self._drawn:
+            sys.stderr.write("\r" + " " * self._drawn + "\r")
+            sys.stderr.flush()
+            self._drawn = 0

@@ -1,0 +1,209 @@
+"""A PostgreSQL store as the source or the target of a copy."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import psycopg
+
+from queuectl.db.migrate import UNFINISHED
+from queuectl.db.postgres_add import COPY_BYTES, NULL, escape
+from queuectl.db.postgres_views import COUNTED
+from queuectl.db.transfer import MARK, Numbers, Port, refuse_used, source_of, where
+from queuectl.errors import StoreError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterable, Iterator, List, Optional, Sequence
+
+    from queuectl.db.postgres_line import Line
+    from queuectl.db.postgres_link import Parameters, PostgresLink, Run
+    from queuectl.db.transfer import Key, Row, Table
+
+# How columns are read where their type is not one that every engine has.
+READ = {"state": "state::text", "paused": "paused::int", "cancel_requested": "cancel_requested::int"}
+TYPES = {"key": "text", "name": "text"}
+
+
+class PostgresPort(Port):
+    """See ``Port``."""
+
+    def __init__(self, store: PostgresLink) -> None:
+        self._store = store
+        self._locked: Optional[Line] = None
+
+    def _look(self, sql: str, parameters: Parameters = None) -> List[Any]:
+        """Run one statement and return its rows; inside ``locked`` in its transaction and in no other."""
+        if self._locked is None:
+            return self._store._rows(sql, parameters, prepare=False)
+        try:
+            rows: List[Any] = self._locked.execute(self._store.text(sql), parameters, prepare=False).fetchall()
+            return rows
+        except psycopg.Error as error:
+            self._store._fail(error)
+
+    def mark(self) -> Optional[str]:
+        """See ``Port.mark``."""
+        rows = self._look("SELECT checksum FROM queuectl.schema_version WHERE n = %s", (UNFINISHED,))
+        return source_of(rows[0][0]) if rows else None
+
+    def begin(self, source_id: str) -> None:
+        """See ``Port.begin``."""
+
+        def body(run: Run) -> None:
+            used = run(
+                """
+                SELECT next_number > 1 OR EXISTS (SELECT 1 FROM queuectl.jobs)
+                  FROM queuectl.numbers
+                 WHERE one
+                   FOR UPDATE
+                """
+            ).fetchone()[0]
+            if used:
+                raise refuse_used(self._store.location)
+            run(
+                """
+                INSERT INTO queuectl.schema_version (n, checksum, applied_at)
+                VALUES (%s, %s, extract(epoch FROM now()))
+                """,
+                (UNFINISHED, MARK + source_id),
+            )
+
+        self._store._write(body)
+
+    def count(self, table: Table) -> int:
+        """See ``Port.count``."""
+        return int(self._look(f"SELECT count(*) FROM queuectl.{table.name}")[0][0])
+
+    def last_key(self, table: Table) -> Optional[Key]:
+        """See ``Port.last_key``."""
+        order = ", ".join(f"{column} DESC" for column in table.key)
+        rows = self._look(f"SELECT {', '.join(table.key)} FROM queuectl.{table.name} ORDER BY {order} LIMIT 1")
+        return rows[0] if rows else None
+
+    def rows(self, table: Table, after: Optional[Key], until: Optional[Key], limit: Optional[int]) -> List[Row]:
+        """See ``Port.rows``."""
+        columns = ", ".join(READ.get(column, column) for column in table.columns)
+        return self._look(
+            f"SELECT {columns} FROM queuectl.{table.name}{_where(table, after, until)} "
+            f"ORDER BY {', '.join(table.key)} LIMIT %s::bigint",
+            [*(after or ()), *(until or ()), limit],
+        )
+
+    def replace(self, table: Table, after: Optional[Key], until: Optional[Key], rows: Sequence[Row]) -> None:
+        """See ``Port.replace``."""
+
+        def body(run: Run) -> None:
+            run(
+                f"DELETE FROM queuectl.{table.name}{_where(table, after, until)}",
+                [*(after or ()), *(until or ())],
+            )
+            run.copy(f"COPY queuectl.{table.name} ({', '.join(table.columns)}) FROM STDIN", _blocks(rows))
+
+        self._store._write(body)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """See ``Port.locked``."""
+        line = self._store._begin()
+        try:
+            try:
+                line.execute(self._store.text(_LOCK))
+            except psycopg.Error as error:
+                self._store._fail(error)
+            self._locked = line
+            yield
+        finally:
+            self._locked = None
+            self._store._roll_back(line)
+
+    def numbers(self) -> Numbers:
+        """See ``Port.numbers``."""
+        return Numbers._make(self._look(_NUMBERS)[0])
+
+    def finish(self, numbers: Numbers) -> None:
+        """See ``Port.finish``."""
+
+        def body(run: Run) -> None:
+            run(_SET_NUMBERS, {"next": numbers.next_number})
+            run("UPDATE queuectl.store SET settings_version = settings_version + 1")
+            run("INSERT INTO queuectl.queues (name) SELECT DISTINCT queue FROM queuectl.jobs ON CONFLICT DO NOTHING")
+            run("DELETE FROM queuectl.counts")
+            run(_COUNT_ANEW)
+            run(_SET_SEQUENCES, {"run_id": numbers.last_run_id, "seq": numbers.last_seq})
+            run("DELETE FROM queuectl.schema_version WHERE n = %s", (UNFINISHED,))
+
+        self._store._write(body)
+        try:
+            self._store._connected().execute(self._store.text("ANALYZE queuectl.jobs, queuectl.runs, queuectl.output"))
+        except (psycopg.Error, StoreError):
+            pass  # autovacuum will, a minute later
+
+
+def _where(table: Table, after: Optional[Key], until: Optional[Key]) -> str:
+    return where(table.key, [f"%s::{TYPES.get(column, 'bigint')}" for column in table.key], after, until)
+
+
+def _blocks(rows: Iterable[Row]) -> Iterator[bytes]:
+    """Yield *rows* in COPY's text format, in pieces worth sending."""
+    some: List[str] = []
+    size = 0
+    for row in rows:
+        line = "\t".join(map(_field, row)) + "\n"
+        some.append(line)
+        size += len(line)
+        if size >= COPY_BYTES:
+            yield "".join(some).encode()
+            some, size = [], 0
+    yield "".join(some).encode()
+
+
+def _field(value: Any) -> str:
+    if value is None:
+        return NULL
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, bytes):
+        return "\\\\x" + value.hex()
+    return repr(value)
+
+
+# Stronger than what every writer takes, weaker than what a reader minds.
+_LOCK = """
+    LOCK TABLE queuectl.numbers, queuectl.workers, queuectl.store, queuectl.settings, queuectl.queues,
+               queuectl.counts, queuectl.taken_numbers, queuectl.jobs, queuectl.runs, queuectl.output
+            IN EXCLUSIVE MODE
+    """
+
+_NUMBERS = """
+    SELECT next_number,
+           greatest((SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM queuectl.run_ids),
+                    (SELECT coalesce(max(run_id), 0) FROM queuectl.runs)),
+           greatest((SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM queuectl.jobs_seq_seq),
+                    (SELECT coalesce(max(seq), 0) FROM queuectl.jobs))
+      FROM queuectl.numbers
+     WHERE one
+    """
+
+_SET_NUMBERS = """
+    UPDATE queuectl.numbers
+       SET next_number = %(next)s::bigint, has_taken = EXISTS (SELECT 1 FROM queuectl.taken_numbers)
+     WHERE one
+    """
+
+# A sequence never goes back: its numbers are fencing tokens.
+_SET_SEQUENCES = """
+    SELECT setval('queuectl.run_ids', greatest(last_value, %(run_id)s::bigint),
+                  is_called OR %(run_id)s::bigint > 0),
+           (SELECT setval('queuectl.jobs_seq_seq', greatest(last_value, %(seq)s::bigint),
+                          is_called OR %(seq)s::bigint > 0)
+              FROM queuectl.jobs_seq_seq)
+      FROM queuectl.run_ids
+    """
+
+_COUNT_ANEW = f"""
+    INSERT INTO queuectl.counts (queue, shard, {", ".join(COUNTED)})
+    SELECT queue, 0, {", ".join(f"count(*) FILTER (WHERE state = '{state}')" for state in COUNTED)}
+      FROM queuectl.jobs
+     GROUP BY queue
+    """

@@ -1,0 +1,113 @@
+"""A SQLite store as the source or the target of a copy."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+from queuectl.db.migrate import NEWEST, UNFINISHED
+from queuectl.db.sqlite_views import COUNTED
+from queuectl.db.transfer import MARK, Numbers, Port, refuse_used, source_of, where
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from typing import Iterator, List, Optional, Sequence
+
+    from queuectl.db.sqlite_file import SqliteFile
+    from queuectl.db.transfer import Key, Row, Table
+
+
+class SqlitePort(Port):
+    """See ``Port``."""
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+
+    def mark(self) -> Optional[str]:
+        """See ``Port.mark``."""
+        rows = self._file._rows("SELECT checksum FROM schema_version WHERE n = ?", (UNFINISHED,))
+        return source_of(rows[0][0]) if rows else None
+
+    def begin(self, source_id: str) -> None:
+        """See ``Port.begin``."""
+        with self._file._write as db:
+            used = db.execute("SELECT next_number > 1 OR EXISTS (SELECT 1 FROM jobs) FROM store").fetchone()[0]
+            if used:
+                raise refuse_used(self._file.location)
+            db.execute(
+                "INSERT INTO schema_version (n, checksum, applied_at) VALUES (?, ?, strftime('%s', 'now') + 0.0)",
+                (UNFINISHED, MARK + source_id),
+            )
+            db.execute(f"PRAGMA user_version = {UNFINISHED}")
+
+    def count(self, table: Table) -> int:
+        """See ``Port.count``."""
+        return int(self._file._rows(f"SELECT count(*) FROM {table.name}")[0][0])
+
+    def last_key(self, table: Table) -> Optional[Key]:
+        """See ``Port.last_key``."""
+        columns = ", ".join(table.key)
+        order = ", ".join(f"{column} DESC" for column in table.key)
+        rows = self._file._rows(f"SELECT {columns} FROM {table.name} ORDER BY {order} LIMIT 1")
+        return rows[0] if rows else None
+
+    def rows(self, table: Table, after: Optional[Key], until: Optional[Key], limit: Optional[int]) -> List[Row]:
+        """See ``Port.rows``."""
+        clause = where(table.key, ["?"] * len(table.key), after, until)
+        order = ", ".join(table.key)
+        return self._file._rows(
+            f"SELECT {', '.join(table.columns)} FROM {table.name}{clause} ORDER BY {order} LIMIT ?",
+            [*(after or ()), *(until or ()), -1 if limit is None else limit],
+        )
+
+    def replace(self, table: Table, after: Optional[Key], until: Optional[Key], rows: Sequence[Row]) -> None:
+        """See ``Port.replace``."""
+        clause = where(table.key, ["?"] * len(table.key), after, until)
+        marks = ", ".join("?" * len(table.columns))
+        with self._file._write as db:
+            self._file._sync_after = False  # once at the end: what a loss of power takes is copied again
+            db.execute(f"DELETE FROM {table.name}{clause}", [*(after or ()), *(until or ())])
+            db.executemany(f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES ({marks})", rows)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """See ``Port.locked``."""
+        with self._file._write:
+            yield
+
+    def numbers(self) -> Numbers:
+        """See ``Port.numbers``."""
+        return Numbers._make(
+            self._file._rows(
+                """
+                SELECT next_number,
+                       max(last_run_id, (SELECT coalesce(max(run_id), 0) FROM runs)),
+                       max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs))
+                  FROM store
+                """
+            )[0]
+        )
+
+    def finish(self, numbers: Numbers) -> None:
+        """See ``Port.finish``."""
+        with self._file._write as db:
+            db.execute(
+                """
+                UPDATE store
+                   SET next_number = ?, last_run_id = max(last_run_id, ?), last_seq = max(last_seq, ?),
+                       settings_version = settings_version + 1
+                """,
+                numbers,
+            )
+            _count_anew(db)
+            db.execute("DELETE FROM schema_version WHERE n = ?", (UNFINISHED,))
+            db.execute(f"PRAGMA user_version = {NEWEST}")
+
+
+def _count_anew(db: sqlite3.Connection) -> None:
+    """Set the counters of all queues to what the rows say."""
+    db.execute("INSERT OR IGNORE INTO queues (name) SELECT DISTINCT queue FROM jobs")
+    db.execute(f"UPDATE queues SET {', '.join(f'{state} = 0' for state in COUNTED)}")
+    for queue, state, count in db.execute("SELECT queue, state, count(*) FROM jobs GROUP BY queue, state").fetchall():
+        assert state in COUNTED
+        db.execute(f"UPDATE queues SET {state} = ? WHERE name = ?", (count, queue))

@@ -1,0 +1,231 @@
+"""``copy``: a whole store into another of either kind, killed on the way and gone on with, equal row by row."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Tuple
+
+import pytest
+
+from queuectl import Queue, QueuectlError
+from queuectl.config import Config
+from queuectl.db import open_store
+from queuectl.db.transfer import TABLES
+from queuectl.errors import Refused, StoreRefused
+from queuectl.runner import identity
+from tests.conftest import Result
+from tests.store.build import worker
+from tests.store.engines import ENGINES
+
+pytestmark = pytest.mark.posix
+
+Cli = Callable[..., Result]
+#: Many enough for several blocks.
+MANY = 12_000
+ODD = "printf 'tab\\there \\\\ back\\n'; echo 'é 🐍 \\N \\.'; printf '\\000\\377\\012raw'"
+
+
+@pytest.fixture(params=[(one, other) for one in sorted(ENGINES) for other in sorted(ENGINES)], ids="-".join)
+def places(request: Any, tmp_path: Path, home: Path) -> Iterator[Tuple[str, str]]:
+    """Where a store is, and where another will be: each pair of engines."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for number, engine in enumerate(request.param):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            found.append(stack.enter_context(ENGINES[engine](folder)))
+        yield found[0], found[1]
+
+
+def filled(where: str, cli: Cli) -> None:
+    """Fill a store with jobs in every state that waits or has ended, and all that is set."""
+    with Queue(where) as queue:
+        queue.set_setting("max_lost", "7")
+        queue.set_setting("backoff_base", "1")
+        queue.pause("paused")
+        queue.limit("mail", 2)
+        queue.enqueue("exit 3", max_retries=1, tags=["a", "b"], env={"K": "v\tw\\x"}, priority=-5, queue="mail")
+        queue.enqueue(ODD, id="job40", timeout=7.25)
+        queue.enqueue("head -c 3000000 /dev/urandom", id="much")
+        queue.enqueue("echo é; exit 1", max_retries=0, queue="mail")
+        cli("--db", where, "worker", "start", "--drain", "--count", "2", timeout=60, code=0)
+        queue.enqueue_many([{"command": f"echo {n}", "priority": n % 7, "delay": n % 3 * 1000} for n in range(50)])
+        queue.enqueue("true", queue="paused", cwd="/")
+        queue.cancel("job5")
+        queue.retry("job40")
+
+
+def rows_of(where: str) -> Dict[str, List[Any]]:
+    """Return all that is copied, table by table, and where the counting stands."""
+    store = open_store(where, create=False)
+    try:
+        port = store.port()
+        found: Dict[str, List[Any]] = {table.name: port.rows(table, None, None, None) for table in TABLES}
+        found["numbers"] = list(port.numbers())
+        found["counters"] = list(store.queues())
+        assert [] == store.check()
+        return found
+    finally:
+        store.close()
+
+
+def test_everything_is_copied(places: Tuple[str, str], cli: Cli) -> None:
+    """Ids, order, runs, output to the byte, settings, switches, counters; the next id is the next; work goes on."""
+    source, target = places
+    filled(source, cli)
+    before = rows_of(source)
+
+    done = cli("--db", source, "copy", "--to", target, timeout=60, code=0)
+
+    lines = done.out.splitlines()
+    assert [f"Copied 55 jobs, 5 runs and {len(before['output'])} pieces of output to ", "All"] == [
+        lines[0].partition("to ")[0] + "to ", lines[1].split(" ")[0],
+    ]  # fmt: skip
+    assert "from now on use the copy" in done.err
+    assert before == rows_of(source) == rows_of(target)
+    with Queue(source) as old, Queue(target) as new:
+        assert [job._replace() for job in old.jobs()] == [job._replace() for job in new.jobs()]
+        assert old.output("job40") == new.output("job40")
+        assert old.output("much") == new.output("much")
+        assert old.store.store_id != new.store.store_id
+        assert Config(new.settings()).max_lost == 7
+        assert old.enqueue("echo new").id == new.enqueue("echo new").id == "job55"
+        with pytest.raises(QueuectlError):
+            new.enqueue("true", id="job3")
+        last_run = max(run.run_id for job in old.jobs() for run in old.runs(job.id))
+        new.retry_where(_states("dead", "cancelled"))
+        new.edit("job6", delay=0)
+    cli("--db", target, "worker", "start", "--drain", "--queue", "mail", timeout=60, code=0)
+    with Queue(target) as new:
+        assert ["failed", "failed", "failed", "failed"] == [run.state for run in new.runs("job1")]
+        assert new.runs("job1")[-1].run_id > last_run
+        assert [] == new.check()
+
+
+def _states(*states: str) -> Any:
+    from queuectl import JobFilter
+
+    return JobFilter(states)
+
+
+@pytest.mark.parametrize("at", [1, 4, 8, "copied"])
+def test_killed_on_the_way_and_run_again(places: Tuple[str, str], cli: Cli, at: Any) -> None:
+    """``kill -9`` at the start, in the middle of the jobs, of the runs: the second call finishes."""
+    source, target = places
+    with Queue(source) as queue:
+        queue.enqueue_many([{"command": f"echo {n}", "tags": [f"t{n % 9}"]} for n in range(MANY)])
+        _run_by_hand(queue, 3000)
+    step = "copied" if at == "copied" else f"copying:{at}"
+
+    killed = cli("copy", "--db", source, "--to", target, env={"QUEUECTL_FAULT": f"copy/{step}"}, timeout=60)
+    assert (-signal.SIGKILL, "") == (killed.code, killed.out)
+
+    if at != "copied":
+        other = cli("--db", target, "status")
+        assert 1 == other.code
+        assert "is an unfinished copy of another store. Run the same 'queuectl copy' again" in other.err
+        with Queue(source) as queue:  # it lives on meanwhile
+            assert f"job{MANY + 1}" == queue.enqueue("echo late").id
+            queue.cancel("job5000")
+            queue.prune(_states("completed")._replace(queues=("default",)))
+        again = cli("--db", source, "copy", "--to", target, "--json", timeout=60, code=0)
+        told = json.loads(again.out)
+        assert (True, MANY + 1 - 3000) == (told["resumed"], told["rows"]["jobs"])
+        assert sorted(told["sha256"]) == sorted(table.name for table in TABLES)
+    assert rows_of(source) == rows_of(target)
+
+
+def this_process(worker_id: str, store: Any) -> Any:
+    """Return this process as a worker that lives."""
+    now, pid = store.now(), os.getpid()
+    return worker(
+        worker_id, host_id=identity.host_id(), pid=pid, pid_started=identity.process_started(pid), started_at=now,
+        lease_expires_at=now + 30, renewed_mono_s=time.monotonic(),
+    )  # fmt: skip
+
+
+def _run_by_hand(queue: Queue, count: int) -> None:
+    """Have a worker in this process run jobs, and write something for each."""
+    from queuectl.job import Outcome, RunEnd, State, Verdict
+
+    store = queue.store
+    store.register(this_process("by-hand", store))
+    for _ in range(count // 500):
+        claims = store.claim("by-hand", 500)
+        at = store.now()
+        ends = [
+            (claim, RunEnd(Outcome.COMPLETED, 0, None, None, at), Verdict(State.COMPLETED, None, None))
+            for claim in claims
+        ]
+        outputs = [(claim.run_id, [(0, b"out\n")], None) for claim in claims]
+        assert all(store.finish("by-hand", ends, outputs=outputs).accepted)
+    store.unregister("by-hand")
+
+
+def test_workers_are_in_the_way(places: Tuple[str, str], cli: Cli, background: Any, eventually: Any) -> None:
+    """It refuses while they run; with ``--stop`` they finish first, with ``--now`` they put back."""
+    source, target = places
+    with Queue(source) as queue:
+        queue.enqueue("touch begun; until [ -e go ]; do sleep 0.05; done")
+        group = background("--db", source, "worker", "start", "--count", "2")
+        eventually(lambda: os.path.exists("begun"))
+
+        refused = cli("--db", source, "copy", "--to", target)
+        assert (1, "") == (refused.code, refused.out)
+        assert "queuectl: cannot copy while workers run (pid " in refused.err
+        assert "Give --stop to stop them first" in refused.err
+        usage = cli("--db", source, "copy", "--to", target, "--now")
+        assert (2, "queuectl: --now and --timeout say how to stop workers. Give --stop too.\n") == (
+            usage.code, usage.err,
+        )  # fmt: skip
+        slow = cli("--db", source, "copy", "--to", target, "--stop", "--timeout", "0.3")
+        assert 1 == slow.code
+        assert "cannot copy while workers run" in slow.err
+        cli("--db", source, "copy", "--to", target, "--stop", "--now", code=0)
+        assert 0 == group.wait().code
+
+        assert "pending" == queue.get("job1").state
+    Path("go").touch()
+    cli("--db", target, "worker", "start", "--drain", timeout=60, code=0)
+    with Queue(target) as new:
+        assert "completed" == new.get("job1").state
+
+
+def test_what_is_no_target(places: Tuple[str, str], cli: Cli) -> None:
+    """A store with jobs, the store itself, the unfinished copy of another: a sentence each, nothing changed."""
+    source, target = places
+    with Queue(source) as queue, Queue(target) as other:
+        queue.enqueue("true")
+        other.enqueue("true")
+        for where, why in ((target, "is not empty, so nothing was copied into it"), (source, "is the store itself")):
+            with pytest.raises(QueuectlError, match=why):
+                queue.copy_to(where)
+        assert 1 == sum(other.status().jobs.values())
+        other.reset()
+        other.store.register(this_process("w1", other.store))
+        with pytest.raises(Refused, match="workers run on it"):
+            queue.copy_to(target)
+        other.store.unregister("w1")
+        other.store.port().begin("somebody")
+        with pytest.raises(QueuectlError, match="is an unfinished copy of another store .id somebody, not"):
+            queue.copy_to(target)
+    with pytest.raises(StoreRefused, match="is an unfinished copy of another store"):
+        Queue(target)
+    assert "copy needs --to" in cli("--db", source, "copy").err
+
+
+def test_it_shows_how_far_it_is(tmp_path: Path, cli: Cli, home: Path) -> None:
+    """The bar's numbers only grow, to the end."""
+    seen: List[Tuple[str, int, int]] = []
+    with Queue() as queue:
+        queue.enqueue_many(["true"] * 3000)
+        queue.copy_to(str(tmp_path / "b.db"), tell=lambda *how: seen.append(how))
+
+    assert ["copying", "checking"] == list(dict.fromkeys(what for what, _, _ in seen))
+    assert sorted(done for _, done, _ in seen) == [done for _, done, _ in seen]
+    assert seen[-1][1] == seen[-1][2]
