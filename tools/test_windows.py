@@ -208,7 +208,8 @@ def run_suite(wine: str, version: str, arguments: List[str]) -> int:
     watchdog.daemon = True
     watchdog.start()
     # What Wine leaves behind may hold the pipe open for ever.
-    threading.Thread(target=end_wine, args=(wine, process), daemon=True).start()
+    ending = threading.Thread(target=end_wine, args=(wine, process), daemon=True)
+    ending.start()
     try:
         assert process.stdout is not None
         for line in process.stdout:
@@ -224,6 +225,7 @@ def run_suite(wine: str, version: str, arguments: List[str]) -> int:
         if process.poll() is None:
             end_wine(wine)
             process.wait()
+        ending.join()  # or it would end the next suite, too
     took_s = time.monotonic() - began
     if took_s >= MOST_S:
         print(f"The suite hung: it was ended after {took_s:.0f} s.")
