@@ -12,8 +12,9 @@ TITLES = {
     "store": "The library's enqueue beside bare SQLite",
     "latency": "From the enqueue to the command, and what idling costs",
     "postgres": "The PostgreSQL store beside procrastinate and pgqueuer",
+    "scale": "How much one PostgreSQL carries: measured costs, a simulation, a check",
 }
-COMMANDS = {"postgres": ".peers"}
+COMMANDS = {"postgres": ".peers", "scale": ".scale"}
 INTRODUCTION = (
     "Made by `python3 -m bench` (`make bench`). Ratios are medians of paired runs, one after the other in the "
     "same run, so they hold on a noisy machine; absolute figures are only there to give an idea."
