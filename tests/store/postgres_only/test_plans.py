@@ -215,7 +215,7 @@ def test_a_verb_reads_few_rows_however_many_there_are(store, watch, name):
     assert touched <= MOST.get(name, 300), how
 
 
-@pytest.mark.parametrize("index", ["jobs_ready", "jobs_waiting", "jobs_owned", "jobs_ended"])
+@pytest.mark.parametrize("index", ["jobs_ready", "jobs_waiting", "jobs_owned", "jobs_ended", "jobs_listed"])
 def test_these_tests_notice_a_missing_index(grown, watch, index):
     """Without it some verb reads tens of thousands of rows; ``check`` names it too."""
     store, _, server = grown
