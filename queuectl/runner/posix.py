@@ -221,7 +221,9 @@ def _spawn(words: List[AnyStr], env: Mapping[AnyStr, AnyStr], stdin: int, output
     except NotImplementedError:  # a C library without POSIX_SPAWN_SETSID
         import subprocess
 
+        mask = signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a child inherits it
         child = subprocess.Popen(words, env=env, stdin=stdin, stdout=output, stderr=output, start_new_session=True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         child.returncode = 0  # the worker collects it; Popen must not wait for it when it is deleted
         return child.pid
 
