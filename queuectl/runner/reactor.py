@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # A wait this short may be for the ends of children alone, for so long after the last look at everything.
 BRIEF_S = 0.003
 BRIEFLY_S = 0.01
-_ENDS = (signal.SIGCHLD,)
 _HAS_SIGTIMEDWAIT = hasattr(signal, "sigtimedwait")  # macOS has none
 
 
@@ -42,6 +41,7 @@ class Reactor:
         self.orphaned = False
         self._commands: Dict[int, Command] = {}
         self._children = 0
+        self._ends = (signal.SIGCHLD,)
         self._lifeline = lifeline
         self._bell: Optional[int] = None
         self._wake, self._waker = os.pipe()
@@ -50,7 +50,7 @@ class Reactor:
         for number in (*signals, signal.SIGCHLD):
             signal.signal(number, _nothing)
         if _HAS_SIGTIMEDWAIT:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._ends)
         self._briefly_until_mono = 0.0
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         self._poll: Any = _Epoll() if hasattr(select, "epoll") else select.poll()
@@ -115,12 +115,14 @@ class Reactor:
     def _sleep(self, timeout_ms: int) -> List[Tuple[int, int]]:
         """Poll, where the end of a child is told like other signals: by a byte in the pipe."""
         if not _HAS_SIGTIMEDWAIT:
-            return self._poll.poll(timeout_ms)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
+            found: List[Tuple[int, int]] = self._poll.poll(timeout_ms)
+            return found
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._ends)
         try:
-            return self._poll.poll(timeout_ms)
+            found = self._poll.poll(timeout_ms)
         finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._ends)
+        return found
 
     def _waits_for_ends(self, timeout_s: float) -> bool:
         """Wait for the end of a child alone, if everything else was looked at a moment ago; say whether it was done.
@@ -130,7 +132,7 @@ class Reactor:
         """
         if not _HAS_SIGTIMEDWAIT or time.monotonic() > self._briefly_until_mono:
             return False
-        if signal.sigtimedwait(_ENDS, timeout_s) is not None:
+        if signal.sigtimedwait(self._ends, timeout_s) is not None:
             self._collect()
         return True
 
