@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 NEWEST = 1
 # What an unfinished copy bears in its place: larger than that of any release.
 UNFINISHED = 2**31 - 1
+# The tables that a SQLite store of that schema has; tests hold them against the files too.
+TABLES = (
+    "jobs", "output", "queues", "runs", "schema_version", "settings", "store", "taken_numbers", "workers",
+)  # fmt: skip
 
 
 class Migration:

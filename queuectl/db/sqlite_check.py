@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from queuectl.db.migrate import checksum, migrations
+from queuectl.db.migrate import checksum, migrations, upgrade_sqlite
 from queuectl.db.sqlite_views import COUNTED
 from queuectl.job import Problem
 
@@ -25,6 +25,27 @@ def check(file: SqliteFile) -> List[Problem]:
 
 
 def _schema(file: SqliteFile) -> List[Problem]:
+    return _missing(file) + _foreign_migrations(file)
+
+
+def _missing(file: SqliteFile) -> List[Problem]:
+    """Compare the tables and indexes that are there with those of a new store."""
+    import contextlib
+    import sqlite3
+
+    listed = "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite%' ORDER BY type, name"
+    there = set(file._rows(listed))
+    with contextlib.closing(sqlite3.connect(":memory:")) as new:
+        upgrade_sqlite(new, 0.0)
+        wanted = new.execute(listed).fetchall()
+    return [
+        Problem(f"the {kind} {name} is missing", "Stop the workers and restore a backup.")
+        for kind, name in wanted
+        if (kind, name) not in there
+    ]
+
+
+def _foreign_migrations(file: SqliteFile) -> List[Problem]:
     applied = dict(file._rows("SELECT n, checksum FROM schema_version"))
     return [
         Problem(

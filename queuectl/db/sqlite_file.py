@@ -9,7 +9,7 @@ import time
 
 from queuectl import db
 from queuectl.db import doorbell, sqlite_make
-from queuectl.db.migrate import NEWEST, UNFINISHED
+from queuectl.db.migrate import NEWEST, TABLES, UNFINISHED
 from queuectl.errors import StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
@@ -125,7 +125,19 @@ class SqliteFile:
 
             with self._write:
                 upgrade_sqlite(self._db, time.time())
-        self.store_id: str = self._rows("SELECT store_id FROM store")[0][0]
+        rows = self._rows(
+            f"""
+            SELECT store_id,
+                   (SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN {TABLES})
+              FROM store
+            """
+        )
+        if not rows or rows[0][1] != len(TABLES):
+            raise StoreRefused(
+                f"{self.path} is not a complete queuectl store; it was left as it is. "
+                "Stop the workers and put a backup in its place."
+            )
+        self.store_id: str = rows[0][0]
 
     def _is_blank(self) -> bool:
         """Say whether the file is empty, or a database without any table: what another maker began."""

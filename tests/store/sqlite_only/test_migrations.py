@@ -6,7 +6,7 @@ import contextlib
 import time
 
 from queuectl.db import open_store
-from queuectl.db.migrate import NEWEST, checksum, migrations
+from queuectl.db.migrate import NEWEST, TABLES, checksum, migrations
 
 
 def test_migrations_are_numbered_without_a_gap():
@@ -23,10 +23,12 @@ def test_a_new_store_has_had_every_migration(path):
     with contextlib.closing(open_store(path)) as store:
         rows = store._rows("SELECT n, checksum, applied_at FROM schema_version ORDER BY n")
         version = store._rows("PRAGMA user_version")
+        tables = store._rows("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
 
     assert [(step.number, checksum(step.sql)) for step in migrations("sqlite")] == [row[:2] for row in rows]
     assert all(before - 1 <= applied_at <= time.time() + 1 for _, _, applied_at in rows)
     assert [(NEWEST,)] == version
+    assert sorted(TABLES) == sorted(name for (name,) in tables)
 
 
 def test_line_ends_do_not_change_a_checksum():
