@@ -1,0 +1,75 @@
+"""What a job costs, counted: these figures do not depend on the machine, and its speed rests on them."""
+
+from __future__ import annotations
+
+import os
+
+from queuectl.db import sqlite_file
+from tests.store.build import T0, completed, specs
+
+JOBS = 50
+
+
+def statements(store):
+    """Begin to note the statements that reach SQLite over this connection."""
+    seen = []
+    store._db.set_trace_callback(seen.append)
+    return seen
+
+
+def run_all(store, jobs=JOBS):
+    """Finish one job and claim the next, as a busy worker does, until *jobs* have been handed in."""
+    claims = store.claim("w1", 1, (), T0)
+    for _ in range(jobs):
+        claims = store.finish("w1", [completed(claims[0], T0)], 1, now=T0).claims
+
+
+def test_an_end_and_the_next_claim_are_eight_statements(store):
+    """BEGIN, two for the end, one that chooses, two for the new run, one for the counters, COMMIT."""
+    store.add(specs(JOBS + 2), T0)
+    claims = store.claim("w1", 1, (), T0)
+    seen = statements(store)
+
+    claims = store.finish("w1", [completed(claims[0], T0)], 1, now=T0).claims
+
+    assert 1 == len(claims)
+    words = [text.split()[0] for text in seen]
+    assert ["BEGIN", "UPDATE", "UPDATE", "SELECT", "INSERT", "UPDATE", "UPDATE", "COMMIT"] == words
+
+
+def test_an_end_and_the_next_claim_dirty_few_pages(store, path):
+    """Each page that a transaction dirties is written to the log whole: eight and a bit on average."""
+    store.add(specs(JOBS + 2), T0)
+    store.claim("w1", 0, (), T0)
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    run_all(store)
+
+    pages = os.path.getsize(path + "-wal") / (4096 + 24)
+    assert pages / JOBS <= 9
+
+
+def test_ends_wait_for_no_disk_and_share_a_sync(store, monkeypatch):
+    """Handing in syncs nothing; the worker's ``sync`` then covers all ends with one call, and the next one none."""
+    calls = []
+    real = sqlite_file._fdatasync
+    monkeypatch.setattr(sqlite_file, "_fdatasync", lambda fd: (calls.append(fd), real(fd))[1])
+    store.add(specs(JOBS + 2), T0)
+    assert 1 == len(calls)  # an enqueue, of however many jobs, is on the disk when it returns
+    calls.clear()
+
+    run_all(store)
+    assert [] == calls
+
+    store.sync()
+    assert 1 == len(calls)
+
+
+def test_one_enqueue_is_a_handful_of_statements(store):
+    """However many jobs there are already."""
+    store.add(specs(2000), T0)
+    seen = statements(store)
+
+    store.add(specs(1), T0)
+
+    assert len(seen) <= 8
