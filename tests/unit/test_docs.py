@@ -140,6 +140,17 @@ def test_every_decision_is_listed() -> None:
     assert pages == listed
 
 
+def test_every_test_that_a_page_names_exists() -> None:
+    """A table that says which test shows something must not outlive the test."""
+    there: Set[str] = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        there |= set(re.findall(r"^\s*def (test_\w+)", path.read_text(encoding="utf-8"), flags=re.M))
+    named = {name for page in PAGES for name in in_code(page.read_text(encoding="utf-8")) if name.startswith("test_")}
+
+    assert len(named) > 40, "the tables of reliability.md have moved"
+    assert not named - there
+
+
 # -- links ------------------------------------------------------------------------------------
 
 
