@@ -83,19 +83,24 @@ class Queue(Switches):
 
     # -- jobs come in -------------------------------------------------------------------------
 
-    def enqueue(self, command: str, **fields: Any) -> Job:
+    def enqueue(self, command: str, connection: Any = None, **fields: Any) -> Job:
         """Store one job durably and return it.
 
         Args:
             command: What the shell is to run.
+            connection: An open psycopg or sqlite3 connection to this same store: the job is stored in its
+                transaction, and is there once that is committed. Until then other enqueuers wait.
             fields: Any other job field: id, queue, priority, max_retries, backoff_base, timeout, run_at,
                 delay, cwd, env, tags.
 
         Raises:
             InvalidJob, JobExists: Nothing was stored.
         """
-        job_id = self.add([jobspec.from_fields({"command": command, **fields}, os.getcwd())])[0]
-        return self.get(job_id)
+        spec = jobspec.from_fields({"command": command, **fields}, os.getcwd())
+        if connection is not None:
+            with self._lock:
+                return self.store.add_within(connection, [spec])[0]
+        return self.get(self.add([spec])[0])
 
     def enqueue_many(self, jobs: Iterable[JobLike]) -> List[str]:
         """Store all *jobs* (commands or mappings of job fields) in one transaction; return their ids.

@@ -107,6 +107,17 @@ class Store(ABC):
             JobExists: A given id is taken, or is a generated one of the past; nothing is stored.
         """
 
+    @abstractmethod
+    def add_within(self, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
+        """Store jobs as ``add`` does, but on the caller's open *connection* to this very store, in its transaction.
+
+        They are there for others, and idle workers are woken, when the caller commits; a rollback takes them away with
+        their numbers. Until then other enqueuers wait. In autocommit mode it is a transaction of its own.
+
+        Raises:
+            JobExists, QueuectlError: A given id is taken; not such a connection; StoreRefused: to another store.
+        """
+
     # -- runs ---------------------------------------------------------------------------------
 
     @abstractmethod

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence
 
     from queuectl.db.postgres_link import Run
+    from queuectl.job import Job
     from queuectl.jobspec import JobSpec
 
 # A batch larger than this draws its numbers beforehand.
@@ -84,26 +85,32 @@ class PostgresAdd(PostgresViews):
 
     def _add_batch(self, specs: Sequence[JobSpec], token: int, now: Optional[float]) -> List[str]:
         """Add jobs with given ids or more than one, holding the numbers to the commit."""
+        return self._or_find_out(lambda run: self._batch(run, specs, token, now), specs, token)
 
-        def body(run: Run) -> List[str]:
-            next_number, has_taken, clock_at, default = run(_LOCK_NUMBERS).fetchone()
-            before = {row[0] for row in run("SELECT number FROM queuectl.taken_numbers")} if has_taken else set()
-            given = [spec.id for spec in specs if spec.id is not None]
-            taken = set(before)
-            if given:
-                found = run("SELECT id FROM queuectl.jobs WHERE id = ANY(%s::text[])", (given,))
-                refuse_spent(given, {row[0] for row in found}, next_number, before)
-                taken.update(filter(None, map(generated_number, given)))
-            ids, after, ahead = number_jobs(specs, next_number, taken)
-            self._copy(run, specs, ids, token, clock_at if now is None else now, default)
-            if before or ahead:
-                run("DELETE FROM queuectl.taken_numbers WHERE number < %s::bigint", (after,))
-                run("INSERT INTO queuectl.taken_numbers SELECT unnest(%s::bigint[])", (sorted(ahead - before),))
-            run(_SET_NUMBERS, {"next": after, "taken": bool(ahead), "channel": self.channel})
-            faults.point("adding")
-            return ids
+    def _batch(self, run: Run, specs: Sequence[JobSpec], token: int, now: Optional[float] = None) -> List[str]:
+        """Add jobs in the transaction of *run*."""
+        next_number, has_taken, clock_at, default = run(_LOCK_NUMBERS).fetchone()
+        before = {row[0] for row in run("SELECT number FROM queuectl.taken_numbers")} if has_taken else set()
+        given = [spec.id for spec in specs if spec.id is not None]
+        taken = set(before)
+        if given:
+            found = run("SELECT id FROM queuectl.jobs WHERE id = ANY(%s::text[])", (given,))
+            refuse_spent(given, {row[0] for row in found}, next_number, before)
+            taken.update(filter(None, map(generated_number, given)))
+        ids, after, ahead = number_jobs(specs, next_number, taken)
+        self._copy(run, specs, ids, token, clock_at if now is None else now, default)
+        if before or ahead:
+            run("DELETE FROM queuectl.taken_numbers WHERE number < %s::bigint", (after,))
+            run("INSERT INTO queuectl.taken_numbers SELECT unnest(%s::bigint[])", (sorted(ahead - before),))
+        run(_SET_NUMBERS, {"next": after, "taken": bool(ahead), "channel": self.channel})
+        faults.point("adding")
+        return ids
 
-        return self._or_find_out(body, specs, token)
+    def add_within(self, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
+        """See ``Store.add_within``."""
+        from queuectl.db.postgres_within import add_within
+
+        return add_within(self, connection, specs)
 
     def _add_large(self, specs: Sequence[JobSpec], token: int, now: Optional[float]) -> Optional[List[str]]:
         """Add a large batch; None if numbers were taken."""

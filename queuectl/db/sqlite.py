@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Ended, OutputWrite, Part
-    from queuectl.job import Claim
+    from queuectl.job import Claim, Job
     from queuectl.jobspec import JobSpec
 
 # Rows that became due and are moved into the claim's index before a claim: all, for the most urgent of
@@ -43,23 +43,33 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         specs = specs if isinstance(specs, list) else list(specs)
         if not specs:
             return []
-        now = time.time() if now is None else now
         with self._write as db:
-            ids = self._take_ids(db, specs)
-            last_seq = db.execute(_LAST_SEQ).fetchone()[0]
-            default = None
-            if any(spec.max_retries is None for spec in specs):
-                found = db.execute("SELECT value FROM settings WHERE key = 'max_retries'").fetchone()
-                default = int(found[0]) if found else 3
-            counts: Dict[str, List[int]] = {}
-            db.executemany(_ADD, _new_rows(specs, ids, last_seq, default, now, counts))
-            for queue, (pending, _) in counts.items():
-                if db.execute("UPDATE queues SET pending = pending + ? WHERE name = ?", (pending, queue)).rowcount == 0:
-                    db.execute("INSERT INTO queues (name, pending) VALUES (?, ?)", (queue, pending))
+            ids = self._insert(db, specs, now)
             self._ring_after = True
             faults.point("adding")
         faults.point("added")
         return ids
+
+    def _insert(self, db: sqlite3.Connection, specs: Sequence[JobSpec], now: Optional[float] = None) -> List[str]:
+        """Add jobs in the open transaction of *db*."""
+        ids = self._take_ids(db, specs)
+        last_seq = db.execute(_LAST_SEQ).fetchone()[0]
+        default = None
+        if any(spec.max_retries is None for spec in specs):
+            default = self._default_max_retries(db)
+        counts: Dict[str, List[int]] = {}
+        now = time.time() if now is None else now
+        db.executemany(_ADD, _new_rows(specs, ids, last_seq, default, now, counts))
+        for queue, (pending, _) in counts.items():
+            if db.execute("UPDATE queues SET pending = pending + ? WHERE name = ?", (pending, queue)).rowcount == 0:
+                db.execute("INSERT INTO queues (name, pending) VALUES (?, ?)", (queue, pending))
+        return ids
+
+    def add_within(self, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
+        """See ``Store.add_within``."""
+        from queuectl.db.sqlite_within import add_within
+
+        return add_within(self, connection, specs)
 
     def _take_ids(self, db: sqlite3.Connection, specs: Sequence[JobSpec]) -> List[str]:
         """Return the ids of new jobs: the given ones if they are free, generated ones for the rest."""

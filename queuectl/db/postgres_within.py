@@ -1,0 +1,77 @@
+"""Jobs come in over the caller's own connection, in the caller's transaction."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from queuectl.db.postgres_line import first_line, is_lost
+from queuectl.db.postgres_link import Run
+from queuectl.db.postgres_views import JOB_COLUMNS
+from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterable, List, NoReturn, Sequence
+
+    from queuectl.db.postgres_add import PostgresAdd
+    from queuectl.db.postgres_link import Parameters
+    from queuectl.job import Job
+    from queuectl.jobspec import JobSpec
+
+
+class _Within(Run):
+    """A ``Run`` on a connection that is not ours; its rows are tuples whatever the caller likes better."""
+
+    __slots__ = ("_theirs",)
+
+    def __init__(self, link: PostgresAdd, connection: Any) -> None:
+        super().__init__(link, connection)
+        self._theirs = connection
+
+    def __call__(self, sql: str, parameters: Parameters = None) -> Any:
+        return self._theirs.cursor(row_factory=tuple_row).execute(self._link.text(sql), parameters)
+
+    def copy(self, sql: str, blocks: Iterable[bytes]) -> None:
+        """Send *blocks* into a COPY."""
+        with self._theirs.cursor() as cursor, cursor.copy(self._link.text(sql)) as copy:
+            for block in blocks:
+                copy.write(block)
+
+
+def add_within(store: PostgresAdd, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
+    """See ``Store.add_within``."""
+    from queuectl.job import Job
+
+    if not isinstance(connection, psycopg.Connection):
+        kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
+        raise QueuectlError(f"connection must be an open psycopg.Connection for {store.location}, not a {kind}.")
+    if connection.closed:
+        raise StoreUnavailable("the connection that was given is closed. Open it again.")
+    run = _Within(store, connection)
+    try:
+        # In autocommit each statement would be a transaction of its own; a block inside another is a savepoint.
+        with connection.transaction() if connection.autocommit else nullcontext():
+            found = run("SELECT store_id FROM queuectl.store WHERE one").fetchone()
+            if found is None or found[0] != store.store_id:
+                raise StoreRefused(f"the connection that was given does not lead to the store {store.location}.")
+            ids = store._batch(run, specs, int.from_bytes(os.urandom(8), "big") >> 1)
+            rows = run(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = ANY(%s::text[]) ORDER BY seq", (ids,))
+            return [Job._make(row) for row in rows]
+    except psycopg.Error as error:
+        _fail(store, connection, error)
+
+
+def _fail(store: PostgresAdd, connection: Any, error: psycopg.Error) -> NoReturn:
+    """Raise the error that tells a person what went wrong on the connection that was given."""
+    what = first_line(error)
+    if is_lost(connection):
+        raise StoreUnavailable(f"lost the connection that was given: {what}. Nothing was stored.") from error
+    if error.sqlstate in ("42P01", "3F000"):
+        raise StoreRefused(f"the connection that was given does not lead to the store {store.location}.") from error
+    if error.sqlstate == "42501":
+        raise StoreRefused(f"the role of the connection that was given may not enqueue: {what}.") from error
+    raise StoreUnavailable(f"could not enqueue on the connection that was given: {what}. Roll back.") from error

@@ -1,0 +1,79 @@
+"""Jobs come in over the caller's own connection to the store's file, in the caller's transaction."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+from queuectl.db import doorbell
+from queuectl.db.sqlite_views import JOB_COLUMNS
+from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterable, List, Sequence
+
+    from queuectl.db.sqlite import SqliteStore
+    from queuectl.job import Job
+    from queuectl.jobspec import JobSpec
+
+
+class _Within:
+    """The caller's connection as the store's verbs use one; its rows are tuples whatever the caller likes better."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._theirs = connection
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        cursor = self._theirs.cursor()
+        cursor.row_factory = None
+        return cursor.execute(sql, parameters)
+
+    def executemany(self, sql: str, rows: Iterable[Any]) -> sqlite3.Cursor:
+        return self._theirs.cursor().executemany(sql, rows)
+
+
+def add_within(store: SqliteStore, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
+    """See ``Store.add_within``."""
+    from queuectl.job import Job
+
+    if not isinstance(connection, sqlite3.Connection):
+        kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
+        raise QueuectlError(f"connection must be an open sqlite3.Connection to {store.path}, not a {kind}.")
+    within: Any = _Within(connection)
+    try:
+        _refuse_another(store, within)
+        own = not connection.in_transaction and connection.isolation_level is None
+        if not connection.in_transaction:
+            within.execute("BEGIN IMMEDIATE")  # as every writer: a deferred one may fail when it comes to write
+        try:
+            ids = store._insert(within, specs)
+            jobs = [within.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (each,)).fetchone() for each in ids]
+            if own:
+                within.execute("COMMIT")
+        except BaseException:
+            if own and connection.in_transaction:
+                within.execute("ROLLBACK")
+            raise
+    except sqlite3.Error as error:
+        if isinstance(error, sqlite3.ProgrammingError):
+            raise StoreUnavailable(f"the connection that was given cannot be used: {error}.") from error
+        raise StoreUnavailable(
+            f"could not enqueue on the connection that was given: {error}. Roll back and try again."
+        ) from error
+    if own:
+        doorbell.ring(store.run_folder)
+        store.sync()
+    return [Job._make(row) for row in jobs]
+
+
+def _refuse_another(store: SqliteStore, within: Any) -> None:
+    """Refuse a connection to another file."""
+    files = [row[2] for row in within.execute("PRAGMA database_list") if row[1] == "main"]
+    try:
+        same = bool(files and files[0]) and os.path.samefile(files[0], store.path)
+    except OSError:
+        same = False
+    if not same:
+        named = files[0] if files and files[0] else "a database in memory"
+        raise StoreRefused(f"the connection that was given leads to {named}, not to the store {store.path}.")
