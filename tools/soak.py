@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,8 @@ def soak(given: argparse.Namespace) -> int:
     from tests.faults.rampage import Plan, rage
 
     jobs = given.jobs if given.jobs is not None else max(round(1000 * given.minutes), 200)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(130))  # through the end of rage(), which leaves nothing running
     figures: Dict[str, Any] = {"problems": ["it did not come to its end"]}
     try:
         figures = rage(folder, Plan(jobs=jobs, lasts_s=given.minutes * 60, seed=given.seed), tell)

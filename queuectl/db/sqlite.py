@@ -119,9 +119,9 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
 
     def claim(self, worker_id: str, count: int, queues: Sequence[str] = (), now: Optional[float] = None) -> List[Claim]:
         """See ``Store.claim``."""
-        now = time.time() if now is None else now
-        due = self.next_due(queues, now)
-        if due is None or due > now:  # most looks of an idle worker end here, without the write lock
+        at = time.time() if now is None else now
+        due = self.next_due(queues, at)
+        if due is None or due > at:  # most looks of an idle worker end here, without the write lock
             return []
         return self.finish(worker_id, (), count, queues, now).claims
 
@@ -135,9 +135,10 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         outputs: Sequence[OutputWrite] = (),
     ) -> Finished:
         """See ``Store.finish``."""
-        now = time.time() if now is None else now
         counts: Dict[str, List[int]] = {}
         with self._write as db:
+            # Not before the lock is there: whoever had it until now may have ended the run before this one.
+            now = time.time() if now is None else now
             self._sync_after = False  # the worker does it while the next command starts
             for run_id, parts, replace_from in outputs:
                 self._append(db, run_id, parts, replace_from)

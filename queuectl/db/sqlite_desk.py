@@ -45,9 +45,9 @@ class SqliteDesk(SqliteFile):
 
     def cancel(self, job_ids: Sequence[str], now: Optional[float] = None) -> Dict[str, str]:
         """See ``Store.cancel``."""
-        now = time.time() if now is None else now
         answer = {}
         with self._write as db:
+            now = time.time() if now is None else now
             for job_id in dict.fromkeys(job_ids):
                 seq, queue, state = self._row(db, job_id)
                 if state == "processing":
@@ -72,8 +72,8 @@ class SqliteDesk(SqliteFile):
 
     def retry(self, job_ids: Sequence[str], only_dead: bool = False, now: Optional[float] = None) -> None:
         """See ``Store.retry``."""
-        now = time.time() if now is None else now
         with self._write as db:
+            now = time.time() if now is None else now
             for job_id in dict.fromkeys(job_ids):
                 try:
                     seq, queue, state = self._row(db, job_id)
@@ -103,7 +103,6 @@ class SqliteDesk(SqliteFile):
 
     def retry_where(self, which: JobFilter, now: Optional[float] = None) -> int:
         """See ``Store.retry_where``."""
-        now = time.time() if now is None else now
         states = tuple(state for state in which.states or RETRIABLE if state in RETRIABLE)
         if not states:
             return 0
@@ -117,7 +116,7 @@ class SqliteDesk(SqliteFile):
                     [*parameters, after, STEP],
                 ).fetchall()
                 for seq, queue, state in rows:
-                    self._start_over(db, seq, queue, state, now)
+                    self._start_over(db, seq, queue, state, time.time() if now is None else now)
                 self._ring_after = True
             retried += len(rows)
             if len(rows) < STEP:
@@ -128,8 +127,8 @@ class SqliteDesk(SqliteFile):
         """See ``Store.edit``."""
         from queuectl.db.sqlite import to_json
 
-        now = time.time() if now is None else now
         with self._write as db:
+            now = time.time() if now is None else now
             seq, queue, state = self._row(db, job_id)
             if state not in ("pending", "failed"):
                 raise WrongState(job_id, "edit", state, ("pending", "failed"))

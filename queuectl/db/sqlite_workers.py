@@ -105,9 +105,9 @@ class SqliteWorkers(SqliteFile):
 
     def release_lost(self, worker_id: str, max_lost: int, now: Optional[float] = None) -> List[Tuple[str, str]]:
         """See ``Store.release_lost``."""
-        now = time.time() if now is None else now
         released = []
         with self._write as db:
+            now = time.time() if now is None else now
             if db.execute("SELECT 1 FROM workers WHERE id = ? AND state = 'alive'", (worker_id,)).fetchone():
                 return []
             rows = db.execute(

@@ -75,6 +75,8 @@ DEEDS = {
     "pause a group": 6, "kill an enqueuer": 8, "pause an enqueuer": 4, "worker stop": 2, "worker stop --now": 2,
     "kill a worker stop": 3, "cancel a job": 7,
 }  # fmt: skip
+#: What the oracle says of two runs at once.
+OVERLAPS = ("overlap", "after its end", "began before")
 GROUPS = (3, 3, 2)  # workers of each
 BATCH = 25
 
@@ -316,7 +318,7 @@ class Rampage:
             "deeds": sum(count for deed, count in self._done.items() if deed in DEEDS),
             **self._done,
             "lost": sum("is gone" in what or "no job has the id" in what for what in found),
-            "overlapping": sum("overlap" in what or "after its end" in what for what in found),
+            "overlapping": sum(any(word in what for word in OVERLAPS) for what in found),
             "stale accepted": len(ends) + sum("accepted completions" in what for what in found),
             "stuck": stuck,
             "integrity": integrity,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import subprocess
+import time
 
 import pytest
 
@@ -54,6 +55,39 @@ def test_a_writer_waits_for_another(path, raw, start):
     out, err = process.communicate()
 
     assert ("job1\n", "") == (out, err)
+
+
+@pytest.mark.parametrize("verb", ["claim", "add", "cancel", "release_lost"])
+def test_an_instant_is_not_from_before_the_wait(store, raw, monkeypatch, verb):
+    """Whoever had the lock may have ended the run before: what comes after is not noted as earlier than that."""
+    store.add([spec(), spec()])
+    store.claim("w1", 1)
+    nap, freed = time.sleep, []
+
+    def wait(seconds):
+        nap(0.02)
+        if not freed:
+            freed.append(time.time())
+            raw.execute("COMMIT")
+
+    monkeypatch.setattr(sqlite_file.time, "sleep", wait)
+    if verb == "release_lost":
+        store.condemn("w1", store.workers()[0].renewed_mono_s)
+    raw.execute("BEGIN IMMEDIATE")
+
+    if verb == "claim":
+        at = store.claim("w1", 1)[0].started_at
+    elif verb == "add":
+        at = store.get(store.add([spec()])[0]).created_at
+    elif verb == "cancel":
+        store.cancel(["job2"])
+        at = store.get("job2").ended_at
+    else:
+        store.release_lost("w1", 3)
+        at = store.runs("job1")[0].ended_at
+
+    assert freed
+    assert at >= freed[0]
 
 
 def test_patience_ends_with_a_sentence(path, store, raw, monkeypatch):
