@@ -12,7 +12,6 @@ import argparse
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -65,9 +64,9 @@ def main() -> int:
     given = parser.parse_args()
     if given.here:
         return soak(given)
-    return subprocess.run(
-        [python_with("test"), str(Path(__file__).resolve()), *sys.argv[1:], "--here"], check=False
-    ).returncode
+    python = python_with("test")
+    os.execv(python, [python, str(Path(__file__).resolve()), *sys.argv[1:], "--here"])
+    return 1
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from queuectl import Queue
 from queuectl.errors import QueuectlError
+from queuectl.runner import end_runs_at_once
 from queuectl.runner.identity import is_running, process_started, send_signal
 from tests import oracle
 
@@ -332,8 +333,12 @@ class Rampage:
             if process.running:
                 process.popen.kill()
             process.popen.wait()
-        for row in self.queue.store.workers():
+        store = self.queue.store
+        workers = store.workers()
+        for row in workers:
             send_signal(row.pid, row.pid_started, signal.SIGKILL)
+        owners = [*[row.id for row in workers], *store.ownerless()]
+        end_runs_at_once(store.store_id, frozenset(run_id for one in owners for _, run_id in store.runs_of(one)), {})
         self.queue.close()
 
 
