@@ -283,6 +283,7 @@ class Supervisor:
         try:
             self._sweep(time.monotonic())
             self._store.unregister(self._id)
+            self._pids = None  # the command that started this daemon wrote the file too
             self._write_pids()
         except QueuectlError:
             pass
