@@ -1,7 +1,8 @@
 """``python3 -m bench [PART ...]``: measure, keep the figures, write RESULTS.md.
 
-Parts: drain, startup, store, latency. ``--check`` compares with the recorded ratios and fails when one is more
-than a quarter worse; ``--rounds N`` and ``--jobs N`` make a run shorter or surer.
+Parts: startup, store, latency, drain, growth, memory, crowd, peers. ``--check`` compares with the recorded ratios and fails when one is more
+than a quarter worse; ``--rounds N`` and ``--jobs N`` make a run shorter or surer;
+``--large`` adds five million ended jobs to ``growth``.
 """
 
 from __future__ import annotations
@@ -10,11 +11,20 @@ import argparse
 import sys
 from typing import Any, Dict, List
 
-from bench import drain, latency, startup, store
+from bench import crowd, drain, growth, latency, local_peers, memory, startup, store
 from bench.measure import keep, load
 from bench.report import write
 
-PARTS = {"startup": startup.run, "store": store.run, "latency": latency.run, "drain": drain.run}
+PARTS = {
+    "startup": startup.run,
+    "store": store.run,
+    "latency": latency.run,
+    "drain": drain.run,
+    "growth": growth.run,
+    "memory": memory.run,
+    "crowd": crowd.run,
+    "peers": local_peers.run,
+}
 WORSE = 1.25
 
 
@@ -25,7 +35,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="paired runs per figure (default 5)")
     parser.add_argument("--jobs", type=int, default=5000, help="jobs per drain (default 5000)")
     parser.add_argument("--check", action="store_true", help="compare with the recorded ratios, change nothing")
+    parser.add_argument("--large", action="store_true", help="growth: also a million pending and five million ended")
     given = parser.parse_args()
+    if given.large:
+        PARTS["growth"] = growth.run_large
     unknown = set(given.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
@@ -52,7 +65,7 @@ def compare(part: str, before: Dict[str, Any], after: Dict[str, Any]) -> List[st
         old = before.get(name)
         if isinstance(figure, dict) and isinstance(old, dict):
             now, then = figure["share of xargs"], old["share of xargs"]
-            if now * WORSE < then:
+            if isinstance(now, float) and isinstance(then, float) and now * WORSE < then:
                 found.append(f"{part}, {name}: {now} of xargs, recorded {then}")
         elif "/" in name and old is not None:
             more_is_better = "bare" in name

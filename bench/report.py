@@ -11,6 +11,10 @@ TITLES = {
     "startup": "One command as a process",
     "store": "The library's enqueue beside bare SQLite",
     "latency": "From the enqueue to the command, and what idling costs",
+    "growth": "What the size of the store costs",
+    "memory": "Memory",
+    "crowd": "32 enqueuers and 16 workers at once",
+    "peers": "Draining `true` two at a time, beside its peers",
     "postgres": "The PostgreSQL store beside procrastinate and pgqueuer",
     "scale": "How much one PostgreSQL carries: measured costs, a simulation, a check",
 }
