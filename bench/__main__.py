@@ -1,8 +1,7 @@
 """``python3 -m bench [PART ...]``: measure, keep the figures, write RESULTS.md.
 
 Parts: startup, store, latency, drain, growth, memory, crowd, peers. ``--check`` compares with the recorded ratios
-and fails when one is more
-than a quarter worse; ``--rounds N`` and ``--jobs N`` make a run shorter or surer;
+and fails when one is more than a quarter worse; ``--rounds N`` and ``--jobs N`` make a run shorter or surer;
 ``--large`` adds five million ended jobs to ``growth``.
 """
 
