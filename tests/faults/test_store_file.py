@@ -157,7 +157,7 @@ def test_a_newer_release_takes_the_store_over(scene: Scene, busy: Group, cli: Ca
     for words in (["status"], ["enqueue", "--", "true"], ["worker", "start"], ["worker", "stop"]):
         refused = cli(*words)
         assert ("", 1) == (refused.out, refused.code)
-        assert "was written by a newer queuectl (schema 999; this one knows 1)" in refused.err
+        assert "was written by a newer queuectl (schema 999; this one knows" in refused.err
     (scene.folder / "go").touch()
     assert 0 == busy.stop().code
     kill(scene.pids("beats"))
