@@ -42,6 +42,7 @@ class Turn:
         self._promoted = False
         self._slack = SLACK
         self._again = False  # whether ends are sent that were sent before
+        self._sending: Sequence[Dict[str, Any]] = ()  # the ends of the statement that is on its way
 
     # -- what a call is made of ---------------------------------------------------------------
 
@@ -104,7 +105,7 @@ class Turn:
         try:
             return self._store._once(sql, values, prepare=True)
         except ConnectionLost:
-            self._store.in_doubt(self._worker_id, json.loads(values["ends"]))
+            self._store.in_doubt(self._worker_id, self._sending)
             raise
 
     def _inside(self, run: Run) -> Execute:
@@ -123,6 +124,15 @@ class Turn:
             return KNOWN
         return ALONE if self._store.alone is not None and not self._queues else MANY
 
+    def _single(self, kind: str, count: int, ends: Sequence[Dict[str, Any]]) -> bool:
+        """Say whether it is a turn for ``SINGLE``: at most one end, for good and sent for the first time, one claim."""
+        return (
+            kind in (NONE, KNOWN, ALONE)
+            and count <= 1
+            and len(ends) <= 1
+            and not (ends and (self._again or ends[0]["waits"]))
+        )
+
     def _send(
         self,
         execute: Execute,
@@ -133,16 +143,24 @@ class Turn:
         more: Optional[Dict[str, Any]] = None,
     ) -> List[int]:
         """Run one statement, take its claims, and return the places of the accepted ends."""
+        self._sending = ends
         parts = {(run_id, start): data for run_id, pieces, _ in outputs for start, data in pieces}
         asked = chunk(count)
-        values = {
-            "now": self._now, "worker": self._worker_id, "shard": shard_of(self._worker_id), "ends": json.dumps(ends),
+        values: Dict[str, Any] = {
+            "now": self._now, "worker": self._worker_id, "shard": shard_of(self._worker_id), "promoted": self._promoted,
             "run_ids": [key[0] for key in parts], "starts": [key[1] for key in parts], "parts": list(parts.values()),
-            "queue": self._queues[0] if kind == KNOWN else self._store.alone, "queues": self._queues or None,
-            "promoted": self._promoted, "again": self._again, **(more or {}),
+            "queue": self._queues[0] if kind == KNOWN else self._store.alone if count else None,
         }  # fmt: skip
+        if self._single(kind, count, ends):
+            sql = texts.SINGLE
+            values.update(ends[0] if ends else texts.NO_END, only=kind == ALONE)
+            if not parts:
+                values.update(run_ids=None, starts=None, parts=None)
+        else:
+            sql = turn_sql(kind, asked, self._slack)
+            values.update(ends=json.dumps(ends), queues=self._queues or None, again=self._again, **(more or {}))
         sent_s = boot_s()
-        rows = execute(turn_sql(kind, asked, self._slack), values)
+        rows = execute(sql, values)
         first = rows[0]
         self._store.settings_seen = first[0]
         if self._now is None:

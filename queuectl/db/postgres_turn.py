@@ -7,6 +7,9 @@ ready jobs than the one this statement knows, or when a queue with a limit has. 
 
 Limits stand in the text as literals: with a parameter the plan that PostgreSQL keeps would be made for a tenth of all
 jobs. So the text is made for a count; ``chunk`` keeps their number small.
+
+A statement that covers all cases costs its set-up each time, needed or not. Most turns have one end and one claim from
+one queue: for these there is a function of the schema (``SINGLE``), which answers with the same columns.
 """
 
 from __future__ import annotations
@@ -232,6 +235,26 @@ _ANSWER = """
      ORDER BY taken.place
     """
 FIRST_OF_JOB = 12  # where in a row the job begins: after the columns above, the place, state before and previous run
+
+# The same columns. A text of less than 4096 characters: psycopg remembers how it is sent.
+SINGLE = """
+    SELECT t.settings, t.now_at, CASE WHEN t.accepted THEN ARRAY[%(ord)s::int] END, NULL, t.due, t.others, t.limited,
+           0, 2, 1, NULL, NULL,
+           (t.job).seq, (t.job).id, (t.job).queue, (t.job).state, (t.job).priority, (t.job).run_at, (t.job).command,
+           (t.job).cwd, (t.job).env, (t.job).tags, (t.job).timeout_s, (t.job).backoff_base, (t.job).max_retries,
+           (t.job).attempts, (t.job).failures, (t.job).losses, (t.job).run_no, (t.job).last_run_id, (t.job).worker_id,
+           (t.job).cancel_requested, (t.job).created_at, (t.job).updated_at, (t.job).ended_at, (t.job).reason
+      FROM queuectl._turn(
+           %(worker)s::text, %(shard)s::int, %(now)s::float8, %(queue)s::text, %(only)s::boolean, %(promoted)s::boolean,
+           %(seq)s::bigint, %(run_id)s::bigint, %(state)s::queuectl.job_state, %(reason)s::text, %(failed)s::int,
+           %(outcome)s::queuectl.run_state, %(exit_code)s::bigint, %(signal)s::int, %(ended_at)s::float8,
+           %(memory)s::bigint, %(cpu_s)s::float8, %(why)s::text,
+           %(run_ids)s::bigint[], %(starts)s::bigint[], %(parts)s::bytea[]) AS t
+    """
+# What SINGLE is given where nothing ends.
+NO_END = dict.fromkeys(
+    ("ord", "seq", "run_id", "state", "reason", "failed", "outcome", "exit_code", "signal", "ended_at", "memory", "cpu_s", "why")
+)  # fmt: skip
 
 PROMOTE = """
     WITH due AS MATERIALIZED (

@@ -65,6 +65,7 @@ class Watch:
         except Exception as error:
             pytest.skip(f"this server has no auto_explain: {error}")
         line.execute("SET auto_explain.log_min_duration = 0; SET auto_explain.log_analyze = on")
+        line.execute("SET auto_explain.log_nested_statements = on")  # those of the functions
         line.execute("SET auto_explain.log_timing = off; SET auto_explain.log_format = json")
         line.execute("SET auto_explain.log_level = notice; SET client_min_messages = notice")
         line.add_notice_handler(self._take)
