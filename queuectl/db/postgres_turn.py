@@ -252,9 +252,10 @@ SINGLE = """
            %(run_ids)s::bigint[], %(starts)s::bigint[], %(parts)s::bytea[]) AS t
     """
 # What SINGLE is given where nothing ends.
-NO_END = dict.fromkeys(
-    ("ord", "seq", "run_id", "state", "reason", "failed", "outcome", "exit_code", "signal", "ended_at", "memory", "cpu_s", "why")
-)  # fmt: skip
+NO_END = dict.fromkeys((
+    "ord", "seq", "run_id", "state", "reason", "failed", "outcome", "exit_code", "signal", "ended_at", "memory",
+    "cpu_s", "why",
+))  # fmt: skip
 
 PROMOTE = """
     WITH due AS MATERIALIZED (
