@@ -289,6 +289,25 @@ def test_a_job_put_back_may_be_claimed_in_the_same_call(store):
     assert answer.claims[0].run_id > first.run_id
 
 
+@pytest.mark.parametrize("end", [completed, dead, cancelled])
+@pytest.mark.parametrize("lines", [("a", "a"), ("a", "b"), ("b", "a")])
+def test_one_end_and_one_claim_are_counted_where_they_belong(store, lines, end):
+    """The usual turn, also from one queue to another: each queue's counters move by its own job."""
+    old, new = lines
+    store.add([spec(queue=old)], T0)
+    claim = store.claim("w1", 1, (), T0)[0]
+    store.add([spec(queue=new), spec(queue=new)], T0)
+
+    answer = store.finish("w1", [end(claim, T0)], count=1, queues=(new,), now=T0)
+
+    assert ([True], ["job2"]) == (answer.accepted, claim_ids(answer.claims))
+    ended = State(store.get("job1").state).value
+    counted = {info.name: (info.pending, info.processing, getattr(info, ended)) for info in store.queues()}
+    assert counted[new] == (1, 1, int(old == new))
+    assert counted[old] == ((1, 1, 1) if old == new else (0, 0, 1))
+    assert [] == store.check()
+
+
 def test_the_claim_of_a_finish_follows_the_same_rules(store):
     """Queue filters hold, and what is not due stays."""
     store.add([spec(id="a"), spec(id="b", queue="other"), spec(id="c", delay_s=99), spec(id="d")], T0)

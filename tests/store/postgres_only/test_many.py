@@ -214,3 +214,21 @@ def test_a_claim_looks_past_what_others_hold(store, url):
     holder.close()
 
     assert ["job201", "job202", "job203", "job204", "job205"] == [claim.job.id for claim in claims]
+
+
+@pytest.mark.parametrize("queues", [(), ("default",)])
+def test_the_usual_turn_is_one_call_of_the_function(store, queues):
+    """One end, its output and one claim: after the first look at all queues no other statement is sent."""
+    store.add(specs(9), T0)
+    claims = store.claim("w1", 2, (), T0)[:1]
+    line = store._connected()
+    before = set(line.execute("SELECT statement FROM pg_prepared_statements").fetchall())
+
+    for _ in range(7):
+        outputs = [(claims[0].run_id, [(0, b"out")], None)]
+        claims = store.finish("w1", [completed(claims[0])], 1, queues, T0, outputs).claims
+
+    sent = {row[0] for row in set(line.execute("SELECT statement FROM pg_prepared_statements").fetchall()) - before}
+    assert ["job9"] == [claim.job.id for claim in claims]
+    assert sent
+    assert {True} == {f"{store.schema}._turn(" in statement for statement in sent}

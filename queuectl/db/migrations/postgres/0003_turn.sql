@@ -37,7 +37,7 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off S
 SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     stopped boolean;
-    old_line text;
+    old_line text COLLATE "C";
     next_seq bigint;
     previous bigint;
     before queuectl.job_state;
