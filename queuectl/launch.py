@@ -31,10 +31,15 @@ def python_command() -> List[str]:
     of every interpreter (.pth files that import half a library) costs more than a worker's whole start.
     """
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # Less the first entry, which belongs to the script or the current directory. The standard library's
+    # entries the new process has of its own: in one that was started this way they may be the first.
     path = [entry for entry in sys.path[1:] if os.path.isabs(entry) and os.path.exists(entry)]
-    if root not in path:
-        path.insert(0, root)
-    code = f"import sys; sys.path[:] = {path!r}; from queuectl.main import main; sys.exit(main(sys.argv[1:]))"
+    first = [] if root in path else [root]
+    code = (
+        "import sys; own = [entry for entry in sys.path if entry]; "
+        f"sys.path[:] = {first!r} + own + [entry for entry in {path!r} if entry not in own]; "
+        "from queuectl.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     return [sys.executable, "-S", "-c", code]
 
 

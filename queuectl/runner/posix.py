@@ -222,8 +222,10 @@ def _spawn(words: List[AnyStr], env: Mapping[AnyStr, AnyStr], stdin: int, output
         import subprocess
 
         mask = signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a child inherits it
-        child = subprocess.Popen(words, env=env, stdin=stdin, stdout=output, stderr=output, start_new_session=True)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            child = subprocess.Popen(words, env=env, stdin=stdin, stdout=output, stderr=output, start_new_session=True)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         child.returncode = 0  # the worker collects it; Popen must not wait for it when it is deleted
         return child.pid
 
