@@ -138,14 +138,23 @@ class LogFile(Console):
         super().line(time.strftime("%Y-%m-%d %H:%M:%S ") + text)
 
     def flush(self) -> bool:
-        """Write, and turn over to a new file when this one is long."""
-        done = super().flush()
-        try:
-            if os.fstat(self._file).st_size > LOG_BYTES:
+        """Write, and turn over to a new file when this one is long, at the end of a line."""
+        while True:
+            try:
+                room = LOG_BYTES - os.fstat(self._file).st_size
+            except OSError:
+                return super().flush()
+            end = self._held.find(b"\n", max(room, 0)) + 1  # of the line that is too much for this file
+            rest = self._held[end:] if end else bytearray()
+            del self._held[len(self._held) - len(rest) :]
+            done = super().flush()
+            if not end:
+                return done
+            try:
                 self._rotate()
-        except OSError:
-            pass
-        return done
+            except OSError:
+                pass
+            self._held += rest
 
     def _rotate(self) -> None:
         if sys.platform == "win32":  # there no file that is open can be renamed

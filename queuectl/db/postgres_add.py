@@ -153,7 +153,7 @@ class PostgresAdd(PostgresViews):
     ) -> None:
         """Write the rows of new jobs, count them, make sure that their queues are there."""
         counts: Dict[str, int] = {}
-        run.copy(_COPY, _blocks(_copy_lines(specs, ids, token, now, default, counts)))
+        run.copy(_COPY, blocks(_copy_lines(specs, ids, token, now, default, counts)))
         names = sorted(counts)
         run(_COUNT_NEW, {"names": names, "counts": [counts[name] for name in names]})
 
@@ -238,7 +238,7 @@ def escape(text: Optional[str]) -> str:
     return text
 
 
-def _blocks(lines: Iterable[str]) -> Iterator[bytes]:
+def blocks(lines: Iterable[str]) -> Iterator[bytes]:
     """Join *lines* to pieces worth sending."""
     some: List[str] = []
     size = 0

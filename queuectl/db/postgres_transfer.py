@@ -7,14 +7,14 @@ from contextlib import contextmanager
 import psycopg
 
 from queuectl.db.migrate import UNFINISHED
-from queuectl.db.postgres_add import COPY_BYTES, NULL, escape
+from queuectl.db.postgres_add import NULL, blocks, escape
 from queuectl.db.postgres_views import COUNTED
 from queuectl.db.transfer import MARK, Numbers, Port, refuse_used, source_of, where
 from queuectl.errors import StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable, Iterator, List, Optional, Sequence
+    from typing import Any, Iterator, List, Optional, Sequence
 
     from queuectl.db.postgres_line import Line
     from queuectl.db.postgres_link import Parameters, PostgresLink, Run
@@ -98,7 +98,7 @@ class PostgresPort(Port):
                 f"DELETE FROM queuectl.{table.name}{_where(table, after, until)}",
                 [*(after or ()), *(until or ())],
             )
-            run.copy(f"COPY queuectl.{table.name} ({', '.join(table.columns)}) FROM STDIN", _blocks(rows))
+            run.copy(f"COPY queuectl.{table.name} ({', '.join(table.columns)}) FROM STDIN", blocks(map(_line, rows)))
 
         self._store._write(body)
 
@@ -144,18 +144,9 @@ def _where(table: Table, after: Optional[Key], until: Optional[Key]) -> str:
     return where(table.key, [f"%s::{TYPES.get(column, 'bigint')}" for column in table.key], after, until)
 
 
-def _blocks(rows: Iterable[Row]) -> Iterator[bytes]:
-    """Yield *rows* in COPY's text format, in pieces worth sending."""
-    some: List[str] = []
-    size = 0
-    for row in rows:
-        line = "\t".join(map(_field, row)) + "\n"
-        some.append(line)
-        size += len(line)
-        if size >= COPY_BYTES:
-            yield "".join(some).encode()
-            some, size = [], 0
-    yield "".join(some).encode()
+def _line(row: Row) -> str:
+    """Return *row* in COPY's text format."""
+    return "\t".join(map(_field, row)) + "\n"
 
 
 def _field(value: Any) -> str:

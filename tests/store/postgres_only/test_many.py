@@ -183,7 +183,7 @@ def test_a_large_batch_holds_up_nobody(store, open_one, url, monkeypatch):
     from queuectl.db import postgres_add
 
     started, go_on = threading.Event(), threading.Event()
-    blocks = postgres_add._blocks
+    blocks = postgres_add.blocks
 
     def slow(lines):
         started.set()
@@ -191,7 +191,7 @@ def test_a_large_batch_holds_up_nobody(store, open_one, url, monkeypatch):
         yield from blocks(lines)
 
     bulk, quick = open_one(url), open_one(url)
-    monkeypatch.setattr(postgres_add, "_blocks", slow)
+    monkeypatch.setattr(postgres_add, "blocks", slow)
     answer = []
     thread = threading.Thread(target=lambda: answer.extend(bulk.add(specs(6000), T0)))
     thread.start()
