@@ -1,7 +1,7 @@
 """Make a store full of jobs in every state, to be opened for ever: ``python3 -m tests.data.make_store`` (POSIX).
 
-Writes ``store-VERSION.db`` and beside it ``store-VERSION.json``: what this version says about it. A file that was
-written is never written anew: run this once for a release that changes the schema, and commit what it makes.
+Writes ``store-VERSION-schema-N.db`` and beside it the same name with ``.json``: what this version says about it. A
+file that was written is never written anew: run this once after a change of the schema, and commit what it makes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, Callable, Dict, List
 
 import queuectl
 from queuectl import Queue
+from queuectl.db.migrate import NEWEST
 from queuectl.job import ENDED, JobFilter
 from queuectl.runner import end_runs_at_once
 from queuectl.runner.identity import send_signal
@@ -137,7 +138,7 @@ def ask(*words: str) -> Any:
 
 def main() -> int:
     """Make both files."""
-    target = FOLDER / f"store-{queuectl.__version__}.db"
+    target = FOLDER / f"store-{queuectl.__version__}-schema-{NEWEST}.db"
     if target.exists():
         sys.exit(f"{target.name} is there: a store that was written stays as it is.")
     scratch = Path(tempfile.mkdtemp(prefix="store"))
