@@ -315,6 +315,7 @@ class WorkerProcess:
                 self._fenced()
                 return
             orders = self._store.orders(self._membership.id) if look else None
+            self._store.tidy()
         except StoreUnavailable as error:
             self._trouble(str(error))
             return

@@ -82,7 +82,7 @@ class Store(ABC):
         """
 
     def tidy(self) -> None:
-        """Do what one process of a host should do now and then, such as shortening a long WAL; cheap if not needed."""
+        """Do what a host's processes should do now and then, such as shortening a long WAL; cheap if not needed."""
         return
 
     def lock_holder(self) -> Optional[int]:

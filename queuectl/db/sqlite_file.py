@@ -25,6 +25,9 @@ CHECKPOINT_PAGES = 4000
 # Up to this size a WAL may be left to the next process, which reads it in a fraction of a millisecond.
 SHORT_WAL_BYTES = 256 * 1024
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
+# For how long, and how often, a process tries to get hold of a long WAL that many others use.
+TIDY_S = 0.5
+LOOK_S = 0.0005
 # The byte of the shared memory that a writer locks in WAL mode (sqlite.org/walformat.html).
 WRITE_LOCK = 120
 # What SQLite needs to open a store that nobody has open: its shared memory.
@@ -209,13 +212,18 @@ class SqliteFile:
                 return
         except OSError:
             return
+        deadline = time.monotonic() + TIDY_S
         try:
-            self._db.execute("PRAGMA busy_timeout = 2000")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            self._db.execute("PRAGMA busy_timeout = 0")
+            # It needs three locks: the one of checkpoints, which each commit to a long WAL takes for a moment, and
+            # for which SQLite does not wait; then, holding it, those of writers and readers, for which it does.
+            self._db.execute("PRAGMA busy_timeout = 250")
+            while self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] and time.monotonic() < deadline:
+                time.sleep(LOOK_S)
         except sqlite3.Error as error:
             if not _is_busy(error):
                 self._fail(error)
+        finally:
+            self._db.execute("PRAGMA busy_timeout = 0")
 
     # -- statements ---------------------------------------------------------------------------
 

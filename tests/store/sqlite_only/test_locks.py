@@ -103,6 +103,31 @@ def test_patience_ends_with_a_sentence(path, store, raw, monkeypatch):
     assert ["job1"] == store.add([spec()], T0)
 
 
+HOLD_CHECKPOINTS = """
+import fcntl, sys, time
+with open(sys.argv[1] + "-shm", "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, 121)
+    print("held", flush=True)
+    time.sleep(0.3)
+"""
+
+
+@pytest.mark.posix("fcntl's locks")
+def test_a_long_log_is_shortened_though_others_are_at_it(path, store, start, monkeypatch):
+    """Each commit to a long log is a checkpoint, which SQLite does not wait for: who shortens it tries again."""
+    monkeypatch.setattr(sqlite_file, "WAL_LIMIT_BYTES", 4096)
+    monkeypatch.setattr(sqlite_file, "TIDY_S", 20.0)
+    store.add([spec()], T0)
+    assert os.path.getsize(path + "-wal") > 4096
+    holder = start(HOLD_CHECKPOINTS, path)
+    assert "held\n" == holder.stdout.readline()
+
+    store.tidy()
+
+    assert 0 == os.path.getsize(path + "-wal")
+    assert [(0,)] == store._rows("PRAGMA busy_timeout")
+
+
 @pytest.mark.posix
 @pytest.mark.parametrize("found", ["nothing", "an empty file", "a database without tables"])
 def test_opening_keeps_the_locks_of_the_process(path, start, found):
