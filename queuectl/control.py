@@ -13,7 +13,7 @@ from queuectl.runner import QUIT, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, List, Optional, Sequence
+    from typing import Dict, List, Optional, Sequence, Set
 
     from queuectl.db.base import Store
     from queuectl.job import Worker
@@ -77,8 +77,12 @@ def stop_workers(
     timeout_s: Optional[float] = None,
     hosts: Sequence[str] = (),
     all_hosts: bool = False,
+    newcomers: bool = False,
 ) -> List[Worker]:
-    """Stop all workers and supervisors in reach; return those left when *timeout_s* is over.
+    """Stop the workers and supervisors in reach; return those left when *timeout_s* is over.
+
+    A group that is started while this waits goes on, unless *newcomers* are meant too: it was not there when
+    somebody decided to stop them.
 
     Args:
         store: The store they work for.
@@ -86,12 +90,18 @@ def stop_workers(
         timeout_s: How long to wait until they are gone; None: as long as it takes.
         hosts: Only those of hosts with these names; empty: of this host.
         all_hosts: Those of every host.
+        newcomers: Also groups that are started meanwhile.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     reach = Reach(store, hosts, all_hosts)
     asked: Dict[str, Worker] = {}
+    groups: Optional[Set[str]] = None
     while True:
         present = reach.present()
+        if groups is None:
+            groups = {worker.group_id for worker in present}
+        elif not newcomers:  # a worker of a group that was there may have been about to start
+            present = [worker for worker in present if worker.group_id in groups]
         new = [worker for worker in present if worker.id not in asked]
         asked.update((worker.id, worker) for worker in new)
         # A worker takes its entry away a moment before its process ends.

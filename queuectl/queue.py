@@ -359,11 +359,11 @@ class Queue(Switches):
         Raises:
             QueuectlError: Workers were left after *timeout* seconds; nothing was deleted.
         """
-        left = self.stop_workers(now=True, timeout=timeout, all_hosts=True)
-        with self._lock:
-            from queuectl.recovery import live_workers
+        from queuectl.control import stop_workers
+        from queuectl.recovery import live_workers
 
-            left = left or live_workers(self.store)
+        with self._lock:
+            left = stop_workers(self.store, True, timeout, all_hosts=True, newcomers=True) or live_workers(self.store)
             names = ", ".join(f"pid {worker.pid} on {worker.host}" for worker in left[:5])
             if left:
                 raise QueuectlError(f"cannot reset: workers are running ({names}). Stop them first.")
@@ -379,6 +379,8 @@ class Queue(Switches):
         all_hosts: bool = False,
     ) -> List[Worker]:
         """Stop every worker of this store on this machine and wait until they are gone.
+
+        Groups that are started meanwhile go on.
 
         Args:
             now: End running commands and put their jobs back, instead of letting them finish.

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from queuectl import clock, events, recovery
+from queuectl import clock, events, numbering, recovery
 from queuectl.console import Console, LogFile
 from queuectl.control import local_workers
 from queuectl.db import home, open_store
@@ -59,7 +59,7 @@ class Supervisor:
         self._store = store
         self._options = options
         self._id: str = options["group_id"]
-        self._slots = [Slot(number) for number in range(options["count"])]
+        self._slots = [Slot(number) for number in _numbers(store, options)]
         self._stop = 0
         self._interrupts = 0
         # Not print: a held terminal must not keep workers from being stopped.
@@ -297,6 +297,13 @@ class Supervisor:
                 if slot.process.stdin is not None:
                     slot.process.stdin.close()
                 slot.process.wait()
+
+
+def _numbers(store: Store, options: Dict[str, Any]) -> Sequence[int]:
+    """Return the workers' numbers: from 0 in a terminal; a daemon's name its logs, so no two live ones share one."""
+    if not options["daemon"]:
+        return range(options["count"])
+    return numbering.take(options["count"], options["group_id"], local_workers(store))
 
 
 def _log_path(name: str) -> str:

@@ -51,6 +51,8 @@ def stop(args: Args) -> int:
                 how = "stop now" if args.now else "finish its jobs and stop"
                 note(f"asking worker {worker.number}, {_place(worker)}, to {how}.")
         left = queue.stop_workers(bool(args.now), args.timeout, args.host, bool(args.all_hosts))
+        groups = {worker.group_id for worker in (*before, *left)}
+        new = [worker for worker in _meant(queue.workers(), args) if worker.group_id not in groups]
     stopped = len(meant) - sum(worker.role == "worker" for worker in left)
     if args.json:
         write_json({"stopped": max(stopped, 0), "left": [_left_json(worker) for worker in left]})
@@ -61,6 +63,8 @@ def stop(args: Args) -> int:
             print(f"Stopped {plural(stopped, 'worker')}.")
     if len(before) > len(meant) and not args.quiet:
         _tell_of_others(before, meant, args)
+    if new and not args.quiet:
+        note(f"{plural(len(new), 'worker')} started meanwhile {'goes' if len(new) == 1 else 'go'} on.")
     if left:
         names = ", ".join(map(_place, left))
         note(f"still running after {args.timeout:g} s: {names}. 'queuectl worker stop --now' ends their jobs.")
@@ -187,9 +191,9 @@ COMMANDS = (
             ("queuectl worker stop --all-hosts --timeout 60", ""),
         ],
         details=(
-            "Foreground or in the background, whoever started them; none but queuectl's own workers. Those of another\n"
-            "host are asked through the store: they hear of it within two seconds. One that is cut off from the\n"
-            "store counts as gone once its lease is given away."
+            "Foreground or in the background, whoever started them; none but queuectl's own workers. Those that are\n"
+            "started while it waits go on. Those of another host are asked through the store: they hear of it\n"
+            "within two seconds. One that is cut off from the store counts as gone once its lease is given away."
         ),
         exit_codes=[(0, "all are gone, or none ran"), (1, "--timeout ended first; says who is left")],
     ),

@@ -9,10 +9,11 @@ import signal
 import stat
 import subprocess
 import sys
-from typing import Callable, List
+from typing import Any, Callable, List
 
 import pytest
 
+from queuectl import Queue
 from tests.conftest import Result
 from tests.process.scene import Scene, alive
 
@@ -63,6 +64,75 @@ def test_it_works_and_logs(scene: Scene, cli: Cli) -> None:
     assert not re.search("^printed$", text, re.M)
     for path in logs.iterdir():
         assert 0 == stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+
+def numbers(scene: Scene) -> List[int]:
+    """Return the numbers of the live workers."""
+    return sorted(worker.number for worker in scene.queue.workers())
+
+
+def test_a_second_daemon_has_numbers_and_logs_of_its_own(scene: Scene, cli: Cli) -> None:
+    """Numbers go on over those that live, so that each log holds one worker; another store of the home counts too."""
+    cli("worker", "start", "--count", "2", "--daemon", code=0)
+    cli("worker", "start", "--count", "2", "--daemon", code=0)
+    cli("--db", "other.db", "worker", "start", "--daemon", code=0)
+
+    assert [0, 1, 2, 3] == numbers(scene)
+    with Queue(str(scene.folder / "other.db")) as other:
+        assert [4] == [worker.number for worker in other.workers()]
+        other.stop_workers()
+    cli("worker", "stop", code=0)
+    logs = scene.folder / ".queuectl" / "logs"
+    for number in range(5):
+        lines = (logs / f"worker-{number}.log").read_text().splitlines()
+        assert all(f" [worker {number}] " in line for line in lines)
+        assert 1 == sum("] pid=" in line for line in lines)
+
+    cli("worker", "start", "--daemon", code=0)
+    assert [0] == numbers(scene)  # whoever has gone leaves the numbers to the next
+    cli("worker", "stop", code=0)
+
+
+def test_daemons_that_start_at_once_have_numbers_of_their_own(scene: Scene, background: Callable[..., Any]) -> None:
+    """Whoever is first: no number is given twice."""
+    starts = [background("worker", "start", "--count", "2", "--daemon") for _ in range(4)]
+    assert [0] * 4 == [start.wait(60).code for start in starts]
+
+    assert list(range(8)) == numbers(scene)
+    scene.queue.stop_workers()
+
+
+def test_a_worker_that_outlives_its_supervisor_keeps_its_number(scene: Scene, cli: Cli) -> None:
+    """It still writes to its log while it finishes its job."""
+    job_id = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id
+    cli("worker", "start", "--daemon", code=0)
+    scene.noted("start")
+    (supervisor,) = (row.pid for row in scene.queue.store.workers() if row.role == "supervisor")
+    os.kill(supervisor, signal.SIGKILL)
+    scene.gone([supervisor])
+
+    cli("worker", "start", "--daemon", code=0)
+
+    assert 1 in numbers(scene)
+    (scene.folder / "go").touch()
+    scene.until(job_id, "completed")
+    cli("worker", "stop", code=0)
+
+
+def test_a_home_that_holds_no_numbers_has_workers_all_the_same(scene: Scene, cli: Cli) -> None:
+    """The numbers are a courtesy to who reads the logs; a damaged file of them is no reason not to work either."""
+    file = scene.folder / ".queuectl" / "logs" / "numbers"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"0 1\n\xff x y z\n0 1 group now")
+    cli("worker", "start", "--count", "2", "--daemon", code=0)
+    assert [0, 1] == numbers(scene)
+    cli("worker", "stop", code=0)
+
+    file.unlink()
+    file.mkdir()
+    cli("worker", "start", "--daemon", code=0)
+    assert [0] == numbers(scene)
+    cli("worker", "stop", code=0)
 
 
 def test_it_outlives_the_session_that_started_it(scene: Scene) -> None:

@@ -46,6 +46,49 @@ def test_it_reaches_every_group(scene: Scene, cli: Cli) -> None:
     scene.judge(acknowledged=ids)
 
 
+def test_a_group_that_is_started_meanwhile_goes_on(
+    scene: Scene, cli: Cli, background: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """Who starts workers while another waits for a stop wants them; the stop says that they are there."""
+    scene.queue.enqueue(scene.journal.command(HELD))
+    group = scene.start("--count", "2")
+    scene.noted("start")
+    stop = background("worker", "stop")
+    eventually(lambda: all(worker.stop for worker in scene.queue.workers()), what="all are asked")
+
+    late = scene.start("--count", "2")
+    (scene.folder / "go").touch()
+    done = stop.wait()
+
+    assert Result("Stopped 2 workers.\n", "queuectl: 2 workers started meanwhile go on.\n", 0) == (
+        done.out, done.err, done.code,
+    )  # fmt: skip
+    assert 0 == group.wait().code
+    assert 2 == len(late.workers())
+    job_id = scene.queue.enqueue("true").id
+    scene.until(job_id, "completed")
+    late.stop()
+
+
+def test_a_reset_stops_also_what_is_started_meanwhile(
+    scene: Scene, background: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """It is about to delete all jobs: nobody may be running one."""
+    scene.queue.set_setting("kill_grace", "600")
+    scene.queue.enqueue(scene.journal.command(f"trap '' TERM; {HELD}"))
+    first = scene.start()
+    scene.noted("start")
+    reset = background("reset", "--yes")
+    eventually(lambda: all(worker.stop for worker in scene.queue.workers()), what="all are asked")
+
+    late = scene.start(wait=False)
+    assert 0 == late.wait().code
+    (scene.folder / "go").touch()
+
+    assert 0 == first.wait().code
+    assert (0, "Queue reset.\n") == (reset.wait().code, reset.out)
+
+
 def test_now_ends_the_jobs_and_puts_them_back(scene: Scene, cli: Cli) -> None:
     """The trees are ended, the jobs are pending at no cost, and they run again with the next start."""
     ways = ("a child", "a child in a session of its own")

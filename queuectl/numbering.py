@@ -1,0 +1,84 @@
+"""Numbers for the workers of daemons: no two that live have the same one, nor the same log, in one home."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from queuectl.db import home
+from queuectl.runner import identity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, List, Tuple
+
+    from queuectl.job import Worker
+
+# Where Windows locks one byte: far behind the text, which others may read meanwhile.
+LOCKED_BYTE = 1 << 20
+
+
+def take(count: int, group_id: str, workers: Iterable[Worker]) -> List[int]:
+    """Return the *count* lowest numbers that no other daemon of this home uses; they are this process's until it ends.
+
+    Args:
+        count: How many.
+        group_id: The group that they are for.
+        workers: Live workers of this host. Those whose supervisor has died keep their number to their own end.
+    """
+    finishing = {(worker.group_id, worker.number) for worker in workers if worker.role == "worker"}
+    pid = os.getpid()
+    try:
+        with open(os.open(_path(), os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii", errors="replace") as file:
+            _lock(file.fileno())
+            taken = _in_use(file.read(), finishing)
+            numbers = _lowest(count, taken)
+            taken.update((number, (pid, group_id, identity.process_started(pid) or "")) for number in numbers)
+            file.seek(0)
+            file.truncate()
+            file.writelines(f"{number} {holder[0]} {holder[1]} {holder[2]}\n" for number, holder in taken.items())
+            return numbers
+    except OSError:  # a home that cannot be written to: logs that mix are better than no workers
+        return list(range(count))
+
+
+def _path() -> str:
+    return os.path.join(home(), "logs", "numbers")
+
+
+def _in_use(text: str, finishing: Iterable[Tuple[str, int]]) -> Dict[int, Tuple[int, str, str]]:
+    """Return the numbers in *text* whose supervisor, or whose worker, lives: the supervisor's pid, group and start."""
+    taken = {}
+    for line in text.splitlines():
+        words = line.split(" ", 3)  # a start may be a date of several words
+        if len(words) != 4 or not (words[0].isdecimal() and words[1].isdecimal()):
+            continue  # what a loss of power left
+        number, pid, group_id, started = int(words[0]), int(words[1]), words[2], words[3]
+        if identity.is_running(pid, started) or (group_id, number) in finishing:
+            taken[number] = (pid, group_id, started)
+    return taken
+
+
+def _lowest(count: int, taken: Iterable[int]) -> List[int]:
+    used = set(taken)
+    numbers: List[int] = []
+    number = 0
+    while len(numbers) < count:
+        if number not in used:
+            numbers.append(number)
+        number += 1
+    return numbers
+
+
+def _lock(fd: int) -> None:
+    """Wait for the file; its closing lets it go."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(fd, LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_LOCK, 1)
+        os.lseek(fd, 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        fcntl.flock(fd, fcntl.LOCK_EX)
