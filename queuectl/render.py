@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NamedTuple
 
 from queuectl import events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, TextIO
+    from typing import Any, Collection, Dict, Iterable, Iterator, List, Optional, Sequence, TextIO
 
     from queuectl.job import Job
 
@@ -111,6 +112,9 @@ def ellipsis() -> str:
 # -- tables -----------------------------------------------------------------------------------
 
 _FIRST_ROWS = 1000  # the widths are taken from these: a table may have more rows than fit into memory
+GAP = 2  # blanks between two columns
+# As much of a text that can be cut as is worth a column.
+LEAST_TEXT = 12
 
 
 def write_table(
@@ -119,11 +123,23 @@ def write_table(
     right: Sequence[str] = (),
     state_column: str = "",
     colour: bool = False,
+    cut: Sequence[str] = (),
+    spare: Sequence[str] = (),
+    wrap: bool = False,
 ) -> int:
     """Write *rows* of escaped cells under *headers* to standard output; return how many there were.
 
-    The last column is cut to the terminal's width; columns in *right* are set to the right. Nothing is
-    written for no rows.
+    Nothing is written for no rows. On a terminal that is too narrow columns are left out and cut.
+
+    Args:
+        headers: The columns' names.
+        rows: A cell for each.
+        right: Columns that are set to the right.
+        state_column: The column with a state, to be painted.
+        colour: Whether to paint.
+        cut: Columns that may be cut, besides the last.
+        spare: Columns that may be left out, the least important first.
+        wrap: Go on with the last column's text in the next line instead of cutting it.
     """
     source = iter(rows)
     first: List[Sequence[str]] = []
@@ -134,16 +150,29 @@ def write_table(
     if not first:
         return 0
     widths = [max(width(row[at]) for row in (headers, *first)) for at in range(len(headers))]
-    room = terminal_width() - sum(widths[:-1]) - 2 * (len(widths) - 1) if is_terminal() else None
-    aligned = [header in right for header in headers]
-    painted = list(headers).index(state_column) if colour and state_column in headers else None
-    write = sys.stdout.write
-    count = 0
-    write(_line(headers, widths, aligned, room, None) + "\n")
-    for row in _chained(first, source):
-        write(_line(row, widths, aligned, room, painted) + "\n")
+    shown = list(range(len(headers)))
+    soft = set()
+    if is_terminal():
+        soft = {len(headers) - 1, *(at for at, header in enumerate(headers) if header in cut)}
+        shown = _that_fit(widths, [headers.index(name) for name in spare], soft, terminal_width())
+        _share(widths, shown, soft, terminal_width())
+    columns = [
+        _Column(widths[at], headers[at] in right, colour and headers[at] == state_column, at in soft) for at in shown
+    ]
+    count = -1
+    for row in _chained([headers, *first], source):
+        _write_row([row[at] for at in shown], columns, wrap)
         count += 1
     return count
+
+
+class _Column(NamedTuple):
+    """How wide a column is; whether its cells are set to the right, are painted, and are cut if they are too wide."""
+
+    width: int
+    right: bool
+    painted: bool
+    soft: bool
 
 
 def _chained(first: List[Sequence[str]], rest: Iterator[Sequence[str]]) -> Iterator[Sequence[str]]:
@@ -151,24 +180,55 @@ def _chained(first: List[Sequence[str]], rest: Iterator[Sequence[str]]) -> Itera
     yield from rest
 
 
-def _line(
-    cells: Sequence[str], widths: Sequence[int], right: Sequence[bool], room: Optional[int], painted: Optional[int]
-) -> str:
+def _that_fit(widths: Sequence[int], spare: Sequence[int], soft: Collection[int], room: int) -> List[int]:
+    """Return which columns to show in *room*: without those *spare* ones that must go; *soft* ones can be cut."""
+    least = [min(each, LEAST_TEXT) if at in soft else each for at, each in enumerate(widths)]
+    shown = list(range(len(widths)))
+    for at in spare:
+        if sum(least[each] for each in shown) + GAP * (len(shown) - 1) <= room:
+            break
+        shown.remove(at)
+    return shown
+
+
+def _share(widths: List[int], shown: Sequence[int], soft: Collection[int], room: int) -> None:
+    """Narrow the *soft* columns to what the others leave, in equal parts as far as they need it."""
+    left = room - GAP * (len(shown) - 1) - sum(widths[at] for at in shown if at not in soft)
+    sharing = sorted((at for at in shown if at in soft), key=lambda at: widths[at])
+    for done, at in enumerate(sharing):
+        widths[at] = min(widths[at], max(left // (len(sharing) - done), LEAST_TEXT - GAP))
+        left -= widths[at]
+
+
+def _write_row(cells: Sequence[str], columns: Sequence[_Column], wrap: bool) -> None:
+    """Write a row; with *wrap* a last cell that is too wide goes on below."""
+    last = columns[-1]
+    more: List[str] = []
+    if wrap and last.soft and width(cells[-1]) > last.width:
+        import textwrap
+
+        first, *more = textwrap.wrap(cells[-1], last.width)
+        cells = [*cells[:-1], first]
     shown = []
-    last = len(cells) - 1
-    for at, cell in enumerate(cells):
-        plain = shorten(cell, max(room, 10)) if at == last and room is not None else cell
-        space = " " * (widths[at] - width(plain))
-        text = paint(plain, plain, True) if at == painted else plain
-        shown.append(space + text if right[at] else text if at == last else text + space)
-    return "  ".join(shown).rstrip()
+    for cell, column in zip(cells, columns):
+        plain = shorten(cell, column.width) if column.soft else cell
+        space = " " * (column.width - width(plain))
+        text = paint(plain, plain, column.painted)
+        shown.append(space + text if column.right else text + space)
+    before = " " * (sum(column.width + GAP for column in columns) - last.width - GAP)
+    sys.stdout.write(
+        "".join(line + "\n" for line in [(" " * GAP).join(shown).rstrip(), *(before + text for text in more)])
+    )
 
 
 def write_fields(fields: Sequence[Sequence[str]]) -> None:
-    """Write (name, value) pairs as two aligned columns."""
+    """Write (name, value) pairs as two aligned columns; the lines of a value of several stand below each other."""
     column = max(len(name) for name, _ in fields) + 1
     for name, value in fields:
-        print(f"{name + ':':<{column}} {value}".rstrip())
+        first, *more = value.split("\n")
+        print(f"{name + ':':<{column}} {first}".rstrip())
+        for line in more:
+            print(f"{'':<{column}} {line}".rstrip())
 
 
 # -- JSON -------------------------------------------------------------------------------------

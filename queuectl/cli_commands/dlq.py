@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HEADERS = ("ID", "QUEUE", "FAILED", "DIED", "REASON", "LAST ERROR", "COMMAND")
 ERROR_BYTES = 4096
-ERROR_WIDTH = 40
+ERROR_WIDTH = 100
 
 
 def dead(args: Args) -> JobFilter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from queuectl.cli_commands import TABLE, commands_of
 from queuectl.cli_commands.parser import unknown_command, usage
 from queuectl.cli_commands.spec import GLOBAL_OPTIONS, Command, Positional
@@ -47,7 +49,7 @@ def root_text() -> str:
         lines.append(f"  {entry.name:<11} {entry.summary}")
         if entry.subcommands:
             lines.append(f"  {'':<11} ({', '.join(entry.subcommands)})")
-    lines += ["", "Options:", *_option_lines(GLOBAL_OPTIONS), "", *_exit_lines(()), "", ROOT_TAIL]
+    lines += ["", "Options:", *_option_lines(GLOBAL_OPTIONS), "", *_exit_lines(()), "", *_prose(ROOT_TAIL)]
     return "\n".join(lines).rstrip()
 
 
@@ -55,7 +57,7 @@ def noun_text(noun: str) -> str:
     """Return the help of a word that needs another: its commands."""
     entry = TABLE[noun]
     lines = [f"Usage: queuectl {noun} {'|'.join(entry.subcommands)} ...", "", entry.summary + ".", "", "Commands:"]
-    lines += [f"  {name:<14} {command.summary}" for name, command in commands_of(noun).items()]
+    lines += _pairs([(name, command.summary) for name, command in commands_of(noun).items()])
     lines += ["", f"'queuectl help {noun} {entry.subcommands[0]}' says more about one."]
     return "\n".join(lines)
 
@@ -64,7 +66,7 @@ def command_text(command: Command) -> str:
     """Return the help of one command: usage, summary, examples, arguments, options, exit codes."""
     lines = [f"Usage: {usage(command)}", "", command.summary + "."]
     if command.details:
-        lines += ["", command.details]
+        lines += ["", *_prose(command.details)]
     if command.examples:
         lines += ["", "Examples:"]
         for example, meaning in command.examples:
@@ -91,13 +93,40 @@ def _option_lines(options: Sequence[Option]) -> List[str]:
 
 def _pairs(pairs: Sequence[Tuple[str, str]]) -> List[str]:
     column = min(max(len(left) for left, _ in pairs), 24)
-    return [f"  {left:<{column}}  {right}" for left, right in pairs]
+    lines = []
+    for left, right in pairs:
+        first, *more = _wrapped(right, column + 4)
+        lines += [f"  {left:<{column}}  {first}", *(" " * (column + 4) + line for line in more)]
+    return lines
+
+
+def _prose(text: str) -> List[str]:
+    """Return *text* as it is written, or wrapped where the terminal is too narrow for that."""
+    lines = text.split("\n")
+    return lines if all(len(_wrapped(line, 0)) == 1 for line in lines) else _wrapped(" ".join(lines), 0)
+
+
+def _wrapped(text: str, before: int) -> List[str]:
+    """Return the lines that *text* takes on the terminal, right of so many columns; elsewhere it is one."""
+    try:
+        if not sys.stdout.isatty():
+            return [text]
+    except (AttributeError, ValueError):
+        return [text]
+    from queuectl.render import terminal_width
+
+    room = max(terminal_width() - before, 20)
+    if len(text) <= room:
+        return [text]
+    import textwrap
+
+    return textwrap.wrap(text, room, break_on_hyphens=False)
 
 
 def _exit_lines(special: Sequence[Tuple[int, str]]) -> List[str]:
     codes = dict(EXIT_CODES)
     codes.update(special)
-    return ["Exit codes:", *(f"  {code:<4} {meaning}" for code, meaning in sorted(codes.items()))]
+    return ["Exit codes:", *_pairs([(str(code), meaning) for code, meaning in sorted(codes.items())])]
 
 
 def print_root() -> int:

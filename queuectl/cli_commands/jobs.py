@@ -64,6 +64,8 @@ def list_jobs(args: Args) -> int:
 
 
 HEADERS = ("ID", "STATE", "QUEUE", "PRIORITY", "RUNS", "WHEN", "COMMAND")
+# What a narrow terminal does not show, first to last; of the DLQ too.
+SPARE = ("PRIORITY", "FAILED", "QUEUE", "RUNS", "WHEN", "DIED", "REASON")
 
 
 def job_rows(found: Iterable[Job], now: float) -> Iterator[Tuple[str, ...]]:
@@ -99,7 +101,9 @@ def write_jobs(
             print(job.id)
     elif args.table or render.is_terminal():
         right = ("PRIORITY", "RUNS", "FAILED")
-        if not render.write_table(headers, rows, right, "STATE", render.wants_colour(args.no_color)):
+        spare = [name for name in SPARE if name in headers]
+        colour = render.wants_colour(args.no_color)
+        if not render.write_table(headers, rows, right, "STATE", colour, ("LAST ERROR",), spare):
             render.say(none)
     else:
         if args.verbose:
@@ -168,7 +172,7 @@ def print_job(job: Job, now: float) -> None:
     fields = [
         ("id", job.id),
         ("state", job.state + (" (it is to be cancelled)" if job.cancel_requested else "")),
-        ("command", escape(job.command)),
+        ("command", "\n".join(map(escape, job.command.split("\n")))),
         ("queue", job.queue),
         ("priority", str(job.priority)),
         ("attempts", f"{job.attempts} ({job.failures} failed, {job.losses} lost in a row)"),
@@ -217,7 +221,8 @@ def print_runs(runs: List[Run], now: float, args: Args) -> None:
                 escape(run.host),
             )
         )
-    write_table(RUN_HEADERS, rows, ("RUN", "EXIT", "MEMORY", "CPU"), "STATE", wants_colour(args.no_color))
+    spare = ("WORKER", "CPU", "MEMORY", "STARTED")
+    write_table(RUN_HEADERS, rows, ("RUN", "EXIT", "MEMORY", "CPU"), "STATE", wants_colour(args.no_color), (), spare)
 
 
 def print_output(output: bytes, run: Run) -> None:
@@ -264,7 +269,7 @@ COMMANDS = (
         details=(
             "A table on a terminal; JSON Lines (an object a line) when standard output is not a terminal, unless\n"
             "--table is given; one array with --json; ids with -q. WHEN says how long a job has been due or until it\n"
-            "is, how long it has been running, or how long ago it ended."
+            "is, how long it has been running, or how long ago it ended. A narrow terminal gets fewer columns."
         ),
     ),
     Command(

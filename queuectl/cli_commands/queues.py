@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from queuectl.job import QueueInfo
 
 HEADERS = ("QUEUE", "PAUSED", "LIMIT", "PENDING", "PROCESSING", "FAILED", "COMPLETED", "DEAD", "CANCELLED")
+# What a narrow terminal does not show, first to last.
+SPARE = ("CANCELLED", "COMPLETED", "LIMIT", "FAILED", "DEAD", "PROCESSING")
 
 
 def queue_json(info: QueueInfo) -> Dict[str, Any]:
@@ -44,7 +46,7 @@ def list_queues(args: Args) -> int:
             )
             for info in infos
         ]
-        if not render.write_table(HEADERS, rows, HEADERS[2:]):
+        if not render.write_table(HEADERS, rows, HEADERS[2:], spare=SPARE):
             render.say("No queues: there are no jobs.")
     return 0
 

@@ -89,7 +89,7 @@ def list_all(args: Args) -> int:
         )
         for setting in config.SETTINGS.values()
     ]
-    write_table(HEADERS, rows)
+    write_table(HEADERS, rows, spare=("DEFAULT",), wrap=True)
     return 0
 
 

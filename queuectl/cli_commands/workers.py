@@ -110,6 +110,8 @@ def _left_json(worker: Worker) -> object:
 
 
 HEADERS = ("WORKER", "PID", "HOST", "QUEUES", "AT ONCE", "SINCE", "JOBS")
+# What a narrow terminal does not show, first to last.
+SPARE = ("AT ONCE", "SINCE", "QUEUES", "HOST")
 
 
 def list_workers(args: Args) -> int:
@@ -143,7 +145,7 @@ def list_workers(args: Args) -> int:
                 )
                 for worker in workers
             ]
-            render.write_table(HEADERS, rows, ("WORKER", "PID", "AT ONCE"))
+            render.write_table(HEADERS, rows, ("WORKER", "PID", "AT ONCE"), spare=SPARE)
     return 0
 
 

@@ -30,6 +30,17 @@ def test_alone_it_says_how_to_start(cli: Callable[..., Any]) -> None:
     )
 
 
+@POSIX
+@pytest.mark.parametrize("words", ["--help", "help copy", "help service", "help worker stop"])
+def test_help_fits_a_narrow_terminal(terminal: Callable[..., str], words: str) -> None:
+    """Prose and the tables of options are wrapped, and say the same."""
+    wide, narrow = terminal(*words.split(), columns=120), terminal(*words.split(), columns=70)
+
+    assert wide.split() == narrow.split()
+    told = [line for line in narrow.splitlines() if not line.startswith(("  queuectl ", "Usage:", "Environment:"))]
+    assert [] == [line for line in told if len(line) > 70]
+
+
 def test_alone_it_is_the_status(cli: Callable[..., Any], add: Callable[..., str]) -> None:
     """As soon as there is a job."""
     add("true")

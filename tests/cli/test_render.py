@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from typing import Callable
 
 import pytest
 from hypothesis import given
@@ -70,6 +71,77 @@ def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     """Columns as wide as their widest cell, numbers to the right, no blanks at the end of lines."""
     assert 2 == render.write_table(("NAME", "N", "TEXT"), [("a", "7", "x y"), ("\u4e2d\u4e2d\u4e2d", "10", "")], ("N",))
     assert "NAME     N  TEXT\na        7  x y\n\u4e2d\u4e2d\u4e2d  10\n" == capsys.readouterr().out
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make standard output a terminal of so many columns."""
+
+    def set_width(columns: int) -> None:
+        monkeypatch.setattr(render, "is_terminal", lambda stream=None: True)
+        monkeypatch.setenv("COLUMNS", str(columns))
+
+    return set_width
+
+
+ROW = ("job1", "default", "a long error that goes on", "a long command that goes on")
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (80, f"ID    QUEUE    ERROR                      COMMAND\n{ROW[0]}  {ROW[1]}  {ROW[2]}  {ROW[3]}\n"),
+        (
+            60,
+            "ID    QUEUE    ERROR                  COMMAND\n"
+            "job1  default  a long error that go\u2026  a long command that g\u2026\n",
+        ),
+        (38, "ID    ERROR            COMMAND\njob1  a long error t\u2026  a long command\u2026\n"),
+    ],
+)
+def test_a_table_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[int], None], columns: int, shown: str
+) -> None:
+    """Texts share the room; a column that can be spared goes when they would become too short; no line is too long."""
+    on_terminal(columns)
+
+    render.write_table(("ID", "QUEUE", "ERROR", "COMMAND"), [ROW], cut=("ERROR",), spare=("QUEUE",))
+
+    out = capsys.readouterr().out
+    assert shown == out
+    assert all(render.width(line) <= columns for line in out.splitlines())
+
+
+def test_the_last_column_may_be_wrapped(capsys: pytest.CaptureFixture[str], on_terminal: Callable[[int], None]) -> None:
+    """Where a text is to be read and not recognised."""
+    on_terminal(30)
+
+    render.write_table(
+        ("NAME", "MEANING"), [("lease", "how long a silent worker keeps its jobs"), ("b", "c")], wrap=True
+    )
+
+    assert (
+        "NAME   MEANING\n"
+        "lease  how long a silent\n"
+        "       worker keeps its jobs\n"
+        "b      c\n"
+    ) == capsys.readouterr().out  # fmt: skip
+
+
+def test_an_id_is_never_cut(capsys: pytest.CaptureFixture[str], on_terminal: Callable[[int], None]) -> None:
+    """Not even one that is wider than the thousand rows that the widths are taken from."""
+    on_terminal(20)
+
+    render.write_table(("ID", "COMMAND"), [*[("j1", "x")] * 1000, ("job100000", "true")])
+
+    assert "job100000  true" == capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_value_of_several_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """They stand below each other, where no line looks like another field."""
+    render.write_fields([("id", "job1"), ("command", "cd /tmp\nstate: dead")])
+
+    assert "id:      job1\ncommand: cd /tmp\n         state: dead\n" == capsys.readouterr().out
 
 
 @pytest.mark.parametrize("items", [[], [{"a": 1}], [{"a": "\u00fc\x1b"}, {}]])
