@@ -94,7 +94,7 @@ ROW = ("job1", "default", "a long error that goes on", "a long command that goes
         (
             60,
             "ID    QUEUE    ERROR                  COMMAND\n"
-            "job1  default  a long error that go\u2026  a long command that g\u2026\n",
+            + "job1  default  a long error that go\u2026  a long command that g\u2026\n",
         ),
         (38, "ID    ERROR            COMMAND\njob1  a long error t\u2026  a long command\u2026\n"),
     ],
