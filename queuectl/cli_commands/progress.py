@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 TYPE_CHECKING = False
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from queuectl.cli_commands.spec import Args
 
 WIDTH = 30
+LEAST_WIDTH = 5
 
 
 class Bar:
@@ -29,8 +31,14 @@ class Bar:
             return
         if part is not None:
             part = min(part, 1.0)
-            filled = int(part * WIDTH)
-            text = f"[{'#' * filled}{'.' * (WIDTH - filled)}] {part:4.0%}  {text}"
+            text = f"{part:4.0%}  {text}"
+        # A line that is wider than the terminal could not be drawn over again.
+        room = _columns() - 1
+        width = min(WIDTH, room - len(text) - 3)
+        if part is not None and width >= LEAST_WIDTH:
+            filled = int(part * width)
+            text = f"[{'#' * filled}{'.' * (width - filled)}] {text}"
+        text = text[:room]
         sys.stderr.write("\r" + text.ljust(self._drawn))
         sys.stderr.flush()
         self._drawn = len(text)
@@ -41,3 +49,11 @@ class Bar:
             sys.stderr.write("\r" + " " * self._drawn + "\r")
             sys.stderr.flush()
             self._drawn = 0
+
+
+def _columns() -> int:
+    """Return the width of the terminal that standard error is."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80

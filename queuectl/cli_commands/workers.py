@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # More is a slip of the finger, and a fork bomb.
 MOST_WORKERS = 1000
+INTERRUPTED = 130
 
 
 def start(args: Args) -> int:
@@ -50,7 +51,13 @@ def stop(args: Args) -> int:
             for worker in meant:
                 how = "stop now" if args.now else "finish its jobs and stop"
                 note(f"asking worker {worker.number}, {_place(worker)}, to {how}.")
-        left = queue.stop_workers(bool(args.now), args.timeout, args.host, bool(args.all_hosts))
+        if not args.now:
+            _tell_of_jobs(queue, meant, args)
+        try:
+            left = queue.stop_workers(bool(args.now), args.timeout, args.host, bool(args.all_hosts))
+        except KeyboardInterrupt:
+            note("interrupted. The workers stop all the same. 'queuectl worker list' shows which are left.")
+            return INTERRUPTED
         groups = {worker.group_id for worker in (*before, *left)}
         new = [worker for worker in _meant(queue.workers(), args) if worker.group_id not in groups]
     stopped = len(meant) - sum(worker.role == "worker" for worker in left)
@@ -70,6 +77,21 @@ def stop(args: Args) -> int:
         note(f"still running after {args.timeout:g} s: {names}. 'queuectl worker stop --now' ends their jobs.")
         return 1
     return 0
+
+
+def _tell_of_jobs(queue: Queue, workers: Sequence[Worker], args: Args) -> None:
+    """Tell somebody who sits there what the stop will wait for."""
+    import sys
+
+    from queuectl.cli_commands.status import running_jobs
+    from queuectl.render import is_terminal, note, plural
+
+    if args.quiet or not is_terminal(sys.stderr):
+        return
+    jobs = [job_id for worker in workers for job_id, _ in running_jobs(queue, worker)]
+    if jobs:
+        names = ", ".join(jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
+        note(f"waiting for {plural(len(jobs), 'job')} to finish: {names}. 'queuectl worker stop --now' puts them back.")
 
 
 def _meant(workers: Sequence[Worker], args: Args) -> List[Worker]:

@@ -160,8 +160,11 @@ def test_a_bar_on_a_terminal_alone(terminal: Callable[..., str], cli: Callable[.
     Path("jobs.jsonl").write_text(lines(*[{"command": "echo " + "x" * 2000}] * 2000))
 
     shown = terminal("enqueue", "--file", "jobs.jsonl")
+    narrow = terminal("enqueue", "--file", "jobs.jsonl", columns=40)
     piped = cli("enqueue", "--file", "jobs.jsonl")
 
     assert "[###" in shown
     assert shown.rstrip("\n").split("\r")[-1] == "Enqueued 2000 jobs (job1 .. job2000)"
-    assert ("Enqueued 2000 jobs (job2001 .. job4000)\n", "", 0) == piped
+    assert "[##" in narrow
+    assert max(map(len, narrow.replace("\n", "\r").split("\r"))) < 40
+    assert ("Enqueued 2000 jobs (job4001 .. job6000)\n", "", 0) == piped

@@ -93,8 +93,10 @@ ROW = ("job1", "default", "a long error that goes on", "a long command that goes
         (80, f"ID    QUEUE    ERROR                      COMMAND\n{ROW[0]}  {ROW[1]}  {ROW[2]}  {ROW[3]}\n"),
         (
             60,
-            "ID    QUEUE    ERROR                  COMMAND\n"
-            + "job1  default  a long error that go\u2026  a long command that g\u2026\n",
+            """\
+ID    QUEUE    ERROR                  COMMAND
+job1  default  a long error that go\u2026  a long command that g\u2026
+""",
         ),
         (38, "ID    ERROR            COMMAND\njob1  a long error t\u2026  a long command\u2026\n"),
     ],

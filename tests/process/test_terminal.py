@@ -91,6 +91,17 @@ def terminal(terminals: List[Terminal], scene: Scene) -> Terminal:
     return terminals[0]
 
 
+def test_a_stop_says_what_it_waits_for(scene: Scene, terminals: List[Terminal], terminal: Terminal) -> None:
+    """To somebody who sits there: nothing else would show why it does not return."""
+    terminals.append(Terminal("worker", "stop"))
+
+    scene.eventually(lambda: "queuectl: waiting for 1 job to finish: job1. 'queuectl worker" in terminals[1].shown)
+    (scene.folder / "go").touch()
+
+    scene.eventually(lambda: "Stopped 2 workers." in terminals[1].shown)
+    assert 0 == terminals[1].wait().code
+
+
 def test_the_first_ctrl_c_lets_the_job_finish(scene: Scene, terminal: Terminal) -> None:
     """The terminal signals everybody in its foreground; the command is not among them, and the exit code is 0."""
     terminal.type(b"\x03")
