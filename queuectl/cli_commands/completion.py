@@ -69,7 +69,12 @@ _queuectl() {
         _files
     fi
 }
-compdef _queuectl queuectl
+# Either loaded by a line of .zshrc, or, as a file _queuectl in $fpath, by the first completion.
+if [[ ${funcstack[1]} == _queuectl ]]; then
+    _queuectl "$@"
+else
+    compdef _queuectl queuectl
+fi
 """
 
 FISH = """\
@@ -183,10 +188,11 @@ def _in_command(command: Command, rest: List[str], current: str) -> List[Offer]:
     if "--" in rest:
         return []
     options = (*command.options, *GLOBAL_OPTIONS)
+    names = [(name, option.help) for option in options for name in option.names]
     if _wants_value(rest):
         return _of_option(rest[-1], options, current, rest)
     if is_option(current) or current == "-":
-        return _matching([(name, option.help) for option in options for name in option.names], current)
+        return _matching(names, current)
     plain = 0
     skip = False
     for word in rest:
@@ -200,7 +206,7 @@ def _in_command(command: Command, rest: List[str], current: str) -> List[Offer]:
         if positional.most is None or plain < positional.most:
             return _of_kind(positional.complete, current, rest)
         plain -= positional.most
-    return []
+    return _matching(names, current)  # nothing else may follow
 
 
 def _of_option(name: str, options: Iterable[Option], current: str, words: Sequence[str]) -> List[Offer]:

@@ -127,6 +127,9 @@ def _permissions(path: str) -> Iterator[Finding]:
     """A job's command and environment may hold secrets, and who can write a job can run commands."""
     if os.name == "nt":
         return
+    if not os.access(path, os.W_OK):
+        text = f"you may only read {path}: nothing can be enqueued or run from here."
+        yield Finding(BAD, "access", text, "Use the user that it belongs to, or name another with --db.")
     wrong = []
     for name, mask in ((path, 0o077), (os.path.dirname(path), 0o022)):
         mode = os.stat(name).st_mode & 0o7777

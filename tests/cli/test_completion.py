@@ -62,8 +62,12 @@ def offered(cli: Callable[..., Any], line: str) -> List[str]:
         ("enqueue --file ", []),
         ("nonsense ", []),
         ("dlq nonsense ", []),
-        ("list --nonsense ", []),
-        ("show job1 ", []),
+        ("show job1 f", []),
+        (
+            "show job1 ",
+            ["--db", "--json", "--no-color", "-q", "--quiet", "-v", "--verbose", "--version", "-h", "--help"],
+        ),
+        ("worker stop --timeout ", []),
     ],
 )
 def test_words_from_the_tables(cli: Callable[..., Any], line: str, words: List[str], home: Any) -> None:
@@ -143,6 +147,30 @@ def test_zsh_reads_its_script(program: Path) -> None:
     done = subprocess.run(["zsh", "-f", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
 
     assert (done.returncode, done.stdout) == (0, b"_queuectl\n")
+
+
+# The first TAB has the function loaded from the folder, as a system's package installs it.
+ZSH_KEYS = """
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "PS1= PROMPT=; fpath=($PWD/functions $fpath); autoload -Uz compinit; compinit -u -D; print RE''ADY"
+zpty -r -m shell line '*READY*'
+zpty -w -n shell $'queuectl list --state pend\t'
+zpty -r -m shell line '*pending*' && print -r -- "${line##*queuectl}"
+zpty -d shell
+"""
+
+
+@pytest.mark.posix
+@pytest.mark.skipif(not shutil.which("zsh"), reason="needs zsh")
+def test_zsh_completes_with_a_file_of_its_functions(program: Path, cli: Callable[..., Any]) -> None:
+    """At the very first TAB, which loads it."""
+    Path("functions").mkdir()
+    Path("functions", "_queuectl").write_text(cli("completion", "zsh", code=0).out)
+
+    done = subprocess.run(["zsh", "-f", "-c", ZSH_KEYS], stdout=subprocess.PIPE, check=False, timeout=30)
+
+    assert b"list --state pending" in done.stdout
 
 
 def test_powershell_has_a_script(cli: Callable[..., Any]) -> None:
