@@ -31,6 +31,7 @@ PACKAGE_PARENT = str(Path(queuectl.__file__).resolve().parent.parent)
 LIMIT_S = 120
 #: How long a process that was told to end may take before it counts as left behind.
 LEAVING_S = 2.0
+WINE_COULD_NOT_START = 1359
 
 T = TypeVar("T")
 
@@ -195,13 +196,15 @@ def cli(home: Path) -> Callable[..., Result]:
         code: Optional[int] = None,
     ) -> Result:
         data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input
-        done = subprocess.run(
-            [sys.executable, "-m", "queuectl", *words],  # type: ignore[list-item]
-            input=data if data is not None else b"",
-            capture_output=True,
-            timeout=timeout,
-            env=_environment(env),
-            cwd=str(cwd) if cwd else None,
+        done = steadily(
+            lambda: subprocess.run(
+                [sys.executable, "-m", "queuectl", *words],  # type: ignore[list-item]
+                input=data if data is not None else b"",
+                capture_output=True,
+                timeout=timeout,
+                env=_environment(env),
+                cwd=str(cwd) if cwd else None,
+            )
         )
         result = Result(_text(done.stdout, binary), _text(done.stderr, binary), done.returncode)
         if code is not None:
@@ -226,6 +229,16 @@ def _text(data: bytes, binary: bool) -> Union[str, bytes]:
     return data if binary else data.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
 
 
+def steadily(start: Callable[[], T]) -> T:
+    """Start a process. Wine on a busy machine answers now and then with an internal error: then once more."""
+    try:
+        return start()
+    except OSError as error:
+        if not WINE or getattr(error, "winerror", None) != WINE_COULD_NOT_START:
+            raise
+        return start()
+
+
 class Background:
     """A queuectl process that runs on while the test does something else; in a session of its own.
 
@@ -238,15 +251,17 @@ class Background:
         self._out_path = folder / "out"
         self._err_path = folder / "err"
         with open(str(self._out_path), "wb") as out, open(str(self._err_path), "wb") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "queuectl", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env=env,
-                cwd=cwd,
-                start_new_session=True,
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            self.process = steadily(
+                lambda: subprocess.Popen(
+                    [sys.executable, "-m", "queuectl", *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    env=env,
+                    cwd=cwd,
+                    start_new_session=True,
+                    creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+                )
             )
         self.pid = self.process.pid
 

@@ -56,18 +56,18 @@ class Container:
         return self.log.read_text()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, 0)])
-def test_process_1_obeys_signals(scene: Scene, number: int, code: int) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_process_1_obeys_signals(scene: Scene, name: str) -> None:
     """The kernel drops what process 1 has no handler for; here the running job may finish, and all end with code 0."""
     scene.queue.enqueue("touch begun; until [ -e go ]; do sleep 0.02; done")
     box = Container(scene, "worker", "start", "--count", "2")
     scene.eventually((scene.folder / "begun").exists, what="the run")
 
-    os.kill(box.first, number)
+    os.kill(box.first, getattr(signal, name))
     scene.eventually(lambda: "received stop signal" in box.shown, what="the worker hears")
     (scene.folder / "go").touch()
 
-    assert code == box.outer.wait(30), box.shown
+    assert 0 == box.outer.wait(30), box.shown
     assert "completed" == scene.state("job1")
 
 

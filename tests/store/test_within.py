@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 
 import pytest
@@ -117,5 +118,5 @@ def test_a_commit_wakes_a_worker(queue, location, background, eventually, monkey
             queue.enqueue("echo hi", connection=line)
             line.commit()
         assert "completed" == queue.wait("job1", 20).state
-    assert b"hi\n" == queue.output("job1")
+    assert b"hi" + os.linesep.encode() == queue.output("job1")
     assert 0 == group.wait().code
