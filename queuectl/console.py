@@ -123,7 +123,7 @@ class LogFile(Console):
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._file = _append(path)
+        self._file = open_log(path)
         super().__init__(self._file)
 
     @property
@@ -156,20 +156,24 @@ class LogFile(Console):
                 pass
             self._held += rest
 
-    def _rotate(self) -> None:
-        if sys.platform == "win32":  # there no file that is open can be renamed
-            self._write_to(os.open(os.devnull, os.O_WRONLY))
+    def _is_current(self) -> bool:
+        """Say whether the file still has its name; the worker of another group may have taken it away."""
         try:
+            return os.path.samestat(os.fstat(self._file), os.stat(self._path))
+        except OSError:
+            return False
+
+    def _rotate(self) -> None:
+        if self._is_current():
             for number in range(LOG_FILES - 1, 0, -1):
                 older = self._path if number == 1 else f"{self._path}.{number - 1}"
                 if os.path.exists(older):
                     os.replace(older, f"{self._path}.{number}")
+        fd = open_log(self._path)
+        try:
+            os.dup2(fd, self._file, inheritable=False)  # a command is not to have it
         finally:
-            self._write_to(_append(self._path))
-
-    def _write_to(self, fd: int) -> None:
-        os.dup2(fd, self._file)
-        os.close(fd)
+            os.close(fd)
 
 
 class _Writer:
@@ -227,8 +231,32 @@ def _encoding_of(fd: int) -> str:
     return "utf-8"
 
 
-def _append(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def open_log(path: str) -> int:
+    """Open a file to append to: several processes may, and may rename it.
+
+    On Windows O_APPEND binds the C library of this process alone, not a process that inherits the file, and a file that
+    was opened by ``os.open`` cannot be renamed. A handle that may append and do nothing else does the one, a shared one
+    the other.
+    """
+    if sys.platform != "win32":
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    import ctypes
+    import msvcrt
+    from ctypes import wintypes
+
+    # Not _winapi's: before Python 3.11 it takes no name beyond the code page.
+    create = ctypes.WinDLL("kernel32", use_last_error=True).CreateFileW
+    create.restype = wintypes.HANDLE
+    create.argtypes = (
+        wintypes.LPCWSTR, *[wintypes.DWORD] * 2, wintypes.LPVOID, *[wintypes.DWORD] * 2, wintypes.HANDLE
+    )  # fmt: skip
+    append = 0x0004 | 0x0080 | 0x00100000  # FILE_APPEND_DATA, FILE_READ_ATTRIBUTES, SYNCHRONIZE
+    share = 0x1 | 0x2 | 0x4  # reading, writing, deleting (and with that, renaming)
+    handle = create(path, append, share, None, 4, 0x80, None)  # OPEN_ALWAYS, FILE_ATTRIBUTE_NORMAL
+    if handle == wintypes.HANDLE(-1).value:
+        error = ctypes.get_last_error()
+        raise OSError(None, ctypes.FormatError(error), path, error)
+    return msvcrt.open_osfhandle(handle, os.O_APPEND | os.O_TEXT)
 
 
 def _of_its_own(fd: int) -> int:

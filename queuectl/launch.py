@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from queuectl.console import open_log
 from queuectl.control import local_workers
 from queuectl.db import home
 from queuectl.errors import QueuectlError
@@ -77,9 +78,8 @@ def write_pids(pids: List[int]) -> bool:
 def start_daemon(store: Store, options: Dict[str, Any]) -> int:
     """Start a supervisor in a session of its own and wait until all its workers have registered."""
     logs = os.path.join(home(), "logs")
-    os.makedirs(logs, mode=0o700, exist_ok=True)
     log_path = os.path.join(logs, "supervisor.log")
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = open_log(log_path)
     begin = os.fstat(log).st_size
     process = _start_apart([*python_command(), "worker", "supervise", json.dumps(options)], options["location"], log)
     os.close(log)
