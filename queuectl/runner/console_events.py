@@ -73,5 +73,5 @@ class Waiter:
         handles = [self._event, *[int(process._handle) for process in processes[:MOST_HANDLES]]]  # type: ignore[attr-defined]
         _winapi.WaitForMultipleObjects(handles, False, int(timeout_s * 1000 + 0.999))
         kernel32.ResetEvent(self._event)
-        numbers, self._numbers = self._numbers, []
-        return numbers
+        # One by one: the list may grow meanwhile, and what comes then has set the event for the next time.
+        return [self._numbers.pop(0) for _ in range(len(self._numbers))]

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from typing import Any, Container, Dict, Mapping, Optional, Tuple
 
 CHUNK = 32768
-# What the machine lacks, not the job: handles, memory, commit charge, quota.
-TRANSIENT = frozenset((4, 8, 14, 1450, 1455, 1816))
+# What the machine lacks, not the job: handles, memory, an internal error, resources, commit charge, quota.
+TRANSIENT = frozenset((4, 8, 14, 1359, 1450, 1455, 1816))
 PATIENCE_S = 5.0
 
 process_created = windows_api.process_created
@@ -86,29 +86,31 @@ class Command:
 
         At the end of the output the pipe is closed: ``fileno()`` is -1 from then on.
         """
-        if self._pipe is None or self._read is None or self._read.pending:
+        if not self._has_read():
             return b""
         try:
             data: bytes = self._read.getresult()
         except OSError:
-            data = b""
+            self.close()
+            return b""
         self._read = None
         if data:
             self.buffer.feed(data)
-            self._begin_read()
-        else:
-            self.close()
+        # Nothing is not the end: a program may write nothing, and the read is told of it. At the end no read begins.
+        self._begin_read()
         return data
+
+    def _has_read(self) -> bool:
+        """Say whether a read is done and not yet taken."""
+        return self._pipe is not None and self._read is not None and not self._read.pending
 
     def drain(self, most: int = 1 << 20) -> bytes:
         """Read what the ended command left in the pipe; a child that goes on printing cannot hold this up."""
-        found = self.read()
-        pieces = [found]
-        size = len(found)
-        while found and size < most:
-            found = self.read()
-            pieces.append(found)
-            size += len(found)
+        pieces = []
+        size = 0
+        while size < most and self._has_read():
+            pieces.append(self.read())
+            size += len(pieces[-1]) or 1
         return b"".join(pieces)
 
     def exit_code(self) -> int:
@@ -122,11 +124,15 @@ class Command:
 
     def reaped(self) -> None:
         """Note that the first process has ended. Unless the run is being ended, what it left behind lives on."""
+        if not self._ending:
+            self._job.release()
+            self._forget_process()
+
+    def _forget_process(self) -> None:
+        """Let the pid, by which the worker knows the run, be given out again."""
         if self._process is not None:
             _winapi.CloseHandle(self._process)
             self._process = None
-        if not self._ending:
-            self._job.release()
 
     def terminate(self) -> None:
         """Ask the whole tree to end with a Ctrl-Break; where that is not possible, end it."""
@@ -145,6 +151,7 @@ class Command:
         if self._job.alive():
             return True
         self._job.close()
+        self._forget_process()
         return False
 
     def close(self) -> None:

@@ -39,6 +39,7 @@ class Bench:
         mark = {"QUEUECTL_RUN_ID": str(number), "QUEUECTL_STORE_ID": "s"}
         found = start(command, cwd or str(self.folder), {**os.environ, **mark, **env}, number, "s", limit)
         self.started.append(found)
+        self.ends.pop(found.pid, None)  # a pid is given out again once nobody has a handle of its process
         self.reactor.watch(found)
         return found
 
@@ -228,6 +229,26 @@ def test_all_output_arrives_in_order(bench: Bench) -> None:
     assert printed == b"".join(b"%06d" % at + b"x" * 93 + b"\n" for at in range(3000))
 
 
+NOTHING = """
+import _winapi, msvcrt, os, time
+def write(data):
+    _winapi.WriteFile(msvcrt.get_osfhandle(1), data)
+write(b"before ")
+time.sleep({pause})
+write(b"")
+time.sleep({pause})
+write(b"after")
+"""
+
+
+@pytest.mark.parametrize("pause", [0, 0.2])
+def test_writing_nothing_does_not_end_the_output(bench: Bench, pause: float) -> None:
+    """A program that writes no bytes goes on to be heard. Windows tells the reader of such a write, Wine does not."""
+    (bench.folder / "nothing.py").write_text(NOTHING.format(pause=pause))
+
+    assert b"before after" == bench.run(f"{PYTHON} nothing.py")
+
+
 def test_output_without_end_takes_no_memory(bench: Bench) -> None:
     """It is read and cut, and the command ended in the middle of it."""
     script = bench.folder / "flood.py"
@@ -291,6 +312,21 @@ def test_kill_ends_the_whole_tree(bench: Bench, sleeper: Callable[..., str]) -> 
     bench.until(lambda: not running.leftovers(), 10)
 
     assert [True, True] == [gone(pid) for pid in pids]
+
+
+def test_the_pid_of_a_run_that_is_being_ended_stays_its_own(bench: Bench, sleeper: Callable[..., str]) -> None:
+    """As long as anything of it is alive: a worker knows its runs by pid, and another run must not get it."""
+    command = bench.start(f'start "" /b {sleeper("pid")}')
+    pid_in(bench, "pid")
+    bench.until(lambda: command.pid in bench.ends)
+    command._ending = True  # as after a timeout whose Ctrl-Break the first process alone obeyed
+    command.reaped()
+
+    assert command.leftovers()
+    assert command.process
+    command.kill()
+    bench.until(lambda: not command.leftovers())
+    assert not command.process
 
 
 def test_a_run_that_is_asked_to_end_ends(bench: Bench, sleeper: Callable[..., str]) -> None:
