@@ -33,6 +33,7 @@ class Plan(NamedTuple):
     enable: Tuple[Tuple[str, ...], ...]  # commands, in order
     disable: Tuple[Tuple[str, ...], ...]
     status: Tuple[str, ...]
+    encoding: str = "utf-8"  # of the file
 
 
 class Service(NamedTuple):
@@ -71,7 +72,12 @@ def words(service: Service) -> List[str]:
         found = [sys.executable, script]
     else:
         found = [sys.executable, "-m", "queuectl"]
-    found += ["worker", "start", "--count", str(service.workers)]
+    return found + arguments(service)
+
+
+def arguments(service: Service) -> List[str]:
+    """Return the words after ``queuectl``."""
+    found = ["worker", "start", "--count", str(service.workers)]
     if service.concurrency > 1:
         found += ["--concurrency", str(service.concurrency)]
     for queue in service.queues:
@@ -163,27 +169,32 @@ def _launchd(service: Service) -> Plan:
   <key>KeepAlive</key><dict><key>SuccessfulExit</key><false/></dict>
   <!-- A stop lets running jobs finish for this many seconds. -->
   <key>ExitTimeOut</key><integer>{PATIENCE_S:.0f}</integer>
+  <!-- Workers whose supervisor dies finish their jobs and exit. -->
+  <key>AbandonProcessGroup</key><true/>
 </dict>
 </plist>
 """
     folder = "/Library/LaunchDaemons" if service.system else os.path.expanduser("~/Library/LaunchAgents")
     path = os.path.join(folder, f"{LABEL}.plist")
     return Plan(
-        "launchd agent", path, text, (("launchctl", "load", "-w", path),), (("launchctl", "unload", "-w", path),),
+        "launchd agent", path, text,
+        # load says it when it failed, but exits with 0; list does not.
+        (("launchctl", "load", "-w", path), ("launchctl", "list", LABEL)),
+        (("launchctl", "unload", "-w", path),),
         ("launchctl", "list", LABEL),
     )  # fmt: skip
 
 
 def _scheduled_task(service: Service) -> Plan:
-    import subprocess
+    from queuectl import service_task
+    from queuectl.db import home
 
-    # The task has no environment of its own: cmd sets what the workers must see.
-    sets = " && ".join(f'set "{name}={value}"' for name, value in settings(service))
-    line = f'cmd /c "{sets} && {subprocess.list2cmdline(words(service))}"'
-    create = ("schtasks", "/Create", "/F", "/TN", LABEL, "/SC", "ONSTART" if service.system else "ONLOGON", "/TR", line)
+    variables = [setting for setting in settings(service) if setting[0] != "PYTHONPATH"]
+    text = service_task.task(service_task.program(variables, arguments(service)), service.system)
+    path = os.path.join(home(), "service.xml")
     return Plan(
-        "scheduled task", None, subprocess.list2cmdline(create) + "\n",
-        (create, ("schtasks", "/Run", "/TN", LABEL)),
+        "scheduled task", path, text,
+        (("schtasks", "/Create", "/F", "/TN", LABEL, "/XML", path), ("schtasks", "/Run", "/TN", LABEL)),
         (("schtasks", "/End", "/TN", LABEL), ("schtasks", "/Delete", "/F", "/TN", LABEL)),
-        ("schtasks", "/Query", "/TN", LABEL, "/V", "/FO", "LIST"),
+        ("schtasks", "/Query", "/TN", LABEL, "/V", "/FO", "LIST"), "utf-16",
     )  # fmt: skip

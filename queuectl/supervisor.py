@@ -370,6 +370,8 @@ def start(
 ) -> int:
     """Start a group of workers, in the foreground or as a daemon; return the exit code.
 
+    Without a standard output, as under Windows's Task Scheduler, they log as a daemon's do.
+
     Args:
         location: The store, as ``--db`` names it; None: the default one.
         count: Worker processes.
@@ -381,10 +383,13 @@ def start(
     store = open_store(location)
     if location is not None and "://" not in location:
         location = store.location  # absolute: the workers' commands may be anywhere
+    unheard = getattr(sys.stdout, "name", "") == os.devnull  # main opened it in place of none
     options = {
         "location": location, "group_id": os.urandom(8).hex(), "count": count, "concurrency": concurrency,
-        "queues": list(queues), "daemon": daemon, "drain": drain,
+        "queues": list(queues), "daemon": daemon or unheard, "drain": drain,
     }  # fmt: skip
+    if options["daemon"]:
+        os.makedirs(os.path.dirname(_log_path("")), mode=0o700, exist_ok=True)
     if daemon:
         try:
             return start_daemon(store, options)

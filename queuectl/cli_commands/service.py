@@ -43,7 +43,7 @@ def install(args: Args) -> int:
     """``service install``."""
     found = _plan(args)
     if found.path is not None:
-        _write(found.path, found.text)
+        _write(found.path, found.text, found.encoding)
         if not args.quiet:
             print(f"Wrote {found.path}")
     if args.no_start:
@@ -80,11 +80,11 @@ def status(args: Args) -> int:
         raise _no_manager(found.status[0]) from None
 
 
-def _write(path: str, text: str) -> None:
+def _write(path: str, text: str, encoding: str) -> None:
     """Write the file whole or not at all."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     hidden = path + ".new"
-    with open(hidden, "w", encoding="utf-8") as file:
+    with open(hidden, "w", encoding=encoding) as file:
         file.write(text)
     os.replace(hidden, path)
 
@@ -109,7 +109,7 @@ def _no_manager(name: str) -> QueuectlError:
     )
 
 
-SYSTEM = Option("--system", "a service of the system instead of yours (needs root)")
+SYSTEM = Option("--system", "a service of the system instead of yours (needs root, or an administrator)")
 WANTED = (
     Option("--count", "worker processes (default: 1)", "N", whole_from(1), default=1),
     Option("--concurrency", "commands that each runs at once (default: 1)", "M", whole_from(1), default=1),

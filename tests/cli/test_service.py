@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import plistlib
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from xml.etree import ElementTree as ET
 
 import pytest
+
+from queuectl import service, service_task
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="systemd is Linux's service manager")
 
@@ -98,3 +102,91 @@ def test_the_supervisor_tells_systemd_when_it_is_up_alive_and_stopping(tmp_path,
     listener.close()
 
     assert "STATUS=2 workers" in ready
+
+
+# -- what other systems are told --------------------------------------------------------------
+
+TASK = "{http://schemas.microsoft.com/windows/2004/02/mit/task}"
+ODD_HOME = "/a & b/100% <home> $(x) 'y'"
+
+
+def planned(monkeypatch, make, system=False, **how):
+    """Return what a kind of service manager would be told by a user whose home has an odd name."""
+    monkeypatch.setenv("QUEUECTL_HOME", ODD_HOME)
+    monkeypatch.setenv("USERDOMAIN", "HERE")
+    monkeypatch.setenv("USERNAME", "ann")
+    return make(service.Service(how.get("workers", 3), 2, ("mail",), system, None))
+
+
+@pytest.mark.parametrize("system", [False, True])
+def test_launchd_reads_the_agent(monkeypatch, system):
+    """A property list with keys that launchd knows, each of its type; names with any characters."""
+    plan = planned(monkeypatch, service._launchd, system)
+    found = plistlib.loads(plan.text.encode(plan.encoding))
+
+    assert "queuectl" == found.pop("Label")
+    assert ["worker", "start", "--count", "3", "--concurrency", "2", "--queue", "mail"] == found.pop(
+        "ProgramArguments"
+    )[-8:]
+    assert os.path.abspath(ODD_HOME) == found.pop("EnvironmentVariables")["QUEUECTL_HOME"]
+    assert {
+        "RunAtLoad": True, "KeepAlive": {"SuccessfulExit": False}, "ExitTimeOut": 90, "AbandonProcessGroup": True
+    } == found  # fmt: skip
+    assert ("launchctl", "list", "queuectl") == plan.enable[-1] == plan.status
+
+
+@pytest.mark.parametrize("system", [False, True])
+def test_the_task_scheduler_reads_the_task(monkeypatch, system):
+    """Elements of the schema, without its defaults that are wrong for workers; schtasks wants UTF-16 with its mark."""
+    plan = planned(monkeypatch, service._scheduled_task, system)
+    data = plan.text.encode(plan.encoding)
+    root = ET.fromstring(data)
+
+    def texts(path):
+        return [element.text for element in root.findall(path.replace("/", "/" + TASK).replace(".", TASK, 1))]
+
+    trigger = "BootTrigger" if system else "LogonTrigger"
+    assert data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    assert TASK + "Task" == root.tag
+    assert [TASK + part for part in ("RegistrationInfo", "Triggers", "Principals", "Settings", "Actions")] == [
+        part.tag for part in root
+    ]
+    assert [TASK + trigger] == [part.tag for part in root.find(TASK + "Triggers")]
+    assert ([] if system else ["HERE\\ann"]) == texts(f".Triggers/{trigger}/UserId")
+    assert ["S-1-5-18" if system else "HERE\\ann"] == texts(".Principals/Principal/UserId")
+    assert ([] if system else ["InteractiveToken"]) == texts(".Principals/Principal/LogonType")
+    assert root.find(f"{TASK}Principals/{TASK}Principal").get("id") == root.find(TASK + "Actions").get("Context")
+    assert ["PT0S"] == texts(".Settings/ExecutionTimeLimit")
+    assert ["false"] == texts(".Settings/DisallowStartIfOnBatteries") == texts(".Settings/StopIfGoingOnBatteries")
+    assert ("schtasks", "/Create", "/F", "/TN", "queuectl", "/XML", plan.path) == plan.enable[0]
+
+
+def test_the_task_runs_what_it_says(monkeypatch, tmp_path):
+    """The scheduler would put variables in place of %NAME% and $(NAME): the command has none, and finds the store."""
+    plan = planned(monkeypatch, service._scheduled_task, workers=1)
+    found = ET.fromstring(plan.text.encode(plan.encoding)).find(f".//{TASK}Exec/{TASK}Arguments").text
+    words = service_task.program(
+        [("QUEUECTL_HOME", str(tmp_path / "100% h $(x)"))], ["enqueue", "--command", "echo hi"]
+    )
+    done = subprocess.run(
+        words, cwd=str(tmp_path), env={**os.environ, "PYTHONPATH": ""}, stdout=subprocess.PIPE, check=True
+    )
+
+    assert "%" not in found
+    assert "$" not in found
+    assert found.endswith(" worker start --count 1 --concurrency 2 --queue mail")
+    assert b"" == done.stdout or b"job1" in done.stdout  # it has no window to print to, on Windows
+    assert (tmp_path / "100% h $(x)" / "jobs.db").exists()
+
+
+def test_workers_without_an_output_log_into_files(cli, home, tmp_path):
+    """As those of a scheduled task are started: there is nothing to print to."""
+    cli("enqueue", "--command", "echo hi", code=0)
+    words = service_task.program([], ["worker", "start", "--drain"])
+    code = "import os, subprocess, sys; os.close(1); sys.exit(subprocess.call(sys.argv[1:], close_fds=False))"
+    if os.name == "nt":
+        subprocess.run(words, check=True, timeout=60, creationflags=subprocess.DETACHED_PROCESS)
+    else:
+        subprocess.run([sys.executable, "-c", code, *words], check=True, timeout=60)
+
+    assert "job job1 completed" in (home / "logs" / "worker-0.log").read_text()

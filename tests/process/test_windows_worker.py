@@ -20,7 +20,7 @@ if os.name != "nt":
     pytest.skip("about Windows: no signals, consoles with code pages, files in use", allow_module_level=True)
 
 from queuectl import Queue
-from queuectl.console import Console
+from queuectl.console import LOG_BYTES, Console, LogFile
 from queuectl.job import Job, Worker
 from queuectl.runner import QUIT, console_events
 from queuectl.runner.identity import process_started
@@ -153,6 +153,16 @@ def test_daemon(shop: Shop, cli: Callable[..., Any], home: Path) -> None:
 # -- waking and stopping ----------------------------------------------------------------------
 
 
+def test_service_install_writes_a_task(shop: Shop, cli: Callable[..., Any], home: Path) -> None:
+    """For schtasks, which reads UTF-16; there is one to remove only if there is one."""
+    missing = cli("service", "uninstall")
+    installed = cli("service", "install", "--no-start", code=0).out
+
+    assert f"queuectl: there is no scheduled task at {home / 'service.xml'}. Nothing was changed.\n" == missing.err
+    assert f"Wrote {home / 'service.xml'}\nTo start it: schtasks /Create /F /TN queuectl /XML " in installed
+    assert "<LogonTrigger>" in (home / "service.xml").read_text(encoding="utf-16")
+
+
 def test_an_idle_worker_takes_a_job_at_once(shop: Shop) -> None:
     """Its bell rings: it does not wait for its next look."""
     group = shop.start()
@@ -177,6 +187,7 @@ def test_stop_lets_the_running_job_finish(shop: Shop, cli: Callable[..., Any]) -
     shop.eventually(lambda: "begun" in group.out, timeout=30)
 
     slow = cli("worker", "stop", "--timeout", "0.5")
+    shop.eventually(lambda: "received stop signal" in group.out, what="the worker hears")
     (shop.folder / "go").touch()
     ended = group.wait()
 
@@ -432,3 +443,26 @@ def test_a_console_that_is_held_does_not_hold_the_worker() -> None:
 
     assert took_s < 5
     assert len(console._held) + len(console._waiting) < 4 << 20
+
+
+def test_a_log_that_somebody_reads_is_turned_over_later(home: Path) -> None:
+    """A reader that does not share it, as most do, holds up the turn and loses nothing."""
+    home.mkdir()
+    path = home / "worker-0.log"
+    path.write_bytes(b"x" * LOG_BYTES)
+    log = LogFile(str(path))
+
+    def say(word: str) -> None:
+        log.line(word)
+        log.release()
+        log.flush()
+
+    with open(str(path), "rb"):
+        say("while it is read")
+        say("still")
+    assert not Path(f"{path}.1").exists()
+    say("afterwards")
+    say("anew")
+
+    assert path.read_text().endswith("anew\n")
+    assert re.search(r"while it is read\n.*still\n.*afterwards\n$", Path(f"{path}.1").read_text())

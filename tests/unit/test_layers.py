@@ -27,7 +27,7 @@ ROWS: Tuple[Tuple[str, ...], ...] = (
     ("job", "jobspec"),
     ("db", "runner", "console", "events"),
     ("recovery", "execution"),
-    ("membership", "numbering", "output_flow", "report"),
+    ("membership", "numbering", "output_flow", "report", "service_task"),
     ("control", "copying", "explain", "service", "switches", "worker"),
     ("queue", "launch", "worker_main"),
     ("supervisor", "render"),
