@@ -26,7 +26,10 @@ from pyz import build_pyz, package_files
 
 # The date of every file in wheel and source archive, whatever this machine's environment says: hatchling's own default.
 EPOCH = "1580601600"
-COPIED = ("queuectl", "tests", "docs", "bench", "tools", "Makefile", "README.md", "CHANGELOG.md", "LICENSE")
+COPIED = (
+    "queuectl", "tests", "docs", "bench", "tools", "Makefile", "noxfile.py",
+    "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE",
+)  # fmt: skip
 
 
 def main() -> int:

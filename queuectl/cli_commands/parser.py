@@ -186,13 +186,14 @@ def _unknown_option(token: str, known: Sequence[str], where: str) -> UsageError:
 
 def unknown_command(word: str, noun: str = "") -> UsageError:
     """Return the error for a *word* that is no command (of *noun*), with the one that was perhaps meant."""
-    from queuectl.cli_commands.suggest import did_you_mean
+    from queuectl.cli_commands.suggest import COMMANDS, did_you_mean
 
     shown = word if len(word) <= 40 else word[:40] + "..."
     if noun:
         hint = did_you_mean(word, TABLE[noun].subcommands, "There are ")
         return UsageError(f"unknown command {noun} {shown!r}. {hint}")
-    hint = did_you_mean(word, [name for name, entry in TABLE.items() if entry.group])
+    verbs = {verb: f"{name} {verb}" for name, entry in TABLE.items() for verb in entry.subcommands}
+    hint = did_you_mean(word, [name for name, entry in TABLE.items() if entry.group], "", {**verbs, **COMMANDS})
     return UsageError(f"unknown command {shown!r}. {hint or 'queuectl help shows them all.'}")
 
 

@@ -175,13 +175,14 @@ def whole_from(least: int) -> Kind:
 
 
 def _state(text: str) -> str:
-    from queuectl.cli_commands.suggest import did_you_mean
+    from queuectl.cli_commands import suggest
     from queuectl.errors import UsageError
     from queuectl.job import STATES
 
     name = text.lower()
     if name not in STATES:
-        raise UsageError(f"unknown state {text!r}. {did_you_mean(name, STATES, 'The states are ')}")
+        hint = suggest.did_you_mean(name, STATES, "The states are ", suggest.STATES)
+        raise UsageError(f"unknown state {text!r}. {hint}")
     return name
 
 

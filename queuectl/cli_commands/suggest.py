@@ -4,14 +4,37 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable
+    from typing import Iterable, Mapping, Optional
 
 
-def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+# What other tools call it.
+COMMANDS = {
+    "add": "enqueue", "submit": "enqueue", "push": "enqueue", "exec": "run", "ls": "list", "ps": "list", "jobs": "list",
+    "log": "logs", "tail": "logs -f", "follow": "logs -f", "output": "logs", "info": "show", "why": "explain",
+    "kill": "cancel", "rm": "cancel", "remove": "cancel", "restart": "retry", "rerun": "retry", "delete": "prune",
+    "clean": "prune", "clear": "reset", "workers": "worker list", "daemon": "worker start --daemon",
+    "queues": "queue list", "dead": "dlq list", "settings": "config list", "backup": "copy", "version": "--version",
+}  # fmt: skip
+STATES = {
+    "queued": "pending", "waiting": "pending", "ready": "pending", "running": "processing", "active": "processing",
+    "retrying": "failed", "done": "completed", "success": "completed", "succeeded": "completed",
+    "killed": "cancelled", "canceled": "cancelled", "dlq": "dead",
+}  # fmt: skip
+
+
+def did_you_mean(
+    word: str, known: Iterable[str], otherwise: str = "", elsewhere: Optional[Mapping[str, str]] = None
+) -> str:
     """Return ``Did you mean X?``, or without a near one *otherwise* and all of *known*.
 
-    An empty *otherwise* returns an empty string instead of the list.
+    Args:
+        word: What was typed.
+        known: What might have been.
+        otherwise: What comes before all of *known*; empty: an empty string is returned instead of the list.
+        elsewhere: What is meant by words that other tools have for it.
     """
+    if elsewhere and word in elsewhere:
+        return f"Did you mean {elsewhere[word]}?"
     from difflib import get_close_matches  # costs several ms: only wrong input pays
 
     names = list(known)

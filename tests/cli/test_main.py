@@ -10,8 +10,9 @@ from typing import Any, Callable, List
 import pytest
 
 import queuectl
-from queuectl.cli_commands import FLAGS, TABLE, VALUED, all_commands
+from queuectl.cli_commands import FLAGS, TABLE, VALUED, all_commands, suggest
 from queuectl.cli_commands.spec import GLOBAL_OPTIONS
+from queuectl.job import STATES
 from queuectl.main import main
 
 POSIX = pytest.mark.posix
@@ -72,6 +73,10 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
     [
         (["enqueu", "{}"], "unknown command 'enqueu'. Did you mean enqueue?"),
         (["xyzzy"], "unknown command 'xyzzy'. queuectl help shows them all."),
+        (["stop"], "unknown command 'stop'. Did you mean worker stop?"),
+        (["pause", "mail"], "unknown command 'pause'. Did you mean queue pause?"),
+        (["ls"], "unknown command 'ls'. Did you mean list?"),
+        (["list", "--state", "running"], "unknown state 'running'. Did you mean processing?"),
         (["dlq", "rety"], "unknown command dlq 'rety'. Did you mean retry?"),
         (["dlq", "xyzzy"], "unknown command dlq 'xyzzy'. There are list, retry, purge."),
         (["dlq"], "dlq needs a command: queuectl dlq list|retry|purge."),
@@ -101,6 +106,17 @@ def test_wrong_usage_is_one_sentence_and_2(cli: Callable[..., Any], words: List[
     assert result.err.count("\n") == 1
     assert len(result.err) < 300
     assert not home.exists()
+
+
+def test_suggestions_exist() -> None:
+    """What is suggested for another tool's word is a command or state, and that word is none itself."""
+    words = {name for name, entry in TABLE.items() if entry.group} | {command.name for command in all_commands()}
+    meant = {text.partition(" -")[0] for text in suggest.COMMANDS.values()} - {"--version"}
+
+    assert meant <= words
+    assert not set(suggest.COMMANDS) & set(TABLE)
+    assert set(suggest.STATES.values()) <= set(STATES)
+    assert not set(suggest.STATES) & set(STATES)
 
 
 def test_no_abbreviations(cli: Callable[..., Any]) -> None:

@@ -200,15 +200,7 @@ def standard_modules() -> Set[str]:
 
 
 #: What an extra brings, and the one place that may ask for it.
-EXTRAS = {
-    "psycopg": "db.postgres",
-    "starlette": "web",
-    "uvicorn": "web",
-    "jinja2": "web",
-    "cronsim": "cron",
-    "prometheus_client": "metrics",
-    "rich": "render",
-}
+EXTRAS = {"psycopg": "db.postgres"}
 
 
 def test_the_core_imports_the_standard_library_alone() -> None:
