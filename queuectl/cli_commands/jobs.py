@@ -202,6 +202,7 @@ RUN_HEADERS = ("RUN", "STATE", "STARTED", "TOOK", "EXIT", "MEMORY", "CPU", "WORK
 def print_runs(runs: List[Run], now: float, args: Args) -> None:
     """Print the table of a job's runs."""
     from queuectl.clock import format_duration, local_text
+    from queuectl.execution import signal_name
     from queuectl.render import escape, size_text, wants_colour, write_table
 
     rows = []
@@ -214,7 +215,7 @@ def print_runs(runs: List[Run], now: float, args: Args) -> None:
                 run.state,
                 local_text(run.started_at, now),
                 format_duration(max(took_s, 0.0)),
-                exit_text if run.signal is None else f"signal {run.signal}",
+                exit_text if run.signal is None else f"signal {signal_name(run.signal)}",
                 "" if run.peak_memory_bytes is None else size_text(run.peak_memory_bytes),
                 "" if run.cpu_s is None else f"{run.cpu_s:.2f} s",
                 run.worker[:8],

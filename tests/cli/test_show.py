@@ -75,6 +75,18 @@ def test_runs_and_output_for_people(
     assert tail == [f"  line {number}" for number in range(12, 21)] + ["  \\x1b[31mred\\x1b[0m"]
 
 
+@pytest.mark.posix
+def test_signals_have_their_names(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
+    """In the table of runs as in the reason."""
+    add("kill -9 $$", "--max-retries", "0")
+    drain()
+
+    out = cli("show", "job1", code=0).out
+
+    assert "\nreason:      signal KILL\n" in out
+    assert " signal KILL " in out.partition("\nRuns:\n")[2]
+
+
 def test_a_run_that_wrote_nothing(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
     """Is said to have."""
     add("true")
