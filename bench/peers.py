@@ -21,6 +21,7 @@ from bench.report import write
 from tests.postgres_server import PostgresServer, fresh_schema
 
 CLIENTS = 8
+BATCH = 10  # what pgqueuer's worker takes at a time unless it is told otherwise; procrastinate's takes one
 HEARTBEAT = timedelta(minutes=5)
 
 
@@ -151,14 +152,14 @@ def compare(server: PostgresServer, given: argparse.Namespace) -> Dict[str, Any]
         filled(old, given.pending, given.pending, server)
         for _ in range(given.rounds):
             for name, url, batch in (
-                ("1k pending", few, 1), ("pending", many, 1), ("finished", old, 1), ("batches", many, 16),
+                ("1k pending", few, 1), ("pending", many, 1), ("finished", old, 1), ("batches", many, BATCH),
             ):  # fmt: skip
                 row = crowd(turns, url, CLIENTS, batch, given.seconds, 1000 if url == few else None)
                 note(name, row["jobs/s"])
                 note(name + ", server us", row["server CPU us/job"])
             note("procrastinate", rate(work_procrastinate, server, given.seconds))
             note("pgqueuer", rate(work_pgqueuer(1), server, given.seconds))
-            note("pgqueuer in batches", rate(work_pgqueuer(16), server, given.seconds))
+            note("pgqueuer in batches", rate(work_pgqueuer(BATCH), server, given.seconds))
     return ratios(figures, given)
 
 
@@ -172,10 +173,10 @@ def ratios(figures: Dict[str, List[float]], given: argparse.Namespace) -> Dict[s
     return {
         f"claim and finish, one at a time, {size} pending / procrastinate": over("pending", "procrastinate"),
         f"claim and finish, one at a time, {size} pending / pgqueuer": over("pending", "pgqueuer"),
-        f"claim and finish, 16 at a time, {size} pending / procrastinate (one at a time)": over(
+        f"claim and finish, {BATCH} at a time, {size} pending / procrastinate (one at a time)": over(
             "batches", "procrastinate"
         ),
-        f"claim and finish, 16 at a time, {size} pending / pgqueuer, 16 at a time": over(
+        f"claim and finish, {BATCH} at a time, {size} pending / pgqueuer, {BATCH} at a time": over(
             "batches", "pgqueuer in batches"
         ),
         f"rate, {size} pending / 1,000 pending": over("pending", "1k pending"),
@@ -185,7 +186,7 @@ def ratios(figures: Dict[str, List[float]], given: argparse.Namespace) -> Dict[s
             "finished, server us", "1k pending, server us"
         ),
         "jobs a second, one at a time": round(median(figures["pending"])),
-        "jobs a second, 16 at a time": round(median(figures["batches"])),
+        f"jobs a second, {BATCH} at a time": round(median(figures["batches"])),
     }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 
 from queuectl import faults
 from queuectl.db import postgres_turn as texts
@@ -23,6 +25,25 @@ if TYPE_CHECKING:
 
 # How far a claim from many queues looks past jobs that others hold before it calls it a day.
 MOST_SLACK = 4096
+# How long claims go on from where the last one was, before one looks from the queue's head again; at most, and each
+# time another part of it, because the first to look pays for all: it marks the entries that nobody needs any more.
+AHEAD_S = 0.4
+
+
+class Place:
+    """Where a store's last claim from one queue was: the next one need not walk over what was claimed before.
+
+    Until the next vacuum the index of the ready jobs keeps an entry for each job that was claimed, so that the head
+    of a busy queue lies behind thousands of them. More urgent jobs are looked for all the same, and the whole queue
+    when nothing is found or this is old. So only a job that comes back with an earlier ``run_at`` and the same priority
+    (handed back by a stopped or lost worker, say) may wait for ``AHEAD_S`` longer than its order says.
+    """
+
+    __slots__ = ("job", "until_s")
+
+    def __init__(self, job: Job, until_s: float) -> None:
+        self.job = job
+        self.until_s = until_s
 
 
 class Turn:
@@ -146,10 +167,13 @@ class Turn:
         self._sending = ends
         parts = {(run_id, start): data for run_id, pieces, _ in outputs for start, data in pieces}
         asked = chunk(count)
+        place, self._store.place = self._store.place, None
+        queue = self._queues[0] if kind == KNOWN else self._store.alone if count else None
+        ahead = place is not None and kind in (KNOWN, ALONE) and self._from(place, queue)
         values: Dict[str, Any] = {
             "now": self._now, "worker": self._worker_id, "shard": shard_of(self._worker_id), "promoted": self._promoted,
             "run_ids": [key[0] for key in parts], "starts": [key[1] for key in parts], "parts": list(parts.values()),
-            "queue": self._queues[0] if kind == KNOWN else self._store.alone if count else None,
+            "queue": queue, **_after(place if ahead else None),
         }  # fmt: skip
         if self._single(kind, count, ends):
             sql = texts.SINGLE
@@ -157,7 +181,7 @@ class Turn:
             if not parts:
                 values.update(run_ids=None, starts=None, parts=None)
         else:
-            sql = turn_sql(kind, asked, self._slack)
+            sql = turn_sql(kind, asked, self._slack, ahead)
             values.update(ends=json.dumps(ends), queues=self._queues or None, again=self._again, **(more or {}))
         sent_s = boot_s()
         rows = execute(sql, values)
@@ -166,11 +190,25 @@ class Turn:
         if self._now is None:
             self._store._clock_is(first[1], sent_s)
         if kind != NONE:
-            self._take(kind, asked, rows)
+            self._settle(kind, asked, self._take(kind, asked, rows), place if ahead else None)
+        elif not any(end["waits"] for end in ends):
+            self._store.place = place
         return [*(first[2] or ()), *(first[3] or ())]
 
-    def _take(self, kind: str, asked: int, rows: List[Any]) -> None:
-        """Take the claims of an answer, and note whether asking again may bring more."""
+    def _from(self, place: Place, queue: Optional[str]) -> bool:
+        """Say whether to look from *place* on in *queue*; never where the caller says what time it is."""
+        return self._now is None and place.job.queue == queue and time.monotonic() < place.until_s
+
+    def _settle(self, kind: str, asked: int, fresh: List[Claim], place: Optional[Place]) -> None:
+        """Note where these claims were, looked for from *place* on; if too few were found there, look again."""
+        if place is not None and len(fresh) < asked:
+            self._more = True
+        elif fresh and self._now is None and kind in (KNOWN, ALONE):
+            until_s = place.until_s if place else time.monotonic() + AHEAD_S * (os.urandom(1)[0] + 1) / 256
+            self._store.place = Place(fresh[-1].job, until_s)
+
+    def _take(self, kind: str, asked: int, rows: List[Any]) -> List[Claim]:
+        """Take the claims of an answer and return them; note whether asking again may bring more."""
         due, others, limited, looked, lines = rows[0][4:9]
         fresh = []
         for row in rows:
@@ -189,6 +227,15 @@ class Turn:
             self._slack *= 8  # all that was looked at is held by others: look further
             full = True
         self._more = due or others or (limited and kind != LIMITED) or full
+        return fresh
+
+
+def _after(place: Optional[Place]) -> Dict[str, Any]:
+    """Return the parameters that say where to look from."""
+    job = place.job if place else None
+    return {
+        "after_priority": job and job.priority, "after_run_at": job and job.run_at, "after_seq": job and job.seq,
+    }  # fmt: skip
 
 
 def _rooms(run: Run, limits: Dict[str, Optional[int]]) -> Dict[str, Optional[int]]:

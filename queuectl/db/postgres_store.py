@@ -15,18 +15,21 @@ from queuectl.db import home
 from queuectl.db.base import Finished, Store
 from queuectl.db.postgres_add import NOTIFY
 from queuectl.db.postgres_bell import PostgresBell
-from queuectl.db.postgres_claim import Turn, come_back, sendable, stray
+from queuectl.db.postgres_claim import Place, Turn, come_back, sendable, stray
 from queuectl.db.postgres_workers import PostgresWorkers
 from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Sequence, Set
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Set, TypeVar
 
     from queuectl.db.base import Ended, OutputWrite
     from queuectl.db.postgres import Address
+    from queuectl.db.postgres_link import Parameters, Run
     from queuectl.db.postgres_transfer import PostgresPort
     from queuectl.job import Claim, Orders, Worker
+
+    T = TypeVar("T")
 
 # A job that is due so soon after its end may be the one to claim in the same call.
 SOON_S = 1.0
@@ -42,6 +45,8 @@ class PostgresStore(PostgresWorkers, Store):
         self._unfinished = unfinished
         #: The only queue that had ready jobs when a claim last looked at all of them; a guess, verified when used.
         self.alone: Optional[str] = None
+        #: Where the last claim was. Whatever else is written may put a job before it.
+        self.place: Optional[Place] = None
         self._held: Dict[str, Set[int]] = {}  # by worker: runs that were given out and are not answered yet
         self._doubt: Set[str] = set()  # workers whose last turn got no answer
         self._wary: Set[str] = set()  # workers of which some turn got no answer
@@ -50,6 +55,14 @@ class PostgresStore(PostgresWorkers, Store):
         self._connected()
         #: Where the workers of this host keep their notes.
         self.run_folder = os.path.join(home(), f"run-{self.store_id}")
+
+    def _once(self, sql: str, parameters: Parameters = None, prepare: Optional[bool] = None) -> List[Any]:
+        self.place = None
+        return super()._once(sql, parameters, prepare)
+
+    def _write(self, body: Callable[[Run], T]) -> T:
+        self.place = None
+        return super()._write(body)
 
     def close(self) -> None:
         """Close all connections; calling it twice is allowed."""

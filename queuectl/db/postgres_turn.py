@@ -37,8 +37,10 @@ def chunk(count: int) -> int:
     return count if count <= 32 else min(1 << (count.bit_length() - 1), MOST)
 
 
-def turn_sql(kind: str, count: int, slack: int = SLACK) -> str:
+def turn_sql(kind: str, count: int, slack: int = SLACK, ahead: bool = False) -> str:
     """Return the statement for a turn; its rows begin with the version of the settings.
+
+    *ahead*: claim from one queue, behind the place of an earlier claim, and nothing if more urgent jobs are ready.
 
     The columns: settings version, now, ords of the accepted ends, ords of ends that were written before (looked for if
     ends are sent again); then unless *kind* is NONE: due, others, limited,
@@ -49,8 +51,10 @@ def turn_sql(kind: str, count: int, slack: int = SLACK) -> str:
     gate = {KNOWN: _GATE_KNOWN, ALONE: _GATE_ALONE, MANY: _GATE_MANY, LIMITED: _GATE_LIMITED}[kind]
     lines = "(SELECT count(name) FROM line)" if kind == MANY else "2"
     choice = (_CHOICE_ONE if kind in (KNOWN, ALONE) else _CHOICE_MANY).format(
-        count=count, most=count + slack, lines=lines
+        count=count, most=count + slack, lines=lines, behind=_BEHIND if ahead else ""
     )
+    if ahead:
+        gate = gate.replace("q.paused,", _NOT_AHEAD)
     head = "WITH RECURSIVE " if kind == MANY else "WITH "
     return head + _ENDS + gate + choice + _HAND_OVER + _TALLY.format(taken=_TAKEN_TALLY) + _ANSWER
 
@@ -126,12 +130,19 @@ _CHOICE_ONE = """, chosen AS MATERIALIZED (
         SELECT seq, state, last_run_id, row_number() OVER () AS place
           FROM (SELECT seq, state, last_run_id
                   FROM queuectl.jobs
-                 WHERE queue = %(queue)s AND ready = 1
+                 WHERE queue = %(queue)s AND ready = 1 {behind}
                    AND (SELECT NOT (due OR others OR limited OR paused) FROM gate)
                  ORDER BY priority DESC, run_at, seq
                  LIMIT {count}
                    FOR UPDATE SKIP LOCKED) AS locked
     ), looked AS (SELECT 0 AS at, 1 AS lines)"""
+
+# For a look from where the last claim was (see Place in postgres_claim).
+_BEHIND = """AND priority = %(after_priority)s::int
+                   AND (run_at, seq) > (%(after_run_at)s::float8, %(after_seq)s::bigint)"""
+_NOT_AHEAD = """q.paused OR EXISTS (
+                   SELECT 1 FROM queuectl.jobs
+                    WHERE ready = 1 AND queue = %(queue)s AND priority > %(after_priority)s::int) AS paused,"""
 
 _GATE_MANY = f""", {READY_QUEUES}, open AS MATERIALIZED (
         SELECT q.name, NULL::bigint AS room, q.max_running IS NOT NULL AS limited
@@ -249,7 +260,8 @@ SINGLE = """
            %(seq)s::bigint, %(run_id)s::bigint, %(state)s::queuectl.job_state, %(reason)s::text, %(failed)s::int,
            %(outcome)s::queuectl.run_state, %(exit_code)s::bigint, %(signal)s::int, %(ended_at)s::float8,
            %(memory)s::bigint, %(cpu_s)s::float8, %(why)s::text,
-           %(run_ids)s::bigint[], %(starts)s::bigint[], %(parts)s::bytea[]) AS t
+           %(run_ids)s::bigint[], %(starts)s::bigint[], %(parts)s::bytea[],
+           %(after_priority)s::int, %(after_run_at)s::float8, %(after_seq)s::bigint) AS t
     """
 # What SINGLE is given where nothing ends.
 NO_END = dict.fromkeys((

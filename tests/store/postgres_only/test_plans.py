@@ -143,6 +143,13 @@ def batch(store):
     store.finish("w1", [completed(claim, T0) for claim in claims], 0, (), T0)
 
 
+def on_and_on(store):
+    """Turns that go on from where the last one was: by the server's clock."""
+    claims = store.claim("w1", 1, ("default",))
+    for count in (1, 1, 5, 5, 0):
+        claims = store.finish("w1", [completed(claim, T0) for claim in claims], count, ("default",)).claims
+
+
 def limited(store):
     """A claim under a limit."""
     store.set_limit("default", 5)
@@ -178,6 +185,7 @@ VERBS = {
     "claim from one queue": lambda store: claim_and_finish(store, ("default",)),
     "claim from all queues": claim_and_finish,
     "claim a batch": batch,
+    "claim on and on": on_and_on,
     "claim under a limit": limited,
     "add one": lambda store: store.add([spec()], T0),
     "add a batch": lambda store: store.add([spec(id=None), *specs(2)], T0),
