@@ -24,6 +24,8 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results.json"
 QUEUECTL = [sys.executable, "-m", "queuectl"]
+# As in an installed queuectl, which pip compiles: otherwise each process would compile its modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @contextmanager

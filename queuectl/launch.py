@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -29,7 +28,8 @@ def python_command() -> List[str]:
 
     Not ``-m``: it would put the current directory first on the path, and a worker goes into the
     directories of its jobs. ``-S``, with the path of this process handed over: what others hang into the start
-    of every interpreter (.pth files that import half a library) costs more than a worker's whole start.
+    of every interpreter (.pth files that import half a library) costs more than a worker's whole start. The
+    garbage collector looks at nothing while modules are imported, of which nothing is garbage.
     """
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     # Less the first entry, which belongs to the script or the current directory. The standard library's
@@ -37,9 +37,9 @@ def python_command() -> List[str]:
     path = [entry for entry in sys.path[1:] if os.path.isabs(entry) and os.path.exists(entry)]
     first = [] if root in path else [root]
     code = (
-        "import sys; own = [entry for entry in sys.path if entry]; "
+        "import gc, sys; gc.disable(); own = [entry for entry in sys.path if entry]; "
         f"sys.path[:] = {first!r} + own + [entry for entry in {path!r} if entry not in own]; "
-        "from queuectl.main import main; sys.exit(main(sys.argv[1:]))"
+        "from queuectl.main import main; main()"
     )
     return [sys.executable, "-S", "-c", code]
 
@@ -63,8 +63,7 @@ def write_pids(pids: List[int]) -> bool:
         os.makedirs(home(), mode=0o700, exist_ok=True)
         # Readable for its owner alone, as all of the home, whatever the umask says.
         with open(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            json.dump({"pids": pids}, file)
-            file.write("\n")
+            file.write('{"pids": %s}\n' % pids)
         os.replace(hidden, path)
         return True
     except OSError:  # it is a courtesy: nothing reads it to decide
@@ -77,6 +76,8 @@ def write_pids(pids: List[int]) -> bool:
 
 def start_daemon(store: Store, options: Dict[str, Any]) -> int:
     """Start a supervisor in a session of its own and wait until all its workers have registered."""
+    import json
+
     logs = os.path.join(home(), "logs")
     log_path = os.path.join(logs, "supervisor.log")
     log = open_log(log_path)

@@ -13,10 +13,13 @@ from queuectl.runner import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable, Optional, Tuple
+    from typing import Any, Collection, Iterable, Optional, Tuple
 
     from queuectl.db.base import Store
     from queuectl.execution import Execution
+
+# A run this old is written down for recovery; shorter ones are spared the cost.
+NOTE_AFTER_S = 0.02
 
 
 class Membership:
@@ -31,6 +34,7 @@ class Membership:
         self._queues = queues
         self._renewed_mono = 0.0
         self._granted_s = 0.0  # the lease that the last renewal was given
+        self.note_mono: Optional[float] = None  # when runs are to be written down, None if all are
         self._notes: Optional[str] = None
         self._notes_fd: Optional[int] = None
         self._bell: Any = None  # a Doorbell, or what the store has in its place
@@ -131,7 +135,25 @@ class Membership:
 
     # -- notes --------------------------------------------------------------------------------
 
-    def note(self, executions: Iterable[Execution]) -> None:
+    def note_by(self, execution: Execution) -> float:
+        """Take up a run that was just started; return when notes are due."""
+        if self.note_mono is None:
+            self.note_mono = execution.started_mono + NOTE_AFTER_S
+        return self.note_mono
+
+    def note_in_time(self, running: Collection[Execution], now_mono: float) -> None:
+        """Write down what runs, once the eldest that is not written down has run for a while."""
+        if self.note_mono is None or now_mono < self.note_mono:
+            return
+        fresh = [execution for execution in running if not execution.noted]
+        self.note_mono = min((execution.started_mono + NOTE_AFTER_S for execution in fresh), default=None)
+        if self.note_mono is not None and now_mono >= self.note_mono:
+            self.note_mono = None
+            self._note(running)
+            for execution in fresh:
+                execution.noted = True
+
+    def _note(self, executions: Iterable[Execution]) -> None:
         """Write down the first process of each run, by pid and start time.
 
         The run's mark finds nearly everything after a crash of this worker; the note finds a command that

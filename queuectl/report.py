@@ -44,16 +44,15 @@ class Report:
 
     def tell(self, now_mono: float, not_before_mono: float = 0.0) -> Optional[StoreUnavailable]:
         """Show what may be shown; begin a sync if one is due. Returns the error of a sync that failed."""
-        error = None
-        if self.is_synced():
-            error = self._take()
-        if self._unsynced and self._upto is None and now_mono >= max(self._sync_mono, not_before_mono):
-            self._sync_mono = now_mono + SYNC_S
-            self._unsynced = False
-            self._upto = self._console.position()
-            self._start()
-        if self._upto is None and not self._unsynced:
-            self._console.release()
+        error = self._take() if self.is_synced() else None
+        if self._upto is None:
+            if not self._unsynced:
+                self._console.release()
+            elif now_mono >= self._sync_mono and now_mono >= not_before_mono:
+                self._sync_mono = now_mono + SYNC_S
+                self._unsynced = False
+                self._upto = self._console.position()
+                self._start()
         self._console.flush()
         return error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -135,13 +134,10 @@ class Supervisor:
         supervisor is gone, however that happened.
         """
         options = self._options
-        log = _log_path(f"worker-{number}") if options["daemon"] else None
-        given = {
-            "number": number, "group_id": self._id, "concurrency": options["concurrency"],
-            "queues": options["queues"], "drain": options["drain"], "log": log,
-        }  # fmt: skip
+        log = _log_path(f"worker-{number}") if options["daemon"] else ""
+        given = [str(number), self._id, str(options["concurrency"]), "drain" if options["drain"] else "", log]
         return subprocess.Popen(
-            [*python_command(), "worker", "run", json.dumps(given)],
+            [*python_command(), "worker", "run", *given, *options["queues"]],
             stdin=subprocess.PIPE,
             env=environment(options["location"]),
             bufsize=0,
@@ -411,6 +407,11 @@ def _supervise(store: Store, options: Dict[str, Any]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Be the supervisor of a daemon group; *argv* is one JSON object."""
+    import gc
+    import json
+
+    gc.freeze()  # off until now, see ``python_command``
+    gc.enable()
     options = json.loads(argv[0])
     return _supervise(open_store(create=False), options)
 

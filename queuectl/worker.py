@@ -42,8 +42,6 @@ IDLE_TICK_S = 1.0
 LOOK_S = 5.0
 # How often a worker without a supervisor looks for others that died.
 SWEEP_S = 2.0
-# A run this old is written down for recovery; shorter ones are spared the cost.
-NOTE_AFTER_S = 0.02
 # How often a draining worker that is idle looks whether the others are done.
 DRAIN_LOOK_S = 0.02
 # How long a worker waits after the store refused it.
@@ -82,9 +80,10 @@ class WorkerProcess:
         self._stop = 0
         self._said_trouble = ""
         self._hungry = True  # whether to look for work in this turn
+        self._listening = False  # whether the bell hangs
         self._not_before_mono = 0.0  # no look at the store before this, after trouble
+        self._chore_mono = 0.0  # nothing but turns is due before this; it may be too early, never too late
         self._tick_mono = self._look_mono = self._sweep_mono = 0.0
-        self._note_mono: Optional[float] = None
         self._due_mono: Optional[float] = None
         self._config = Config(store.settings())
         self._settings_seen = store.settings_seen
@@ -99,17 +98,15 @@ class WorkerProcess:
         self._report.tell(0.0)
         while not (self._stop and not self._running and not self._ended):
             now_mono = time.monotonic()
-            self._fence_by_clock(now_mono)
-            if now_mono >= self._tick_mono:
-                self._tick(now_mono)
+            if now_mono >= self._chore_mono:
+                self._chores(now_mono)
             self._turn(now_mono)
-            if self._done_draining():
+            if self._drain and self._done_draining():
                 break
-            self._now_and_then(now_mono)
             error = self._report.tell(now_mono, self._not_before_mono)
             if error is not None:
                 self._trouble(str(error))
-            self._sleep(self._wake_mono())
+            self._sleep()
         self._leave()
         return 0
 
@@ -134,7 +131,7 @@ class WorkerProcess:
                 claims += self._store.claim(self._membership.id, free, self._queues)
             if free > len(claims):
                 claims += self._look_again(free - len(claims))
-            elif free > 0:
+            elif self._listening and free > 0:
                 self._hang_up()  # all slots are taken now: nobody needs to wake this worker
             self._said_trouble = ""
         except StoreUnavailable as error:
@@ -168,6 +165,7 @@ class WorkerProcess:
         """
         claims: List[Claim] = []
         bell = self._membership.arm()
+        self._listening = True
         self._reactor.set_bell(bell)  # also if it is gone: its descriptor's number may come again
         if bell is not None:
             claims = self._store.claim(self._membership.id, free, self._queues)
@@ -185,23 +183,23 @@ class WorkerProcess:
                 waits_s.append(max(due - now, 0.001))
             if waits_s:
                 self._due_mono = time.monotonic() + min(waits_s)
+                self._chore_by(self._due_mono)
         return claims
 
     def _hang_up(self) -> None:
         """Take the bell away: nobody needs to wake this worker."""
+        self._listening = False
         self._reactor.set_bell(None)
         self._membership.disarm()
 
     def _read_settings(self) -> None:
         self._config = Config(self._store.settings())
         self._settings_seen = self._store.settings_seen
+        self._chore_mono = 0.0  # a lease that was made shorter binds at once
 
-    def _trouble(self, what: str) -> None:
+    def _trouble(self, what: str, pause_s: float = TROUBLE_S) -> None:
         """Wait a while before the store is asked again; say why, once."""
-        self._not_before_mono = time.monotonic() + TROUBLE_S
-        self._say_trouble(what)
-
-    def _say_trouble(self, what: str) -> None:
+        self._not_before_mono = time.monotonic() + pause_s
         if what != self._said_trouble:
             self._said_trouble = what
             self._console.line(events.trouble(self._number, what))
@@ -211,11 +209,13 @@ class WorkerProcess:
     def _begin(self, claim: Claim) -> None:
         self._console.line(events.picked(self._number, claim.job.id, claim.job.command))
         execution = Execution(claim, self._config)
-        if self._membership.lease_is_over(self._config.lease):
-            self._settle(
-                claim, RunEnd(Outcome.STOPPED, None, None, "the lease ended before the start", self._store.now())
-            )
-            return
+        over_mono = self._membership.over_mono(self._config.lease)
+        if over_mono is not None:
+            if time.monotonic() >= over_mono:
+                why = "the lease ended before the start"
+                self._settle(claim, RunEnd(Outcome.STOPPED, None, None, why, self._store.now()))
+                return
+            self._chore_by(over_mono)
         try:
             execution.begin(self._environment, self._store.store_id, self._config.output_limit)
         except CannotStart as error:
@@ -223,58 +223,50 @@ class WorkerProcess:
             self._settle(claim, RunEnd(outcome, None, None, error.reason, self._store.now()))
             if error.transient:
                 self._slots.lacking(len(self._running), time.monotonic())
-                self._say_trouble(error.reason + ".")
+                self._trouble(error.reason + ".", 0.0)
             return
         faults.point("spawned")
         self._running[execution.pid] = execution
         self._slots.started(len(self._running))
         if execution.deadline_mono is not None:
             self._timed[execution.pid] = execution
+            self._chore_by(execution.deadline_mono)
         self._flow.begin(execution)
-        if self._note_mono is None:
-            self._note_mono = time.monotonic() + NOTE_AFTER_S
+        self._chore_by(self._membership.note_by(execution))
 
-    def _sleep(self, wake_mono: float) -> None:
+    def _sleep(self) -> None:
         """Wait until the loop has something to do; the end of a command's output alone is nothing."""
         while True:
-            self._reactor.wait(max(wake_mono - time.monotonic(), 0.0))
+            now_mono = time.monotonic()
+            wake_mono = self._wake_mono(now_mono)
+            self._reactor.wait(wake_mono - now_mono if wake_mono > now_mono else 0.0)
             if self._react() or time.monotonic() >= wake_mono:
                 return
 
     def _react(self) -> bool:
         """Act on what the reactor saw; say whether the loop has something to do now."""
-        for command in self._reactor.readable:
+        reactor = self._reactor
+        for command in reactor.readable:
             self._flow.read(command)
-        for pid, status, usage in self._reactor.exits:
+            self._chore_by(self._flow.due_mono() or self._chore_mono)
+        for pid, status, usage in reactor.exits:
             execution = self._running.get(pid)
             if execution is not None:
                 execution.collected(status, usage)
                 self._maybe_over(execution)
-        if self._reactor.rung:
+        if reactor.rung:
             self._hungry = True
             self._membership.hush()
             if sys.platform == "win32":
-                self._tick_mono = 0.0  # without signals a bell may also mean: there are orders
-        for number in self._reactor.signals:
+                self._tick_mono = self._chore_mono = 0.0  # without signals a bell may also mean: there are orders
+        for number in reactor.signals:
             self._ask_stop(NOW if number == QUIT else GRACEFUL)
-        if self._reactor.orphaned and not self._stop:
+        if reactor.orphaned and not self._stop:
             self._ask_stop(GRACEFUL)
-        now_mono = time.monotonic()
-        if self._flow.watch_mono is not None and now_mono >= self._flow.watch_mono:
+        if self._flow.watch_mono is not None and time.monotonic() >= self._flow.watch_mono:
             self._flow.watch_fresh()
-        if self._timed:
-            for execution in list(self._timed.values()):
-                due = execution.next_mono()
-                if due is not None and now_mono >= due:
-                    execution.look(now_mono)
-                    self._maybe_over(execution)
-        if self._due_mono is not None and now_mono >= self._due_mono:
-            self._hungry = True
-        wants_work = self._hungry and self._free(now_mono) > 0
-        return (
-            bool(wants_work or self._report.is_synced() or self._ended or self._reactor.signals)
-            or self._flow.due_mono() is not None
-        )
+        wants = self._ended or reactor.signals or self._report.is_synced()
+        return bool(wants or (self._hungry and self._free(time.monotonic()) > 0))
 
     def _maybe_over(self, execution: Execution) -> None:
         """If the run has ended, take the rest of its output and settle it."""
@@ -298,7 +290,48 @@ class WorkerProcess:
                 chance = int.from_bytes(os.urandom(6), "big") / 2**48
         self._ended.append((claim, end, settle(claim.job, end, self._config, end.ended_at, chance)))
 
-    # -- now and then -------------------------------------------------------------------------
+    # -- chores -------------------------------------------------------------------------------
+
+    def _chore_by(self, mono: float) -> None:
+        """See to it that chores are done when *mono* has come."""
+        if mono < self._chore_mono:
+            self._chore_mono = mono
+
+    def _chores(self, now_mono: float) -> None:
+        """Do whatever is due by the clock and not by an event."""
+        self._fence_by_clock(now_mono)
+        if now_mono >= self._tick_mono:
+            self._tick(now_mono)
+        self._look(now_mono)
+        if self._due_mono is not None and now_mono >= self._due_mono:
+            self._due_mono = None
+            self._hungry = True
+        self._membership.note_in_time(self._running.values(), now_mono)
+        due = self._flow.due_mono()
+        if due is not None and now_mono >= max(due, self._not_before_mono) and not self._ended:
+            try:
+                self._flow.flush(now_mono)
+            except StoreUnavailable as error:
+                self._trouble(str(error))
+        self._chore_mono = self._next_chore_mono()
+
+    def _look(self, now_mono: float) -> None:
+        """See to the commands whose time is up, and to those that are being ended."""
+        for execution in list(self._timed.values()):
+            due = execution.next_mono()
+            if due is not None and now_mono >= due:
+                execution.look(now_mono)
+                self._maybe_over(execution)
+
+    def _next_chore_mono(self) -> float:
+        times = [self._tick_mono, self._due_mono, self._membership.note_mono]
+        times += [execution.next_mono() for execution in self._timed.values()]
+        if not all(execution.killed for execution in self._running.values()):
+            times.append(self._membership.over_mono(self._config.lease))
+        due = self._flow.due_mono()
+        if due is not None:
+            times.append(max(due, self._not_before_mono))
+        return min(time_mono for time_mono in times if time_mono is not None)
 
     def _tick(self, now_mono: float) -> None:
         """Renew the lease in time, read orders, look for work that no bell announced."""
@@ -358,10 +391,12 @@ class WorkerProcess:
         while self._running:
             self._reactor.wait(0.05)
             self._react()
+            self._look(time.monotonic())
 
     def _kill(self, execution: Execution, now_mono: float) -> None:
         execution.kill(Outcome.STOPPED, now_mono)
         self._timed[execution.pid] = execution
+        self._chore_mono = 0.0
 
     def _fenced(self) -> None:
         """This worker was condemned: end its commands, drop their results, start anew under another id."""
@@ -387,61 +422,26 @@ class WorkerProcess:
     def _end(self, execution: Execution, outcome: Outcome, now_mono: float) -> None:
         execution.end(outcome, now_mono)
         self._timed[execution.pid] = execution
-
-    def _now_and_then(self, now_mono: float) -> None:
-        """Write down the running commands for recovery; store what they printed."""
-        self._note(now_mono)
-        due = self._flow.due_mono()
-        if due is not None and now_mono >= max(due, self._not_before_mono):
-            try:
-                self._flow.flush(now_mono)
-            except StoreUnavailable as error:
-                self._trouble(str(error))
-
-    def _note(self, now_mono: float) -> None:
-        """Write down what runs, once the eldest that is not written down has run for a while."""
-        if self._note_mono is None or now_mono < self._note_mono:
-            return
-        fresh = [execution for execution in self._running.values() if not execution.noted]
-        self._note_mono = min((execution.started_mono + NOTE_AFTER_S for execution in fresh), default=None)
-        if self._note_mono is not None and now_mono >= self._note_mono:
-            self._note_mono = None
-            self._membership.note(self._running.values())
-            for execution in fresh:
-                execution.noted = True
+        self._chore_mono = 0.0
 
     def _done_draining(self) -> bool:
-        if not self._drain or self._running or self._ended or self._stop:
+        if self._running or self._ended or self._stop:
             return False
         try:
             return self._store.work_left(self._queues) == 0
         except StoreUnavailable:
             return False
 
-    def _wake_mono(self) -> float:
-        """Return until when nothing is due, by the monotonic clock."""
-        now_mono = time.monotonic()
-        if self._hungry and self._free(now_mono) > 0 and now_mono >= self._not_before_mono:
-            return now_mono
-        wake_mono = self._tick_mono
-        if self._ended:
-            wake_mono = min(wake_mono, max(self._not_before_mono, now_mono))
-        sync_mono = self._report.due_mono()
+    def _wake_mono(self, now_mono: float) -> float:
+        """Return until when the loop may sleep, by the monotonic clock."""
+        wake_mono = self._chore_mono
+        if self._ended or (self._hungry and self._free(now_mono) > 0):
+            wake_mono = min(wake_mono, self._not_before_mono)
+        sync_mono, watch_mono = self._report.due_mono(), self._flow.watch_mono
         if sync_mono is not None:
-            sync_mono = max(sync_mono, self._not_before_mono)
-        for other in (self._note_mono, sync_mono, self._flow.watch_mono, self._due_mono if not self._stop else None):
-            if other is not None:
-                wake_mono = min(wake_mono, other)
-        over_mono = self._membership.over_mono(self._config.lease)
-        if over_mono is not None and not all(execution.killed for execution in self._running.values()):
-            wake_mono = min(wake_mono, over_mono)
-        for execution in self._timed.values():
-            due = execution.next_mono()
-            if due is not None and due < wake_mono:
-                wake_mono = due
-        due = self._flow.due_mono()
-        if due is not None:
-            wake_mono = min(wake_mono, max(due, self._not_before_mono))
+            wake_mono = min(wake_mono, max(sync_mono, self._not_before_mono))
+        if watch_mono is not None and watch_mono < wake_mono:
+            wake_mono = watch_mono
         if self._drain and not self._running:
             wake_mono = min(wake_mono, now_mono + DRAIN_LOOK_S)
         return wake_mono

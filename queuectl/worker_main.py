@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import gc
 import signal
 import sys
 
@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Be the worker process that a supervisor started; *argv* is one JSON object."""
-    given = json.loads(argv[0])
+    """Be the worker process that a supervisor started.
+
+    *argv* is the worker's number, its group's id, how many commands it runs at once, ``drain`` or nothing, the
+    path of its log or nothing (for its standard output), and the queues.
+    """
+    gc.freeze()  # off until now, see ``python_command``
+    gc.enable()
+    number, group_id, concurrency, drain, log, *queues = argv
     for name in ("SIGINT", "SIGHUP"):  # the supervisor decides what a Ctrl-C means
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    console = LogFile(given["log"]) if given.get("log") else Console()
+    console = LogFile(log) if log else Console()
     try:
         store = open_store(create=False)
         process = WorkerProcess(
-            store, console, given["number"], given["group_id"], given["concurrency"], given["queues"],
-            given["drain"], lifeline=0,
-        )  # fmt: skip
+            store, console, int(number), group_id, int(concurrency), queues, bool(drain), lifeline=0
+        )
         try:
             return process.run()
         except QueuectlError:
@@ -36,5 +41,5 @@ def main(argv: Sequence[str]) -> int:
             raise
     except QueuectlError as error:
         console.finish()
-        print(f"queuectl: worker {given['number']}: {error}", file=sys.stderr)
+        print(f"queuectl: worker {number}: {error}", file=sys.stderr)
         return error.exit_code

@@ -11,7 +11,7 @@ import time
 from queuectl import faults
 from queuectl.db.base import Finished, Store
 from queuectl.db.sqlite_desk import SqliteDesk
-from queuectl.db.sqlite_views import JOB_COLUMNS, SqliteViews
+from queuectl.db.sqlite_views import SqliteViews
 from queuectl.db.sqlite_workers import SqliteWorkers
 from queuectl.errors import JobExists
 
@@ -142,29 +142,30 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             self._sync_after = False  # the worker does it while the next command starts
             for run_id, parts, replace_from in outputs:
                 self._append(db, run_id, parts, replace_from)
-            self._ring_after = any(verdict.state == "pending" for _, _, verdict in ended)
-            accepted = [self._finish_one(db, worker_id, end, now, counts) for end in ended]
+            states = [self._finish_one(db, worker_id, end, now, counts) for end in ended]
+            self._ring_after = "pending" in states
+            if "pending" in states or "failed" in states:
+                _apply_counts(db, counts)  # a job that was put back may be the one to claim
             claims = self._claim(db, worker_id, count, queues, now, counts) if count > 0 else []
             _apply_counts(db, counts)
             faults.point("finishing" if ended else "claiming")
         faults.point("finished" if ended else "claimed")
-        return Finished(accepted, claims)
+        return Finished([state is not None for state in states], claims)
 
     def _finish_one(
         self, db: sqlite3.Connection, worker_id: str, ended: Ended, now: float, counts: Dict[str, List[int]]
-    ) -> bool:
-        """Write one end under guard, and its run; False if the job was taken away."""
+    ) -> Optional[str]:
+        """Write one end under guard, and its run; return the job's state, None if it was taken away."""
         (job, run_id, _), end, verdict = ended
-        state, reason = verdict.state.value, verdict.reason
-        if state in ("failed", "pending"):
+        state, outcome, reason = verdict.state.value, end.outcome.value, verdict.reason
+        waits = state == "failed" or state == "pending"
+        if waits:
             asked = db.execute(
                 "SELECT cancel_requested FROM jobs WHERE seq = ? AND last_run_id = ?", (job.seq, run_id)
             ).fetchone()
             if asked and asked[0]:  # the worker had not yet read that it was to be cancelled
-                state, reason = "cancelled", "cancelled while it ran"
-        waits = state in ("failed", "pending")
+                state, reason, waits = "cancelled", "cancelled while it ran", False
         run_at = verdict.run_at if waits and verdict.run_at is not None else job.run_at
-        failed = end.outcome.value in ("failed", "timed_out")
         done = db.execute(
             """
             UPDATE jobs
@@ -173,13 +174,13 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
              WHERE seq = ? AND last_run_id = ? AND worker_id = ? AND state = 'processing'
             """,
             (
-                state, (1 if run_at <= now else 2) if waits else 0, run_at, failed,
+                state, (1 if run_at <= now else 2) if waits else 0, run_at, outcome in _FAILURES,
                 now, None if waits else end.ended_at, reason,
                 job.seq, run_id, worker_id,
             ),
         )  # fmt: skip
         if done.rowcount != 1:
-            return False
+            return None
         db.execute(
             """
             UPDATE runs
@@ -187,12 +188,12 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
              WHERE run_id = ?
             """,
             (
-                end.outcome.value, end.exit_code, end.signal, end.ended_at,
+                outcome, end.exit_code, end.signal, end.ended_at,
                 end.peak_memory_bytes, end.cpu_s, end.reason, run_id,
             ),
         )  # fmt: skip
         _count(counts, job.queue, "processing", state)
-        return True
+        return state
 
     def _claim(
         self,
@@ -204,8 +205,6 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         counts: Dict[str, List[int]],
     ) -> List[Claim]:
         """Choose up to *count* jobs and hand them over, inside the caller's transaction."""
-        if any(change[_COLUMN["pending"]] or change[_COLUMN["failed"]] for change in counts.values()):
-            _apply_counts(db, counts)  # a job that was put back may be the one to claim
         if count == 1:
             return self._claim_one(db, worker_id, queues, now, counts)
         rows: List[Any] = []
@@ -233,7 +232,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         """Choose one job with one statement: the head of each queue, and of these the most urgent."""
         best: Any = None
         heads = self._open_queues(queues, worker_id, _HEADS)
-        late = [row[0] for row in heads if row[2] is not None and row[2] <= now]
+        late = [row[0] for row in heads if row[2] and row[2] <= now]
         if late:
             for name in late:
                 self._promote(db, name, now)
@@ -283,17 +282,11 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         from queuectl.job import Claim, Job
 
         host, pid = self._whereabouts(worker_id)
-        seq, queue, state = row[0], row[2], row[3]
-        run = db.execute(_BEGIN_RUN, (row[17], row[16] + 1, now, worker_id, host, pid))
+        run = db.execute(_BEGIN_RUN, (row[_LAST_RUN_ID], row[_RUN_NO], now, worker_id, host, pid))
         run_id = run.lastrowid or 0
-        db.execute(_OWN, (run_id, worker_id, now, seq))
-        _count(counts, queue, state, "processing")
-        # The row as it is now, put together from the columns in JOB_COLUMNS' order: cheaper than _replace.
-        job = Job._make(
-            (seq, row[1], queue, "processing", *row[4:13], row[13] + 1, row[14], row[15], row[16] + 1, run_id,
-             worker_id, 0, row[20], now, None, None)
-        )  # fmt: skip
-        return Claim(job, run_id, now)
+        db.execute(_OWN, (run_id, worker_id, now, row[0]))
+        _count(counts, row[2], row[_STATE_BEFORE], "processing")
+        return Claim(Job._make((*row[:17], run_id, worker_id, False, row[_CREATED_AT], now, None, None)), run_id, now)
 
     def next_due(self, queues: Sequence[str] = (), now: Optional[float] = None) -> Optional[float]:
         """See ``Store.next_due``."""
@@ -346,8 +339,13 @@ _OPEN_QUEUES = """
      WHERE paused = 0 AND pending + failed > 0
     """
 
-# The last run's id in the place of the owning run's, which a waiting job has not.
-_HEAD_COLUMNS = JOB_COLUMNS.replace("CASE WHEN worker_id IS NOT NULL THEN last_run_id END", "last_run_id")
+# A waiting job, up to run_no as it is once it is claimed, and what it is now.
+_HEAD_COLUMNS = """
+    seq, id, queue, 'processing', priority, run_at, command, cwd, env, tags, timeout_s, backoff_base, max_retries,
+    attempts + 1, failures, losses, run_no + 1, last_run_id, created_at, state
+    """
+_RUN_NO, _LAST_RUN_ID, _CREATED_AT, _STATE_BEFORE = 16, 17, 18, 19
+_FAILURES = ("failed", "timed_out")
 _READY = f"""
     SELECT {_HEAD_COLUMNS}
       FROM jobs
@@ -388,9 +386,7 @@ _ADD_COUNTS = "UPDATE queues SET {} WHERE name = ?".format(", ".join(f"{state} =
 
 def _count(counts: Dict[str, List[int]], queue: str, before: str, after: str) -> None:
     """Note that a job of *queue* went from one state to another."""
-    change = counts.get(queue)
-    if change is None:
-        change = counts[queue] = [0] * len(_COUNTED)
+    change = counts.get(queue) or counts.setdefault(queue, [0] * len(_COUNTED))
     change[_COLUMN[before]] -= 1
     change[_COLUMN[after]] += 1
 

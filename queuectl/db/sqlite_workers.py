@@ -21,20 +21,23 @@ WORKER_COLUMNS = (
     "started_at, lease_expires_at, renewed_mono_s, state, stop"
 )
 
+ALL_QUEUES = "[]"
+
 
 class SqliteWorkers(SqliteFile):
     """Workers and their leases."""
 
     def register(self, worker: Worker) -> None:
         """See ``Store.register``."""
-        import json  # with it come regular expressions: an enqueue, which loads this class too, must not pay
+        from queuectl.db.sqlite import to_json
 
         row: List[Any] = list(worker)
-        row[8] = json.dumps(list(worker.queues))
+        row[8] = to_json(list(worker.queues)) or ALL_QUEUES
         marks = ", ".join("?" * len(row))
         if worker.role == "supervisor":
             sqlite_make.refuse_network(os.path.dirname(os.path.realpath(self.path)))
         with self._write as db:
+            self._sync_after = False  # after a cut of the power no worker is left that these rows could tell of
             db.execute(f"INSERT OR REPLACE INTO workers ({WORKER_COLUMNS}) VALUES ({marks})", row)
 
     def _whereabouts(self, worker_id: str) -> Tuple[str, Optional[int]]:
@@ -62,16 +65,15 @@ class SqliteWorkers(SqliteFile):
     def unregister(self, worker_id: str) -> None:
         """See ``Store.unregister``."""
         with self._write as db:
+            self._sync_after = False
             db.execute("DELETE FROM workers WHERE id = ?", (worker_id,))
 
     def workers(self) -> List[Worker]:
         """See ``Store.workers``."""
-        import json
-
         from queuectl.job import Worker
 
         rows = self._rows(f"SELECT {WORKER_COLUMNS} FROM workers ORDER BY started_at, number, id")
-        return [Worker._make((*row[:8], tuple(json.loads(row[8])), *row[9:])) for row in rows]
+        return [Worker._make((*row[:8], _queues(row[8]), *row[9:])) for row in rows]
 
     def orders(self, worker_id: str) -> Orders:
         """See ``Store.orders``."""
@@ -159,3 +161,12 @@ def after_loss(losses: int, max_lost: int, cancel_requested: bool) -> Tuple[str,
         times = f"{losses} runs in a row" if losses > 1 else "a run"
         return "dead", f"lost {times}: the worker died while it ran"
     return "pending", None
+
+
+def _queues(text: str) -> Tuple[str, ...]:
+    """Return the queues of a worker's row; json, with its regular expressions, is imported only if it names any."""
+    if text == ALL_QUEUES:
+        return ()
+    import json
+
+    return tuple(json.loads(text))

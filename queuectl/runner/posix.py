@@ -9,7 +9,7 @@ import sys
 
 assert sys.platform != "win32"
 
-from queuectl.runner import tree
+from queuectl.runner import CannotStart, tree
 from queuectl.runner.output import OutputBuffer
 
 TYPE_CHECKING = False
@@ -129,8 +129,6 @@ def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id:
     Raises:
         CannotStart: See there.
     """
-    from queuectl.runner import CannotStart
-
     _enter(cwd)
     reading = writing = -1
     try:
@@ -186,8 +184,6 @@ def _nothing() -> int:
 
 def _enter(cwd: str) -> None:
     """Go to *cwd*: posix_spawn cannot do it for the child, and a fork costs twice as much."""
-    from queuectl.runner import CannotStart
-
     try:
         try:
             os.chdir(cwd)

@@ -58,12 +58,13 @@ def drain(cli: Callable[..., Result]) -> Callable[..., Result]:
 
 @pytest.fixture
 def worker(background: Callable[..., Any], eventually: Callable[..., Any]) -> Callable[..., Any]:
-    """A foreground worker for the length of a ``with`` block; it has begun when the block does."""
+    """A foreground group for the length of a ``with`` block; all its workers have begun when the block does."""
 
     @contextmanager
     def start(*words: str) -> Iterator[Any]:
+        count = int(words[words.index("--count") + 1]) if "--count" in words else 1
         with background("worker", "start", *words) as process:
-            eventually(lambda: "started" in process.out, what="a worker's start")
+            eventually(lambda: process.out.count("] pid=") >= count, what="the workers' start")
             yield process
 
     return start

@@ -79,8 +79,42 @@ def test_all_idle_workers_wake_for_many_jobs(scene: Scene) -> None:
     scene.judge()
 
 
+def used_s(pids: List[int]) -> float:
+    """Return the processor time of these processes so far."""
+    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e9
+
+
+def share_used(scene: Scene, pids: List[int], for_s: float) -> float:
+    """Return what share of a core these processes use from now on."""
+    before_s, begin = used_s(pids), time.monotonic()
+    scene.eventually(lambda: time.monotonic() >= begin + for_s, every=for_s / 10)
+    return (used_s(pids) - before_s) / (time.monotonic() - begin)
+
+
+needs_schedstat = pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="needs /proc/PID/schedstat")
+
+
+@needs_schedstat
+def test_a_full_worker_rests_although_a_job_is_due(scene: Scene) -> None:
+    """A job whose time comes while all slots are taken waits for one; the worker does not go round and round."""
+    group = scene.start()
+    scene.eventually(lambda: len(bells(scene)) == 1, what="a bell")
+    late = scene.queue.enqueue("true", delay="2s")
+    scene.eventually(lambda: time.time() >= late.created_at + 0.5)  # the idle worker hears of it first
+    scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.05; done"))
+    scene.noted("start", 1)
+    scene.eventually(lambda: time.time() >= late.run_at + 0.1)
+
+    share = share_used(scene, group.pids(), 1.5)
+
+    (scene.folder / "go").touch()
+    scene.until(late.id, "completed")
+    assert share < 0.25  # one that went round would take all that it is given
+    group.stop()
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="needs /proc/PID/schedstat")
+@needs_schedstat
 def test_idle_workers_cost_next_to_nothing(scene: Scene) -> None:
     """Four workers and their supervisor together use less than 4 % of a core while nothing is to be done.
 
@@ -89,14 +123,7 @@ def test_idle_workers_cost_next_to_nothing(scene: Scene) -> None:
     group = scene.start("--count", "4")
     everybody = [group.pid, *group.pids()]
 
-    def used_s() -> float:
-        """Return the processor time of all of them so far."""
-        return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in everybody) / 1e9
-
     scene.eventually(lambda: len(bells(scene)) == 4, what="four bells")
-    before_s, begin = used_s(), time.monotonic()
-    scene.eventually(lambda: time.monotonic() >= begin + 5.0, every=0.5)
-    share = (used_s() - before_s) / (time.monotonic() - begin)
 
-    assert share < 0.04
+    assert share_used(scene, everybody, 5.0) < 0.04
     group.stop()
