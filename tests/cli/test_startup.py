@@ -18,8 +18,9 @@ def imported(words: List[str]) -> Set[str]:
         "import sys; before = set(sys.modules); from queuectl.main import main; main(sys.argv[1:]);"
         "sys.stderr.write(' '.join(set(sys.modules) - before))"
     )
+    # Into a pipe: NUL counts as a terminal on Windows, for which help is wrapped.
     done = subprocess.run(
-        [sys.executable, "-c", program, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True
+        [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True
     )
     return set(done.stderr.decode().split())
 

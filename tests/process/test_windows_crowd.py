@@ -43,7 +43,8 @@ def journal(folder: Path) -> Dict[str, List[List[str]]]:
     found: Dict[str, List[List[str]]] = {}
     for path in sorted(folder.glob("journal-*"), key=lambda path: int(path.name[8:])):
         lines = [line.split() for line in path.read_text().splitlines()]
-        found.setdefault(lines[0][1], []).append([word for word, _, _ in lines])
+        if lines:  # a run that was killed between opening its journal and writing has begun nothing
+            found.setdefault(lines[0][1], []).append([word for word, _, _ in lines])
     return found
 
 
