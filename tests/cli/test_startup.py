@@ -19,9 +19,7 @@ def imported(words: List[str]) -> Set[str]:
         "sys.stderr.write(' '.join(set(sys.modules) - before))"
     )
     # Into a pipe: NUL counts as a terminal on Windows, for which help is wrapped.
-    done = subprocess.run(
-        [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, check=True)
     return set(done.stderr.decode().split())
 
 
