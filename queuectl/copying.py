@@ -3,6 +3,9 @@
 First everything is copied a block at a time while others may go on to enqueue; a copy that was killed goes on behind
 its last block. Then, with the source locked, both stores are read once more and compared row by row: what
 has changed meanwhile is copied again, and the numbers are set. The lock is held only for that.
+
+A copy that was killed after its last commit could not say that it was done. So a target that is no unfinished copy, and
+not empty, is compared too: if it is equal in everything, it is the copy that was asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import Dict, NamedTuple, Tuple
 from queuectl import faults, recovery
 from queuectl.db import open_store
 from queuectl.db.transfer import TABLES
-from queuectl.errors import Refused, StoreError
+from queuectl.errors import Refused, StoreError, StoreRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,11 +38,12 @@ class Copied(NamedTuple):
     target: str
     rows: Dict[str, int]
     checksums: Dict[str, str]  # SHA-256 over the rows in order
-    resumed: bool
+    resumed: bool  # whether an unfinished copy was gone on with
+    already: bool = False  # whether the copy was complete before, so that nothing was written
 
 
 def copy(source: Store, location: str, tell: Optional[Tell] = None) -> Copied:
-    """Copy *source* into the store at *location*, which is new, empty, or an unfinished copy of the same source.
+    """Copy *source* into the store at *location*, which is new, empty, or a copy of the same source, finished or not.
 
     Args:
         source: The store.
@@ -56,8 +60,14 @@ def copy(source: Store, location: str, tell: Optional[Tell] = None) -> Copied:
         if target.store_id == source.store_id:
             raise StoreError(f"{target.location} is the store itself, or a copy of its file. Name another.")
         ours, theirs = source.port(), target.port()
-        resumed = _begin(source, target, theirs)
         progress = _Progress(ours, tell)
+        try:
+            resumed = _begin(source, target, theirs)
+        except StoreRefused:
+            equal = _look_whether_equal(source, target, ours, theirs, progress)
+            if equal is None:
+                raise
+            return Copied(source.location, target.location, *equal, resumed=False, already=True)
         for table in TABLES:
             _copy_table(ours, theirs, table, progress)
         rows, checksums = _check(source, target, ours, theirs, progress)
@@ -151,7 +161,9 @@ def _check(
     with ours.locked():
         _refuse_workers_now(source)
         for table in TABLES:
-            rows[table.name], count, checksums[table.name], checksum = _compare(ours, theirs, table, progress)
+            rows[table.name], count, checksums[table.name], checksum = _compare(
+                ours, theirs, table, progress, mend=True
+            )
             if (count, checksum) != (rows[table.name], checksums[table.name]):
                 raise StoreError(
                     f"the copy in {target.location} does not become equal to {source.location} (table {table.name}); "
@@ -167,8 +179,26 @@ def _check(
     return rows, checksums
 
 
-def _compare(source: Port, target: Port, table: Table, progress: _Progress) -> Tuple[int, int, str, str]:
-    """Make a table equal block by block; return the counts and checksums of what was read, of each side."""
+def _look_whether_equal(
+    source: Store, target: Store, ours: Port, theirs: Port, progress: _Progress
+) -> Optional[Tuple[Dict[str, int], Dict[str, str]]]:
+    """Return the counts and checksums of both if they do not differ in anything that is copied; else None."""
+    rows: Dict[str, int] = {}
+    checksums: Dict[str, str] = {}
+    with ours.locked():
+        if ours.numbers() != theirs.numbers() or source.queues() != target.queues():
+            return None
+        for table in TABLES:
+            rows[table.name], count, checksums[table.name], checksum = _compare(
+                ours, theirs, table, progress, mend=False
+            )
+            if (count, checksum) != (rows[table.name], checksums[table.name]):
+                return None
+    return rows, checksums
+
+
+def _compare(source: Port, target: Port, table: Table, progress: _Progress, mend: bool) -> Tuple[int, int, str, str]:
+    """Return the counts and checksums of what was read, of each side; first make each block equal if *mend* is set."""
     from hashlib import sha256
 
     digests = sha256(), sha256()
@@ -179,7 +209,7 @@ def _compare(source: Port, target: Port, table: Table, progress: _Progress) -> T
         rows = source.rows(table, after, None, blocks.limit)
         until = table.key_of(rows[-1]) if len(rows) == blocks.limit else None
         found = target.rows(table, after, until, None)
-        if found != rows:
+        if found != rows and mend:
             target.replace(table, after, until, rows)
             found = target.rows(table, after, until, None)
         for side, read in enumerate((rows, found)):
@@ -187,7 +217,7 @@ def _compare(source: Port, target: Port, table: Table, progress: _Progress) -> T
             for row in read:
                 digests[side].update(repr(row).encode("utf-8", "surrogatepass"))
         progress.add("checking", len(rows))
-        if until is None:
+        if until is None or (found != rows and not mend):
             return counts[0], counts[1], digests[0].hexdigest(), digests[1].hexdigest()
         after = until
         blocks.seen(rows)

@@ -35,11 +35,14 @@ def copy(args: Args) -> int:
         _print_json(copied)
     elif not args.quiet:
         rows = copied.rows
-        went_on = " (went on with an unfinished copy)" if copied.resumed else ""
-        print(
-            f"Copied {_many(rows['jobs'], 'job')}, {_many(rows['runs'], 'run')} and "
-            f"{_many(rows['output'], 'piece')} of output to {copied.target}{went_on}."
+        what = (
+            f"{_many(rows['jobs'], 'job')}, {_many(rows['runs'], 'run')} and {_many(rows['output'], 'piece')} of output"
         )
+        if copied.already:
+            print(f"{copied.target} is a complete copy already, of {what}; nothing was written.")
+        else:
+            went_on = " (went on with an unfinished copy)" if copied.resumed else ""
+            print(f"Copied {what} to {copied.target}{went_on}.")
         print("All counts and checksums agree.")
         note(f"from now on use the copy (--db or QUEUECTL_DB); {copied.source} is as it was.")
     return 0
@@ -57,6 +60,7 @@ def _print_json(copied: Copied) -> None:
             "from": copied.source,
             "to": copied.target,
             "resumed": copied.resumed,
+            "already": copied.already,
             "rows": copied.rows,
             "sha256": copied.checksums,
         }
@@ -81,8 +85,9 @@ COMMANDS = (
         details=(
             "Copies jobs, runs, output, settings and queues; ids, order and counts are kept. The target is new\n"
             "or empty. Reads everything back and compares it. A copy that was interrupted is no store yet:\n"
-            "the same command goes on with it. Refuses while workers run."
+            "the same command goes on with it; given once more after that it compares and says that all is\n"
+            "there. Refuses while workers run."
         ),
-        exit_codes=[(1, "workers run, the target is not empty, or a store failed; says which")],
+        exit_codes=[(1, "workers run, the target holds something else, or a store failed; says which")],
     ),
 )

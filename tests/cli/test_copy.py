@@ -46,6 +46,7 @@ def test_no_bar_in_a_pipe(many: int, cli: Callable[..., Any]) -> None:
 def test_refusals_are_one_sentence(many: int, cli: Callable[..., Any]) -> None:
     """No target, a used one, no source."""
     cli("copy", "--to", "b.db", code=0)
+    cli("--db", "b.db", "enqueue", "--", "true", code=0)
     used = cli("copy", "--to", "b.db")
     nothing = cli("--db", "missing.db", "copy", "--to", "c.db")
 

@@ -125,7 +125,13 @@ def test_killed_on_the_way_and_run_again(places: Tuple[str, str], cli: Cli, at: 
     killed = cli("copy", "--db", source, "--to", target, env={"QUEUECTL_FAULT": f"copy/{step}"}, timeout=60)
     assert (-signal.SIGKILL, "") == (killed.code, killed.out)
 
-    if at != "copied":
+    if at == "copied":
+        again = cli("--db", source, "copy", "--to", target, timeout=60, code=0)
+        told = json.loads(cli("--db", source, "copy", "--to", target, "--json", timeout=60, code=0).out)
+        assert f" is a complete copy already, of {MANY:,} jobs, " in again.out.splitlines()[0]
+        assert "nothing was written" in again.out
+        assert (False, True, MANY) == (told["resumed"], told["already"], told["rows"]["jobs"])
+    else:
         other = cli("--db", target, "status")
         assert 1 == other.code
         assert "is an unfinished copy of another store. Run the same 'queuectl copy' again" in other.err
@@ -135,7 +141,7 @@ def test_killed_on_the_way_and_run_again(places: Tuple[str, str], cli: Cli, at: 
             queue.prune(_states("completed")._replace(queues=("default",)))
         again = cli("--db", source, "copy", "--to", target, "--json", timeout=60, code=0)
         told = json.loads(again.out)
-        assert (True, MANY + 1 - 3000) == (told["resumed"], told["rows"]["jobs"])
+        assert (True, False, MANY + 1 - 3000) == (told["resumed"], told["already"], told["rows"]["jobs"])
         assert sorted(told["sha256"]) == sorted(table.name for table in TABLES)
     assert rows_of(source) == rows_of(target)
 
@@ -194,6 +200,37 @@ def test_workers_are_in_the_way(places: Tuple[str, str], cli: Cli, background: A
     cli("--db", target, "worker", "start", "--drain", timeout=60, code=0)
     with Queue(target) as new:
         assert "completed" == new.get("job1").state
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda queue: queue.enqueue("true"),
+        lambda queue: queue.edit("job2", priority=1),
+        lambda queue: queue.cancel("job2"),
+        lambda queue: queue.set_setting("max_lost", "9"),
+        lambda queue: queue.pause("mail"),
+    ],
+    ids=["a job more", "another priority", "a job cancelled", "another setting", "a queue paused"],
+)
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_copy_that_has_changed_since_is_not_taken_for_complete(
+    places: Tuple[str, str], change: Any, side: str
+) -> None:
+    """One difference, on either side: the target is a store with jobs like any other, and stays as it is."""
+    source, target = places
+    with Queue(source) as queue:
+        queue.enqueue_many(["echo 1", "echo 2", "echo 3"])
+        assert not queue.copy_to(target).already
+        assert queue.copy_to(target).already
+    with Queue(source if side == "source" else target) as queue:
+        change(queue)
+    before = rows_of(target)
+
+    with Queue(source) as queue, pytest.raises(QueuectlError, match="is not empty, so nothing was copied into it"):
+        queue.copy_to(target)
+
+    assert before == rows_of(target)
 
 
 def test_what_is_no_target(places: Tuple[str, str], cli: Cli) -> None:
