@@ -16,9 +16,10 @@ TITLES = {
     "crowd": "32 enqueuers and 16 workers at once",
     "peers": "Draining `true` two at a time, beside its peers",
     "postgres": "The PostgreSQL store beside procrastinate and pgqueuer",
+    "hosts": "From an enqueue on one host to the command on another, through PostgreSQL",
     "scale": "How much one PostgreSQL carries: measured costs, a simulation, a check",
 }
-COMMANDS = {"postgres": ".peers", "scale": ".scale"}
+COMMANDS = {"postgres": ".peers", "hosts": ".hosts", "scale": ".scale"}
 INTRODUCTION = (
     "Made by `python3 -m bench` (`make bench`). Ratios are medians of paired runs, one after the other in the "
     "same run, so they hold on a noisy machine; absolute figures are only there to give an idea."

@@ -249,6 +249,14 @@ class Host:
         self._started.append(process)
         return process
 
+    def open(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start any program on the host, with pipes to its input and from its output."""
+        process = subprocess.Popen(
+            self._enter(words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environ()
+        )
+        self._started.append(process)
+        return process
+
     def call(self, *words: str, timeout: float = 60.0) -> str:
         """Run ``queuectl WORD ...`` on the host to its end and return what it printed."""
         done = subprocess.run(
@@ -267,8 +275,11 @@ class Host:
         return (self.folder / out).read_text(errors="replace")
 
     def _inside(self, words: Sequence[str]) -> List[str]:
+        return self._enter([sys.executable, "-m", "queuectl", *words])
+
+    def _enter(self, words: Sequence[str]) -> List[str]:
         enter = ["nsenter", "-t", str(self._pid), "-n", "-p", "-m", "-u"]
-        return [*enter, "env", "-C", str(self.folder), sys.executable, "-m", "queuectl", *words]
+        return [*enter, "env", "-C", str(self.folder), *words]
 
     def _environ(self) -> Dict[str, str]:
         kept = {name: text for name, text in os.environ.items() if not name.startswith("QUEUECTL_")}
