@@ -129,6 +129,18 @@ def test_a_powershell_job_that_is_stopped(shop: Shop, eventually: Callable[..., 
     assert [] == shop.workers()
 
 
+def test_a_second_daemon_has_numbers_and_logs_of_its_own(shop: Shop, cli: Callable[..., Any], home: Path) -> None:
+    """The numbers are in a file that each start locks."""
+    for _ in range(2):
+        cli("worker", "start", "--daemon", code=0, timeout=60)
+
+    assert [0, 1] == sorted(worker.number for worker in shop.workers())
+    assert "Stopped 2 workers.\n" == cli("worker", "stop", code=0).out
+    for number in (0, 1):
+        text = (home / "logs" / f"worker-{number}.log").read_text()
+        assert 1 == text.count("] pid=") == text.count(f"[worker {number}] pid=")
+
+
 def test_daemon(shop: Shop, cli: Callable[..., Any], home: Path) -> None:
     """The command returns once they live, tells their pids, and keeps no folder in use."""
     elsewhere = shop.folder / "elsewhere"
