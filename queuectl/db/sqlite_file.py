@@ -46,7 +46,8 @@ class SqliteFile:
         self.location = path
         self._identity = self._existing(path, create)
         # SQLite follows links and puts the WAL beside the file itself; so do doorbells and notes.
-        self.run_folder = os.path.realpath(path) + "-run"
+        real = os.path.realpath(path)
+        self.run_folder, self._wal_path = real + "-run", real + "-wal"
         self._closed = False
         self._ring_after = False
         self._sync_after = True
@@ -187,7 +188,7 @@ class SqliteFile:
 
     def _has_short_wal(self) -> bool:
         try:
-            return os.path.getsize(os.path.realpath(self.path) + "-wal") <= SHORT_WAL_BYTES
+            return os.path.getsize(self._wal_path) <= SHORT_WAL_BYTES
         except OSError:
             return False
 
@@ -200,7 +201,7 @@ class SqliteFile:
             return
         try:
             if self._wal is None:
-                self._wal = os.open(os.path.realpath(self.path) + "-wal", os.O_RDWR)
+                self._wal = os.open(self._wal_path, os.O_RDWR)
             _fdatasync(self._wal)
         except OSError as error:
             raise StoreUnavailable(f"cannot write {self.path} to disk: {error.strerror or error}.") from error
@@ -208,7 +209,7 @@ class SqliteFile:
     def tidy(self) -> None:
         """Shorten a WAL that grew long: with readers about all the time, commits alone never get to its start again."""
         try:
-            if os.path.getsize(os.path.realpath(self.path) + "-wal") <= WAL_LIMIT_BYTES:
+            if os.path.getsize(self._wal_path) <= WAL_LIMIT_BYTES:
                 return
         except OSError:
             return

@@ -12,7 +12,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Container, Optional
+    from typing import Container, List, Optional
 
 _HAS_PROC = sys.platform != "win32" and os.path.exists("/proc/self/stat")
 _known_host: Optional[str] = None
@@ -91,12 +91,8 @@ def process_started(pid: int) -> Optional[str]:
     A zombie has ended: it only waits to be collected.
     """
     if _HAS_PROC:
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in (b"Z", b"X") else fields[19].decode()
+        fields = _stat_of(pid)
+        return None if not fields or fields[0] in (b"Z", b"X") else fields[19].decode()
     if sys.platform == "win32":
         from queuectl.runner.windows import process_created
 
@@ -129,11 +125,24 @@ def is_running(pid: int, started: str) -> bool:
 
 def is_stopped(pid: int) -> bool:
     """Say whether a process was stopped by a signal, such as Ctrl-Z sends one; never where that cannot be told."""
+    return _stat_of(pid)[:1] == [b"T"]
+
+
+def _stat_of(pid: int) -> List[bytes]:
+    """Return the fields of a process's line in the process table behind its name; none if there is no process.
+
+    Not by ``open``: who watches over workers asks all the time, and the file object costs more than the reading.
+    """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] == b"T"
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     except OSError:
-        return False
+        return []
+    try:
+        return os.read(fd, 4096).rpartition(b")")[2].split()
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
 
 
 def reap_orphans(mine: Container[int]) -> None:
