@@ -6,12 +6,14 @@ Pure: nothing here touches a store, a process or the clock.
 from __future__ import annotations
 
 import enum
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from queuectl.records import NamedTuple
 from queuectl.retry import backoff_delay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple
+
     from queuectl.config import Config
 
 

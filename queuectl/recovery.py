@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import NamedTuple
 
 from queuectl import faults
 from queuectl.db import doorbell
+from queuectl.records import NamedTuple
 from queuectl.runner import end_runs_at_once, identity
 
 TYPE_CHECKING = False

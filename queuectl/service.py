@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NamedTuple
 
 from queuectl import clock
 from queuectl.errors import QueuectlError
+from queuectl.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

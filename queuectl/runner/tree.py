@@ -11,10 +11,10 @@ import os
 import signal
 import sys
 import time
-from typing import NamedTuple
 
 assert sys.platform != "win32"
 
+from queuectl.records import NamedTuple
 from queuectl.runner import identity
 
 TYPE_CHECKING = False

@@ -22,7 +22,7 @@ PACKAGE = Path(queuectl.__file__).resolve().parent
 
 #: From the floor up. A module imports only from rows below its own, or from its own package.
 ROWS: Tuple[Tuple[str, ...], ...] = (
-    ("clock", "errors", "faults", "notify"),
+    ("clock", "errors", "faults", "notify", "records"),
     ("config", "retry"),
     ("job", "jobspec"),
     ("db", "runner", "console", "events"),
