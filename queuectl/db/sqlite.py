@@ -426,7 +426,8 @@ def _new_rows(
         count[0] += 1
         yield (
             seq, job_id, spec.queue, spec.priority, run_at, 1 if run_at <= now else 2, spec.command, spec.cwd,
-            to_json(spec.env), to_json(spec.tags), spec.timeout_s, spec.backoff_base,
+            to_json(spec.env) if spec.env else None, to_json(spec.tags) if spec.tags else None,
+            spec.timeout_s, spec.backoff_base,
             max_retries if spec.max_retries is None else spec.max_retries, now, now,
         )  # fmt: skip
 
