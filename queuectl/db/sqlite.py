@@ -10,8 +10,8 @@ import time
 
 from queuectl import faults
 from queuectl.db.base import Finished, Store
-from queuectl.db.sqlite_desk import SqliteDesk
-from queuectl.db.sqlite_views import SqliteViews
+from queuectl.db.sqlite_desk import MAX_RETRIES, SqliteDesk
+from queuectl.db.sqlite_views import COUNTED, SqliteViews
 from queuectl.db.sqlite_workers import SqliteWorkers
 from queuectl.errors import JobExists
 
@@ -52,14 +52,11 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
 
     def _insert(self, db: sqlite3.Connection, specs: Sequence[JobSpec], now: Optional[float] = None) -> List[str]:
         """Add jobs in the open transaction of *db*."""
-        ids = self._take_ids(db, specs)
-        last_seq = db.execute(_LAST_SEQ).fetchone()[0]
-        default = None
-        if any(spec.max_retries is None for spec in specs):
-            default = self._default_max_retries(db)
+        next_number, taken, last_seq, default = db.execute(_BEFORE_ADD).fetchone()
+        ids = self._take_ids(db, specs, next_number, bool(taken))
         counts: Dict[str, List[int]] = {}
         now = time.time() if now is None else now
-        db.executemany(_ADD, _new_rows(specs, ids, last_seq, default, now, counts))
+        db.executemany(_ADD, _new_rows(specs, ids, last_seq, int(default or MAX_RETRIES), now, counts))
         for queue, (pending, _) in counts.items():
             if db.execute("UPDATE queues SET pending = pending + ? WHERE name = ?", (pending, queue)).rowcount == 0:
                 db.execute("INSERT INTO queues (name, pending) VALUES (?, ?)", (queue, pending))
@@ -71,11 +68,11 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
 
         return add_within(self, connection, specs)
 
-    def _take_ids(self, db: sqlite3.Connection, specs: Sequence[JobSpec]) -> List[str]:
-        """Return the ids of new jobs: the given ones if they are free, generated ones for the rest."""
-        next_number, taken = db.execute(
-            "SELECT next_number, EXISTS (SELECT 1 FROM taken_numbers) FROM store"
-        ).fetchone()
+    def _take_ids(self, db: sqlite3.Connection, specs: Sequence[JobSpec], next_number: int, taken: bool) -> List[str]:
+        """Return the ids of new jobs: the given ones if they are free, generated ones for the rest.
+
+        These count on from *next_number*; *taken* says whether callers took numbers behind it.
+        """
         given = [spec.id for spec in specs if spec.id is not None]
         if not given and not taken:
             db.execute("UPDATE store SET next_number = ?", (next_number + len(specs),))
@@ -317,7 +314,12 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
 
 
 # A row number is the key of pages of a listing: none comes again, not even after the newest job was deleted.
-_LAST_SEQ = "SELECT max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs)) FROM store"
+_BEFORE_ADD = """
+    SELECT next_number, EXISTS (SELECT 1 FROM taken_numbers),
+           max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs)),
+           (SELECT value FROM settings WHERE key = 'max_retries')
+      FROM store
+    """
 
 _ADD = """
     INSERT INTO jobs (seq, id, queue, state, priority, run_at, ready, command, cwd, env, tags,
@@ -379,14 +381,13 @@ _OWN = """
      WHERE seq = ?
     """
 
-_COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
-_COLUMN = {state: column for column, state in enumerate(_COUNTED)}
-_ADD_COUNTS = "UPDATE queues SET {} WHERE name = ?".format(", ".join(f"{state} = {state} + ?" for state in _COUNTED))
+_COLUMN = {state: column for column, state in enumerate(COUNTED)}
+_ADD_COUNTS = "UPDATE queues SET {} WHERE name = ?".format(", ".join(f"{state} = {state} + ?" for state in COUNTED))
 
 
 def _count(counts: Dict[str, List[int]], queue: str, before: str, after: str) -> None:
     """Note that a job of *queue* went from one state to another."""
-    change = counts.get(queue) or counts.setdefault(queue, [0] * len(_COUNTED))
+    change = counts.get(queue) or counts.setdefault(queue, [0] * len(COUNTED))
     change[_COLUMN[before]] -= 1
     change[_COLUMN[after]] += 1
 
@@ -411,7 +412,7 @@ def _new_rows(
     specs: Sequence[JobSpec],
     ids: Sequence[str],
     last_seq: int,
-    max_retries: Optional[int],
+    max_retries: int,
     now: float,
     counts: Dict[str, List[int]],
 ) -> Iterator[Tuple[Any, ...]]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from queuectl.job import JobFilter
 
+# The setting of this name, where nobody has set it.
+MAX_RETRIES = 3
 # Run ids are fencing tokens and row numbers keys of pages: the largest are remembered before their rows may go.
 _KEEP_LAST_NUMBERS = """
     UPDATE store
@@ -152,7 +154,7 @@ class SqliteDesk(SqliteFile):
 
     def _default_max_retries(self, db: sqlite3.Connection) -> int:
         found = db.execute("SELECT value FROM settings WHERE key = 'max_retries'").fetchone()
-        return int(found[0]) if found else 3
+        return int(found[0]) if found else MAX_RETRIES
 
     def prune(self, which: JobFilter, limit: int = STEP) -> int:
         """See ``Store.prune``."""
