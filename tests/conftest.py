@@ -44,6 +44,10 @@ else:
     hypothesis.settings.register_profile("queuectl", deadline=None)
     hypothesis.settings.load_profile("queuectl")
 
+# A shell starts what it runs in the background with Ctrl-C ignored, and every process of the tests would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Result(NamedTuple):
     """What one finished command printed, and its exit code; bytes if it was called with ``binary=True``."""

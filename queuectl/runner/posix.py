@@ -93,22 +93,27 @@ class Command:
 
     def terminate(self) -> None:
         """Ask the whole tree to end."""
-        self._send(signal.SIGTERM)
+        found = self.tree()  # first: who descends from whom is lost with the leader
+        self._signal_group(signal.SIGTERM)
+        tree.send([process for process in found if process.group != self.pid or self._reaped], signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the whole tree."""
-        self._send(signal.SIGKILL)
+        """Kill the whole tree.
 
-    def _send(self, number: int) -> None:
-        """Signal the tree: the leader's group in one call, so that none of it can fork on meanwhile, and the rest."""
-        found = self.tree()  # first: who descends from whom is lost with the leader
+        The leader's group is stopped in one call, so that none of it can fork on meanwhile, and is the last to
+        be killed: what is known by its parent alone can be found as long as that lives.
+        """
+        found = self.tree()
+        self._signal_group(signal.SIGSTOP)
+        tree.send([process for process in found if process.group != self.pid or self._reaped], signal.SIGKILL)
+        self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: int) -> None:
         if not self._reaped:  # its pid, which is the group's number, cannot have passed to another
             try:
                 os.killpg(self.pid, number)
             except OSError:
                 pass
-            found = [process for process in found if process.group != self.pid]
-        tree.send(found, number)
 
     def leftovers(self) -> bool:
         """Say whether anything of the tree is alive; what forks is hard to see, so two looks must find nothing."""

@@ -43,7 +43,7 @@ def members(
     leaders: Optional[Dict[int, Optional[str]]] = None,
     born_by: Optional[int] = None,
 ) -> List[Process]:
-    """Return the living processes of these runs, this process never among them.
+    """Return the living processes of these runs, children before their parents, this process never among them.
 
     Args:
         store_id: The store's id; half of the mark.
@@ -65,7 +65,7 @@ def members(
         if not fresh & found:
             break
     found.discard(os.getpid())
-    return [process for process in reversed(list(table.processes.values())) if process.pid in found]
+    return _children_first(table.processes, found, leaders or {})
 
 
 def _belonging(
@@ -92,6 +92,23 @@ def _belonging(
             found.add(pid)
     _add_children(table, found)
     return found
+
+
+def _children_first(table: Dict[int, Process], found: Set[int], leaders: Container[int]) -> List[Process]:
+    """Return *found* in the order in which to kill: the first processes of the runs last.
+
+    What has left the session and emptied its environment is known by its parent alone. If whoever kills is killed
+    in between, the next one must still find it.
+    """
+
+    def depth(pid: int) -> int:
+        steps = 0
+        while table[pid].parent in found and steps < len(found):
+            pid = table[pid].parent
+            steps += 1
+        return steps
+
+    return sorted((table[pid] for pid in found), key=lambda process: (process.pid in leaders, -depth(process.pid)))
 
 
 def _started_by(process: Process, born_by: Optional[int]) -> bool:
@@ -198,15 +215,15 @@ def send(processes: Iterable[Process], number: int) -> None:
         identity.send_signal(process.pid, process.started, number)
 
 
-def _kill_group(group: int, processes: Iterable[Process]) -> None:
-    """Kill a whole group in one call, so that none of it can fork on meanwhile; *processes* are a run's.
+def _stop_group(group: int, processes: Iterable[Process]) -> None:
+    """Stop a whole group in one call, so that none of it can fork on while it is killed; *processes* are a run's.
 
     One of them that is in it, and still is the same, proves that the number is the run's group.
     """
     for process in processes:
         if process.group == group and identity.is_running(process.pid, process.started):
             try:
-                os.killpg(group, signal.SIGKILL)
+                os.killpg(group, signal.SIGSTOP)
             except OSError:
                 pass
             return
@@ -230,8 +247,8 @@ def end_at_once(
         clean = 0 if left else clean + 1
         if clean == 2:
             return True
-        for leader in leaders or {}:
-            _kill_group(leader, left)
+        for group in {*(leaders or {}), *(process.pid for process in left if process.pid == process.group)}:
+            _stop_group(group, left)
         send(left, signal.SIGKILL)
         if time.monotonic() > deadline:
             return False

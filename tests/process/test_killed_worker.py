@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+from typing import List
 
 import pytest
 
@@ -14,6 +16,8 @@ pytestmark = pytest.mark.posix
 
 #: The contract's bound for noticing a death is 5 s; the machines that run this are shared.
 NOTICED_S = 5.0 + 10.0
+
+SLEEP = shutil.which("sleep") or "sleep"
 
 
 def test_the_job_of_a_killed_worker_runs_again(scene: Scene) -> None:
@@ -127,6 +131,42 @@ def test_all_that_several_runs_of_a_lost_worker_left_is_gone(scene: Scene) -> No
     scene.gone(beats, timeout=0)
     group.stop()
     scene.judge()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="reads /proc")
+@pytest.mark.parametrize("round_", range(3))
+def test_nothing_escapes_from_a_run_that_goes_on_forking(scene: Scene, round_: int) -> None:
+    """A child made while the run is being killed, in a session and an environment of its own, is found too."""
+    mark = f"6{random.randrange(10**6)}.5"
+    scene.queue.set_setting("max_lost", "1")
+    body = f"while :; do setsid env -i {SLEEP} {mark} & done"
+    job_id = scene.queue.enqueue(scene.journal.command(body)).id
+    group = scene.start()
+    scene.noted("start", 1)
+    scene.eventually(lambda: len(_sleeping(mark)) > 20, what="twenty children")
+
+    os.kill(group.pids()[0], signal.SIGKILL)
+    scene.until(job_id, "dead")
+
+    left = _sleeping(mark)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert [] == left
+    group.stop()
+
+
+def _sleeping(mark: str) -> List[int]:
+    """Return the processes that are told to sleep for *mark* seconds, by whatever program."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if mark.encode() in words:
+            found.append(int(name))
+    return found
 
 
 def test_the_runs_of_other_workers_are_left_alone(scene: Scene) -> None:
