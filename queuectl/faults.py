@@ -5,12 +5,13 @@ to *step* it gets *signal* (default KILL; STOP pauses it). With *command* (``wor
 process that was started so does; with *file* only the first that can make that file, so that its
 successor lives. Unset, a step costs one look at a module variable.
 
-The steps, in the order of a job's life: ``adding`` and ``added`` (before and after the commit of an
-enqueue); ``promoting``; ``claiming``, ``claimed`` (before and after the commit); ``spawned``; ``flushing`` (output of
-a running command); ``ended`` (the command's end is seen); ``finishing``, ``finished`` (before and after the
-commit), ``synced``; ``renewing``; ``condemned``, ``cleared`` (what a lost run left is gone), ``releasing``,
-``released``; ``cancelling``; ``retrying``; ``pruning``; ``resetting``; ``migrating``; ``making`` and ``made`` (a new
-store's file); ``stopping``; ``copying`` (after each block of a copy), ``copied`` (after its last commit).
+The steps, in the order of a job's life: ``adding`` and ``added`` (before and after the commit of an enqueue);
+``promoting``; ``claiming``, ``claimed`` (before and after the commit); ``spawned``; ``flushing`` (output of a running
+command); ``ended`` (the command's end is seen); ``finishing``, ``finished`` (before and after the commit),
+``synced``; ``renewing``; ``condemned``, ``clearing`` (one process that a lost run left was killed), ``cleared`` (all
+are gone), ``releasing``, ``released``; ``cancelling``; ``retrying``; ``pruning``; ``resetting``; ``migrating``;
+``making`` and ``made`` (a new store's file); ``stopping``; ``copying`` (after each block of a copy), ``copied``
+(after its last commit).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 
 STEPS = (
     "making", "made", "migrating", "adding", "added", "promoting", "claiming", "claimed", "spawned", "flushing",
-    "ended", "finishing", "finished", "synced", "renewing", "condemned", "cleared", "releasing", "released",
+    "ended", "finishing", "finished", "synced", "renewing", "condemned", "clearing", "cleared", "releasing", "released",
     "cancelling", "retrying", "pruning", "resetting", "stopping", "copying", "copied",
 )  # fmt: skip
 

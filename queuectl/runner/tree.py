@@ -14,6 +14,7 @@ import time
 
 assert sys.platform != "win32"
 
+from queuectl import faults
 from queuectl.records import NamedTuple
 from queuectl.runner import identity
 
@@ -249,7 +250,9 @@ def end_at_once(
             return True
         for group in {*(leaders or {}), *(process.pid for process in left if process.pid == process.group)}:
             _stop_group(group, left)
-        send(left, signal.SIGKILL)
+        for process in left:
+            identity.send_signal(process.pid, process.started, signal.SIGKILL)
+            faults.point("clearing")
         if time.monotonic() > deadline:
             return False
         time.sleep(0.01)

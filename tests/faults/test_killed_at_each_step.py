@@ -30,7 +30,7 @@ WORKER = {
     "renewing": ["lost"],
 }
 #: What whoever recovers lost runs is killed at.
-SWEEPER = ("condemned", "cleared", "releasing", "released")
+SWEEPER = ("condemned", "clearing", "cleared", "releasing", "released")
 #: What an enqueuer is killed at, and the id that the next enqueue gets.
 ENQUEUER = {"migrating": "job1", "making": "job1", "made": "job1", "adding": "job1", "added": "job2"}
 #: Commands that move or delete jobs, and the step that each is killed at.
@@ -91,7 +91,9 @@ def test_a_worker_killed_with_many_ends_in_its_hands(scene: Scene, fault: Callab
 
 def a_lost_run(scene: Scene) -> str:
     """Have a job's worker and supervisor killed while it runs, with children; return its id."""
-    leaving = scene.journal.leaving("a child in a session of its own")
+    leaving = scene.journal.leaving(
+        "a child in a session of its own", "a child with an emptied environment in a session of its own"
+    )
     body = f'if [ "$QUEUECTL_ATTEMPT" = 1 ]; then {leaving}; note left; sleep 60; fi'
     job_id: str = scene.queue.enqueue(scene.journal.command(body)).id
     group = scene.start()
@@ -107,7 +109,7 @@ def test_a_recovery_killed_at(
 ) -> None:
     """Whoever takes a dead worker's jobs back dies on the way: the next one goes on, and the job runs alone."""
     job_id = a_lost_run(scene)
-    beats = scene.pids("beats")
+    beats = scene.pids("beats", 2)
     met = fault(step)
 
     killed = cli(*words, env=met.env)

@@ -32,7 +32,7 @@ BETWEEN = {
     "finished": ["completed"],
     "synced": ["completed"],
 }
-SWEEPER = ("condemned", "cleared", "released")
+SWEEPER = ("condemned", "clearing", "cleared", "released")
 #: Steps with the write lock held, and what comes to each: a worker with such a job, or a command.
 WITHIN: Dict[str, Any] = {
     "adding": ["enqueue", "-q", "--", "true"],
