@@ -103,8 +103,8 @@ class Command:
         The leader's group is stopped in one call, so that none of it can fork on meanwhile, and is the last to
         be killed: what is known by its parent alone can be found as long as that lives.
         """
-        found = self.tree()
         self._signal_group(signal.SIGSTOP)
+        found = self.tree()
         tree.send([process for process in found if process.group != self.pid or self._reaped], signal.SIGKILL)
         self._signal_group(signal.SIGKILL)
 

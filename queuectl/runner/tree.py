@@ -230,6 +230,27 @@ def _stop_group(group: int, processes: Iterable[Process]) -> None:
             return
 
 
+def _stopped(
+    store_id: str, run_ids: Container[int], leaders: Dict[int, Optional[str]], born_by: Optional[int]
+) -> List[Process]:
+    """Stop the living processes of these runs and return them.
+
+    What one of them made before it was stopped is found through it, as long as it is not killed.
+    """
+    stopped: Set[int] = set()
+    left: List[Process] = []
+    for _ in range(MOST_LOOKS):
+        left = members(store_id, run_ids, leaders, born_by)
+        fresh = [process for process in left if process.pid not in stopped]
+        if not fresh:
+            break
+        for group in {*leaders, *(process.pid for process in fresh if process.pid == process.group)}:
+            _stop_group(group, fresh)
+        send(fresh, signal.SIGSTOP)
+        stopped.update(process.pid for process in fresh)
+    return left
+
+
 def end_at_once(
     store_id: str,
     run_ids: Container[int],
@@ -244,12 +265,10 @@ def end_at_once(
     deadline = time.monotonic() + patience_s
     clean = 0
     while True:
-        left = members(store_id, run_ids, leaders, born_by)
+        left = _stopped(store_id, run_ids, leaders or {}, born_by)
         clean = 0 if left else clean + 1
         if clean == 2:
             return True
-        for group in {*(leaders or {}), *(process.pid for process in left if process.pid == process.group)}:
-            _stop_group(group, left)
         for process in left:
             identity.send_signal(process.pid, process.started, signal.SIGKILL)
             faults.point("clearing")
