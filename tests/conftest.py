@@ -77,6 +77,16 @@ def pytest_make_parametrize_id(val: object) -> Optional[str]:
 # -- the scratch home -------------------------------------------------------------------------
 
 
+def said_by(words: List[str], cwd: Path) -> str:
+    """Run a program that must succeed and return what it says on both outputs."""
+    done = subprocess.run(
+        words, cwd=str(cwd), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60
+    )
+    text = done.stdout.decode("utf-8", "replace").replace("\r\n", "\n")
+    assert 0 == done.returncode, text
+    return text
+
+
 @pytest.fixture(autouse=True)
 def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The test's own QUEUECTL_HOME (not made yet); the working directory is its parent.

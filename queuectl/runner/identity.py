@@ -91,7 +91,7 @@ def process_started(pid: int) -> Optional[str]:
     A zombie has ended: it only waits to be collected.
     """
     if _HAS_PROC:
-        fields = _stat_of(pid)
+        fields = stat_of(pid)
         return None if not fields or fields[0] in (b"Z", b"X") else fields[19].decode()
     if sys.platform == "win32":
         from queuectl.runner.windows import process_created
@@ -125,10 +125,10 @@ def is_running(pid: int, started: str) -> bool:
 
 def is_stopped(pid: int) -> bool:
     """Say whether a process was stopped by a signal, such as Ctrl-Z sends one; never where that cannot be told."""
-    return _stat_of(pid)[:1] == [b"T"]
+    return stat_of(pid)[:1] == [b"T"]
 
 
-def _stat_of(pid: int) -> List[bytes]:
+def stat_of(pid: int) -> List[bytes]:
     """Return the fields of a process's line in the process table behind its name; none if there is no process.
 
     Not by ``open``: who watches over workers asks all the time, and the file object costs more than the reading.

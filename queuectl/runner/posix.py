@@ -98,15 +98,9 @@ class Command:
         tree.send([process for process in found if process.group != self.pid or self._reaped], signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the whole tree.
-
-        The leader's group is stopped in one call, so that none of it can fork on meanwhile, and is the last to
-        be killed: what is known by its parent alone can be found as long as that lives.
-        """
-        self._signal_group(signal.SIGSTOP)
-        found = self.tree()
-        tree.send([process for process in found if process.group != self.pid or self._reaped], signal.SIGKILL)
-        self._signal_group(signal.SIGKILL)
+        """Kill the whole tree."""
+        tree.send(tree.stopped(self._store_id, (self._run_id,), self._leaders()), signal.SIGKILL)
+        self._signal_group(signal.SIGKILL)  # also where the process table cannot be read
 
     def _signal_group(self, number: int) -> None:
         if not self._reaped:  # its pid, which is the group's number, cannot have passed to another

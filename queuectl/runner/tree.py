@@ -153,14 +153,10 @@ class _Table:
 
     def _read(self, name: str) -> None:
         self._seen.add(name)
-        try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-        except OSError:
-            return
-        if fields[0] in (b"Z", b"X"):
-            return
         pid = int(name)
+        fields = identity.stat_of(pid)
+        if not fields or fields[0] in (b"Z", b"X"):
+            return
         self.processes[pid] = Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
         if _is_marked(pid, self._store_id, self._run_ids):
             self.marked.add(pid)
@@ -230,24 +226,27 @@ def _stop_group(group: int, processes: Iterable[Process]) -> None:
             return
 
 
-def _stopped(
-    store_id: str, run_ids: Container[int], leaders: Dict[int, Optional[str]], born_by: Optional[int]
+def stopped(
+    store_id: str,
+    run_ids: Container[int],
+    leaders: Dict[int, Optional[str]],
+    born_by: Optional[int] = None,
 ) -> List[Process]:
-    """Stop the living processes of these runs and return them.
+    """Stop the living processes of these runs and return them; arguments and order are those of ``members``.
 
     What one of them made before it was stopped is found through it, as long as it is not killed.
     """
-    stopped: Set[int] = set()
+    held: Set[int] = set()
     left: List[Process] = []
     for _ in range(MOST_LOOKS):
         left = members(store_id, run_ids, leaders, born_by)
-        fresh = [process for process in left if process.pid not in stopped]
+        fresh = [process for process in left if process.pid not in held]
         if not fresh:
             break
         for group in {*leaders, *(process.pid for process in fresh if process.pid == process.group)}:
             _stop_group(group, fresh)
         send(fresh, signal.SIGSTOP)
-        stopped.update(process.pid for process in fresh)
+        held.update(process.pid for process in fresh)
     return left
 
 
@@ -265,7 +264,7 @@ def end_at_once(
     deadline = time.monotonic() + patience_s
     clean = 0
     while True:
-        left = _stopped(store_id, run_ids, leaders or {}, born_by)
+        left = stopped(store_id, run_ids, leaders or {}, born_by)
         clean = 0 if left else clean + 1
         if clean == 2:
             return True

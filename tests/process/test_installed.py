@@ -12,7 +12,7 @@ from typing import Callable
 
 import pytest
 
-from tests.conftest import PACKAGE_PARENT
+from tests.conftest import PACKAGE_PARENT, said_by
 
 SCRIPT = "import sys\nfrom queuectl.main import main\nsys.exit(main(sys.argv[1:]))\n"
 
@@ -32,13 +32,7 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     script.write_text(SCRIPT)
 
     def call(*words: str) -> str:
-        done = subprocess.run(
-            [python, str(script), *words], cwd=str(home.parent), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, timeout=60,
-        )  # fmt: skip
-        text = done.stdout.decode("utf-8", "replace").replace("\r\n", "\n")
-        assert 0 == done.returncode, text
-        return text
+        return said_by([python, str(script), *words], home.parent)
 
     return call
 

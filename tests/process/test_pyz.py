@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
-from tests.conftest import PACKAGE_PARENT
+from tests.conftest import PACKAGE_PARENT, said_by
 
 sys.path.insert(0, str(Path(PACKAGE_PARENT, "tools")))
 pyz = pytest.importorskip("pyz", reason="tools/ is not beside the package: an installed queuectl is under test")
@@ -25,13 +24,7 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     def call(*words: str, cwd: Path = home.parent) -> str:
         name = os.path.relpath(str(home.parent / "queuectl.pyz"), str(cwd))
         # -I: neither the current directory nor what is installed in the user's home is on the path.
-        done = subprocess.run(
-            [sys.executable, "-I", name, *words], cwd=str(cwd), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, timeout=60,
-        )  # fmt: skip
-        text = done.stdout.decode("utf-8", "replace").replace("\r\n", "\n")
-        assert 0 == done.returncode, text
-        return text
+        return said_by([sys.executable, "-I", name, *words], cwd)
 
     return call
 
