@@ -6,11 +6,10 @@ import os
 import random
 import shutil
 import signal
-from typing import List
 
 import pytest
 
-from tests.process.scene import WAYS, Scene
+from tests.process.scene import WAYS, Scene, seconds_of_its_own, sleeping
 
 pytestmark = pytest.mark.posix
 
@@ -137,36 +136,22 @@ def test_all_that_several_runs_of_a_lost_worker_left_is_gone(scene: Scene) -> No
 @pytest.mark.parametrize("round_", range(3))
 def test_nothing_escapes_from_a_run_that_goes_on_forking(scene: Scene, round_: int) -> None:
     """A child made while the run is being killed, in a session and an environment of its own, is found too."""
-    mark = f"6{random.randrange(10**6)}.5"
+    mark = seconds_of_its_own()
     scene.queue.set_setting("max_lost", "1")
     body = f"while :; do setsid env -i {SLEEP} {mark} & done"
     job_id = scene.queue.enqueue(scene.journal.command(body)).id
     group = scene.start()
     scene.noted("start", 1)
-    scene.eventually(lambda: len(_sleeping(mark)) > 20, what="twenty children")
+    scene.eventually(lambda: len(sleeping(mark)) > 20, what="twenty children")
 
     os.kill(group.pids()[0], signal.SIGKILL)
     scene.until(job_id, "dead")
 
-    left = _sleeping(mark)
+    left = sleeping(mark)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert [] == left
     group.stop()
-
-
-def _sleeping(mark: str) -> List[int]:
-    """Return the processes that are told to sleep for *mark* seconds, by whatever program."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
-        except OSError:
-            continue
-        if mark.encode() in words:
-            found.append(int(name))
-    return found
 
 
 def test_the_runs_of_other_workers_are_left_alone(scene: Scene) -> None:

@@ -20,6 +20,7 @@ import pytest
 from queuectl import Queue
 from queuectl.runner.identity import host_name
 from tests.conftest import Background, Result
+from tests.process.scene import seconds_of_its_own, sleeping
 from tests.store.engines import ENGINES
 
 APART = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts")
@@ -133,15 +134,17 @@ def test_cancel_ends_a_run_on_another_host(
     queue: Queue, there: Callable[..., Background], cli: Cli, eventually: Callable[..., Any]
 ) -> None:
     """Its tree is gone, the worker goes on."""
-    job_id = queue.enqueue("echo begun; sleep 987 & sleep 987").id
+    seconds = seconds_of_its_own()
+    job_id = queue.enqueue(f"echo begun; sleep {seconds} & sleep {seconds}").id
     group = there("web2")
     picked(group, eventually)
+    eventually(lambda: len(sleeping(seconds)) == 2)
 
     done = cli("cancel", job_id, code=0)
 
     assert f"Cancelled {job_id}\n" == done.out
     eventually(lambda: queue.get(job_id).state == "cancelled")
-    assert b"987" not in subprocess.run(["ps", "-eo", "args"], stdout=subprocess.PIPE, check=True).stdout
+    assert [] == sleeping(seconds)
     assert "completed" == queue.wait(queue.enqueue("true").id, 20).state
 
 
