@@ -101,6 +101,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Keep the group running until it is stopped or has drained; return the exit code."""
+        identity.name_process("queuectl")
         recovery.sweep(self._store)  # what died while nobody was there
         while True:
             now_mono = time.monotonic()

@@ -9,6 +9,7 @@ import sys
 from queuectl.console import Console, LogFile
 from queuectl.db import open_store
 from queuectl.errors import QueuectlError
+from queuectl.runner.identity import name_process
 from queuectl.worker import WorkerProcess
 
 TYPE_CHECKING = False
@@ -25,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
     gc.freeze()  # off until now, see ``python_command``
     gc.enable()
     number, group_id, concurrency, drain, log, *queues = argv
+    name_process(f"queuectl-{number}")
     for name in ("SIGINT", "SIGHUP"):  # the supervisor decides what a Ctrl-C means
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

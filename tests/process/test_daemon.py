@@ -9,11 +9,13 @@ import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, Callable, List
 
 import pytest
 
 from queuectl import Queue
+from queuectl.runner import identity
 from tests.conftest import Result
 from tests.process.scene import Scene, alive
 
@@ -43,6 +45,26 @@ def test_it_prints_the_pids_and_saves_them(scene: Scene, cli: Cli) -> None:
     cli("worker", "stop", code=0)
     assert not any(map(alive, pids))
     assert [] == listed(scene)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone lets a process say what it is called")
+def test_processes_are_called_what_they_are(scene: Scene, cli: Cli) -> None:
+    """``top`` and ``pgrep`` show no row of python3s, and a command has its own name."""
+    cli("worker", "start", "--count", "2", "--daemon", code=0)
+    job_id = scene.queue.enqueue("ps -o comm= -p $$").id
+    scene.until(job_id, "completed")
+
+    names = {Path(f"/proc/{pid}/comm").read_text() for pid in listed(scene)}
+    above = {Path(f"/proc/{pid}/comm").read_text() for pid in parents(listed(scene))}
+
+    assert ({"queuectl-0\n", "queuectl-1\n"}, {"queuectl\n"}) == (names, above)
+    assert "sh\n" == scene.output(job_id)
+    cli("worker", "stop", code=0)
+
+
+def parents(pids: List[int]) -> List[int]:
+    """Return the processes that started these."""
+    return [int(identity.stat_of(pid)[1]) for pid in pids]
 
 
 def test_it_works_and_logs(scene: Scene, cli: Cli) -> None:
