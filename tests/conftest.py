@@ -44,8 +44,8 @@ else:
     hypothesis.settings.register_profile("queuectl", deadline=None)
     hypothesis.settings.load_profile("queuectl")
 
-# A shell starts what it runs in the background with Ctrl-C ignored, nohup what it runs without the end of a terminal, and
-# every process of the tests would inherit that.
+# A shell starts what it runs in the background with Ctrl-C ignored, nohup with the end of a terminal ignored, and every
+# process of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
