@@ -10,12 +10,26 @@ from queuectl import faults
 from queuectl.db import postgres_turn as texts
 from queuectl.db.postgres_line import boot_s
 from queuectl.db.postgres_link import ConnectionLost
-from queuectl.db.postgres_turn import ALONE, FIRST_OF_JOB, KNOWN, LIMITED, MANY, NONE, SLACK, chunk, shard_of, turn_sql
+from queuectl.db.postgres_turn import (
+    ALONE,
+    FIRST_OF_JOB,
+    KNOWN,
+    LIMITED,
+    LINES,
+    MANY,
+    MOST_LINES,
+    NONE,
+    SLACK,
+    chunk,
+    shard_of,
+    turn_sql,
+)
 from queuectl.job import Claim, Job, Outcome
+from queuectl.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Sequence
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
     from queuectl.db.base import Ended, OutputWrite
     from queuectl.db.postgres_link import Run
@@ -25,13 +39,15 @@ if TYPE_CHECKING:
 
 # How far a claim from many queues looks past jobs that others hold before it calls it a day.
 MOST_SLACK = 4096
+# How long claims go by the queues that had ready jobs, before one finds out which have; new ones are noticed at once.
+LINES_S = 10.0
 # How long claims go on from where the last one was, before one looks from the queue's head again; at most, and each
 # time another part of it, because the first to look pays for all: it marks the entries that nobody needs any more.
 AHEAD_S = 0.4
 
 
-class Place:
-    """Where a store's last claim from one queue was: the next one need not walk over what was claimed before.
+class Place(NamedTuple):
+    """Where a store's last claim from a queue was: the next one need not walk over what was claimed before.
 
     Until the next vacuum the index of the ready jobs keeps an entry for each job that was claimed, so that the head
     of a busy queue lies behind thousands of them. More urgent jobs are looked for all the same, and the whole queue
@@ -39,11 +55,20 @@ class Place:
     (handed back by a stopped or lost worker, say) may wait for ``AHEAD_S`` longer than its order says.
     """
 
-    __slots__ = ("job", "until_s")
+    priority: int
+    run_at: float
+    seq: int
 
-    def __init__(self, job: Job, until_s: float) -> None:
-        self.job = job
-        self.until_s = until_s
+
+class Lines(NamedTuple):
+    """The queues that had ready jobs at one look, in the order of their names; none: nobody knows."""
+
+    names: Sequence[str]
+    until_s: float
+
+
+NO_LINES = Lines((), 0.0)
+_NOWHERE = (None, None, None)
 
 
 class Turn:
@@ -140,15 +165,20 @@ class Turn:
             raise
 
     def _kind(self) -> str:
-        """Choose the statement: for one queue if there is probably no other, which it verifies."""
+        """Choose the statement: for one or few queues if there are probably no others, which it verifies."""
         if len(self._queues) == 1:
             return KNOWN
-        return ALONE if self._store.alone is not None and not self._queues else MANY
+        if self._queues:
+            return LINES if len(self._queues) <= MOST_LINES else MANY
+        lines = self._store.lines
+        if not lines.names or time.monotonic() > lines.until_s:
+            return MANY
+        return ALONE if len(lines.names) == 1 else LINES
 
     def _single(self, kind: str, count: int, ends: Sequence[Dict[str, Any]]) -> bool:
         """Say whether it is a turn for ``SINGLE``: at most one end, for good and sent for the first time, one claim."""
         return (
-            kind in (NONE, KNOWN, ALONE)
+            kind in (NONE, KNOWN, ALONE, LINES)
             and count <= 1
             and len(ends) <= 1
             and not (ends and (self._again or ends[0]["waits"]))
@@ -165,23 +195,26 @@ class Turn:
     ) -> List[int]:
         """Run one statement, take its claims, and return the places of the accepted ends."""
         self._sending = ends
-        parts = {(run_id, start): data for run_id, pieces, _ in outputs for start, data in pieces}
+        single = self._single(kind, count, ends)
+        if kind == LINES and not single:
+            kind = MANY
         asked = chunk(count)
-        place, self._store.place = self._store.place, None
-        queue = self._queues[0] if kind == KNOWN else self._store.alone if count else None
-        ahead = place is not None and kind in (KNOWN, ALONE) and self._from(place, queue)
+        names = self._names(kind)
+        until_s, self._store.places_until_s = self._still(), {}
+        places = {name: self._store.places[name] for name in names if name in until_s}
+        parts = {(run_id, start): data for run_id, pieces, _ in outputs for start, data in pieces}
         values: Dict[str, Any] = {
             "now": self._now, "worker": self._worker_id, "shard": shard_of(self._worker_id), "promoted": self._promoted,
             "run_ids": [key[0] for key in parts], "starts": [key[1] for key in parts], "parts": list(parts.values()),
-            "queue": queue, **_after(place if ahead else None),
+            **_where(kind, names, places),
         }  # fmt: skip
-        if self._single(kind, count, ends):
-            sql = texts.SINGLE
-            values.update(ends[0] if ends else texts.NO_END, only=kind == ALONE)
+        if single:
+            sql = texts.SINGLE_OF_LINES if kind == LINES else texts.SINGLE
+            values.update(ends[0] if ends else texts.NO_END, only=not self._queues and kind != NONE)
             if not parts:
                 values.update(run_ids=None, starts=None, parts=None)
         else:
-            sql = turn_sql(kind, asked, self._slack, ahead)
+            sql = turn_sql(kind, asked, self._slack, bool(places))
             values.update(ends=json.dumps(ends), queues=self._queues or None, again=self._again, **(more or {}))
         sent_s = boot_s()
         rows = execute(sql, values)
@@ -190,22 +223,35 @@ class Turn:
         if self._now is None:
             self._store._clock_is(first[1], sent_s)
         if kind != NONE:
-            self._settle(kind, asked, self._take(kind, asked, rows), place if ahead else None)
+            self._settle(self._take(kind, asked, rows), asked, names, until_s)
         elif not any(end["waits"] for end in ends):
-            self._store.place = place
+            self._store.places_until_s = until_s
         return [*(first[2] or ()), *(first[3] or ())]
 
-    def _from(self, place: Place, queue: Optional[str]) -> bool:
-        """Say whether to look from *place* on in *queue*; never where the caller says what time it is."""
-        return self._now is None and place.job.queue == queue and time.monotonic() < place.until_s
+    def _names(self, kind: str) -> Sequence[str]:
+        """Return the queues that a statement for one or few of them is to claim from, in the order of their names."""
+        if kind in (KNOWN, ALONE, LINES):
+            return sorted(set(self._queues)) or self._store.lines.names
+        return ()
 
-    def _settle(self, kind: str, asked: int, fresh: List[Claim], place: Optional[Place]) -> None:
-        """Note where these claims were, looked for from *place* on; if too few were found there, look again."""
-        if place is not None and len(fresh) < asked:
+    def _still(self) -> Dict[str, float]:
+        """Return until when to go on from the last claim, by queue; nothing if the caller says what time it is."""
+        if self._now is not None:
+            return {}
+        now_s = time.monotonic()
+        return {name: until_s for name, until_s in self._store.places_until_s.items() if until_s > now_s}
+
+    def _settle(self, fresh: List[Claim], asked: int, names: Sequence[str], until_s: Dict[str, float]) -> None:
+        """Note where these claims were; where too few were found behind the last ones, look again from the head."""
+        if len(fresh) < asked and any(name in until_s for name in names):
             self._more = True
-        elif fresh and self._now is None and kind in (KNOWN, ALONE):
-            until_s = place.until_s if place else time.monotonic() + AHEAD_S * (os.urandom(1)[0] + 1) / 256
-            self._store.place = Place(fresh[-1].job, until_s)
+        elif self._now is None:
+            for claim in fresh:
+                job = claim.job
+                self._store.places[job.queue] = Place(job.priority, job.run_at, job.seq)
+            later_s = time.monotonic() + AHEAD_S * (os.urandom(1)[0] + 1) / 256
+            looked_at = {*names, *(claim.job.queue for claim in fresh)} & self._store.places.keys()
+            self._store.places_until_s = {**dict.fromkeys(looked_at, later_s), **until_s}
 
     def _take(self, kind: str, asked: int, rows: List[Any]) -> List[Claim]:
         """Take the claims of an answer and return them; note whether asking again may bring more."""
@@ -220,9 +266,10 @@ class Turn:
         self._limited = self._limited or limited
         full = len(fresh) == asked
         if others:
-            self._store.alone = None
+            self._store.lines = NO_LINES
         elif kind == MANY and not self._queues and not due:
-            self._store.alone = fresh[0].job.queue if lines == 1 and fresh else None
+            known = fresh and not limited and len(lines or ()) <= MOST_LINES
+            self._store.lines = Lines(lines, time.monotonic() + LINES_S) if known else NO_LINES
         if kind == MANY and not full and looked >= asked + self._slack and self._slack < MOST_SLACK:
             self._slack *= 8  # all that was looked at is held by others: look further
             full = True
@@ -230,12 +277,22 @@ class Turn:
         return fresh
 
 
-def _after(place: Optional[Place]) -> Dict[str, Any]:
-    """Return the parameters that say where to look from."""
-    job = place.job if place else None
-    return {
-        "after_priority": job and job.priority, "after_run_at": job and job.run_at, "after_seq": job and job.seq,
-    }  # fmt: skip
+def _where(kind: str, names: Sequence[str], places: Dict[str, Place]) -> Dict[str, Any]:
+    """Return the parameters that say which queues to claim from, and from where on in each."""
+    found = [places.get(name, _NOWHERE) for name in names]
+    if kind != LINES:
+        place = found[0] if found else _NOWHERE
+        return {
+            "queue": names[0] if names else None, "after_priority": place[0], "after_run_at": place[1],
+            "after_seq": place[2],
+        }  # fmt: skip
+    priorities, run_ats, seqs = (_array(some) for some in zip(*found))
+    return {"queue": list(names), "after_priority": priorities, "after_run_at": run_ats, "after_seq": seqs}
+
+
+def _array(numbers: Iterable[Optional[float]]) -> str:
+    """Return the text of an array; psycopg takes 7 us for a list."""
+    return "{" + ",".join("NULL" if number is None else repr(number) for number in numbers) + "}"
 
 
 def _rooms(run: Run, limits: Dict[str, Optional[int]]) -> Dict[str, Optional[int]]:

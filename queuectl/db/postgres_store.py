@@ -15,7 +15,7 @@ from queuectl.db import home
 from queuectl.db.base import Finished, Store
 from queuectl.db.postgres_add import NOTIFY
 from queuectl.db.postgres_bell import PostgresBell
-from queuectl.db.postgres_claim import Place, Turn, come_back, sendable, stray
+from queuectl.db.postgres_claim import NO_LINES, Turn, come_back, sendable, stray
 from queuectl.db.postgres_workers import PostgresWorkers
 from queuectl.errors import StoreUnavailable
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from queuectl.db.base import Ended, OutputWrite
     from queuectl.db.postgres import Address
+    from queuectl.db.postgres_claim import Lines, Place
     from queuectl.db.postgres_link import Parameters, Run
     from queuectl.db.postgres_transfer import PostgresPort
     from queuectl.job import Claim, Orders, Worker
@@ -43,10 +44,11 @@ class PostgresStore(PostgresWorkers, Store):
     def __init__(self, address: Address, unfinished: bool = False) -> None:
         super().__init__(address)
         self._unfinished = unfinished
-        #: The only queue that had ready jobs when a claim last looked at all of them; a guess, verified when used.
-        self.alone: Optional[str] = None
-        #: Where the last claim was. Whatever else is written may put a job before it.
-        self.place: Optional[Place] = None
+        #: The queues that had ready jobs when a claim last looked at all of them; a guess, verified when used.
+        self.lines: Lines = NO_LINES
+        #: Where in each queue the last claim was, and until when claims go on from there.
+        self.places: Dict[str, Place] = {}
+        self.places_until_s: Dict[str, float] = {}
         self._held: Dict[str, Set[int]] = {}  # by worker: runs that were given out and are not answered yet
         self._doubt: Set[str] = set()  # workers whose last turn got no answer
         self._wary: Set[str] = set()  # workers of which some turn got no answer
@@ -57,11 +59,11 @@ class PostgresStore(PostgresWorkers, Store):
         self.run_folder = os.path.join(home(), f"run-{self.store_id}")
 
     def _once(self, sql: str, parameters: Parameters = None, prepare: Optional[bool] = None) -> List[Any]:
-        self.place = None
+        self.places_until_s = {}  # whatever is written may put a job before them
         return super()._once(sql, parameters, prepare)
 
     def _write(self, body: Callable[[Run], T]) -> T:
-        self.place = None
+        self.places_until_s = {}  # whatever is written may put a job before them
         return super()._write(body)
 
     def close(self) -> None:

@@ -8,8 +8,9 @@ ready jobs than the one this statement knows, or when a queue with a limit has. 
 Limits stand in the text as literals: with a parameter the plan that PostgreSQL keeps would be made for a tenth of all
 jobs. So the text is made for a count; ``chunk`` keeps their number small.
 
-A statement that covers all cases costs its set-up each time, needed or not. Most turns have one end and one claim from
-one queue: for these there is a function of the schema (``SINGLE``), which answers with the same columns.
+A statement that covers all cases costs its set-up each time, needed or not. Most turns have one end and one claim: for
+these there are functions of the schema (``SINGLE`` from one queue, ``SINGLE_OF_LINES`` from a few), which answer with
+the same columns.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import zlib
 
 from queuectl.db.postgres_views import READY_QUEUES
 
-# The kinds of claim: none; from the one queue that is served (KNOWN); from one of all (ALONE); from several (MANY),
-# also such with a limit (LIMITED).
-NONE, KNOWN, ALONE, MANY, LIMITED = "none", "known", "alone", "many", "limited"
+# The kinds of claim: none; from the one queue that is served (KNOWN); from one of all (ALONE); from a few whose names
+# are known (LINES); from several (MANY), also such with a limit (LIMITED).
+NONE, KNOWN, ALONE, LINES, MANY, LIMITED = "none", "known", "alone", "lines", "many", "limited"
+# So many queues a claim of LINES looks at, one after the other.
+MOST_LINES = 8
 # How many jobs beyond those wanted are looked at when several queues are merged: others may hold them locked.
 SLACK = 32
 MOST = 512
@@ -44,12 +47,12 @@ def turn_sql(kind: str, count: int, slack: int = SLACK, ahead: bool = False) -> 
 
     The columns: settings version, now, ords of the accepted ends, ords of ends that were written before (looked for if
     ends are sent again); then unless *kind* is NONE: due, others, limited,
-    the number of jobs looked at, the number of queues with ready jobs, and the job as claimed, NULLs if there is none.
+    the number of jobs looked at, the queues with ready jobs (of MANY), and the job as claimed, NULLs if there is none.
     """
     if kind == NONE:
         return "WITH " + _ENDS + _TALLY.format(taken="") + _ANSWER_ENDS
     gate = {KNOWN: _GATE_KNOWN, ALONE: _GATE_ALONE, MANY: _GATE_MANY, LIMITED: _GATE_LIMITED}[kind]
-    lines = "(SELECT count(name) FROM line)" if kind == MANY else "2"
+    lines = "(SELECT array_agg(name ORDER BY name) FROM line WHERE name IS NOT NULL)" if kind == MANY else "NULL"
     choice = (_CHOICE_ONE if kind in (KNOWN, ALONE) else _CHOICE_MANY).format(
         count=count, most=count + slack, lines=lines, behind=_BEHIND if ahead else ""
     )
@@ -135,7 +138,7 @@ _CHOICE_ONE = """, chosen AS MATERIALIZED (
                  ORDER BY priority DESC, run_at, seq
                  LIMIT {count}
                    FOR UPDATE SKIP LOCKED) AS locked
-    ), looked AS (SELECT 0 AS at, 1 AS lines)"""
+    ), looked AS (SELECT 0 AS at, NULL AS lines)"""
 
 # For a look from where the last claim was (see Place in postgres_claim).
 _BEHIND = """AND priority = %(after_priority)s::int
@@ -247,22 +250,24 @@ _ANSWER = """
     """
 FIRST_OF_JOB = 12  # where in a row the job begins: after the columns above, the place, state before and previous run
 
-# The same columns. A text of less than 4096 characters: psycopg remembers how it is sent.
-SINGLE = """
+# The same columns. Texts of less than 4096 characters: psycopg remembers how they are sent.
+_SINGLE = """
     SELECT t.settings, t.now_at, CASE WHEN t.accepted THEN ARRAY[%(ord)s::int] END, NULL, t.due, t.others, t.limited,
-           0, 2, 1, NULL, NULL,
+           0, NULL, 1, NULL, NULL,
            (t.job).seq, (t.job).id, (t.job).queue, (t.job).state, (t.job).priority, (t.job).run_at, (t.job).command,
            (t.job).cwd, (t.job).env, (t.job).tags, (t.job).timeout_s, (t.job).backoff_base, (t.job).max_retries,
            (t.job).attempts, (t.job).failures, (t.job).losses, (t.job).run_no, (t.job).last_run_id, (t.job).worker_id,
            (t.job).cancel_requested, (t.job).created_at, (t.job).updated_at, (t.job).ended_at, (t.job).reason
-      FROM queuectl._turn(
-           %(worker)s::text, %(shard)s::int, %(now)s::float8, %(queue)s::text, %(only)s::boolean, %(promoted)s::boolean,
-           %(seq)s::bigint, %(run_id)s::bigint, %(state)s::queuectl.job_state, %(reason)s::text, %(failed)s::int,
-           %(outcome)s::queuectl.run_state, %(exit_code)s::bigint, %(signal)s::int, %(ended_at)s::float8,
-           %(memory)s::bigint, %(cpu_s)s::float8, %(why)s::text,
+      FROM queuectl.{function}(
+           %(worker)s::text, %(shard)s::int, %(now)s::float8, %(queue)s::{text}, %(only)s::boolean,
+           %(promoted)s::boolean, %(seq)s::bigint, %(run_id)s::bigint, %(state)s::queuectl.job_state, %(reason)s::text,
+           %(failed)s::int, %(outcome)s::queuectl.run_state, %(exit_code)s::bigint, %(signal)s::int,
+           %(ended_at)s::float8, %(memory)s::bigint, %(cpu_s)s::float8, %(why)s::text,
            %(run_ids)s::bigint[], %(starts)s::bigint[], %(parts)s::bytea[],
-           %(after_priority)s::int, %(after_run_at)s::float8, %(after_seq)s::bigint) AS t
+           %(after_priority)s::int{s}, %(after_run_at)s::float8{s}, %(after_seq)s::bigint{s}) AS t
     """
+SINGLE = _SINGLE.format(function="_turn", text="text", s="")
+SINGLE_OF_LINES = _SINGLE.format(function="_turn_lines", text="text[]", s="[]")
 # What SINGLE is given where nothing ends.
 NO_END = dict.fromkeys((
     "ord", "seq", "run_id", "state", "reason", "failed", "outcome", "exit_code", "signal", "ended_at", "memory",

@@ -216,10 +216,12 @@ def test_a_claim_looks_past_what_others_hold(store, url):
     assert ["job201", "job202", "job203", "job204", "job205"] == [claim.job.id for claim in claims]
 
 
-@pytest.mark.parametrize("queues", [(), ("default",)])
-def test_the_usual_turn_is_one_call_of_the_function(store, queues):
+@pytest.mark.parametrize(
+    ("names", "queues"), [(["default"], ()), (["default"], ("default",)), (["a", "b"], ()), (["a", "b"], ("b", "a"))]
+)
+def test_the_usual_turn_is_one_call_of_a_function(store, names, queues):
     """One end, its output and one claim: after the first look at all queues no other statement is sent."""
-    store.add(specs(9), T0)
+    store.add([spec(queue=names[number % len(names)]) for number in range(10)], T0)
     claims = store.claim("w1", 2, (), T0)[:1]
     line = store._connected()
     before = set(line.execute("SELECT statement FROM pg_prepared_statements").fetchall())
@@ -229,6 +231,7 @@ def test_the_usual_turn_is_one_call_of_the_function(store, queues):
         claims = store.finish("w1", [completed(claims[0])], 1, queues, T0, outputs).claims
 
     sent = {row[0] for row in set(line.execute("SELECT statement FROM pg_prepared_statements").fetchall()) - before}
+    function = "_turn" if len(names) == 1 else "_turn_lines"
     assert ["job9"] == [claim.job.id for claim in claims]
     assert sent
-    assert {True} == {f"{store.schema}._turn(" in statement for statement in sent}
+    assert {True} == {f"{store.schema}.{function}(" in statement for statement in sent}

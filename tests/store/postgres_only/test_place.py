@@ -32,8 +32,7 @@ def settle_in(store, batch, queue="default"):
     claims = store.claim("w1", batch)
     for _ in range(2):
         claims = go_on(store, claims, batch)
-    assert store.place is not None
-    assert queue == store.place.job.queue
+    assert [queue] == list(store.places_until_s)
     return claims
 
 
@@ -66,7 +65,7 @@ def test_a_turn_does_not_read_what_was_claimed_before(store, batch):
 
     claims = go_on(store, claims, batch)
     from_its_place = pages_of(watch)
-    store.place = None
+    store.places_until_s = {}
     go_on(store, claims, batch)
     from_the_head = pages_of(watch)
 

@@ -150,6 +150,14 @@ def on_and_on(store):
         claims = store.finish("w1", [completed(claim, T0) for claim in claims], count, ("default",)).claims
 
 
+def of_lines(store):
+    """Turns of a worker of two queues: without a place in them, then from there."""
+    claims = store.claim("w1", 1, ("default", "other"))
+    for _ in range(3):
+        claims = store.finish("w1", [completed(claim, T0) for claim in claims], 1, ("default", "other")).claims
+    store.finish("w1", [completed(claim, T0) for claim in claims])
+
+
 def limited(store):
     """A claim under a limit."""
     store.set_limit("default", 5)
@@ -186,6 +194,7 @@ VERBS = {
     "claim from all queues": claim_and_finish,
     "claim a batch": batch,
     "claim on and on": on_and_on,
+    "claim from two queues": of_lines,
     "claim under a limit": limited,
     "add one": lambda store: store.add([spec()], T0),
     "add a batch": lambda store: store.add([spec(id=None), *specs(2)], T0),
