@@ -28,7 +28,7 @@ fix: ## Format, lint and regenerate what a program can mend
 soak: ## Kill and pause everybody for half an hour while jobs run; ARGS="--minutes 240 --seed 7"
 	@$(PYTHON) tools/soak.py $(ARGS)
 
-bench: ## Measure beside xargs, bare interpreters and bare SQLite; ARGS="drain --rounds 3" measures less
+bench: ## Measure beside xargs, other queues, bare interpreters and bare SQLite; ARGS="drain --rounds 3" measures less
 	@$(PYTHON) -m bench $(ARGS)
 
 docs: ## Write the generated reference pages anew

@@ -1,21 +1,24 @@
-"""``python3 -m bench [PART ...]``: measure, keep the figures, write RESULTS.md.
+"""``python3 -m bench [PART ...]``: measure, keep the figures, write RESULTS.md and its plots.
 
-Parts: startup, store, latency, drain, growth, memory, crowd, peers. ``--check`` compares with the recorded ratios
-and fails when one is more than a quarter worse; ``--rounds N`` and ``--jobs N`` make a run shorter or surer;
-``--large`` adds five million ended jobs to ``growth``.
+Parts: startup, store, latency, drain, growth, memory, crowd, peers; without a name, all of them. Each is recorded when
+it is done, so that a run which was stopped goes on with the part it was at: ``--resume``. ``--check`` compares with
+the recorded ratios and fails when one is more than a quarter worse; ``--rounds N`` and ``--jobs N`` make a run shorter
+or surer; ``--large`` adds five million ended jobs to ``growth``. ``peers`` measures what of its peers is installed in
+the environment whose Python runs it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import signal
 import sys
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
-from bench import crowd, drain, growth, latency, local_peers, memory, startup, store
-from bench.measure import keep, load
-from bench.report import write
+from bench import crowd, drain, growth, latency, local_peers, measure, memory, report, startup, store
 
-PARTS = {
+Part = Callable[[int, int], Dict[str, Any]]
+PARTS: Dict[str, Part] = {
     "startup": startup.run,
     "store": store.run,
     "latency": latency.run,
@@ -26,36 +29,72 @@ PARTS = {
     "peers": local_peers.run,
 }
 WORSE = 1.25
+UNFINISHED = "unfinished.json"  # beside the results: what a run that was stopped has still to do
 
 
-def main() -> int:
-    """Measure the parts asked for, or all."""
+def arguments() -> argparse.ArgumentParser:
+    """Return what the command line may say."""
     parser = argparse.ArgumentParser(prog="python3 -m bench", description=__doc__)
     parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
     parser.add_argument("--rounds", type=int, default=5, help="paired runs per figure (default 5)")
     parser.add_argument("--jobs", type=int, default=5000, help="jobs per drain (default 5000)")
     parser.add_argument("--check", action="store_true", help="compare with the recorded ratios, change nothing")
     parser.add_argument("--large", action="store_true", help="growth: also a million pending and five million ended")
+    parser.add_argument("--resume", action="store_true", help="do what is left of the run that was stopped, as it was")
+    return parser
+
+
+def main() -> int:
+    """Measure the parts asked for, or all."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and workers end with us
+    parser = arguments()
     given = parser.parse_args()
-    if given.large:
-        PARTS["growth"] = growth.run_large
     unknown = set(given.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
-    recorded = load()
-    worse: List[str] = []
-    for part in given.parts or PARTS:
-        print(f"{part} ...", file=sys.stderr)
-        rows = PARTS[part](given.rounds, given.jobs)
-        if given.check:
-            worse += compare(part, recorded.get(part, {}).get("rows", {}), rows)
-        else:
-            keep(part, rows)
+    if given.resume:
+        unfinished = measure.RESULTS.with_name(UNFINISHED)
+        if given.parts or given.check:
+            parser.error("--resume takes its parts from the run that was stopped: leave out parts and --check")
+        if not unfinished.exists():
+            parser.error("there is no run to resume: the last one was finished")
+        given = argparse.Namespace(**json.loads(unfinished.read_text()))
+    parts = given.parts or list(PARTS)
     if given.check:
-        print("\n".join(worse) or "no ratio is more than a quarter worse than recorded")
-        return 1 if worse else 0
-    write()
+        return check(parts, given)
+    record(parts, given)
     return 0
+
+
+def measured(part: str, given: argparse.Namespace) -> Dict[str, Any]:
+    """Return the figures of one part."""
+    print(f"{part} ...", file=sys.stderr)
+    run = growth.run_large if part == "growth" and given.large else PARTS[part]
+    return run(given.rounds, given.jobs)
+
+
+def record(parts: List[str], given: argparse.Namespace) -> None:
+    """Measure and record part by part; on the way there is a note of what is left."""
+    unfinished = measure.RESULTS.with_name(UNFINISHED)
+    for done, part in enumerate(parts):
+        unfinished.write_text(json.dumps({**vars(given), "parts": parts[done:]}) + "\n")
+        try:
+            measure.keep(part, measured(part, given))
+        except BaseException:
+            print(f"stopped in {part}; go on with it by: python3 -m bench --resume", file=sys.stderr)
+            raise
+        report.write()
+    unfinished.unlink()
+
+
+def check(parts: List[str], given: argparse.Namespace) -> int:
+    """Measure and compare with what is recorded."""
+    recorded = measure.load()
+    worse: List[str] = []
+    for part in parts:
+        worse += compare(part, recorded.get(part, {}).get("rows", {}), measured(part, given))
+    print("\n".join(worse) or "no ratio is more than a quarter worse than recorded")
+    return 1 if worse else 0
 
 
 def compare(part: str, before: Dict[str, Any], after: Dict[str, Any]) -> List[str]:
@@ -63,6 +102,8 @@ def compare(part: str, before: Dict[str, Any], after: Dict[str, Any]) -> List[st
     found = []
     for name, figure in after.items():
         old = before.get(name)
+        if part == "peers" and not name.startswith(local_peers.OURS):
+            continue  # what others do is not ours to mend
         if isinstance(figure, dict) and isinstance(old, dict):
             now, then = figure["share of xargs"], old["share of xargs"]
             if isinstance(now, float) and isinstance(then, float) and now * WORSE < then:

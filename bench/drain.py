@@ -8,7 +8,10 @@ from typing import Any, Callable, Dict
 from bench.measure import QUEUECTL, median, paired, quiet, ratio, scratch_home, seconds
 from queuectl import Queue
 
-CASES = (("true", 2, 1), ("true", 4, 1), ("echo hi", 2, 1), ("echo hi", 4, 1), ("true", 1, 4))
+CASES = (
+    ("true", 1, 1), ("true", 2, 1), ("true", 4, 1), ("true", 16, 1), ("true", 1, 4), ("true", 1, 16),
+    ("echo hi", 2, 1), ("echo hi", 4, 1),
+)  # fmt: skip
 
 
 def xargs(command: str, jobs: int, slots: int) -> Callable[[], float]:

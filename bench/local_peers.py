@@ -1,223 +1,100 @@
-"""Draining ``true`` two at a time on one machine: xargs, GNU parallel, task-spooler, nq, Huey on SQLite.
+"""Draining ``true`` on one machine at 1, 2, 4 and 16 at a time: queuectl beside ``xargs -P`` and other queues.
 
-Nothing is installed here: a peer that is missing is named as missing. All get their jobs before the clock starts,
-except xargs and GNU parallel, which read them. Peers that hold a waiting process per job get fewer jobs.
+Nothing is installed here: a peer that is missing is named as missing, one that did not do its work as failed. Slower
+peers get fewer jobs. The start of the workers counts for queuectl, not for the libraries. queuectl has as many workers
+as the machine has cores, but no more than slots, and the rest as ``--concurrency``. Take the Python of an environment
+that has the libraries (``huey rq celery redis runqd procrastinate pgqueuer asyncpg psycopg[binary,pool]``), with its
+``bin`` on the PATH; the programs are the packages ``parallel task-spooler nq redis-server tmux``.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import re
-import shutil
 import subprocess
 import sys
-import time
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Tuple
+from contextlib import ExitStack
+from typing import Any, Callable, Dict, List, Tuple
 
 import queuectl
+from bench import library_peers, program_peers
 from bench.drain import queuectl as drained
 from bench.drain import xargs
-from bench.measure import median, paired, ratio, scratch_home, seconds
+from bench.measure import median, paired, ratio
+from bench.peer import NotDoneError, Peer, version
 
-SLOTS = 2
-FEW = 400  # task-spooler and nq: a process waits for each job
-DEADLINE_S = 300.0
-GATE = "until [ -e go ]; do sleep 0.002; done"
-HUEY = """
-import os, subprocess, sys, threading, time
-from huey import SqliteHuey
-huey = SqliteHuey(filename=sys.argv[1], fsync=True)
-@huey.task()
-def work():
-    return subprocess.run(["/bin/sh", "-c", "true"]).returncode == 0
-if sys.argv[2] == "fill":
-    for _ in range(int(sys.argv[3])):
-        work()
-else:
-    def watch():
-        while huey.storage.result_store_size() < int(sys.argv[3]):
-            time.sleep(0.02)
-        os._exit(0)
-    threading.Thread(target=watch, daemon=True).start()
-    huey.create_consumer(workers=2, worker_type="process", initial_delay=0.01, periodic=False).run()
-"""
+SLOTS = (1, 2, 4, 16)
+FLOOR, OURS = "xargs -P", "queuectl"
 
 
-class Peer(NamedTuple):
-    """One of those beside queuectl."""
+def everyone(jobs: int, stack: ExitStack) -> Tuple[Dict[str, Peer], Dict[str, str]]:
+    """Return who is here, and what each that is missing would have needed."""
+    programs, no_programs = program_peers.peers(jobs)
+    libraries, no_libraries = library_peers.peers(jobs, stack)
+    kept = "synced before enqueue returns; each run with its output"
+    found = {
+        FLOOR: Peer(version("xargs", "--version"), "no queue", jobs, lambda n, slots: xargs("true", n, slots)()),
+        OURS: Peer(queuectl.__version__, kept, jobs, ours),
+        **programs,
+        **libraries,
+    }
+    return found, {**no_programs, **no_libraries}
 
-    version: str
-    kept: str  # what of a job is on disk or anywhere when it has ended
-    jobs: int
-    drain: Callable[[int], float]
+
+def ours(jobs: int, slots: int) -> float:
+    """Return how long ``worker start --drain`` takes."""
+    workers = min(slots, os.cpu_count() or 1)
+    return drained("true", jobs, workers, slots // workers)()
 
 
-@contextmanager
-def folder() -> Iterator[Path]:
-    """Work in a folder of its own."""
-    before = os.getcwd()
-    with scratch_home() as found:
-        os.chdir(str(found))
+def timed(name: str, peer: Peer, slots: int, failed: Dict[str, str]) -> Callable[[], float]:
+    """Return what tells the seconds per job; once it has failed, it is not tried again."""
+
+    def work() -> float:
+        if name in failed:
+            return math.nan
         try:
-            yield found
-        finally:
-            os.chdir(before)
+            each_s = peer.drain(peer.jobs, slots) / peer.jobs
+        except (NotDoneError, OSError, ValueError, subprocess.SubprocessError) as error:
+            if name in (FLOOR, OURS):
+                raise  # there is nothing to compare with
+            failed[name] = str(error)
+            return math.nan
+        print(f"  {slots} at a time, {name}: {1 / each_s:.4g} jobs/s", file=sys.stderr)
+        return each_s
+
+    return work
 
 
-def must(done: int, jobs: int) -> None:
-    """Refuse a figure for work that was not done."""
-    if done != jobs:
-        raise SystemExit(f"the work was not done: {done} of {jobs}")
-
-
-def parallel(jobs: int) -> float:
-    """Return how long GNU parallel takes; its own log says what ended well."""
-    with folder():
-        lines = b"true\n" * jobs
-        words = ["parallel", f"-j{SLOTS}", "--joblog", "log"]
-        took_s = seconds(lambda: subprocess.run(words, input=lines, stdout=subprocess.DEVNULL, check=True))
-        ended = [line.split("\t") for line in Path("log").read_text().splitlines()[1:]]
-        must(sum(fields[6] == "0" for fields in ended), jobs)
-        return took_s
-
-
-def task_spooler(jobs: int) -> float:
-    """Return how long task-spooler takes from the moment its two slots are free."""
-    with folder() as home:
-        os.environ.update(TS_SOCKET=str(home / "s"), TS_MAXFINISHED=str(jobs + SLOTS), TMPDIR=str(home))
-        try:
-            subprocess.run(["tsp", "-S", str(SLOTS)], check=True)
-            for command in [GATE] * SLOTS + ["true"] * jobs:
-                subprocess.run(["tsp", "sh", "-c", command], check=True, stdout=subprocess.DEVNULL)
-            begin = time.perf_counter()
-            Path("go").touch()
-            _until(lambda: b"queued" not in (listed := _out("tsp", "-l")) and b"running" not in listed)
-            took_s = time.perf_counter() - begin
-            ended = [line.split() for line in _out("tsp", "-l").splitlines()[1:]]
-            must(sum(fields[1:2] == [b"finished"] and fields[3] == b"0" for fields in ended) - SLOTS, jobs)
-            return took_s
-        finally:
-            subprocess.run(["tsp", "-K"], check=False)
-            for name in ("TS_SOCKET", "TS_MAXFINISHED", "TMPDIR"):
-                del os.environ[name]
-
-
-def nq(jobs: int) -> float:
-    """Return how long two queues of nq, which runs one job at a time, take from the moment their first job ends."""
-    with folder():
-        for command in [GATE] + ["true"] * (jobs // SLOTS):
-            for number in range(SLOTS):
-                environment = {**os.environ, "NQDIR": f"q{number}"}
-                subprocess.run(["nq", "sh", "-c", command], check=True, stdout=subprocess.DEVNULL, env=environment)
-        begin = time.perf_counter()
-        Path("go").touch()
-        for number in range(SLOTS):
-            subprocess.run(["nq", "-w"], check=True, env={**os.environ, "NQDIR": f"q{number}"})
-        took_s = time.perf_counter() - begin
-
-        def ended() -> int:
-            return sum("exited with status 0" in path.read_text() for path in Path().glob("q*/,*")) - SLOTS
-
-        _until(lambda: ended() == jobs)  # the last one's line may come after the waiting is over
-        return took_s
-
-
-def huey(jobs: int) -> float:
-    """Return how long Huey's consumer with two processes takes; each task's result says that its command ended well."""
-    with folder() as home:
-        words = [sys.executable, "-c", HUEY, str(home / "huey.db")]
-        subprocess.run([*words, "fill", str(jobs)], check=True)
-        drain = [*words, "drain", str(jobs)]
-        # In a session of its own: its processes outlive the one that saw the last result.
-        begin = time.perf_counter()
-        consumer = subprocess.Popen(drain, stderr=subprocess.DEVNULL, start_new_session=True)
-        try:
-            consumer.wait(DEADLINE_S)
-            took_s = time.perf_counter() - begin
-        finally:
-            os.killpg(consumer.pid, 9)
-        from huey import SqliteHuey
-
-        store = SqliteHuey(filename=str(home / "huey.db")).storage
-        must(sum(b"\x88" in bytes(value) for value in store.result_items().values()), jobs)  # a pickled True
-        return took_s
-
-
-def _out(*words: str) -> bytes:
-    return subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout
-
-
-def _until(over: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + DEADLINE_S
-    while not over():
-        if time.monotonic() > give_up:
-            raise SystemExit(f"not over after {DEADLINE_S:.0f} s")
-        time.sleep(0.01)
-
-
-def _version(*words: str) -> str:
-    found = re.search(r"\d+(\.\d+)+|\d{8}", _out(*words).decode("utf-8", "replace"))
-    return found.group() if found else "?"
-
-
-def _package(name: str) -> str:
-    """Return the version of a Debian package, for programs that do not say theirs."""
-    return _out("dpkg-query", "-W", "-f=${Version}", name).decode() if shutil.which("dpkg-query") else "?"
-
-
-def peers(jobs: int) -> Tuple[Dict[str, Peer], Dict[str, str]]:
-    """Return the peers that are here, and what each that is missing would have needed."""
-    found: Dict[str, Peer] = {}
-    missing: Dict[str, str] = {}
-    if shutil.which("parallel") and shutil.which("parcat"):  # moreutils has a parallel too
-        found["GNU parallel"] = Peer(_version("parallel", "--version"), "a log, not synced", jobs // 5, parallel)
-    else:
-        missing["GNU parallel"] = "the package parallel"
-    if shutil.which("tsp"):
-        kept = "output on disk, jobs in RAM"
-        found["task-spooler"] = Peer(_package("task-spooler"), kept, min(jobs, FEW), task_spooler)
-    else:
-        missing["task-spooler"] = "the package task-spooler"
-    if shutil.which("nq"):
-        found["nq, two queues"] = Peer(_package("nq"), "output on disk, not synced", min(jobs, FEW), nq)
-    else:
-        missing["nq"] = "the package nq"
-    try:
-        import huey as found_huey
-    except ImportError:
-        missing["Huey on SQLite"] = "huey from PyPI"
-    else:
-        kept = "synced; no output; a job is deleted before it runs"
-        found["Huey on SQLite"] = Peer(found_huey.__version__, kept, jobs // 5, huey)
-    return found, missing
+def row(name: str, peer: Peer, times: Dict[str, List[float]], failed: Dict[str, str]) -> Dict[str, Any]:
+    """Return what is recorded of one peer at one number of slots."""
+    about = {"jobs": peer.jobs, "version": peer.version, "kept": peer.kept}
+    if name in failed:
+        return {**_nothing(f"failed: {failed[name]}"), **about}
+    rate = 1 / median(times[name])
+    return {
+        "share of xargs": ratio(times[FLOOR], times[name]),
+        "jobs a second": round(rate, 0 if rate > 20 else 2),
+        "queuectl's rate over it": ratio(times[name], times[OURS]),
+        **about,
+    }
 
 
 def run(rounds: int, jobs: int) -> Dict[str, Any]:
     """Return each one's rate as a share of that of xargs in the same rounds."""
-    found, missing = peers(jobs)
-    everyone = {
-        "xargs -P": Peer(_version("xargs", "--version"), "nothing", jobs, lambda count: xargs("true", count, SLOTS)()),
-        "queuectl": Peer(
-            queuectl.__version__, "synced, with output and each run", jobs,
-            lambda count: drained("true", count, SLOTS, 1)(),
-        ),
-        **found,
-    }  # fmt: skip
-    works = [lambda peer=peer: peer.drain(peer.jobs) / peer.jobs for peer in everyone.values()]
-    times = dict(zip(everyone, paired(rounds, *works)))
     rows: Dict[str, Any] = {}
-    for name, peer in everyone.items():
-        rows[name] = {
-            "share of xargs": ratio(times["xargs -P"], times[name]),
-            "jobs a second": round(1 / median(times[name])),
-            "queuectl's rate over it": ratio(times[name], times["queuectl"]),
-            "jobs": peer.jobs,
-            "version": peer.version,
-            "kept": peer.kept,
-        }
+    with ExitStack() as stack:
+        found, missing = everyone(jobs, stack)
+        for slots in SLOTS:
+            failed: Dict[str, str] = {}
+            works = [timed(name, peer, slots, failed) for name, peer in found.items()]
+            times = dict(zip(found, paired(rounds, *works)))
+            for name, peer in found.items():
+                rows[f"{name}: {slots}"] = row(name, peer, times, failed)
     for name, need in missing.items():
-        row = dict.fromkeys(rows["queuectl"], "-")
-        rows[name] = {**row, "share of xargs": "missing", "kept": f"not installed: {need}"}
+        rows[f"{name}: -"] = {**_nothing("missing"), "jobs": "-", "version": "-", "kept": f"not installed: {need}"}
     return rows
+
+
+def _nothing(reason: str) -> Dict[str, Any]:
+    return {"share of xargs": reason, "jobs a second": "-", "queuectl's rate over it": "-"}

@@ -24,15 +24,16 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results.json"
 QUEUECTL = [sys.executable, "-m", "queuectl"]
-# As in an installed queuectl, which pip compiles: otherwise each process would compile its modules anew.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Not as in an installed queuectl, which pip compiles: each process would compile its modules anew.
+UNUSUAL = "PYTHONDONTWRITEBYTECODE"
 
 
 @contextmanager
 def scratch_home() -> Iterator[Path]:
     """Give a QUEUECTL_HOME of its own and take it away again."""
     folder = Path(tempfile.mkdtemp(prefix="qb-"))
-    before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("QUEUECTL_")}
+    unwanted = [name for name in os.environ if name.startswith("QUEUECTL_") or name == UNUSUAL]
+    before = {name: os.environ.pop(name) for name in unwanted}
     os.environ["QUEUECTL_HOME"] = str(folder)
     os.environ["PYTHONPATH"] = str(ROOT)
     try:
@@ -99,6 +100,8 @@ def machine() -> Dict[str, Any]:
     return {
         "cpu": model,
         "cores": os.cpu_count(),
+        "memory, GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "file system": _file_system(tempfile.gettempdir()),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
@@ -106,12 +109,24 @@ def machine() -> Dict[str, Any]:
     }
 
 
+def _file_system(path: str) -> str:
+    """Return the kind of file system that the stores lie on."""
+    found, kind = "", "?"
+    mounts = Path("/proc/self/mounts")
+    for line in mounts.read_text().splitlines() if mounts.exists() else ():
+        _, point, this = line.split()[:3]
+        if len(point) >= len(found) and (os.path.realpath(path) + "/").startswith(point.rstrip("/") + "/"):
+            found, kind = point, this
+    return kind
+
+
 def keep(part: str, rows: Dict[str, Any]) -> None:
     """Write one part's figures into the results, beside those of the other parts."""
     results = load()
     results[part] = {"machine": machine(), "on": time.strftime("%Y-%m-%d"), "rows": rows}
     hidden = RESULTS.with_suffix(".new")
-    hidden.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    # The parts by name, the rows of each as they were measured.
+    hidden.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
     hidden.replace(RESULTS)
     for name, figure in rows.items():
         print(f"  {name}: {figure}")

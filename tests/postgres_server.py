@@ -22,8 +22,6 @@ import time
 from contextlib import contextmanager
 from typing import Dict, Iterator, List, Optional, Sequence
 
-import pytest
-
 #: As an ordinary user: a server refuses to run as root.
 NOBODY = 65534
 START_S = 30.0
@@ -62,6 +60,8 @@ def need_postgres() -> None:
     reason = why_not()
     if reason is None:
         return
+    import pytest  # here: benchmarks bring a server where there is no pytest
+
     if os.environ.get("QUEUECTL_TEST_POSTGRES") == "required":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
