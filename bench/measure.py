@@ -32,14 +32,16 @@ UNUSUAL = "PYTHONDONTWRITEBYTECODE"
 def scratch_home() -> Iterator[Path]:
     """Give a QUEUECTL_HOME of its own and take it away again."""
     folder = Path(tempfile.mkdtemp(prefix="qb-"))
-    unwanted = [name for name in os.environ if name.startswith("QUEUECTL_") or name == UNUSUAL]
-    before = {name: os.environ.pop(name) for name in unwanted}
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith("QUEUECTL_") or name == UNUSUAL:
+            del os.environ[name]
     os.environ["QUEUECTL_HOME"] = str(folder)
     os.environ["PYTHONPATH"] = str(ROOT)
     try:
         yield folder
     finally:
-        del os.environ["QUEUECTL_HOME"]
+        os.environ.clear()
         os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
 
