@@ -164,7 +164,7 @@ def peers(jobs: int, stack: ExitStack) -> Tuple[Dict[str, Peer], Dict[str, str]]
     else:
         missing["Huey on SQLite"] = "huey from PyPI"
     for name, work, kept, share in (
-        ("RQ", rq, "synced (appendfsync always); result, no output", 10),
+        ("RQ", rq, "synced (appendfsync always); result, no output", 20),
         ("Celery", celery, "synced (appendfsync always), late ack; result, no output", 5),
     ):
         title, module = f"{name} on Redis", name.lower()

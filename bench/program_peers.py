@@ -101,7 +101,7 @@ def gflow(jobs: int, slots: int) -> float:
         # The shells that tmux starts are login shells: they set PATH anew, and each job ends by calling gcancel.
         Path(".profile").write_text(f"export PATH={shlex.quote(os.environ['PATH'])}\n")
         init = ["--yes", "--host", "127.0.0.1", "--port", str(_free_port())]
-        output("gflowd", "init", *init, env=environment)
+        output("gflowd", "init", *init, env=environment, stderr=subprocess.DEVNULL)
 
         def listed(*words: str) -> bytes:
             found = subprocess.run(
