@@ -85,6 +85,7 @@ class Turn:
         self._more = True  # whether another statement may claim something
         self._due = False
         self._limited = False
+        self._crowded = False  # whether limits have to be locked in their order, the longer way
         self._promoted = False
         self._slack = SLACK
         self._again = False  # whether ends are sent that were sent before
@@ -118,10 +119,11 @@ class Turn:
                 faults.point("promoting")
                 self._promoted = True
             wanted = count - len(self.claims)
-            if self._limited:
+            kind = self._kind()
+            if self._limited and (wanted > 1 or kind != LINES or self._crowded):
                 self._claim_limited(wanted)
             else:
-                self._send(self._by_itself, self._kind(), wanted)
+                self._send(self._by_itself, kind, wanted)
 
     def _claim_limited(self, count: int) -> None:
         """Claim where queues have limits: what runs in them is counted under a lock, by one claim at a time."""
@@ -166,14 +168,15 @@ class Turn:
 
     def _kind(self) -> str:
         """Choose the statement: for one or few queues if there are probably no others, which it verifies."""
-        if len(self._queues) == 1:
-            return KNOWN
-        if self._queues:
-            return LINES if len(self._queues) <= MOST_LINES else MANY
-        lines = self._store.lines
-        if not lines.names or time.monotonic() > lines.until_s:
-            return MANY
-        return ALONE if len(lines.names) == 1 else LINES
+        now_s = time.monotonic()
+        names: Sequence[str] = self._queues
+        if not names:
+            names, until_s = self._store.lines
+            if not names or now_s > until_s:
+                return MANY
+        if len(names) == 1 and now_s > self._store.bounded_until_s.get(names[0], 0.0):
+            return KNOWN if self._queues else ALONE
+        return LINES if len(names) <= MOST_LINES else MANY
 
     def _single(self, kind: str, count: int, ends: Sequence[Dict[str, Any]]) -> bool:
         """Say whether it is a turn for ``SINGLE``: at most one end, for good and sent for the first time, one claim."""
@@ -223,7 +226,7 @@ class Turn:
         if self._now is None:
             self._store._clock_is(first[1], sent_s)
         if kind != NONE:
-            self._settle(self._take(kind, asked, rows), asked, names, until_s)
+            self._settle(self._take(kind, names, asked, rows), asked, names, until_s)
         elif not any(end["waits"] for end in ends):
             self._store.places_until_s = until_s
         return [*(first[2] or ()), *(first[3] or ())]
@@ -253,7 +256,7 @@ class Turn:
             looked_at = {*names, *(claim.job.queue for claim in fresh)} & self._store.places.keys()
             self._store.places_until_s = {**dict.fromkeys(looked_at, later_s), **until_s}
 
-    def _take(self, kind: str, asked: int, rows: List[Any]) -> List[Claim]:
+    def _take(self, kind: str, names: Sequence[str], asked: int, rows: List[Any]) -> List[Claim]:
         """Take the claims of an answer and return them; note whether asking again may bring more."""
         due, others, limited, looked, lines = rows[0][4:9]
         fresh = []
@@ -263,12 +266,16 @@ class Turn:
                 fresh.append(Claim(job, job.run_id or 0, job.updated_at))
         self.claims += fresh
         self._due = due
-        self._limited = self._limited or limited
+        if limited:
+            self._limited = True
+            self._crowded = kind == LINES
+            if kind in (KNOWN, ALONE):
+                self._store.bounded_until_s[names[0]] = time.monotonic() + LINES_S
         full = len(fresh) == asked
         if others:
             self._store.lines = NO_LINES
         elif kind == MANY and not self._queues and not due:
-            known = fresh and not limited and len(lines or ()) <= MOST_LINES
+            known = (fresh or limited) and len(lines or ()) <= MOST_LINES
             self._store.lines = Lines(lines, time.monotonic() + LINES_S) if known else NO_LINES
         if kind == MANY and not full and looked >= asked + self._slack and self._slack < MOST_SLACK:
             self._slack *= 8  # all that was looked at is held by others: look further

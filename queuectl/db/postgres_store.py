@@ -46,6 +46,8 @@ class PostgresStore(PostgresWorkers, Store):
         self._unfinished = unfinished
         #: The queues that had ready jobs when a claim last looked at all of them; a guess, verified when used.
         self.lines: Lines = NO_LINES
+        #: Queues that had a limit when they were the only one, and until when this is taken for granted.
+        self.bounded_until_s: Dict[str, float] = {}
         #: Where in each queue the last claim was, and until when claims go on from there.
         self.places: Dict[str, Place] = {}
         self.places_until_s: Dict[str, float] = {}

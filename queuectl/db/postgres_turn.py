@@ -259,15 +259,15 @@ _SINGLE = """
            (t.job).attempts, (t.job).failures, (t.job).losses, (t.job).run_no, (t.job).last_run_id, (t.job).worker_id,
            (t.job).cancel_requested, (t.job).created_at, (t.job).updated_at, (t.job).ended_at, (t.job).reason
       FROM queuectl.{function}(
-           %(worker)s::text, %(shard)s::int, %(now)s::float8, %(queue)s::{text}, %(only)s::boolean,
+           %(worker)s::text, %(shard)s::int, %(now)s::float8, %(queue)s::{text}, %(only)s::boolean,{roomy}
            %(promoted)s::boolean, %(seq)s::bigint, %(run_id)s::bigint, %(state)s::queuectl.job_state, %(reason)s::text,
            %(failed)s::int, %(outcome)s::queuectl.run_state, %(exit_code)s::bigint, %(signal)s::int,
            %(ended_at)s::float8, %(memory)s::bigint, %(cpu_s)s::float8, %(why)s::text,
            %(run_ids)s::bigint[], %(starts)s::bigint[], %(parts)s::bytea[],
            %(after_priority)s::int{s}, %(after_run_at)s::float8{s}, %(after_seq)s::bigint{s}) AS t
     """
-SINGLE = _SINGLE.format(function="_turn", text="text", s="")
-SINGLE_OF_LINES = _SINGLE.format(function="_turn_lines", text="text[]", s="[]")
+SINGLE = _SINGLE.format(function="_turn_line", text="text", roomy=" false,", s="")
+SINGLE_OF_LINES = _SINGLE.format(function="_turn_lines", text="text[]", roomy="", s="[]")
 # What SINGLE is given where nothing ends.
 NO_END = dict.fromkeys((
     "ord", "seq", "run_id", "state", "reason", "failed", "outcome", "exit_code", "signal", "ended_at", "memory",

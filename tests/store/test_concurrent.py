@@ -49,6 +49,22 @@ while claims:
 
 COUNT_RUNNING = """        print(store.queues()[0].processing)"""
 
+# One job at a time, from queues with and without limits; what runs in each is printed while a job is held.
+ONE_BY_ONE = (
+    PRELUDE
+    + """
+enter(name)
+queues = sys.argv[3:]
+claims = []
+while claims or store.work_left():
+    answer = store.finish(name, [completed(claim) for claim in claims], 1, queues, 1.9e9)
+    assert all(answer.accepted), answer.accepted
+    claims = answer.claims
+    if claims:
+        print(*(f"{row.name}{row.processing}" for row in store.queues()))
+"""
+)
+
 ADD = (
     PRELUDE
     + """
@@ -145,6 +161,20 @@ def test_a_limit_holds_over_processes(store, together):
 
     # Who found the queue full went home; whoever had a run went on to the end.
     assert {"1", "2"} >= {line for part in lines for line in part} >= {"2"}
+    assert {"completed"} == set(store.states(ids).values())
+
+
+@pytest.mark.parametrize("queues", [(), ("a", "b", "c")])
+def test_limits_of_several_queues_hold_over_processes(store, together, queues):
+    """Claimed one at a time: no queue ever has more running than it may, and none is left over."""
+    store.set_limit("a", 1)
+    store.set_limit("b", 2)
+    ids = store.add([spec(queue="abc"[number % 3], priority=number % 2) for number in range(120)], T0)
+
+    lines = together(ONE_BY_ONE, 4, *queues)
+    seen = {word for part in lines for line in part for word in line.split()}
+
+    assert {"a0", "a1", "b0", "b1", "b2"} >= {word for word in seen if word[0] in "ab"} >= {"a1", "b1"}
     assert {"completed"} == set(store.states(ids).values())
 
 

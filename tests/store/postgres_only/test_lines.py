@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 
 import pytest
 
@@ -123,6 +125,45 @@ def test_a_limit_is_kept(store, url, open_one, queues):
 
     assert ["job2", "job4", "job6"] == claim_ids([claim for some in got for claim in some])
     assert ["job3"] == claim_ids(store.claim("w1", 1, queues))
+
+
+@pytest.mark.parametrize("queues", [(), ("a",)])
+def test_a_turn_with_a_limit_is_one_call_too(store, queues):
+    """The run that ends makes room for the job that is claimed; after the first no other statement is sent."""
+    store.add([spec(queue="a")] * 9, LONG_AGO)
+    store.set_limit("a", 1)
+    claims = turn(store, store.claim("w1", 1, queues), queues)
+    watch = Watch(store)
+    for _ in range(7):
+        claims = turn(store, claims, queues)
+
+    texts = [plan["Query Text"] for plan in watch.plans]
+    assert ["job9"] == claim_ids(claims)
+    assert 7 == sum(f"{store.schema}._turn_lines(" in text for text in texts)
+    assert not any("WITH " in text for text in texts)
+
+
+def test_who_holds_the_lock_of_one_queue_does_not_wait_for_another(store, url, open_one):
+    """Two queues with limits; the most urgent job of the first is in other hands, and so is the lock of the second."""
+    store.add([spec(id="held", queue="a", priority=9), spec(id="next", queue="b", priority=5)], LONG_AGO)
+    store.add([spec(id="last", queue="a")], LONG_AGO)
+    for queue in "ab":
+        store.set_limit(queue, 1)
+    holder = psycopg.connect(url.partition("?")[0])
+    holder.execute(f"SELECT 1 FROM {store.schema}.jobs WHERE id = 'held' FOR UPDATE")
+    holder.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{store.schema} b",))
+    claimed = []
+    thread = threading.Thread(target=lambda: claimed.extend(open_one(url).claim("w1", 1, ("a", "b"))))
+    thread.start()
+    deadline = time.monotonic() + 20
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    while not holder.execute(waiting).fetchone()[0] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    holder.rollback()
+    holder.close()
+    thread.join(20)
+
+    assert ["held"] == claim_ids(claimed)
 
 
 @SERVED

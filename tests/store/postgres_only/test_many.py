@@ -231,7 +231,7 @@ def test_the_usual_turn_is_one_call_of_a_function(store, names, queues):
         claims = store.finish("w1", [completed(claims[0])], 1, queues, T0, outputs).claims
 
     sent = {row[0] for row in set(line.execute("SELECT statement FROM pg_prepared_statements").fetchall()) - before}
-    function = "_turn" if len(names) == 1 else "_turn_lines"
+    function = "_turn_line" if len(names) == 1 else "_turn_lines"
     assert ["job9"] == [claim.job.id for claim in claims]
     assert sent
     assert {True} == {f"{store.schema}.{function}(" in statement for statement in sent}
