@@ -58,12 +58,12 @@ def members(
     table = _Table(store_id, run_ids)
     found: Set[int] = set()
     # A process may fork and end while the table is read, which takes milliseconds. What is new since then is read
-    # too, which is quick, for it is little; again as long as one of these runs is among it.
+    # too, which is quick, for it is little; again as long as one of these runs is among it, or may have been.
     table.look()
     for _ in range(MOST_LOOKS):
         fresh = table.look()
         found = _belonging(table.processes, table.marked, leaders or {}, born_by)
-        if not fresh & found:
+        if not fresh & found and not table.missed:
             break
     found.discard(os.getpid())
     return _children_first(table.processes, found, leaders or {})
@@ -135,20 +135,25 @@ class _Table:
     def __init__(self, store_id: str, run_ids: Container[int]) -> None:
         self.processes: Dict[int, Process] = {}  # the living ones, in the order in which they were seen
         self.marked: Set[int] = set()  # those with the mark of one of the runs
+        self.missed = False  # whether the last look came too late for a process, or too early
         self._store_id = store_id
         self._run_ids = run_ids
         self._seen: Set[str] = set()
+        self._bare: Set[str] = set()  # those without any environment when they were first read
 
     def look(self) -> Set[int]:
         """Read what was not read before; return which processes that were."""
         before = len(self.processes)
+        self.missed = False
         if _HAS_PROC:
             for name in os.listdir("/proc"):
                 if name not in self._seen and name.isdigit():
                     self._read(name)
         elif not self.processes:
             self.processes = _snapshot_by_ps()
-            self.marked = {pid for pid in self.processes if _is_marked(pid, self._store_id, self._run_ids)}
+            self.marked = {
+                pid for pid in self.processes if _is_marked(_environment(pid), self._store_id, self._run_ids)
+            }
         return set(list(self.processes)[before:])
 
     def _read(self, name: str) -> None:
@@ -156,9 +161,19 @@ class _Table:
         pid = int(name)
         fields = identity.stat_of(pid)
         if not fields or fields[0] in (b"Z", b"X"):
+            self.missed = True  # what it left behind may be younger than the list
             return
-        self.processes[pid] = Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
-        if _is_marked(pid, self._store_id, self._run_ids):
+        process = Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
+        environment = _environment(pid)
+        if not environment and process.session:  # without a session: the kernel's
+            self.missed = True
+            if name not in self._bare:
+                # It has just ended; or it is in the middle of an exec, which will show its environment.
+                self._bare.add(name)
+                self._seen.discard(name)
+                return
+        self.processes[pid] = process
+        if _is_marked(environment, self._store_id, self._run_ids):
             self.marked.add(pid)
 
 
@@ -179,9 +194,8 @@ def _snapshot_by_ps() -> Dict[int, Process]:
     return table
 
 
-def _is_marked(pid: int, store_id: str, run_ids: Container[int]) -> bool:
-    """Say whether *pid* carries the mark of one of these runs."""
-    environment = _environment(pid)
+def _is_marked(environment: List[bytes], store_id: str, run_ids: Container[int]) -> bool:
+    """Say whether this is the environment of a process with the mark of one of these runs."""
     if b"QUEUECTL_STORE_ID=" + store_id.encode() not in environment:
         return False
     for entry in environment:
@@ -192,12 +206,16 @@ def _is_marked(pid: int, store_id: str, run_ids: Container[int]) -> bool:
 
 
 def _environment(pid: int) -> List[bytes]:
+    """Return a process's environment; nothing if there is none at this moment."""
     if _HAS_PROC:
         try:
             with open(f"/proc/{pid}/environ", "rb") as file:
-                return file.read().split(b"\0")
+                text = file.read()
+        except PermissionError:  # another user's process
+            return [b""]
         except OSError:
-            return []  # another user's process, or it has just ended
+            return []
+        return text.split(b"\0") if text else []
     import subprocess
 
     answer = subprocess.run(
