@@ -16,6 +16,7 @@ from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 from queuectl.execution import signal_name
 from queuectl.job import JobFilter, Worker
 from queuectl.launch import environment, python_command, start_daemon, write_pids
+from queuectl.membership import is_time
 from queuectl.notify import Notifier
 from queuectl.runner import QUIT, identity
 
@@ -181,7 +182,7 @@ class Supervisor:
         self._sweep_mono = now_mono + min(SWEEP_S, self._lease_s / 3)
         try:
             self._read_lease()
-            if now_mono - self._renewed_mono > self._lease_s / 3:
+            if is_time(self._renewed_mono, now_mono, self._lease_s / 3, not self._store.many_hosts):
                 self._renew(now_mono)
             judge = time.monotonic() - self._healthy_since_mono > self._lease_s * 2
             for lost in recovery.sweep(self._store, judge):

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 GRACEFUL, NOW = 1, 2
 # How often a worker looks for orders (cancel, stop) while commands run, and for work that no bell announced.
 TICK_S = 0.5
-IDLE_TICK_S = 1.0
+IDLE_TICK_S = 2.0  # where bells ring for nearly everything
+DEAF_TICK_S = 1.0
 # How often it looks although no commit was seen.
 LOOK_S = 5.0
 # How often a worker without a supervisor looks for others that died.
@@ -84,6 +85,7 @@ class WorkerProcess:
         self._not_before_mono = 0.0  # no look at the store before this, after trouble
         self._chore_mono = 0.0  # nothing but turns is due before this; it may be too early, never too late
         self._tick_mono = self._look_mono = self._sweep_mono = 0.0
+        self._idle_tick_s = DEAF_TICK_S if store.many_hosts else IDLE_TICK_S
         self._due_mono: Optional[float] = None
         self._config = Config(store.settings())
         self._settings_seen = store.settings_seen
@@ -165,9 +167,10 @@ class WorkerProcess:
         """
         claims: List[Claim] = []
         bell = self._membership.arm()
+        rang = self._listening and not self._store.many_hosts  # and it has hung since before the first look
         self._listening = True
         self._reactor.set_bell(bell)  # also if it is gone: its descriptor's number may come again
-        if bell is not None:
+        if bell is not None and not rang:
             claims = self._store.claim(self._membership.id, free, self._queues)
         self._hungry = len(claims) == free
         self._due_mono = None
@@ -335,7 +338,7 @@ class WorkerProcess:
 
     def _tick(self, now_mono: float) -> None:
         """Renew the lease in time, read orders, look for work that no bell announced."""
-        self._tick_mono = now_mono + (TICK_S if self._running else IDLE_TICK_S)
+        self._tick_mono = now_mono + (TICK_S if self._running else self._idle_tick_s)
         try:
             # Orders, settings and jobs all come by a commit. A look at all of them now and then is for what does
             # not: a wall clock that jumped past a job's time.

@@ -321,10 +321,12 @@ _BEFORE_ADD = """
       FROM store
     """
 
+# No parameter is None: to sqlite3 that is a stranger whose type it asks for adapters, 0.25 us each.
 _ADD = """
     INSERT INTO jobs (seq, id, queue, state, priority, run_at, ready, command, cwd, env, tags,
                       timeout_s, backoff_base, max_retries, created_at, updated_at)
-    VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''),
+            nullif(?, 0), nullif(?, 0), ?, ?, ?)
     """
 
 # Not for a run that was deleted: a worker given up for lost may write on after its job was pruned.
@@ -427,8 +429,8 @@ def _new_rows(
         count[0] += 1
         yield (
             seq, job_id, spec.queue, spec.priority, run_at, 1 if run_at <= now else 2, spec.command, spec.cwd,
-            to_json(spec.env) if spec.env else None, to_json(spec.tags) if spec.tags else None,
-            spec.timeout_s, spec.backoff_base,
+            to_json(spec.env) if spec.env else "", to_json(spec.tags) if spec.tags else "",
+            spec.timeout_s or 0, spec.backoff_base or 0,
             max_retries if spec.max_retries is None else spec.max_retries, now, now,
         )  # fmt: skip
 
