@@ -124,8 +124,8 @@ def stop_workers(
 def _ask(store: Store, workers: List[Worker], here: List[Worker], now: bool) -> None:
     """Tell them by the store, and those *here* by signal too.
 
-    The signal wakes them; the store reaches where no signal does: another host's workers read it within a second,
-    their supervisors within two.
+    The signal wakes them; the store reaches where no signal does: another host's workers or their supervisors read it
+    within two seconds.
     """
     try:
         store.request_stop([worker.id for worker in workers], 2 if now else 1)

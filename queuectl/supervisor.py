@@ -11,7 +11,7 @@ import time
 from queuectl import clock, events, numbering, recovery
 from queuectl.console import Console, LogFile
 from queuectl.control import local_workers
-from queuectl.db import home, open_store
+from queuectl.db import doorbell, home, open_store
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 from queuectl.execution import signal_name
 from queuectl.job import JobFilter, Worker
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 GRACEFUL, NOW = 1, 2
 # Well below the 5 s in which the death of any worker of this host must be noticed.
 SWEEP_S = 2.0
+LOOK_S = 10.0  # it looks at the store so often although nobody has written
 PRUNE_S = 60.0
 # How often a supervisor looks whether all its workers have registered, at the start.
 READY_LOOK_S = 0.1
@@ -66,7 +67,8 @@ class Supervisor:
         self._console = LogFile(_log_path("supervisor")) if options["daemon"] else Console()
         self._lease_s = recovery.lease_of(store)
         self._healthy_since_mono = time.monotonic()
-        self._sweep_mono = 0.0
+        self._sweep_mono = self._look_mono = 0.0
+        self._living: List[Worker] = []  # of this store on this host, at the last look
         self._prune_mono = time.monotonic() + PRUNE_S
         self._pids: Optional[List[int]] = None  # what was written last; the file may hold anything before
         self._notifier = Notifier()
@@ -181,22 +183,47 @@ class Supervisor:
     def _sweep(self, now_mono: float) -> None:
         self._sweep_mono = now_mono + min(SWEEP_S, self._lease_s / 3)
         try:
-            self._read_lease()
             if is_time(self._renewed_mono, now_mono, self._lease_s / 3, not self._store.many_hosts):
                 self._renew(now_mono)
-            judge = time.monotonic() - self._healthy_since_mono > self._lease_s * 2
-            for lost in recovery.sweep(self._store, judge):
-                self._console.line(events.lost(*lost))
-            self._write_pids()
-            self._tell_ready()
-            self._obey()
+            changed = self._store.changed()
+            if changed and not self._store.many_hosts:
+                doorbell.ring(recovery.run_folder(self._store) or "")
+            if changed or not self._all_as_before(now_mono):
+                self._look(now_mono)
             if now_mono >= self._prune_mono:
                 self._prune_mono = now_mono + PRUNE_S
                 self._prune()
             self._store.tidy()
         except StoreUnavailable:
+            self._look_mono = 0.0
             self._healthy_since_mono = time.monotonic()
             self._unblock()
+
+    def _all_as_before(self, now_mono: float) -> bool:
+        """Say whether all who lived at the last look still do, within their leases, if nobody has written since.
+
+        A look costs several times as much, and nearly all of an idle group's would find nothing.
+        """
+        if now_mono >= self._look_mono or self._store.many_hosts:
+            return False
+        return all(
+            identity.is_running(worker.pid, worker.pid_started) and now_mono - worker.renewed_mono_s <= self._lease_s
+            for worker in self._living
+        )
+
+    def _look(self, now_mono: float) -> None:
+        """Give back what dead workers had; see who is there and what is asked for."""
+        self._read_lease()
+        judge = time.monotonic() - self._healthy_since_mono > self._lease_s * 2
+        for lost in recovery.sweep(self._store, judge):
+            self._console.line(events.lost(*lost))
+        self._living = local_workers(self._store)
+        self._write_pids()
+        self._tell_ready()
+        self._obey()
+        # Somebody dead who is still there could not be buried: again at the next sweep.
+        buried = len(self._living) == len(self._store.workers())
+        self._look_mono = now_mono + LOOK_S if buried else 0.0
 
     def _unblock(self) -> bool:
         """Where the store's lock could not be got: end who sits on it; say whether that was done."""
@@ -236,7 +263,7 @@ class Supervisor:
         """Tell systemd once that the workers are up; until then look often."""
         if self._ready:
             return
-        mine = sum(worker.role == "worker" and worker.group_id == self._id for worker in self._store.workers())
+        mine = sum(worker.role == "worker" and worker.group_id == self._id for worker in self._living)
         self._ready = mine == len(self._slots)
         if self._ready:
             self._notifier.tell("READY=1", f"STATUS={mine} workers")
@@ -254,7 +281,7 @@ class Supervisor:
 
     def _write_pids(self) -> None:
         """Keep ``pids.json`` true: the live workers of this store on this host, for people to read."""
-        pids = [worker.pid for worker in local_workers(self._store) if worker.role == "worker"]
+        pids = [worker.pid for worker in self._living if worker.role == "worker"]
         if pids != self._pids and write_pids(pids):
             self._pids = pids
 

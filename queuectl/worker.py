@@ -37,10 +37,9 @@ if TYPE_CHECKING:
 GRACEFUL, NOW = 1, 2
 # How often a worker looks for orders (cancel, stop) while commands run, and for work that no bell announced.
 TICK_S = 0.5
-IDLE_TICK_S = 2.0  # where bells ring for nearly everything
-DEAF_TICK_S = 1.0
+DEAF_TICK_S, IDLE_TICK_S = 1.0, 5.0  # without a bell, and with one: a commit rings, or the supervisor does after it
 # How often it looks although no commit was seen.
-LOOK_S = 5.0
+LOOK_S = 10.0
 # How often a worker without a supervisor looks for others that died.
 SWEEP_S = 2.0
 # How often a draining worker that is idle looks whether the others are done.
@@ -85,7 +84,7 @@ class WorkerProcess:
         self._not_before_mono = 0.0  # no look at the store before this, after trouble
         self._chore_mono = 0.0  # nothing but turns is due before this; it may be too early, never too late
         self._tick_mono = self._look_mono = self._sweep_mono = 0.0
-        self._idle_tick_s = DEAF_TICK_S if store.many_hosts else IDLE_TICK_S
+        self._idle_tick_s = DEAF_TICK_S
         self._due_mono: Optional[float] = None
         self._config = Config(store.settings())
         self._settings_seen = store.settings_seen
@@ -170,6 +169,7 @@ class WorkerProcess:
         rang = self._listening and not self._store.many_hosts  # and it has hung since before the first look
         self._listening = True
         self._reactor.set_bell(bell)  # also if it is gone: its descriptor's number may come again
+        self._idle_tick_s = DEAF_TICK_S if bell is None or self._store.many_hosts else IDLE_TICK_S
         if bell is not None and not rang:
             claims = self._store.claim(self._membership.id, free, self._queues)
         self._hungry = len(claims) == free
@@ -338,7 +338,7 @@ class WorkerProcess:
 
     def _tick(self, now_mono: float) -> None:
         """Renew the lease in time, read orders, look for work that no bell announced."""
-        self._tick_mono = now_mono + (TICK_S if self._running else self._idle_tick_s)
+        self._tick_mono = now_mono + min(TICK_S if self._running else self._idle_tick_s, self._config.lease / 3)
         try:
             # Orders, settings and jobs all come by a commit. A look at all of them now and then is for what does
             # not: a wall clock that jumped past a job's time.

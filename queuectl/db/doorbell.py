@@ -1,9 +1,10 @@
 """Doorbells: how a commit wakes idle workers at once.
 
 A worker that runs out of work makes a FIFO beside the store and sleeps on it; whoever makes
-work ready writes a byte into each FIFO there after the commit. A bell can be lost (a crash between
-commit and ring, a file system without FIFOs), so sleepers look by themselves every second
-too. A busy worker has no bell: ringing costs an enqueuer one empty directory.
+work ready writes a byte into each FIFO there after the commit. Not every commit rings: one through a program's own
+connection, one whose process dies before it can. So supervisors ring when they see that somebody has written, every
+two seconds; where there can be no bell, sleepers look by themselves every second. A busy worker has no bell: ringing
+costs an enqueuer one empty directory.
 
 FIFO and not a socket: no limit of 107 bytes on its path, and nothing to import. Windows has neither
 FIFOs that fit nor sockets with paths: there a bell is a UDP socket on the loopback, and an empty file whose
