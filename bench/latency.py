@@ -11,7 +11,7 @@ from bench.measure import QUEUECTL, median, percentile, quiet, scratch_home, tre
 from queuectl import Queue
 
 TRIES = 60
-IDLE_S = 10.0
+IDLE_S = 30.0  # three renewals of the leases
 
 
 def _pids(supervisor: int) -> List[int]:
