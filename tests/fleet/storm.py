@@ -1,7 +1,7 @@
 """A storm over a fleet: jobs run while the database is restarted and hosts are cut off; then the oracle judges.
 
-The database has a witness of its own: a trigger notes every attempt to end a run a second time, which is what an
-accepted result of a stale worker would be.
+The database has witnesses of its own: a trigger notes every attempt to end a run a second time, which is what an
+accepted result of a stale worker would be, and one notes every claim from a queue beyond its limit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,20 @@ BEGIN
 END $$;
 CREATE TRIGGER witness AFTER UPDATE ON queuectl.runs FOR EACH ROW WHEN (old.ended_at IS NOT NULL)
     EXECUTE FUNCTION public.witness();
+CREATE TABLE crowded (queue text, running bigint);
+CREATE FUNCTION crowded() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.crowded
+    SELECT q.name, count(*) FROM queuectl.queues AS q JOIN queuectl.jobs AS j ON j.queue = q.name
+     WHERE q.name = new.queue AND j.worker_id IS NOT NULL
+     GROUP BY q.name, q.max_running HAVING count(*) > q.max_running;
+    RETURN new;
+END $$;
+CREATE TRIGGER crowded AFTER UPDATE ON queuectl.jobs FOR EACH ROW WHEN (new.state = 'processing')
+    EXECUTE FUNCTION public.crowded();
 """
+#: The queues, each with its share of the jobs and its limit.
+QUEUES = {"default": (0.6, None), "narrow": (0.3, 3), "wide": (0.1, None)}
 #: What commands do, and the share of all jobs that do it. The beats tell two runs at once from two in turn.
 BODIES = {
     "": 0.90,
@@ -74,6 +87,8 @@ class Storm:
         """Let it rage, wait for the rest, judge."""
         self.queue.set_setting("max_lost", "1000")
         self.queue.set_setting("lease", str(self._weather.lease_s))
+        for name, (_, limit) in QUEUES.items():
+            self.queue.limit(name, limit)
         self._fleet.server.execute(WITNESS)
         for host in self._fleet.hosts:
             host.start("worker", "start", "--count", str(self._weather.workers))
@@ -105,8 +120,10 @@ class Storm:
                 continue
             batch = min(BATCH, count - added)
             commands = [oracle.recorded(body, log) for body in self._dice.choices(bodies, shares, k=batch)]
+            names = self._dice.choices(list(QUEUES), [share for share, _ in QUEUES.values()], k=batch)
+            jobs = [{"command": command, "queue": name} for command, name in zip(commands, names)]
             try:
-                self._acknowledged += self.queue.enqueue_many(commands)
+                self._acknowledged += self.queue.enqueue_many(jobs)
                 added += batch
             except StoreUnavailable as trouble:
                 unknown = "not known" in str(trouble)
@@ -192,6 +209,8 @@ class Storm:
         outcomes = self._fleet.server.execute("SELECT state::text, count(*)::int FROM queuectl.runs GROUP BY state")
         second_ends = self._fleet.server.execute("SELECT run_id, was, became FROM public.witness")
         problems += [f"run {run_id} ended as {was} and again as {became}" for run_id, was, became in second_ends]
+        crowded = self._fleet.server.execute("SELECT queue, running FROM public.crowded")
+        problems += [f"{running} jobs of {name} ran at once" for name, running in crowded]
         problems += [f"{ended} groups of workers ended by themselves"] if ended else []
         problems += [f"a worker was left: {text}" for text in left if "still" in text]
         jobs = self.queue.status().jobs
@@ -215,6 +234,7 @@ class Storm:
             "overlapping": sum("overlap" in what or "after its end" in what for what in problems),
             "stuck": stuck,
             "stale accepted": len(second_ends),
+            "beyond a limit": len(crowded),
             "workers that died": said.count(" died ("),
             "groups that ended by themselves": ended,
             "problems": problems,
