@@ -110,8 +110,8 @@ class PostgresStore(PostgresWorkers, Store):
         """See ``Store.finish``.
 
         Ends and claims are one transaction where nothing that ends here may be claimed at once, no output is
-        replaced, and no queue has a limit or jobs that have just become due. Otherwise the ends come
-        first; if the rest then fails, the answer says what was done so far.
+        replaced, no jobs have just become due, and no queue has a limit or one job is claimed. Otherwise the
+        ends come first; if the rest then fails, the answer says what was done so far.
         """
         self._clear_doubt(worker_id)
         faults.point("finishing" if ended else "claiming")
