@@ -79,8 +79,7 @@ class WorkerProcess:
         self._ended: List[Ended] = []  # ends that the store has not accepted yet
         self._stop = 0
         self._said_trouble = ""
-        self._hungry = True  # whether to look for work in this turn
-        self._listening = False  # whether the bell hangs
+        self._hungry, self._listening = True, False  # whether to look for work in this turn; whether the bell hangs
         self._not_before_mono = 0.0  # no look at the store before this, after trouble
         self._chore_mono = 0.0  # nothing but turns is due before this; it may be too early, never too late
         self._tick_mono = self._look_mono = self._sweep_mono = 0.0
@@ -235,6 +234,7 @@ class WorkerProcess:
             self._timed[execution.pid] = execution
             self._chore_by(execution.deadline_mono)
         self._flow.begin(execution)
+        self._tick_mono = min(self._tick_mono, execution.started_mono + TICK_S)  # an idle worker's may be far away
         self._chore_by(self._membership.note_by(execution))
 
     def _sleep(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Callable
 
 import pytest
@@ -34,6 +35,21 @@ def test_a_running_job(scene: Scene, cli: Cli) -> None:
     scene.until(scene.queue.enqueue(scene.journal.command()).id, "completed")
     assert f"[worker 0] job {job_id} cancelled" in group.stop().out.splitlines()
     scene.judge()
+
+
+def test_a_job_that_an_idle_worker_has_just_begun(scene: Scene) -> None:
+    """It looks for orders as often as a busy one from then on, although it had just looked and meant to rest."""
+    group = scene.start()
+    scene.until(scene.queue.enqueue("true").id, "completed")
+    rests_mono = time.monotonic() + 1.5  # by then it has looked once more, and would again five seconds later
+    scene.eventually(lambda: time.monotonic() > rests_mono, what="rest")
+    job_id = scene.queue.enqueue(scene.journal.command("sleep 60")).id
+    scene.noted("start")
+
+    scene.queue.cancel(job_id)
+
+    scene.until(job_id, "cancelled", timeout=4.0)
+    group.stop()
 
 
 def test_a_job_that_ignores_term(scene: Scene) -> None:
