@@ -61,6 +61,14 @@ class Console:
         self._waiting += text.encode(self._encoding, "backslashreplace") + b"\n"
         self._start_of_line = True
 
+    def at_once(self, text: str) -> None:
+        """Take one line that does not wait for its release."""
+        waiting, self._waiting = self._waiting, bytearray()
+        before, self._start_of_line = self._start_of_line, True
+        self.line(text)
+        self._held += self._waiting
+        self._waiting, self._start_of_line = waiting, before
+
     def raw(self, data: bytes) -> None:
         """Take a command's output as it is."""
         if len(self._held) + len(self._waiting) > MOST_HELD:  # nobody reads: the store keeps the output anyway

@@ -139,10 +139,21 @@ class Membership:
         if self._bell is not None:
             self._bell.hush()
 
-    def again_s(self) -> Optional[float]:
-        """Return in how many seconds to look again, because what comes in until then may not ring; None: it rings."""
-        left_s: Optional[float] = None if self._bell is None else self._bell.again_s()
-        return left_s
+    def look_in_s(self) -> Optional[float]:
+        """Return in how many seconds to look for work again although nothing rings; None if there is no reason to.
+
+        Either a job becomes due then, or what comes in until then may not ring.
+
+        Raises:
+            StoreUnavailable: Nobody can say when a job is due.
+        """
+        now = self._store.now()
+        due = self._store.next_due(self._queues, now)
+        again_s: Optional[float] = None if self._bell is None else self._bell.again_s()
+        waits_s = [again_s] if again_s is not None else []
+        if due is not None:
+            waits_s.append(max(due - now, 0.001))
+        return min(waits_s, default=None)
 
     # -- notes --------------------------------------------------------------------------------
 

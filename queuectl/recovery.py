@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from queuectl import faults
+from queuectl import faults, journal
 from queuectl.db import doorbell
 from queuectl.records import NamedTuple
 from queuectl.runner import end_runs_at_once, identity
@@ -113,11 +113,22 @@ def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[L
         leaders = leaders_of(store, worker.id, run_ids)
         if run_ids and not end_runs_at_once(store.store_id, run_ids, leaders, born_by):
             return []
+        _take_up(store, worker.id)
     faults.point("cleared")
     released = store.release_lost(worker.id, config.max_lost)
     faults.point("released")
     forget_notes(store, worker.id)
     return [Lost(worker.number, *given) for given in released]
+
+
+def _take_up(store: Store, worker_id: str) -> None:
+    """Hand in what a dead worker of this host had not, and give back what it had not begun, by its journal."""
+    path = note_path(store, worker_id, journal.NAME)
+    left = journal.read(path) if path is not None else journal.Left()
+    if left.ended:
+        store.finish(worker_id, left.ended, outputs=left.outputs)
+    if left.waiting:
+        store.give_back(worker_id, left.waiting)
 
 
 def unblock(store: Store, lease_s: float) -> bool:
@@ -154,14 +165,20 @@ def run_folder(store: Store) -> Optional[str]:
     return folder
 
 
+def note_path(store: Store, worker_id: str, name: str) -> Optional[str]:
+    """Return where a worker of this host keeps its notes of that *name*; None if the store has no place."""
+    folder = run_folder(store)
+    return None if folder is None else os.path.join(folder, worker_id + name)
+
+
 def leaders_of(store: Store, worker_id: str, run_ids: FrozenSet[int]) -> Dict[int, Optional[str]]:
     """Return pid and start time of the first process of each run, as far as the worker noted them."""
-    folder = run_folder(store)
+    path = note_path(store, worker_id, NOTES)
     found: Dict[int, Optional[str]] = {}
-    if folder is None:
+    if path is None:
         return found
     try:
-        with open(os.path.join(folder, worker_id + NOTES), encoding="ascii") as file:
+        with open(path, encoding="ascii") as file:
             lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError):
         return found
@@ -180,7 +197,8 @@ def forget_notes(store: Store, worker_id: str) -> None:
     if folder is None:
         return
     doorbell.forget(folder, worker_id)
-    try:
-        os.remove(os.path.join(folder, worker_id + NOTES))
-    except OSError:
-        pass
+    for name in (NOTES, journal.NAME):
+        try:
+            os.remove(os.path.join(folder, worker_id + name))
+        except OSError:
+            pass

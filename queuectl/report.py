@@ -31,6 +31,7 @@ class Report:
         self._store = store
         self._console = console
         self._wake = wake  # ends the sleep of the worker's loop
+        self.holds = False  # whether the console has lines of ends that the store has not been told
         self._unsynced = False  # whether an end was accepted that no sync covers yet
         self._upto: Optional[int] = None  # how far the console may be shown when the running sync is over
         self._busy = False  # set by the loop, cleared by the thread
@@ -41,11 +42,12 @@ class Report:
     def accepted(self) -> None:
         """Note that the store accepted ends whose lines the console has got."""
         self._unsynced = self._store.syncs
+        self.holds = False
 
     def tell(self, now_mono: float, not_before_mono: float = 0.0) -> Optional[StoreUnavailable]:
         """Show what may be shown; begin a sync if one is due. Returns the error of a sync that failed."""
         error = self._take() if self.is_synced() else None
-        if self._upto is None:
+        if self._upto is None and not self.holds:
             if not self._unsynced:
                 self._console.release()
             elif now_mono >= self._sync_mono and now_mono >= not_before_mono:
@@ -62,7 +64,7 @@ class Report:
 
     def due_mono(self) -> Optional[float]:
         """Return when the next sync is due, by the monotonic clock; None if none is, or one runs."""
-        return self._sync_mono if self._unsynced and self._upto is None else None
+        return self._sync_mono if self._unsynced and self._upto is None and not self.holds else None
 
     def _take(self) -> Optional[StoreUnavailable]:
         error = self._error

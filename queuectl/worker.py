@@ -11,8 +11,9 @@ import signal
 import sys
 import time
 
-from queuectl import events, faults, recovery
+from queuectl import events, faults, journal, recovery
 from queuectl.config import Config
+from queuectl.ends import Ends
 from queuectl.errors import StoreUnavailable
 from queuectl.execution import Execution, Slots
 from queuectl.job import Outcome, RunEnd, settle
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Dict, List, Optional, Sequence
 
     from queuectl.console import Console
-    from queuectl.db.base import Ended, Store
+    from queuectl.db.base import Store
     from queuectl.job import Claim, Orders
 
 GRACEFUL, NOW = 1, 2
@@ -76,7 +77,7 @@ class WorkerProcess:
         self._environment = {name: text for name, text in os.environ.items() if name not in (*RUN_VARIABLES, FAULT)}
         self._running: Dict[int, Execution] = {}  # by pid
         self._timed: Dict[int, Execution] = {}  # those of them with a deadline, or being ended
-        self._ended: List[Ended] = []  # ends that the store has not accepted yet
+        self._ends = Ends(store, console, number, self._flow, self._report)
         self._stop = 0
         self._said_trouble = ""
         self._hungry, self._listening = True, False  # whether to look for work in this turn; whether the bell hangs
@@ -88,7 +89,7 @@ class WorkerProcess:
         self._config = Config(store.settings())
         self._settings_seen = store.settings_seen
         self._membership = Membership(store, number, group_id, concurrency, self._queues)
-        self._membership.enter(self._config.lease)
+        self._enter()
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -96,7 +97,7 @@ class WorkerProcess:
         """Work until told to stop, or until nothing is left when draining; return the exit code."""
         self._console.line(events.started(self._number, os.getpid()))
         self._report.tell(0.0)
-        while not (self._stop and not self._running and not self._ended):
+        while not (self._stop and self._is_done()):
             now_mono = time.monotonic()
             if now_mono >= self._chore_mono:
                 self._chores(now_mono)
@@ -110,9 +111,17 @@ class WorkerProcess:
         self._leave()
         return 0
 
+    def _enter(self) -> None:
+        self._membership.enter(self._config.lease)
+        self._ends.enter(recovery.note_path(self._store, self._membership.id, journal.NAME))
+
+    def _is_done(self) -> bool:
+        return not self._running and self._ends.is_empty
+
     def _leave(self) -> None:
         self._console.line(events.exiting(self._number))
         self._flow.close()
+        self._ends.ahead.close()
         self._membership.leave()
         self._report.finish()
 
@@ -121,42 +130,33 @@ class WorkerProcess:
     def _turn(self, now_mono: float) -> None:
         """Hand in ends and take new jobs, if there is a reason to."""
         free = self._free(now_mono)
-        if now_mono < self._not_before_mono or not (self._ended or (free > 0 and self._hungry)):
+        ends, idle = self._ends, free > 0 and self._hungry
+        if now_mono < self._not_before_mono or not (ends.due or idle or ends.ahead.is_over(now_mono)):
             return
         claims: List[Claim] = []  # whatever goes wrong on the way: what was claimed must be begun
         try:
-            if self._ended:
-                claims += self._hand_in(free)
-            else:
-                claims += self._store.claim(self._membership.id, free, self._queues)
-            if free > len(claims):
-                claims += self._look_again(free - len(claims))
-            elif self._listening and free > 0:
-                self._hang_up()  # all slots are taken now: nobody needs to wake this worker
+            claims += ends.follow(self._membership.id, free, now_mono)
+            if not claims:
+                if ends.due:
+                    claims += ends.hand_in(self._membership.id, free, self._queues)
+                elif idle:
+                    claims += self._store.claim(self._membership.id, free, self._queues)
+                if free > len(claims):
+                    claims += self._look_again(free - len(claims))
+                elif self._listening and free > 0:
+                    self._hang_up()  # all slots are taken now: nobody needs to wake this worker
             self._said_trouble = ""
         except StoreUnavailable as error:
             self._trouble(str(error))
         if self._store.settings_seen != self._settings_seen:
             self._read_settings()
-        for claim in claims:
+        for claim in ends.ahead.take(claims, free, now_mono):
             self._begin(claim)
+        if not ends.ahead.is_empty:
+            self._chore_by(ends.ahead.until_mono)
 
     def _free(self, now_mono: float) -> int:
         return 0 if self._stop else self._slots.free(len(self._running), now_mono)
-
-    def _hand_in(self, free: int) -> List[Claim]:
-        """Write all ends and claim up to *free* jobs in one transaction; say what became of each end."""
-        finished = self._store.finish(self._membership.id, self._ended, free, self._queues, outputs=self._flow.pending)
-        for (claim, end, verdict), accepted in zip(self._ended, finished.accepted):
-            self._console.line(
-                events.ended(self._number, claim.job, end.reason, verdict.state, verdict.delay_s)
-                if accepted
-                else events.refused(self._number, claim.job.id)
-            )
-        self._ended = []
-        self._flow.pending = []
-        self._report.accepted()
-        return finished.claims
 
     def _look_again(self, free: int) -> List[Claim]:
         """The queue is empty: hang up the bell, look once more, and note when to look next.
@@ -175,16 +175,11 @@ class WorkerProcess:
         self._due_mono = None
         if not self._hungry:
             try:
-                now = self._store.now()
-                due = self._store.next_due(self._queues, now)
+                wait_s = self._membership.look_in_s()
             except StoreUnavailable:
                 return claims  # they must be begun; the next tick looks again
-            again_s = self._membership.again_s()
-            waits_s = [again_s] if again_s is not None else []
-            if due is not None:
-                waits_s.append(max(due - now, 0.001))
-            if waits_s:
-                self._due_mono = time.monotonic() + min(waits_s)
+            if wait_s is not None:
+                self._due_mono = time.monotonic() + wait_s
                 self._chore_by(self._due_mono)
         return claims
 
@@ -204,7 +199,8 @@ class WorkerProcess:
         self._not_before_mono = time.monotonic() + pause_s
         if what != self._said_trouble:
             self._said_trouble = what
-            self._console.line(events.trouble(self._number, what))
+            say = self._console.at_once if self._report.holds else self._console.line
+            say(events.trouble(self._number, what))
 
     # -- a run's life -------------------------------------------------------------------------
 
@@ -268,7 +264,7 @@ class WorkerProcess:
             self._ask_stop(GRACEFUL)
         if self._flow.watch_mono is not None and time.monotonic() >= self._flow.watch_mono:
             self._flow.watch_fresh()
-        wants = self._ended or reactor.signals or self._report.is_synced()
+        wants = self._ends.due or reactor.signals or self._report.is_synced()
         return bool(wants or (self._hungry and self._free(time.monotonic()) > 0))
 
     def _maybe_over(self, execution: Execution) -> None:
@@ -291,7 +287,7 @@ class WorkerProcess:
                 pass  # the store is away: what was read last must do
             if self._config.backoff_jitter:
                 chance = int.from_bytes(os.urandom(6), "big") / 2**48
-        self._ended.append((claim, end, settle(claim.job, end, self._config, end.ended_at, chance)))
+        self._ends.due.append((claim, end, settle(claim.job, end, self._config, end.ended_at, chance)))
 
     # -- chores -------------------------------------------------------------------------------
 
@@ -311,7 +307,7 @@ class WorkerProcess:
             self._hungry = True
         self._membership.note_in_time(self._running.values(), now_mono)
         due = self._flow.due_mono()
-        if due is not None and now_mono >= max(due, self._not_before_mono) and not self._ended:
+        if due is not None and now_mono >= max(due, self._not_before_mono) and not self._ends.due:
             try:
                 self._flow.flush(now_mono)
             except StoreUnavailable as error:
@@ -334,6 +330,8 @@ class WorkerProcess:
         due = self._flow.due_mono()
         if due is not None:
             times.append(max(due, self._not_before_mono))
+        if not self._ends.ahead.is_empty:
+            times.append(max(self._ends.ahead.until_mono, self._not_before_mono))
         return min(time_mono for time_mono in times if time_mono is not None)
 
     def _tick(self, now_mono: float) -> None:
@@ -369,6 +367,8 @@ class WorkerProcess:
         for execution in self._running.values():
             if execution.claim.run_id in orders.cancelled_runs:
                 self._end(execution, Outcome.CANCELLED, now_mono)
+        for claim in self._ends.ahead.remove(orders.cancelled_runs):
+            self._settle(claim, RunEnd(Outcome.CANCELLED, None, None, "cancelled", self._store.now()))
 
     def _sweep(self, now_mono: float) -> None:
         """Give back the jobs of other workers that died: the supervisor, who did it, is gone."""
@@ -404,11 +404,10 @@ class WorkerProcess:
     def _fenced(self) -> None:
         """This worker was condemned: end its commands, drop their results, start anew under another id."""
         self.abandon()
-        self._ended = []
-        self._flow.pending = []
         self._hang_up()
+        self._ends.ahead.close()
         self._membership.leave()
-        self._membership.enter(self._config.lease)
+        self._enter()
         self._console.line(events.fenced(self._number))
 
     def _ask_stop(self, level: int) -> None:
@@ -416,6 +415,7 @@ class WorkerProcess:
             return
         self._console.line(events.stopping(self._number) if level == GRACEFUL else events.stopping_now(self._number))
         self._stop = level
+        self._ends.ahead.until_mono = 0.0
         self._hang_up()
         if level == NOW:
             now_mono = time.monotonic()
@@ -428,7 +428,7 @@ class WorkerProcess:
         self._chore_mono = 0.0
 
     def _done_draining(self) -> bool:
-        if self._running or self._ended or self._stop:
+        if self._stop or not self._is_done():
             return False
         try:
             return self._store.work_left(self._queues) == 0
@@ -438,7 +438,7 @@ class WorkerProcess:
     def _wake_mono(self, now_mono: float) -> float:
         """Return until when the loop may sleep, by the monotonic clock."""
         wake_mono = self._chore_mono
-        if self._ended or (self._hungry and self._free(now_mono) > 0):
+        if self._ends.due or (self._hungry and self._free(now_mono) > 0):
             wake_mono = min(wake_mono, self._not_before_mono)
         sync_mono, watch_mono = self._report.due_mono(), self._flow.watch_mono
         if sync_mono is not None:

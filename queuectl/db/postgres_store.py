@@ -106,6 +106,7 @@ class PostgresStore(PostgresWorkers, Store):
         queues: Sequence[str] = (),
         now: Optional[float] = None,
         outputs: Sequence[OutputWrite] = (),
+        ahead: int = 0,  # noqa: ARG002
     ) -> Finished:
         """See ``Store.finish``.
 

@@ -11,6 +11,7 @@ import time
 from queuectl import faults
 from queuectl.db.base import Finished, Store
 from queuectl.db.sqlite_desk import MAX_RETRIES, SqliteDesk
+from queuectl.db.sqlite_file import to_json
 from queuectl.db.sqlite_views import COUNTED, SqliteViews
 from queuectl.db.sqlite_workers import SqliteWorkers
 from queuectl.errors import JobExists
@@ -18,7 +19,7 @@ from queuectl.errors import JobExists
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+    from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Ended, OutputWrite, Part
     from queuectl.job import Claim, Job
@@ -27,10 +28,14 @@ if TYPE_CHECKING:
 # Rows that became due and are moved into the claim's index before a claim: all, for the most urgent of
 # them may be the last. 100,000 take a quarter of a second; what is beyond waits for the next claim.
 PROMOTE_MOST = 100_000
+# For each job that is claimed ahead so many must wait that nobody lacks work.
+PLENTY = 32
 
 
 class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
     """A store in one SQLite file."""
+
+    gives_back = True
 
     def now(self) -> float:
         """Return the wall clock: the store is on this machine."""
@@ -130,6 +135,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         queues: Sequence[str] = (),
         now: Optional[float] = None,
         outputs: Sequence[OutputWrite] = (),
+        ahead: int = 0,
     ) -> Finished:
         """See ``Store.finish``."""
         counts: Dict[str, List[int]] = {}
@@ -143,7 +149,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             self._ring_after = "pending" in states
             if "pending" in states or "failed" in states:
                 _apply_counts(db, counts)  # a job that was put back may be the one to claim
-            claims = self._claim(db, worker_id, count, queues, now, counts) if count > 0 else []
+            claims = self._claim(db, worker_id, count, queues, now, counts, ahead) if count > 0 else []
             _apply_counts(db, counts)
             faults.point("finishing" if ended else "claiming")
         faults.point("finished" if ended else "claimed")
@@ -153,7 +159,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         self, db: sqlite3.Connection, worker_id: str, ended: Ended, now: float, counts: Dict[str, List[int]]
     ) -> Optional[str]:
         """Write one end under guard, and its run; return the job's state, None if it was taken away."""
-        (job, run_id, _), end, verdict = ended
+        (job, run_id, started_at), end, verdict = ended
         state, outcome, reason = verdict.state.value, end.outcome.value, verdict.reason
         waits = state == "failed" or state == "pending"
         if waits:
@@ -181,11 +187,12 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         db.execute(
             """
             UPDATE runs
-               SET state = ?, exit_code = ?, signal = ?, ended_at = ?, peak_memory_bytes = ?, cpu_s = ?, reason = ?
+               SET state = ?, exit_code = ?, signal = ?, started_at = ?, ended_at = ?, peak_memory_bytes = ?, cpu_s = ?,
+                   reason = ?
              WHERE run_id = ?
             """,
             (
-                outcome, end.exit_code, end.signal, end.ended_at,
+                outcome, end.exit_code, end.signal, started_at, end.ended_at,
                 end.peak_memory_bytes, end.cpu_s, end.reason, run_id,
             ),
         )  # fmt: skip
@@ -200,13 +207,17 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         queues: Sequence[str],
         now: float,
         counts: Dict[str, List[int]],
+        ahead: int = 0,
     ) -> List[Claim]:
-        """Choose up to *count* jobs and hand them over, inside the caller's transaction."""
-        if count == 1:
+        """Choose up to *count* jobs, and *ahead* more, and hand them over, inside the caller's transaction."""
+        if count == 1 and not ahead:
             return self._claim_one(db, worker_id, queues, now, counts)
         rows: List[Any] = []
         found = 0
-        for name, room, waiting_at, version in self._open_queues(queues, worker_id):
+        open_queues = self._open_queues(queues, worker_id)
+        if any(row[1] is not None for row in open_queues) or sum(row[4] for row in open_queues) < ahead * PLENTY:
+            ahead = 0
+        for name, room, waiting_at, version, _ in open_queues:
             self.settings_seen = version
             if room is not None:
                 change = counts.get(name)
@@ -217,11 +228,13 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
                     continue
             if waiting_at is not None and waiting_at <= now:
                 self._promote(db, name, now)
-            rows += db.execute(_READY, (name, count if room is None else min(count, room))).fetchall()
+            rows += db.execute(_READY, (name, count + ahead if room is None else min(count, room))).fetchall()
             found += 1
         if found > 1:
             rows.sort(key=lambda row: (-row[4], row[5], row[0]))
-        return [self._hand_over(db, worker_id, row, now, counts) for row in rows[:count]]
+        if len(rows) < count + ahead:
+            ahead = 0  # these are the last: whoever is idle is to have them
+        return [self._hand_over(db, worker_id, row, now, counts) for row in rows[: count + ahead]]
 
     def _claim_one(
         self, db: sqlite3.Connection, worker_id: str, queues: Sequence[str], now: float, counts: Dict[str, List[int]]
@@ -234,7 +247,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             for name in late:
                 self._promote(db, name, now)
             heads = self._open_queues(queues, worker_id, _HEADS)
-        for name, room, _, version, *row in heads:
+        for name, room, _, version, _, *row in heads:
             self.settings_seen = version
             if room is not None:
                 change = counts.get(name)
@@ -289,7 +302,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         """See ``Store.next_due``."""
         now = time.time() if now is None else now
         earliest = None
-        for name, room, waiting_at, _ in self._open_queues(queues):
+        for name, room, waiting_at, *_ in self._open_queues(queues):
             if room is not None and room <= 0:
                 continue
             if self._rows("SELECT 1 FROM jobs WHERE queue = ? AND ready = 1 LIMIT 1", (name,)):
@@ -338,7 +351,7 @@ _ADD_OUTPUT = """
 _OPEN_QUEUES = """
     SELECT name, max_running - processing,
            (SELECT run_at FROM jobs WHERE queue = name AND ready = 2 ORDER BY run_at LIMIT 1),
-           (SELECT settings_version FROM store)
+           (SELECT settings_version FROM store), pending + failed
       FROM queues
      WHERE paused = 0 AND pending + failed > 0
     """
@@ -433,17 +446,3 @@ def _new_rows(
             spec.timeout_s or 0, spec.backoff_base or 0,
             max_retries if spec.max_retries is None else spec.max_retries, now, now,
         )  # fmt: skip
-
-
-_encoders: List[Callable[[Any], str]] = []  # one, made at its first use: json is slow to import, an encoder to make
-
-
-def to_json(value: Any) -> Optional[str]:
-    """Return *value* as JSON for a column, None if it is empty."""
-    if not value:
-        return None
-    if not _encoders:
-        from json import JSONEncoder
-
-        _encoders.append(JSONEncoder(separators=(",", ":")).encode)
-    return _encoders[0](value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from queuectl import faults
-from queuectl.db.sqlite_file import SqliteFile
+from queuectl.db.sqlite_file import SqliteFile, to_json
 from queuectl.db.sqlite_views import COUNTED, conditions
 from queuectl.errors import JobNotFound, NotInDlq, WrongState
 
@@ -32,6 +32,7 @@ _CHAIN = """
     SELECT run_id FROM chain
     """
 
+CANCELLED_WAITING = "cancelled while it waited"
 RETRIABLE = ("completed", "dead", "cancelled", "failed")
 STEP = 1000
 
@@ -62,10 +63,10 @@ class SqliteDesk(SqliteFile):
                     """
                     UPDATE jobs
                        SET state = 'cancelled', ready = 0, updated_at = ?, ended_at = ?,
-                           reason = 'cancelled while it waited'
+                           reason = ?
                      WHERE seq = ? AND state = ?
                     """,
-                    (now, now, seq, state),
+                    (now, now, CANCELLED_WAITING, seq, state),
                 )
                 move_count(db, queue, state, "cancelled")
                 answer[job_id] = "cancelled"
@@ -127,8 +128,6 @@ class SqliteDesk(SqliteFile):
 
     def edit(self, job_id: str, changes: Mapping[str, Any], now: Optional[float] = None) -> None:
         """See ``Store.edit``."""
-        from queuectl.db.sqlite import to_json
-
         with self._write as db:
             now = time.time() if now is None else now
             seq, queue, state = self._row(db, job_id)

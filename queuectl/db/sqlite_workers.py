@@ -7,8 +7,8 @@ import time
 
 from queuectl import faults
 from queuectl.db import sqlite_make
-from queuectl.db.sqlite_desk import move_count
-from queuectl.db.sqlite_file import SqliteFile
+from queuectl.db.sqlite_desk import CANCELLED_WAITING, move_count
+from queuectl.db.sqlite_file import SqliteFile, to_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,14 +23,18 @@ WORKER_COLUMNS = (
 
 ALL_QUEUES = "[]"
 
+_UNBEGUN = """
+    SELECT seq, queue, cancel_requested, (SELECT previous_id FROM runs WHERE run_id = last_run_id)
+      FROM jobs
+     WHERE worker_id = ? AND last_run_id = ? AND state = 'processing'
+    """
+
 
 class SqliteWorkers(SqliteFile):
     """Workers and their leases."""
 
     def register(self, worker: Worker) -> None:
         """See ``Store.register``."""
-        from queuectl.db.sqlite import to_json
-
         row: List[Any] = list(worker)
         row[8] = to_json(list(worker.queues)) or ALL_QUEUES
         marks = ", ".join("?" * len(row))
@@ -141,6 +145,35 @@ class SqliteWorkers(SqliteFile):
             faults.point("releasing")
             self._ring_after = True
         return released
+
+    def give_back(self, worker_id: str, run_ids: Sequence[int], now: Optional[float] = None) -> int:
+        """See ``Store.give_back``."""
+        given = 0
+        with self._write as db:
+            now = time.time() if now is None else now
+            self._sync_after = False  # as the claim was: whoever loses it has the job lost, and not run
+            for run_id in run_ids:
+                row = db.execute(_UNBEGUN, (worker_id, run_id)).fetchone()
+                if row is None:
+                    continue
+                seq, queue, cancel, previous_id = row
+                state, ended_at, reason = ("cancelled", now, CANCELLED_WAITING) if cancel else ("pending", None, None)
+                db.execute(
+                    """
+                    UPDATE jobs
+                       SET state = ?, ready = ?, attempts = attempts - 1, run_no = run_no - 1, last_run_id = ?,
+                           worker_id = NULL, cancel_requested = 0, updated_at = ?, ended_at = ?, reason = ?
+                     WHERE seq = ?
+                    """,
+                    (state, not cancel, previous_id, now, ended_at, reason, seq),
+                )
+                db.execute("UPDATE store SET last_run_id = max(last_run_id, ?)", (run_id,))
+                db.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
+                move_count(db, queue, "processing", state)
+                given += 1
+            faults.point("giving")
+            self._ring_after = given > 0
+        return given
 
     def ownerless(self) -> List[str]:
         """See ``Store.ownerless``."""

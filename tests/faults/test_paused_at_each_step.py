@@ -47,13 +47,15 @@ WITHIN: Dict[str, Any] = {
     "pruning": ["prune", "--yes"],
     "resetting": ["reset", "--yes"],
 }
+#: Steps of a worker with a row of short commands; test_ahead.py pauses it, within "giving" as within any transaction.
+ROW = ("noting", "noted", "giving")
 #: Steps at which the process holds nothing that anybody could wait for.
 ALONE = ("migrating", "making", "made", "added", "stopping", "copying", "copied")
 
 
 def test_no_step_is_left_out() -> None:
     """A step that is new in the code needs a test here."""
-    assert sorted(faults.STEPS) == sorted([*BETWEEN, *SWEEPER, *WITHIN, *ALONE])
+    assert sorted(faults.STEPS) == sorted([*BETWEEN, *SWEEPER, *WITHIN, *ROW, *ALONE])
 
 
 # -- between transactions ---------------------------------------------------------------------

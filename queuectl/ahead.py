@@ -1,0 +1,116 @@
+"""Claims that a worker holds for its next free slot, and ends that it hands in together.
+
+When short commands follow each other closely, the transaction between two of them is most of what a worker adds. A
+worker that sees such a row claims some jobs more than it has free slots, begins each as soon as a slot is free, and
+hands the ends in together. Nothing is risked by it: what it holds and what has ended stands in its journal, so that
+after a ``kill -9`` the ends are accepted and the claims undone; and for ``HOLD_S`` at most, after which what has
+ended is handed in and what has not begun is given back.
+"""
+
+from __future__ import annotations
+
+from queuectl import faults
+from queuectl.journal import Journal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Collection, List, Optional
+
+    from queuectl.db.base import Ended, OutputWrite, Store
+    from queuectl.job import Claim
+
+# How long a job is held, or the end of one not handed in.
+HOLD_S = 0.02
+# How many jobs are held at most, and how often in a row all had to go quickly before any is.
+MOST = 7
+TRIALS = 4
+
+
+class Ahead:
+    """What one worker holds."""
+
+    def __init__(self, store: Store) -> None:
+        self.until_mono = 0.0  # when what is here has to leave, by the monotonic clock
+        self.ended: List[Ended] = []  # noted in the journal, not handed in
+        self.outputs: List[OutputWrite] = []  # that belong to them
+        self._store = store
+        self._held: List[Claim] = []
+        self._journal: Optional[Journal] = None
+        self._size = -TRIALS  # how many to hold; below 0, how many trials are left
+        self._handed_mono = 0.0
+        self._progress = False  # whether any of those held last has begun
+
+    def enter(self, path: Optional[str]) -> None:
+        """Begin with nothing; *path* is the journal's, None where there can be none."""
+        self.close()
+        self._journal = Journal(path) if path is not None and self._store.gives_back else None
+
+    def close(self) -> None:
+        """Forget everything: whatever is in the journal is for others now."""
+        self._held, self.ended, self.outputs = [], [], []
+        self._size = -TRIALS
+        if self._journal is not None:
+            self._journal.close()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no job is held and every end was handed in."""
+        return not self._held and not self.ended
+
+    @property
+    def wanted(self) -> int:
+        """How many jobs to claim beyond the free slots."""
+        return self._size if self._size > 0 and self._journal is not None else 0
+
+    def take(self, claims: List[Claim], free: int, now_mono: float) -> List[Claim]:
+        """Hold what is beyond *free* slots, and return the claims to begin now."""
+        if len(claims) <= free:
+            return claims
+        self._held, self._progress = claims[free:], False
+        noted = self._journal is not None and self._journal.begin([claim.run_id for claim in self._held])
+        self.until_mono = now_mono + HOLD_S if noted else 0.0
+        return claims[:free]
+
+    def handed_in(self, now_mono: float) -> None:
+        """Hold more next time if all that was claimed last has gone quickly."""
+        taken_s = now_mono - self._handed_mono
+        self._handed_mono = now_mono
+        if taken_s < HOLD_S / 2:
+            self._size = self._size + 1 if self._size < 0 else min(2 * self._size + 1, MOST)
+        elif taken_s >= HOLD_S and self._size <= 0:
+            self._size = -TRIALS
+
+    def follow(self, ended: List[Ended], outputs: List[OutputWrite], free: int) -> List[Claim]:
+        """Keep *ended* back and return what to begin in its place; nothing if nothing is held or can be noted."""
+        next_ones, rest = self._held[:free], self._held[free:]
+        if not next_ones:
+            return []
+        faults.point("noting")
+        if self._journal is None or not self._journal.add([claim.run_id for claim in rest], ended, outputs):
+            return []
+        self._held, self._progress = rest, True
+        self.ended += ended
+        self.outputs += outputs
+        now = self._store.now()
+        return [claim._replace(started_at=now) for claim in next_ones]
+
+    def remove(self, run_ids: Collection[int]) -> List[Claim]:
+        """Take the claims of these runs out, and return them."""
+        found = [claim for claim in self._held if claim.run_id in run_ids]
+        self._held = [claim for claim in self._held if claim.run_id not in run_ids]
+        return found
+
+    def give_back(self, worker_id: str) -> None:
+        """Let others have what is held.
+
+        Raises:
+            StoreUnavailable: It is still held.
+        """
+        if self._held:
+            self._store.give_back(worker_id, [claim.run_id for claim in self._held])
+            self._held = []
+            self._size = self._size // 2 if self._progress and self._size > 1 else -TRIALS
+
+    def is_over(self, now_mono: float) -> bool:
+        """Say whether what is here has to leave now."""
+        return not self.is_empty and now_mono >= self.until_mono

@@ -1,0 +1,95 @@
+"""The ends of a worker's runs on their way to the store: noted, handed in with the next claims, told."""
+
+from __future__ import annotations
+
+import time
+
+from queuectl import events, faults
+from queuectl.ahead import Ahead
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Sequence
+
+    from queuectl.console import Console
+    from queuectl.db.base import Ended, Store
+    from queuectl.job import Claim
+    from queuectl.output_flow import OutputFlow
+    from queuectl.report import Report
+
+
+class Ends:
+    """What has ended in one worker and the store has not accepted, and what was claimed ahead meanwhile."""
+
+    def __init__(self, store: Store, console: Console, number: int, flow: OutputFlow, report: Report) -> None:
+        self.due: List[Ended] = []  # to be handed in in the next turn
+        self.ahead = Ahead(store)
+        self._store = store
+        self._console = console
+        self._number = number
+        self._flow = flow
+        self._report = report
+        self._told = 0  # how many of those that are due, from the first on, the console has got
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the store knows of every end, and nothing is claimed that has not begun."""
+        return not self.due and self.ahead.is_empty
+
+    def enter(self, journal: Optional[str]) -> None:
+        """Begin anew as another worker: nothing of the earlier one is handed in."""
+        self.due, self._told = [], 0
+        self._report.holds = False
+        self._flow.pending = []
+        self.ahead.enter(journal)
+
+    def follow(self, worker_id: str, free: int, now_mono: float) -> List[Claim]:
+        """Keep back what is due, and return what was claimed ahead for *free* slots; nothing if it is to be handed in.
+
+        When its time is over, what was claimed ahead is given back, and all that was kept back is due.
+
+        Raises:
+            StoreUnavailable: It could not be given back, and is to be another time.
+        """
+        ahead = self.ahead
+        if ahead.is_empty:
+            return []
+        if free > 0 and not ahead.is_over(now_mono):
+            claims = ahead.follow(self.due, self._flow.pending, free)
+            if claims:
+                for ended in self.due:
+                    self._tell(ended)
+                self._report.holds = bool(ahead.ended)
+                self.due, self._flow.pending = [], []
+                faults.point("noted")
+                return claims
+        ahead.give_back(worker_id)
+        self._told += len(ahead.ended)
+        self.due = ahead.ended + self.due
+        self._flow.pending = ahead.outputs + self._flow.pending
+        ahead.ended, ahead.outputs = [], []
+        return []
+
+    def hand_in(self, worker_id: str, free: int, queues: Sequence[str]) -> List[Claim]:
+        """Write all ends that are due and claim up to *free* jobs, or some more, in one transaction; tell the ends.
+
+        Raises:
+            StoreUnavailable: All of them are still due.
+        """
+        finished = self._store.finish(
+            worker_id, self.due, free, queues, outputs=self._flow.pending, ahead=self.ahead.wanted
+        )
+        for place, (ended, accepted) in enumerate(zip(self.due, finished.accepted)):
+            if not accepted:
+                self._console.line(events.refused(self._number, ended[0].job.id))
+            elif place >= self._told:
+                self._tell(ended)
+        self.due, self._told = [], 0
+        self._flow.pending = []
+        self._report.accepted()
+        self.ahead.handed_in(time.monotonic())
+        return finished.claims
+
+    def _tell(self, ended: Ended) -> None:
+        claim, end, verdict = ended
+        self._console.line(events.ended(self._number, claim.job, end.reason, verdict.state, verdict.delay_s))

@@ -1,0 +1,125 @@
+"""What a worker has to leave behind in case it is killed: ends not handed in yet, claims whose command has not begun.
+
+A file beside its other notes, written before each command that follows another without a transaction between them.
+It is not synced: what a killed process wrote is there, and after a loss of power nothing of it is needed, for then
+nothing runs any more and what was not in the store counts as lost.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+
+from queuectl.job import Claim, Job, Outcome, RunEnd, State, Verdict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterator, List, Optional, Sequence, Tuple
+
+    from queuectl.db.base import Ended, OutputWrite
+
+NAME = ".ahead"  # after the worker's id
+#: A larger record is not worth it: the ends in it are handed in at once.
+MOST_BYTES = 64 * 1024
+_HEAD = 12  # bytes before each record: its size, its checksum, the number of its batch
+
+
+class Left:
+    """What a journal says."""
+
+    __slots__ = ("ended", "outputs", "waiting")
+
+    def __init__(self) -> None:
+        self.ended: List[Ended] = []  # ends that may not have been handed in
+        self.outputs: List[OutputWrite] = []  # that belong to them
+        self.waiting: List[int] = []  # run ids that were claimed and whose command has not begun
+
+
+class Journal:
+    """The writing end."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd: Optional[int] = None
+        self._batch = 0
+
+    def begin(self, waiting: Sequence[int]) -> bool:
+        """Begin a batch of claims, over what was there; say whether it was written."""
+        self._batch += 1
+        try:
+            if self._fd is None:
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+        except OSError:
+            return False
+        return self.add(waiting, (), ())
+
+    def add(self, waiting: Sequence[int], ended: Sequence[Ended], outputs: Sequence[OutputWrite]) -> bool:
+        """Write which claims still wait, and what has ended since the last record; say whether it was written."""
+        data = marshal.dumps(
+            (
+                list(waiting),
+                [
+                    (tuple(claim.job), claim.run_id, claim.started_at, (end.outcome.value, *end[1:]),
+                     (verdict.state.value, *verdict[1:]))
+                    for claim, end, verdict in ended
+                ],
+                [
+                    (run_id, [(start, bytes(part)) for start, part in parts], replace_from)
+                    for run_id, parts, replace_from in outputs
+                ],
+            )
+        )  # fmt: skip
+        if self._fd is None or len(data) > MOST_BYTES:
+            return False
+        record = _head(data, self._batch) + data
+        try:
+            return os.write(self._fd, record) == len(record)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def read(path: str) -> Left:
+    """Return what the journal at *path* says; nothing if there is none.
+
+    Behind the last batch stand the remains of earlier ones: a record of another batch is the end, as is one that was
+    written in part.
+    """
+    left = Left()
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:
+        return left
+    for waiting, ended, outputs in _records(data):
+        left.waiting = waiting
+        left.outputs += outputs
+        for job, run_id, started_at, (outcome, *end), (state, *verdict) in ended:
+            claim = Claim(Job._make(job), run_id, started_at)
+            left.ended.append((claim, RunEnd(Outcome(outcome), *end), Verdict(State(state), *verdict)))
+    return left
+
+
+def _head(data: bytes, batch: int) -> bytes:
+    from binascii import crc32
+
+    return b"".join(number.to_bytes(4, "little") for number in (len(data), crc32(data), batch & 0xFFFFFFFF))
+
+
+def _records(data: bytes) -> Iterator[Tuple[Any, Any, Any]]:
+    """Yield the records of the last batch."""
+    batch = int.from_bytes(data[8:_HEAD], "little")
+    place = 0
+    while place + _HEAD <= len(data):
+        size = int.from_bytes(data[place : place + 4], "little")
+        body = data[place + _HEAD : place + _HEAD + size]
+        if len(body) != size or data[place : place + _HEAD] != _head(body, batch):
+            return
+        yield marshal.loads(body)
+        place += _HEAD + size

@@ -1,0 +1,101 @@
+"""The journal of claims and ends that are kept back: what is written is what is read, and half of it is nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, List
+
+import pytest
+
+from queuectl import journal
+from queuectl.job import Claim, Job, Outcome, RunEnd, State, Verdict
+
+if TYPE_CHECKING:
+    from queuectl.db.base import Ended
+
+
+def an_end(run_id: int, command: str = "true") -> Ended:
+    job = Job(
+        run_id, f"job{run_id}", "default", "processing", 0, 17.5, command, "/", None, '["a"]', None, 2.0, 3, 1, 0, 0, 1,
+        run_id, "w1", False, 16.5, 17.5, None, None,
+    )  # fmt: skip
+    end = RunEnd(Outcome.FAILED, 3, None, "exit 3", 18.25, 4096, 0.5)
+    return Claim(job, run_id, 17.75), end, Verdict(State.FAILED, 20.25, "exit 3", 2.0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "w1.ahead")
+
+
+def test_what_was_written_is_read(path: str) -> None:
+    """Ends with their verdicts and outputs, in order, and the claims that waited last."""
+    written = journal.Journal(path)
+    ends = [an_end(number) for number in range(1, 5)]
+
+    assert written.begin([2, 3, 4, 5])
+    assert written.add([3, 4, 5], ends[:1], [(1, [(0, b"out"), (9, bytearray(b"\0\xff"))], 4)])
+    assert written.add([5], ends[1:3], [])
+    left = journal.read(path)
+
+    assert ([5], ends[:3]) == (left.waiting, left.ended)
+    assert [(1, [(0, b"out"), (9, b"\0\xff")], 4)] == left.outputs
+    assert isinstance(left.ended[0][0].job, Job)
+    assert isinstance(left.ended[0][2], Verdict)
+
+
+def test_no_journal_says_nothing(path: str) -> None:
+    """Neither a missing nor an empty file is an error."""
+    assert ([], [], []) == (journal.read(path).waiting, journal.read(path).ended, journal.read(path).outputs)
+    Path(path).write_bytes(b"")
+    assert [] == journal.read(path).waiting
+
+
+def test_an_earlier_batch_is_not_read(path: str) -> None:
+    """Records of equal size that an earlier batch left behind the last one do not belong to it."""
+    written = journal.Journal(path)
+    for first in (10, 20):
+        written.begin([first, first + 1])
+        if first == 10:
+            written.add([first + 1], [an_end(9)], [])
+
+    left = journal.read(path)
+
+    assert ([20, 21], []) == (left.waiting, left.ended)
+
+
+def test_a_record_cut_short_is_the_end(path: str) -> None:
+    """At whatever byte: what stands before it holds."""
+    written = journal.Journal(path)
+    written.begin([2, 3])
+    whole = len(Path(path).read_bytes())
+    written.add([3], [an_end(1)], [])
+    data = Path(path).read_bytes()
+
+    for size in range(whole, len(data)):
+        Path(path).write_bytes(data[:size])
+        left = journal.read(path)
+        assert ([2, 3], []) == (left.waiting, left.ended)
+    torn = bytearray(data)
+    torn[-1] ^= 1
+    Path(path).write_bytes(torn)
+    assert [2, 3] == journal.read(path).waiting
+
+
+def test_a_large_record_is_refused(path: str) -> None:
+    """Whoever prints much, or has a long command, hands in at once."""
+    written = journal.Journal(path)
+    written.begin([2])
+
+    assert not written.add([], [an_end(1)], [(1, [(0, b"x" * journal.MOST_BYTES)], None)])
+    assert not written.add([], [an_end(1, "x" * journal.MOST_BYTES)], [])
+    assert [2] == journal.read(path).waiting
+
+
+@pytest.mark.posix
+def test_a_disk_that_takes_nothing_is_an_answer() -> None:
+    """Full, or not there: nothing is kept back then."""
+    waiting: List[int] = [2]
+
+    assert not journal.Journal("/dev/full").begin(waiting)
+    assert not journal.Journal("/nowhere/w1.ahead").begin(waiting)
