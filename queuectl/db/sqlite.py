@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # them may be the last. 100,000 take a quarter of a second; what is beyond waits for the next claim.
 PROMOTE_MOST = 100_000
 # For each job that is claimed ahead so many must wait that nobody lacks work.
-PLENTY = 32
+PLENTY = 16
 
 
 class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
