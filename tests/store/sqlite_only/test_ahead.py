@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pytest
 
+from queuectl import journal
+from queuectl.ahead import HOLD_S, MOST, TRIALS, Ahead
 from queuectl.db.sqlite import PLENTY
 from tests.store.build import T0, claim_ids, completed, failed, spec, specs, worker
 
@@ -116,3 +118,78 @@ def test_nobody_gives_back_what_is_not_his(store, how):
 
     assert before == (store.get("job1"), store.runs("job1"))
     assert [] == store.check()
+
+
+# -- how many, and for how long ---------------------------------------------------------------
+
+
+@pytest.fixture
+def ahead(store, tmp_path):
+    """A worker's claims ahead, on a store with more than enough jobs."""
+    made = Ahead(store)
+    made.enter(str(tmp_path / "w1.ahead"))
+    store.add(specs(8 + 8 * PLENTY), T0)
+    yield made
+    made.close()
+
+
+def hurry(ahead, times, every_s=HOLD_S / 4, start_mono=0.0):
+    """Hand in so many times, each so long after the one before; return how many are wanted after each."""
+    wanted = []
+    for number in range(times):
+        ahead.handed_in(start_mono + number * every_s)
+        wanted.append(ahead.wanted)
+    return wanted
+
+
+def test_more_is_wanted_the_longer_the_row(ahead):
+    """None at first, then twice as many and one each time, up to seven."""
+    assert [0] * (1 + TRIALS) + [1, 3, MOST, MOST] == hurry(ahead, TRIALS + 5, start_mono=100.0)
+
+
+def test_where_jobs_take_their_time_none_is_wanted(ahead):
+    """Each one that takes longer than anything is held begins the trials anew."""
+    assert {0} == set(hurry(ahead, 50, every_s=HOLD_S * 1.5))
+    assert {0} == set(hurry(ahead, 50, every_s=HOLD_S * 0.75, start_mono=1000.0))
+
+
+def test_what_is_held_is_begun_in_order_and_its_ends_wait(store, ahead, tmp_path):
+    """One for each free slot, with the moment of its beginning; the journal knows the rest."""
+    claims = turn(store, count=2)
+    assert claims[:2] == ahead.take(claims, 2, 100.0)
+    assert not ahead.is_over(100.0 + HOLD_S / 2)
+
+    following = ahead.follow([completed(claims[0])], [(claims[0].run_id, [(0, b"hi")], None)], 1)
+
+    assert claims[2:3] == [claim._replace(started_at=T0) for claim in following]
+    assert T0 != following[0].started_at
+    left = journal.read(str(tmp_path / "w1.ahead"))
+    assert ([claim.run_id for claim in claims[3:]], [completed(claims[0])]) == (left.waiting, left.ended)
+    assert ahead.is_over(100.0 + HOLD_S)
+
+
+def test_a_row_that_did_not_go_on_is_begun_anew(store, ahead):
+    """If nothing that was held began, all trials are before it; if some did, half as many are held next."""
+    hurry(ahead, TRIALS + 4, start_mono=100.0)
+    claims = turn(store)
+    ahead.take(claims, 1, 100.0)
+    ahead.follow([completed(claims[0])], [], 1)
+    ahead.give_back("w1")
+    assert MOST // 2 == ahead.wanted
+
+    ahead.take(turn(store), 1, 100.0)
+    ahead.give_back("w1")
+
+    assert 0 == ahead.wanted
+    assert 3 == store.queues()[0].processing  # the first of each turn, and the one that followed
+    assert [] == store.check()
+
+
+def test_what_cannot_be_noted_is_not_kept_back(store, ahead):
+    """An end with much output is handed in, and what was held given back."""
+    claims = turn(store)
+    ahead.take(claims, 1, 100.0)
+
+    assert [] == ahead.follow([completed(claims[0])], [(claims[0].run_id, [(0, b"x" * journal.MOST_BYTES)], None)], 1)
+
+    assert [] == ahead.ended

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from queuectl.db import sqlite_file
+from queuectl.db.sqlite import PLENTY
 from tests.store.build import T0, completed, specs
 
 JOBS = 50
@@ -35,6 +36,22 @@ def test_an_end_and_the_next_claim_are_eight_statements(store):
     assert 1 == len(claims)
     words = [text.split()[0] for text in seen]
     assert ["BEGIN", "UPDATE", "UPDATE", "SELECT", "INSERT", "UPDATE", "UPDATE", "COMMIT"] == words
+
+
+def test_eight_ends_and_claims_of_a_row_share_a_transaction(store, path):
+    """Four and a half statements for each, and less than two pages."""
+    store.add(specs(8 + 8 * PLENTY + 64), T0)
+    claims = store.finish("w1", [], 1, now=T0, ahead=7).claims
+    assert 8 == len(claims)
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    seen = statements(store)
+
+    for _ in range(4):
+        claims = store.finish("w1", [completed(claim, T0) for claim in claims], 1, now=T0, ahead=7).claims
+        assert 8 == len(claims)
+
+    assert len(seen) / 32 <= 4.75
+    assert os.path.getsize(path + "-wal") / (4096 + 24) / 32 <= 2
 
 
 def test_an_end_and_the_next_claim_dirty_few_pages(store, path):
