@@ -56,7 +56,7 @@ class Membership:
         folder = recovery.run_folder(self._store)
         if folder is not None:
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            self._notes = os.path.join(folder, self.id + recovery.NOTES)
+            self._notes = recovery.note_path(self._store, self.id, recovery.NOTES)
             # A store that others on other hosts write to brings a bell of its own.
             doorbell = getattr(self._store, "doorbell", None)
             self._bell = Doorbell(folder, self.id) if doorbell is None else doorbell()

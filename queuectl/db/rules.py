@@ -6,7 +6,7 @@ from queuectl.errors import JobExists
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+    from typing import Any, Callable, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
     from queuectl.jobspec import JobSpec
 
@@ -86,10 +86,15 @@ def due_after_edit(changes: Mapping[str, Any], now: float) -> float:
     return now if run_at is None else float(run_at)
 
 
+_encoders: List[Callable[[Any], str]] = []  # one, made at its first use: json is slow to import, an encoder to make
+
+
 def to_json(value: Any) -> Optional[str]:
     """Return *value* as JSON for a column, None if it is empty."""
     if not value:
         return None
-    import json
+    if not _encoders:
+        from json import JSONEncoder
 
-    return json.dumps(value, separators=(",", ":"))
+        _encoders.append(JSONEncoder(separators=(",", ":")).encode)
+    return _encoders[0](value)

@@ -10,8 +10,8 @@ import time
 
 from queuectl import faults
 from queuectl.db.base import Finished, Store
+from queuectl.db.rules import generated_number, to_json
 from queuectl.db.sqlite_desk import MAX_RETRIES, SqliteDesk
-from queuectl.db.sqlite_file import to_json
 from queuectl.db.sqlite_views import COUNTED, SqliteViews
 from queuectl.db.sqlite_workers import SqliteWorkers
 from queuectl.errors import JobExists
@@ -413,14 +413,6 @@ def _apply_counts(db: sqlite3.Connection, counts: Dict[str, List[int]]) -> None:
         if any(change):
             db.execute(_ADD_COUNTS, (*change, queue))
     counts.clear()
-
-
-def generated_number(job_id: str) -> Optional[int]:
-    """Return the N of an id that looks like a generated one (``jobN``), None for any other."""
-    digits = job_id[3:]
-    if job_id[:3] == "job" and digits.isdigit() and digits[0] != "0" and len(digits) <= 18:
-        return int(digits)
-    return None
 
 
 def _new_rows(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from queuectl import faults
-from queuectl.db.sqlite_file import SqliteFile, to_json
+from queuectl.db.rules import RETRIABLE, due_after_edit, to_json
+from queuectl.db.sqlite_file import SqliteFile
 from queuectl.db.sqlite_views import COUNTED, conditions
 from queuectl.errors import JobNotFound, NotInDlq, WrongState
 
@@ -33,7 +34,6 @@ _CHAIN = """
     """
 
 CANCELLED_WAITING = "cancelled while it waited"
-RETRIABLE = ("completed", "dead", "cancelled", "failed")
 STEP = 1000
 
 
@@ -138,7 +138,7 @@ class SqliteDesk(SqliteFile):
                 if name in ("env", "tags"):
                     columns[name] = to_json(value)
                 elif name in ("run_at", "delay_s"):
-                    columns["run_at"] = _due(changes, now)
+                    columns["run_at"] = due_after_edit(changes, now)
                 elif name == "max_retries" and value is None:
                     columns[name] = self._default_max_retries(db)
                 elif value is not None or name in ("timeout_s", "backoff_base"):
@@ -216,14 +216,6 @@ class SqliteDesk(SqliteFile):
             else:
                 db.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", (key, text))
             db.execute("UPDATE store SET settings_version = settings_version + 1")
-
-
-def _due(changes: Mapping[str, Any], now: float) -> float:
-    """Return when a job is due whose ``run_at`` or ``delay_s`` was changed; None is as if it were not given."""
-    delay_s, run_at = changes.get("delay_s"), changes.get("run_at")
-    if delay_s is not None:
-        return float(now + delay_s)
-    return now if run_at is None else float(run_at)
 
 
 def move_count(db: sqlite3.Connection, queue: str, before: str, after: Optional[str]) -> None:

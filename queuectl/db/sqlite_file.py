@@ -15,7 +15,7 @@ from queuectl.errors import StoreRefused, StoreUnavailable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Any, Callable, List, NoReturn, Optional, Sequence, Tuple, Type
+    from typing import Any, List, NoReturn, Optional, Sequence, Tuple, Type
 
 OLDEST_SQLITE = (3, 24, 0)
 # How long a call waits for other writers before it gives up.
@@ -406,17 +406,3 @@ class _Write:
 def _is_busy(error: sqlite3.Error) -> bool:
     text = str(error)
     return "locked" in text or "busy" in text
-
-
-_encoders: List[Callable[[Any], str]] = []  # one, made at its first use: json is slow to import, an encoder to make
-
-
-def to_json(value: Any) -> Optional[str]:
-    """Return *value* as JSON for a column, None if it is empty."""
-    if not value:
-        return None
-    if not _encoders:
-        from json import JSONEncoder
-
-        _encoders.append(JSONEncoder(separators=(",", ":")).encode)
-    return _encoders[0](value)

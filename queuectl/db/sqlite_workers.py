@@ -7,8 +7,9 @@ import time
 
 from queuectl import faults
 from queuectl.db import sqlite_make
+from queuectl.db.rules import after_loss, to_json
 from queuectl.db.sqlite_desk import CANCELLED_WAITING, move_count
-from queuectl.db.sqlite_file import SqliteFile, to_json
+from queuectl.db.sqlite_file import SqliteFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,16 +185,6 @@ class SqliteWorkers(SqliteFile):
             """
         )
         return [row[0] for row in rows]
-
-
-def after_loss(losses: int, max_lost: int, cancel_requested: bool) -> Tuple[str, Optional[str]]:
-    """Return the state and reason of a job that has now lost *losses* runs in a row."""
-    if cancel_requested:
-        return "cancelled", "cancelled while it ran"
-    if losses >= max_lost:
-        times = f"{losses} runs in a row" if losses > 1 else "a run"
-        return "dead", f"lost {times}: the worker died while it ran"
-    return "pending", None
 
 
 def _queues(text: str) -> Tuple[str, ...]:

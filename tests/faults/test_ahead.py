@@ -67,11 +67,12 @@ def test_a_worker_killed_at(scene: Scene, fault: Callable[..., Fault], step: str
     assert sum(begun(scene).values()) <= ROW + 1
 
 
-def test_a_worker_paused_beyond_its_lease(scene: Scene, fault: Callable[..., Fault]) -> None:
+@pytest.mark.parametrize("step", ["noting", "noted"])
+def test_a_worker_paused_beyond_its_lease(scene: Scene, fault: Callable[..., Fault], step: str) -> None:
     """Its supervisor ends it; the same holds."""
     scene.queue.set_setting("lease", "2")
     ids = enqueue_row(scene)
-    met = fault("worker run/noted", "STOP", count=3)
+    met = fault(f"worker run/{step}", "STOP", count=3)
     group = scene.start("--drain", wait=False, env=met.env)
     scene.eventually(lambda: len(stopped(group.pids())) == 1, what="the pause")
 

@@ -47,7 +47,8 @@ WITHIN: Dict[str, Any] = {
     "pruning": ["prune", "--yes"],
     "resetting": ["reset", "--yes"],
 }
-#: Steps of a worker with a row of short commands; test_ahead.py pauses it, within "giving" as within any transaction.
+#: Steps of a worker with a row of short commands: test_ahead.py pauses it at the first two. "giving" is within a
+#: transaction, and its lock is got back like that of "finishing".
 ROW = ("noting", "noted", "giving")
 #: Steps at which the process holds nothing that anybody could wait for.
 ALONE = ("migrating", "making", "made", "added", "stopping", "copying", "copied")
