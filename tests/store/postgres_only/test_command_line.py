@@ -52,7 +52,7 @@ def test_a_worker_that_is_cut_off_ends_its_command_by_itself(
     monkeypatch.setenv("QUEUECTL_DB", server.url(schema, proxy.port))
     with Queue(server.url(schema)) as queue, background("worker", "start") as group:
         job_id = queue.enqueue(f"while :; do date +%s.%N >> {beats}; sleep 0.02; done").id
-        eventually(beats.exists)
+        eventually(lambda: beats.exists() and beats.read_text())  # the shell makes the file before ``date`` writes
         (mine,) = [row for row in store.workers() if row.role == "worker" and row.id not in ("w1", "w2")]
         proxy.freeze()
         count = [0]
