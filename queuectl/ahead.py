@@ -10,6 +10,7 @@ ended is handed in and what has not begun is given back.
 from __future__ import annotations
 
 from queuectl import faults
+from queuectl.job import Claim
 from queuectl.journal import Journal
 
 TYPE_CHECKING = False
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Collection, List, Optional
 
     from queuectl.db.base import Ended, OutputWrite, Store
-    from queuectl.job import Claim
 
 # How long a job is held, or the end of one not handed in.
 HOLD_S = 0.02
@@ -92,7 +92,7 @@ class Ahead:
         self.ended += ended
         self.outputs += outputs
         now = self._store.now()
-        return [claim._replace(started_at=now) for claim in next_ones]
+        return [Claim(claim.job, claim.run_id, now) for claim in next_ones]
 
     def remove(self, run_ids: Collection[int]) -> List[Claim]:
         """Take the claims of these runs out, and return them."""

@@ -60,8 +60,8 @@ class Journal:
             (
                 list(waiting),
                 [
-                    (tuple(claim.job), claim.run_id, claim.started_at, (end.outcome.value, *end[1:]),
-                     (verdict.state.value, *verdict[1:]))
+                    (tuple(claim.job), claim.run_id, claim.started_at, (end.outcome._value_, *end[1:]),
+                     (verdict.state._value_, *verdict[1:]))
                     for claim, end, verdict in ended
                 ],
                 [
@@ -109,7 +109,7 @@ def read(path: str) -> Left:
 def _head(data: bytes, batch: int) -> bytes:
     from binascii import crc32
 
-    return b"".join(number.to_bytes(4, "little") for number in (len(data), crc32(data), batch & 0xFFFFFFFF))
+    return (len(data) | crc32(data) << 32 | (batch & 0xFFFFFFFF) << 64).to_bytes(_HEAD, "little")
 
 
 def _records(data: bytes) -> Iterator[Tuple[Any, Any, Any]]:

@@ -85,7 +85,7 @@ class OutputFlow:
         command = execution.command
         del self._executions[command]
         self._dirty.pop(command, None)
-        fresh = command in self._fresh
+        fresh = command in self._fresh  # not watched yet
         if fresh:
             self._fresh.remove(command)
             if not self._fresh:
@@ -96,7 +96,8 @@ class OutputFlow:
             if rest and self._console.shows_output:
                 self._console.raw(rest)
             if command.fileno() < 0:
-                self._reactor.unwatch(fd)
+                if not fresh:
+                    self._reactor.unwatch(fd)
             else:
                 # A background child holds the pipe. It must neither delay this end nor die of SIGPIPE
                 # now, so its output is read and dropped as long as this worker lives.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from queuectl.job import Claim, Job
     from queuectl.jobspec import JobSpec
 
+    Moves = Dict[Tuple[str, str, str], int]  # (queue, state before, state after): how many jobs
+
 # Rows that became due and are moved into the claim's index before a claim: all, for the most urgent of
 # them may be the last. 100,000 take a quarter of a second; what is beyond waits for the next claim.
 PROMOTE_MOST = 100_000
@@ -138,7 +140,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         ahead: int = 0,
     ) -> Finished:
         """See ``Store.finish``."""
-        counts: Dict[str, List[int]] = {}
+        counts: Moves = {}
         with self._write as db:
             # Not before the lock is there: whoever had it until now may have ended the run before this one.
             now = time.time() if now is None else now
@@ -156,11 +158,11 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         return Finished([state is not None for state in states], claims)
 
     def _finish_one(
-        self, db: sqlite3.Connection, worker_id: str, ended: Ended, now: float, counts: Dict[str, List[int]]
+        self, db: sqlite3.Connection, worker_id: str, ended: Ended, now: float, counts: Moves
     ) -> Optional[str]:
         """Write one end under guard, and its run; return the job's state, None if it was taken away."""
         (job, run_id, started_at), end, verdict = ended
-        state, outcome, reason = verdict.state.value, end.outcome.value, verdict.reason
+        state, outcome, reason = verdict.state._value_, end.outcome._value_, verdict.reason
         waits = state == "failed" or state == "pending"
         if waits:
             asked = db.execute(
@@ -206,38 +208,33 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         count: int,
         queues: Sequence[str],
         now: float,
-        counts: Dict[str, List[int]],
+        counts: Moves,
         ahead: int = 0,
     ) -> List[Claim]:
         """Choose up to *count* jobs, and *ahead* more, and hand them over, inside the caller's transaction."""
         if count == 1 and not ahead:
             return self._claim_one(db, worker_id, queues, now, counts)
         rows: List[Any] = []
-        found = 0
         open_queues = self._open_queues(queues, worker_id)
         if any(row[1] is not None for row in open_queues) or sum(row[4] for row in open_queues) < ahead * PLENTY:
             ahead = 0
         for name, room, waiting_at, version, _ in open_queues:
             self.settings_seen = version
             if room is not None:
-                change = counts.get(name)
-                room -= change[_COLUMN["processing"]] if change else 0
-                if change:
-                    self._ring_after = True  # another worker may take the place that this one leaves
+                room += self._left(name, counts)
                 if room <= 0:
                     continue
             if waiting_at is not None and waiting_at <= now:
                 self._promote(db, name, now)
             rows += db.execute(_READY, (name, count + ahead if room is None else min(count, room))).fetchall()
-            found += 1
-        if found > 1:
+        if len(open_queues) > 1:
             rows.sort(key=lambda row: (-row[4], row[5], row[0]))
         if len(rows) < count + ahead:
             ahead = 0  # these are the last: whoever is idle is to have them
-        return [self._hand_over(db, worker_id, row, now, counts) for row in rows[: count + ahead]]
+        return self._hand_over(db, worker_id, rows[: count + ahead], now, counts)
 
     def _claim_one(
-        self, db: sqlite3.Connection, worker_id: str, queues: Sequence[str], now: float, counts: Dict[str, List[int]]
+        self, db: sqlite3.Connection, worker_id: str, queues: Sequence[str], now: float, counts: Moves
     ) -> List[Claim]:
         """Choose one job with one statement: the head of each queue, and of these the most urgent."""
         best: Any = None
@@ -250,15 +247,12 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         for name, room, _, version, _, *row in heads:
             self.settings_seen = version
             if room is not None:
-                change = counts.get(name)
-                if change:
-                    room -= change[_COLUMN["processing"]]
-                    self._ring_after = True  # another worker may take the place that this one leaves
+                room += self._left(name, counts)
                 if room <= 0:
                     continue
             if row[0] is not None and (best is None or (-row[4], row[5], row[0]) < (-best[4], best[5], best[0])):
                 best = row
-        return [] if best is None else [self._hand_over(db, worker_id, best, now, counts)]
+        return [] if best is None else self._hand_over(db, worker_id, [best], now, counts)
 
     def _open_queues(self, queues: Sequence[str], worker_id: Optional[str] = None, sql: str = "") -> List[Any]:
         """Return (name, room or None, next time a waiting job is due, settings version) of queues not paused.
@@ -287,16 +281,27 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         faults.point("promoting")
 
     def _hand_over(
-        self, db: sqlite3.Connection, worker_id: str, row: Any, now: float, counts: Dict[str, List[int]]
-    ) -> Claim:
+        self, db: sqlite3.Connection, worker_id: str, rows: Sequence[Any], now: float, counts: Moves
+    ) -> List[Claim]:
         from queuectl.job import Claim, Job
 
         host, pid = self._whereabouts(worker_id)
-        run = db.execute(_BEGIN_RUN, (row[_LAST_RUN_ID], row[_RUN_NO], now, worker_id, host, pid))
-        run_id = run.lastrowid or 0
-        db.execute(_OWN, (run_id, worker_id, now, row[0]))
-        _count(counts, row[2], row[_STATE_BEFORE], "processing")
-        return Claim(Job._make((*row[:17], run_id, worker_id, False, row[_CREATED_AT], now, None, None)), run_id, now)
+        claims = []
+        for row in rows:
+            run = db.execute(_BEGIN_RUN, (row[_LAST_RUN_ID], row[_RUN_NO], now, worker_id, host, pid))
+            run_id = run.lastrowid or 0
+            db.execute(_OWN, (run_id, worker_id, now, row[0]))
+            _count(counts, row[2], row[_STATE_BEFORE], "processing")
+            fields = (*row[:17], run_id, worker_id, False, row[_CREATED_AT], now, None, None)
+            claims.append(Claim(Job._make(fields), run_id, now))
+        return claims
+
+    def _left(self, queue: str, counts: Moves) -> int:
+        """Return how many jobs of *queue* the ends in this transaction leave no longer running."""
+        left = sum(number for (name, before, _), number in counts.items() if name == queue and before == "processing")
+        if left:
+            self._ring_after = True  # another worker may take the place that this one leaves
+        return left
 
     def next_due(self, queues: Sequence[str] = (), now: Optional[float] = None) -> Optional[float]:
         """See ``Store.next_due``."""
@@ -400,16 +405,20 @@ _COLUMN = {state: column for column, state in enumerate(COUNTED)}
 _ADD_COUNTS = "UPDATE queues SET {} WHERE name = ?".format(", ".join(f"{state} = {state} + ?" for state in COUNTED))
 
 
-def _count(counts: Dict[str, List[int]], queue: str, before: str, after: str) -> None:
+def _count(counts: Moves, queue: str, before: str, after: str) -> None:
     """Note that a job of *queue* went from one state to another."""
-    change = counts.get(queue) or counts.setdefault(queue, [0] * len(COUNTED))
-    change[_COLUMN[before]] -= 1
-    change[_COLUMN[after]] += 1
+    move = queue, before, after
+    counts[move] = counts.get(move, 0) + 1
 
 
-def _apply_counts(db: sqlite3.Connection, counts: Dict[str, List[int]]) -> None:
+def _apply_counts(db: sqlite3.Connection, counts: Moves) -> None:
     """Write the noted changes and forget them."""
-    for queue, change in counts.items():
+    changes: Dict[str, List[int]] = {}
+    for (queue, before, after), number in counts.items():
+        change = changes.setdefault(queue, [0] * len(COUNTED))
+        change[_COLUMN[before]] -= number
+        change[_COLUMN[after]] += number
+    for queue, change in changes.items():
         if any(change):
             db.execute(_ADD_COUNTS, (*change, queue))
     counts.clear()

@@ -234,7 +234,7 @@ def how_ended(status: int) -> Tuple[Optional[int], Optional[int]]:
 
 def used(usage: Any) -> Tuple[Optional[int], Optional[float]]:
     """Return peak memory in bytes and CPU time in seconds of a resource usage."""
-    return usage.ru_maxrss * RSS_UNIT, round(usage.ru_utime + usage.ru_stime, 6)
+    return usage.ru_maxrss * RSS_UNIT, round(1e6 * (usage.ru_utime + usage.ru_stime)) / 1e6
 
 
 def end_runs_at_once(
