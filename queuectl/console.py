@@ -88,6 +88,11 @@ class Console:
             del self._waiting[:size]
             self._released += size
 
+    def drop(self) -> None:
+        """Forget what was not released: it cannot be promised any more."""
+        self._waiting.clear()
+        self._start_of_line = True
+
     def flush(self) -> bool:
         """Write what can be written without waiting; say whether all of it is."""
         if self._writer is not None:

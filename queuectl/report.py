@@ -117,5 +117,6 @@ class Report:
         try:
             self._store.sync()
         except StoreUnavailable as error:
+            self._console.drop()
             self._console.line(f"queuectl: {error}")
         self._console.finish()

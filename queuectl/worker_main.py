@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
             process.abandon()  # the store was replaced or has vanished
             raise
     except QueuectlError as error:
+        console.drop()
         console.finish()
         print(f"queuectl: worker {number}: {error}", file=sys.stderr)
         return error.exit_code
