@@ -163,7 +163,7 @@ def test_a_worker_on_a_full_disk_can_be_stopped(disk: Disk, scene: Scene, cli: C
 
 def test_a_checkpoint_for_which_there_is_no_room(disk: Disk, scene: Scene) -> None:
     """A log that does not fit into the file any more: what was acknowledged stays, and is there when there is room."""
-    disk.grow("24m")
+    disk.grow("6m")
     ids = []
     with pytest.raises(StoreUnavailable, match="is full; nothing was changed"):
         while True:

@@ -103,7 +103,7 @@ def test_a_command_that_prints_for_ever(scene: Scene, cli: Callable[..., Result]
 
     assert grown < 16 * 1024, f"the worker grew by {grown} KiB"
     assert most["jobs.db"] < 8 << 20
-    # The log of changes is turned over at 16 MiB and by whoever is idle.
+    # The log of changes is turned over at 4 MiB and by whoever is idle.
     assert most["jobs.db-wal"] < 64 << 20
     assert 1 << 20 <= len(output) <= (1 << 20) + 100
     assert output.startswith(b"y\ny\n")
