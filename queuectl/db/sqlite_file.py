@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 OLDEST_SQLITE = (3, 24, 0)
 # How long a call waits for other writers before it gives up.
 PATIENCE_S = 30.0
-# 4 MiB, SQLite's own figure: while a WAL still grows, each sync takes twice as long as over what was there before.
-CHECKPOINT_PAGES = 1000
 # Up to this size a WAL may be left to the next process, which reads it in a fraction of a millisecond.
 SHORT_WAL_BYTES = 256 * 1024
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
@@ -95,7 +93,7 @@ class SqliteFile:
         # NORMAL: a commit is visible at once, and ``sync`` makes it durable after the write lock is
         # given back. FULL would hold the lock over the wait for the disk. See docs/decisions.
         self._rows("PRAGMA synchronous = NORMAL")
-        self._rows("PRAGMA wal_autocheckpoint = %d" % CHECKPOINT_PAGES)
+        self._rows("PRAGMA wal_autocheckpoint = 1000")  # as is SQLite's default, unless it was built with another
         self._rows("PRAGMA journal_size_limit = %d" % WAL_LIMIT_BYTES)
 
     def _verify(self, create: bool, unfinished: bool) -> None:
