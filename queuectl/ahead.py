@@ -3,8 +3,8 @@
 When short commands follow each other closely, the transaction between two of them is most of what a worker adds. A
 worker that sees such a row claims some jobs more than it has free slots, begins each as soon as a slot is free, and
 hands the ends in together. Nothing is risked by it: what it holds and what has ended stands in its journal, so that
-after a ``kill -9`` the ends are accepted and the claims undone; and for ``HOLD_S`` at most, after which what has
-ended is handed in and what has not begun is given back.
+after a ``kill -9`` the ends are accepted and the claims undone; and for the store's ``hold_s`` at most, after which
+what has ended is handed in and what has not begun is given back.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ from queuectl.journal import Journal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Collection, List, Optional
+    from typing import Collection, List, Optional, Sequence
 
     from queuectl.db.base import Ended, OutputWrite, Store
 
-# How long a job is held, or the end of one not handed in.
-HOLD_S = 0.02
-# How many jobs are held at most, and how often in a row all had to go quickly before any is.
-MOST = 7
+# How often in a row all had to go quickly before any job is held.
 TRIALS = 4
 
 
@@ -39,16 +36,18 @@ class Ahead:
         self._size = -TRIALS  # how many to hold; below 0, how many trials are left
         self._handed_mono = 0.0
         self._progress = False  # whether any of those held last has begun
+        self._asked = False  # whether the journal says that a claim is on its way
 
     def enter(self, path: Optional[str]) -> None:
         """Begin with nothing; *path* is the journal's, None where there can be none."""
         self.close()
-        self._journal = Journal(path) if path is not None and self._store.gives_back else None
+        self._journal = Journal(path) if path is not None else None
 
     def close(self) -> None:
         """Forget everything: whatever is in the journal is for others now."""
         self._held, self.ended, self.outputs = [], [], []
         self._size = -TRIALS
+        self._asked = False
         if self._journal is not None:
             self._journal.close()
 
@@ -58,26 +57,49 @@ class Ahead:
         return not self._held and not self.ended
 
     @property
-    def wanted(self) -> int:
-        """How many jobs to claim beyond the free slots."""
-        return self._size if self._size > 0 and self._journal is not None else 0
+    def is_low(self) -> bool:
+        """Whether the last job that was held has begun, and ends are kept back."""
+        return bool(self.ended) and not self._held
+
+    def ask(self, known: Sequence[int]) -> int:
+        """Return how many jobs to claim beyond the free slots, once it is noted that only the runs *known* have begun.
+
+        For the answer may never come: the worker may be killed while its claim is on its way.
+        """
+        journal = self._journal
+        if self._size <= 0 or journal is None or not (journal.is_open or journal.begin(())):
+            return 0
+        if not journal.add((), (), (), known):
+            return 0
+        self._asked = True
+        return self._size
+
+    def unanswered(self) -> None:
+        """Note that the claim failed; what was kept back still is in the journal."""
+        if self._asked and self._journal is not None and not self._journal.add((), (), ()):
+            self._journal.begin(())
+        self._asked = False
 
     def take(self, claims: List[Claim], free: int, now_mono: float) -> List[Claim]:
         """Hold what is beyond *free* slots, and return the claims to begin now."""
         if len(claims) <= free:
+            if self._asked and self._journal is not None:
+                self._journal.begin(())
+            self._asked = False
             return claims
+        self._asked = False
         self._held, self._progress = claims[free:], False
         noted = self._journal is not None and self._journal.begin([claim.run_id for claim in self._held])
-        self.until_mono = now_mono + HOLD_S if noted else 0.0
+        self.until_mono = now_mono + self._store.hold_s if noted else 0.0
         return claims[:free]
 
     def handed_in(self, now_mono: float) -> None:
         """Hold more next time if all that was claimed last has gone quickly."""
         taken_s = now_mono - self._handed_mono
         self._handed_mono = now_mono
-        if taken_s < HOLD_S / 2:
-            self._size = self._size + 1 if self._size < 0 else min(2 * self._size + 1, MOST)
-        elif taken_s >= HOLD_S and self._size <= 0:
+        if taken_s < self._store.hold_s / 2:
+            self._size = self._size + 1 if self._size < 0 else min(2 * self._size + 1, self._store.most_ahead)
+        elif taken_s >= self._store.hold_s and self._size <= 0:
             self._size = -TRIALS
 
     def follow(self, ended: List[Ended], outputs: List[OutputWrite], free: int) -> List[Claim]:

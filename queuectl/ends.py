@@ -6,13 +6,15 @@ import time
 
 from queuectl import events, faults
 from queuectl.ahead import Ahead
+from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional, Sequence
+    from typing import List, Mapping, Optional, Sequence
 
     from queuectl.console import Console
     from queuectl.db.base import Ended, Store
+    from queuectl.execution import Execution
     from queuectl.job import Claim
     from queuectl.output_flow import OutputFlow
     from queuectl.report import Report
@@ -21,7 +23,15 @@ if TYPE_CHECKING:
 class Ends:
     """What has ended in one worker and the store has not accepted, and what was claimed ahead meanwhile."""
 
-    def __init__(self, store: Store, console: Console, number: int, flow: OutputFlow, report: Report) -> None:
+    def __init__(
+        self,
+        store: Store,
+        console: Console,
+        number: int,
+        flow: OutputFlow,
+        report: Report,
+        running: Mapping[int, Execution],
+    ) -> None:
         self.due: List[Ended] = []  # to be handed in in the next turn
         self.ahead = Ahead(store)
         self._store = store
@@ -29,6 +39,7 @@ class Ends:
         self._number = number
         self._flow = flow
         self._report = report
+        self._running = running
         self._told = 0  # how many of those that are due, from the first on, the console has got
 
     @property
@@ -64,11 +75,28 @@ class Ends:
                 faults.point("noted")
                 return claims
         ahead.give_back(worker_id)
+        self._take_back()
+        return []
+
+    def refill(self, worker_id: str, queues: Sequence[str]) -> str:
+        """Hand in what was kept back, and claim ahead anew, while the last of what was held runs: no slot waits for it.
+
+        Returns why the store could not be told, nothing if it was; then all of it is due.
+        """
+        self._take_back()
+        try:
+            self.ahead.take(self.hand_in(worker_id, 0, queues), 0, time.monotonic())
+        except StoreUnavailable as error:
+            return str(error)
+        return ""
+
+    def _take_back(self) -> None:
+        """Have all that was kept back be due."""
+        ahead = self.ahead
         self._told += len(ahead.ended)
         self.due = ahead.ended + self.due
         self._flow.pending = ahead.outputs + self._flow.pending
         ahead.ended, ahead.outputs = [], []
-        return []
 
     def hand_in(self, worker_id: str, free: int, queues: Sequence[str]) -> List[Claim]:
         """Write all ends that are due and claim up to *free* jobs, or some more, in one transaction; tell the ends.
@@ -76,9 +104,13 @@ class Ends:
         Raises:
             StoreUnavailable: All of them are still due.
         """
-        finished = self._store.finish(
-            worker_id, self.due, free, queues, outputs=self._flow.pending, ahead=self.ahead.wanted
-        )
+        known = [execution.claim.run_id for execution in self._running.values()]
+        wanted = self.ahead.ask([*known, *[ended[0].run_id for ended in self.due]])
+        try:
+            finished = self._store.finish(worker_id, self.due, free, queues, outputs=self._flow.pending, ahead=wanted)
+        except StoreUnavailable:
+            self.ahead.unanswered()
+            raise
         for place, (ended, accepted) in enumerate(zip(self.due, finished.accepted)):
             if not accepted:
                 self._console.line(events.refused(self._number, ended[0].job.id))

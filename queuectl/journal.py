@@ -27,12 +27,13 @@ _HEAD = 12  # bytes before each record: its size, its checksum, the number of it
 class Left:
     """What a journal says."""
 
-    __slots__ = ("ended", "outputs", "waiting")
+    __slots__ = ("ended", "known", "outputs", "waiting")
 
     def __init__(self) -> None:
         self.ended: List[Ended] = []  # ends that may not have been handed in
         self.outputs: List[OutputWrite] = []  # that belong to them
         self.waiting: List[int] = []  # run ids that were claimed and whose command has not begun
+        self.known: Optional[List[int]] = None  # the only ones that have, when a claim was on its way
 
 
 class Journal:
@@ -43,6 +44,11 @@ class Journal:
         self._fd: Optional[int] = None
         self._batch = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a batch was begun."""
+        return self._fd is not None
+
     def begin(self, waiting: Sequence[int]) -> bool:
         """Begin a batch of claims, over what was there; say whether it was written."""
         self._batch += 1
@@ -50,12 +56,24 @@ class Journal:
             if self._fd is None:
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
             os.lseek(self._fd, 0, os.SEEK_SET)
+            if self.add(waiting, (), ()):
+                return True
         except OSError:
-            return False
-        return self.add(waiting, (), ())
+            pass
+        self._discard()  # what it says may hold no longer
+        return False
 
-    def add(self, waiting: Sequence[int], ended: Sequence[Ended], outputs: Sequence[OutputWrite]) -> bool:
-        """Write which claims still wait, and what has ended since the last record; say whether it was written."""
+    def add(
+        self,
+        waiting: Sequence[int],
+        ended: Sequence[Ended],
+        outputs: Sequence[OutputWrite],
+        known: Optional[Sequence[int]] = None,
+    ) -> bool:
+        """Write which claims still wait, and what has ended since the last record; say whether it was written.
+
+        With *known* a claim is on its way: until the next record no other run of this worker has begun.
+        """
         data = marshal.dumps(
             (
                 list(waiting),
@@ -68,6 +86,7 @@ class Journal:
                     (run_id, [(start, bytes(part)) for start, part in parts], replace_from)
                     for run_id, parts, replace_from in outputs
                 ],
+                known if known is None else list(known),
             )
         )  # fmt: skip
         if self._fd is None or len(data) > MOST_BYTES:
@@ -77,6 +96,13 @@ class Journal:
             return os.write(self._fd, record) == len(record)
         except OSError:
             return False
+
+    def _discard(self) -> None:
+        self.close()
+        try:
+            os.remove(self._path)
+        except OSError:
+            pass
 
     def close(self) -> None:
         """Let go of the file."""
@@ -97,8 +123,8 @@ def read(path: str) -> Left:
             data = file.read()
     except OSError:
         return left
-    for waiting, ended, outputs in _records(data):
-        left.waiting = waiting
+    for waiting, ended, outputs, known in _records(data):
+        left.waiting, left.known = waiting, known
         left.outputs += outputs
         for job, run_id, started_at, (outcome, *end), (state, *verdict) in ended:
             claim = Claim(Job._make(job), run_id, started_at)
@@ -112,7 +138,7 @@ def _head(data: bytes, batch: int) -> bytes:
     return (len(data) | crc32(data) << 32 | (batch & 0xFFFFFFFF) << 64).to_bytes(_HEAD, "little")
 
 
-def _records(data: bytes) -> Iterator[Tuple[Any, Any, Any]]:
+def _records(data: bytes) -> Iterator[Tuple[Any, Any, Any, Any]]:
     """Yield the records of the last batch."""
     batch = int.from_bytes(data[8:_HEAD], "little")
     place = 0

@@ -105,7 +105,8 @@ def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[L
     if not store.condemn(worker.id, worker.renewed_mono_s):
         return []  # it has renewed meanwhile, or another sweeper was faster
     faults.point("condemned")
-    if worker.host_id == identity.host_id():
+    here = identity.host_id()
+    if worker.host_id == here:
         if state == HUNG and not _end_process(worker):
             return []
         run_ids = frozenset(run_id for _, run_id in store.runs_of(worker.id))
@@ -113,6 +114,7 @@ def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[L
         leaders = leaders_of(store, worker.id, run_ids)
         if run_ids and not end_runs_at_once(store.store_id, run_ids, leaders, born_by):
             return []
+    if worker.host_id == here or identity.boot_of(worker.host_id) == identity.boot_of(here) != "":
         _take_up(store, worker.id)
     faults.point("cleared")
     released = store.release_lost(worker.id, config.max_lost)
@@ -122,13 +124,20 @@ def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[L
 
 
 def _take_up(store: Store, worker_id: str) -> None:
-    """Hand in what a dead worker of this host had not, and give back what it had not begun, by its journal."""
+    """Hand in what a dead worker of this machine had not, and give back what it had not begun, by its journal.
+
+    Also one of another pid namespace, a container say, if it kept its journal where this process looks: what a process
+    wrote since the machine was started is there, whatever became of it. After a new start it need not be.
+    """
     path = note_path(store, worker_id, journal.NAME)
     left = journal.read(path) if path is not None else journal.Left()
     if left.ended:
         store.finish(worker_id, left.ended, outputs=left.outputs)
-    if left.waiting:
-        store.give_back(worker_id, left.waiting)
+    unbegun = list(left.waiting)
+    if left.known is not None:
+        unbegun += [run_id for _, run_id in store.runs_of(worker_id) if run_id not in left.known]
+    if unbegun:
+        store.give_back(worker_id, unbegun)
 
 
 def unblock(store: Store, lease_s: float) -> bool:

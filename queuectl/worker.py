@@ -77,7 +77,7 @@ class WorkerProcess:
         self._environment = {name: text for name, text in os.environ.items() if name not in (*RUN_VARIABLES, FAULT)}
         self._running: Dict[int, Execution] = {}  # by pid
         self._timed: Dict[int, Execution] = {}  # those of them with a deadline, or being ended
-        self._ends = Ends(store, console, number, self._flow, self._report)
+        self._ends = Ends(store, console, number, self._flow, self._report, self._running)
         self._stop = 0
         self._said_trouble = ""
         self._hungry, self._listening = True, False  # whether to look for work in this turn; whether the bell hangs
@@ -152,6 +152,10 @@ class WorkerProcess:
             self._read_settings()
         for claim in ends.ahead.take(claims, free, now_mono):
             self._begin(claim)
+        if ends.ahead.is_low and not self._stop:
+            trouble = ends.refill(self._membership.id, self._queues)
+            if trouble:
+                self._trouble(trouble)
         if not ends.ahead.is_empty:
             self._chore_by(ends.ahead.until_mono)
 
@@ -388,9 +392,8 @@ class WorkerProcess:
 
     def abandon(self) -> None:
         """Kill all commands and wait until they are gone: nobody can account for them any more."""
-        now_mono = time.monotonic()
         for execution in self._running.values():
-            self._kill(execution, now_mono)
+            self._kill(execution, time.monotonic())
         while self._running:
             self._reactor.wait(0.05)
             self._react()
@@ -418,9 +421,8 @@ class WorkerProcess:
         self._ends.ahead.until_mono = 0.0
         self._hang_up()
         if level == NOW:
-            now_mono = time.monotonic()
             for execution in self._running.values():
-                self._end(execution, Outcome.STOPPED, now_mono)
+                self._end(execution, Outcome.STOPPED, time.monotonic())
 
     def _end(self, execution: Execution, outcome: Outcome, now_mono: float) -> None:
         execution.end(outcome, now_mono)
@@ -428,10 +430,8 @@ class WorkerProcess:
         self._chore_mono = 0.0
 
     def _done_draining(self) -> bool:
-        if self._stop or not self._is_done():
-            return False
         try:
-            return self._store.work_left(self._queues) == 0
+            return not self._stop and self._is_done() and self._store.work_left(self._queues) == 0
         except StoreUnavailable:
             return False
 

@@ -62,9 +62,10 @@ class Store(ABC):
     syncs: bool = False
     #: Whether workers of other hosts may use this store, so that only a lease tells that they live.
     many_hosts: bool = False
-    #: Whether ``finish`` claims *ahead* and ``give_back`` undoes it: on one host alone, where whoever recovers a dead
-    #: worker's runs can read what it noted.
-    gives_back: bool = False
+    #: How many jobs a worker claims *ahead* at most, and how long it holds them and keeps ends back: what a turn costs
+    #: decides.
+    most_ahead: int = 7
+    hold_s: float = 0.02
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -147,21 +148,21 @@ class Store(ABC):
         """Write the *ended* runs' verdicts and claim up to *count* jobs, in one transaction.
 
         *outputs* is written in the same transaction, as ``append_outputs`` would. Up to *ahead* jobs more are claimed
-        if the store ``gives_back`` and many jobs wait, none of them of a queue with a limit: its jobs are not to
-        take up places while they wait for their worker.
+        if many jobs wait, none of them of a queue with a limit: its jobs are not to take up places while they wait for
+        their worker.
 
         An end is accepted if its run still owns its job, and refused if the job was taken away:
         the guard (job, run, worker, state) is the whole protection against a worker that was presumed
         dead and comes back. A failed run counts a failure and ends the row of losses.
         """
 
-    def give_back(self, worker_id: str, run_ids: Sequence[int], now: Optional[float] = None) -> int:  # noqa: ARG002
+    @abstractmethod
+    def give_back(self, worker_id: str, run_ids: Sequence[int], now: Optional[float] = None) -> int:
         """Undo claims of *worker_id* whose command has not begun; return of how many.
 
         Such a run leaves no trace, its job is pending in its old place, or cancelled if that was asked for. Its id does
-        not come again. A store that does not ``gives_back`` has nothing to undo.
+        not come again.
         """
-        return 0
 
     def append_output(self, run_id: int, parts: Sequence[Part], replace_from: Optional[int] = None) -> None:
         """Store *parts* of one run's output; see ``append_outputs``."""

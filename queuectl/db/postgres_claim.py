@@ -179,12 +179,12 @@ class Turn:
         return LINES if len(names) <= MOST_LINES else MANY
 
     def _single(self, kind: str, count: int, ends: Sequence[Dict[str, Any]]) -> bool:
-        """Say whether it is a turn for ``SINGLE``: at most one end, for good and sent for the first time, one claim."""
+        """Say whether it is a turn for ``SINGLE``: one claim at most, and one end of the usual kind, for the first time."""
         return (
             kind in (NONE, KNOWN, ALONE, LINES)
             and count <= 1
             and len(ends) <= 1
-            and not (ends and (self._again or ends[0]["waits"]))
+            and not (ends and (self._again or ends[0]["waits"] or ends[0]["started_at"] is not None))
         )
 
     def _send(
@@ -314,7 +314,7 @@ def sendable(ended: Sequence[Ended]) -> List[Dict[str, Any]]:
     """Return ends as the statement reads them; of one end given twice only the first."""
     ends = []
     seen = set()
-    for place, ((job, run_id, _), end, verdict) in enumerate(ended):
+    for place, ((job, run_id, started_at), end, verdict) in enumerate(ended):
         if run_id in seen:
             continue
         seen.add(run_id)
@@ -325,6 +325,8 @@ def sendable(ended: Sequence[Ended]) -> List[Dict[str, Any]]:
             "failed": int(end.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)), "outcome": end.outcome.value,
             "exit_code": end.exit_code, "signal": end.signal, "ended_at": end.ended_at,
             "memory": end.peak_memory_bytes, "cpu_s": end.cpu_s, "why": plain(end.reason),
+            # Of a run that was held for a while after its claim.
+            "started_at": None if started_at == job.updated_at else started_at,
         }  # fmt: skip
         ends.append(one)
     return ends

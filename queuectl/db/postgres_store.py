@@ -9,6 +9,7 @@ its run has just this end.
 from __future__ import annotations
 
 import os
+import time
 
 from queuectl import faults
 from queuectl.db import home
@@ -17,11 +18,12 @@ from queuectl.db.postgres_add import NOTIFY
 from queuectl.db.postgres_bell import PostgresBell
 from queuectl.db.postgres_claim import NO_LINES, Turn, come_back, sendable, stray
 from queuectl.db.postgres_workers import PostgresWorkers
+from queuectl.db.rules import PLENTY
 from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Sequence, Set, TypeVar
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, TypeVar
 
     from queuectl.db.base import Ended, OutputWrite
     from queuectl.db.postgres import Address
@@ -34,12 +36,15 @@ if TYPE_CHECKING:
 
 # A job that is due so soon after its end may be the one to claim in the same call.
 SOON_S = 1.0
+# How long it is taken for granted that many jobs wait, or that not.
+PLENTY_S = 0.25
 
 
 class PostgresStore(PostgresWorkers, Store):
     """A store in one schema of a PostgreSQL database."""
 
     many_hosts = True
+    most_ahead, hold_s = 15, 0.05  # a turn is a round trip over the network and a wait for the server's disk
 
     def __init__(self, address: Address, unfinished: bool = False) -> None:
         super().__init__(address)
@@ -55,6 +60,7 @@ class PostgresStore(PostgresWorkers, Store):
         self._doubt: Set[str] = set()  # workers whose last turn got no answer
         self._wary: Set[str] = set()  # workers of which some turn got no answer
         self._sent: Set[int] = set()  # runs whose ends were sent and got no answer
+        self._plenty_until_s = 0.0  # until when it is known whether many jobs wait; below 0, that they do not
         self._bell: Optional[PostgresBell] = None
         self._connected()
         #: Where the workers of this host keep their notes.
@@ -106,24 +112,33 @@ class PostgresStore(PostgresWorkers, Store):
         queues: Sequence[str] = (),
         now: Optional[float] = None,
         outputs: Sequence[OutputWrite] = (),
-        ahead: int = 0,  # noqa: ARG002
+        ahead: int = 0,
     ) -> Finished:
         """See ``Store.finish``.
 
         Ends and claims are one transaction where nothing that ends here may be claimed at once, no output is
         replaced, no jobs have just become due, and no queue has a limit or one job is claimed. Otherwise the
-        ends come first; if the rest then fails, the answer says what was done so far.
+        ends come first; if the rest then fails, the answer says what was done so far. Only in that one transaction
+        jobs are claimed *ahead*.
         """
         self._clear_doubt(worker_id)
         faults.point("finishing" if ended else "claiming")
         turn = Turn(self, worker_id, queues, now)
         ends = sendable(ended)
-        together = count if ended and not come_back(ended, (self.now() if now is None else now) + SOON_S) else 0
+        if ahead and not self._plenty(ahead, queues):
+            ahead = 0
+        together = (
+            count + ahead
+            if (ended or ahead) and not come_back(ended, (self.now() if now is None else now) + SOON_S)
+            else 0
+        )
         accepted = [False] * len(ended)
-        if ended or outputs:
+        if ended or outputs or ahead:
             for place in turn.hand_in(ends, outputs, together):
                 accepted[place] = True
-            self._answered(worker_id, ended)
+            self._answered(worker_id, (run_id for (_, run_id, _), _, _ in ended))
+            if count < len(turn.claims) < together:
+                self._leave_last(worker_id, turn.claims, count, now)
         try:
             if any(end["state"] == "pending" for end in ends):
                 self._rows(NOTIFY, {"channel": self.channel})
@@ -133,6 +148,31 @@ class PostgresStore(PostgresWorkers, Store):
                 raise
         faults.point("finished" if ended else "claimed")
         return Finished(accepted, self._hold(worker_id, turn.claims))
+
+    def _plenty(self, ahead: int, queues: Sequence[str]) -> bool:
+        """Say whether so many jobs wait that some may be claimed ahead; looked at now and then."""
+        now_s = time.monotonic()
+        if now_s > abs(self._plenty_until_s):
+            waiting = self._rows(_WAITING, {"queues": list(queues) or None})[0][0]
+            self._plenty_until_s = now_s + PLENTY_S
+            if waiting < ahead * PLENTY:
+                self._plenty_until_s = -self._plenty_until_s
+        return self._plenty_until_s > 0
+
+    def _leave_last(self, worker_id: str, claims: List[Claim], count: int, now: Optional[float]) -> None:
+        """Give back what was claimed ahead: fewer were there than asked for, so whoever is idle is to have them."""
+        self._plenty_until_s = -self._plenty_until_s
+        try:
+            self.give_back(worker_id, [claim.run_id for claim in claims[count:]], now)
+        except StoreUnavailable:
+            return  # the worker holds them for a moment
+        del claims[count:]
+
+    def give_back(self, worker_id: str, run_ids: Sequence[int], now: Optional[float] = None) -> int:
+        """See ``Store.give_back``."""
+        given = super().give_back(worker_id, run_ids, now)
+        self._answered(worker_id, run_ids)
+        return given
 
     def append_outputs(self, writes: Sequence[OutputWrite]) -> None:
         """See ``Store.append_outputs``."""
@@ -157,11 +197,11 @@ class PostgresStore(PostgresWorkers, Store):
         """Say whether one of these ends was sent without an answer."""
         return not self._sent.isdisjoint(end["run_id"] for end in ends)
 
-    def _answered(self, worker_id: str, ended: Sequence[Ended]) -> None:
-        """Forget runs whose ends were accepted or refused."""
-        run_ids = {run_id for (_, run_id, _), _, _ in ended}
-        self._held.get(worker_id, set()).difference_update(run_ids)
-        self._sent -= run_ids
+    def _answered(self, worker_id: str, run_ids: Iterable[int]) -> None:
+        """Forget runs whose ends were accepted or refused, or which were given back."""
+        answered = set(run_ids)
+        self._held.get(worker_id, set()).difference_update(answered)
+        self._sent -= answered
 
     def _clear_doubt(self, worker_id: str) -> None:
         """After a turn without an answer, put back what it has claimed."""
@@ -218,6 +258,12 @@ class PostgresStore(PostgresWorkers, Store):
             self._put_back_untold(worker_id)
         return super().orders(worker_id)
 
+
+_WAITING = """
+    SELECT coalesce(sum(pending + failed), 0)
+      FROM queuectl.counts
+     WHERE %(queues)s::text[] IS NULL OR queue = ANY(%(queues)s::text[])
+    """
 
 _OWNED_RUNS = """
     SELECT seq, last_run_id, extract(epoch FROM clock_timestamp())::float8

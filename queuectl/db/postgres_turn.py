@@ -75,7 +75,7 @@ _ENDS = """args AS MATERIALIZED (
         SELECT * FROM json_to_recordset(%(ends)s::json) AS e (
             ord int, seq bigint, run_id bigint, state queuectl.job_state, run_at float8, waits boolean, failed int,
             reason text, outcome queuectl.run_state, exit_code bigint, signal int, ended_at float8, memory bigint,
-            cpu_s float8, why text)
+            cpu_s float8, why text, started_at float8)
     ), done AS (
         UPDATE queuectl.jobs AS j
            SET state = CASE WHEN e.waits AND j.cancel_requested THEN 'cancelled' ELSE e.state END,
@@ -93,7 +93,8 @@ _ENDS = """args AS MATERIALIZED (
         RETURNING e.ord, j.queue, j.state
     ), ended AS (
         UPDATE queuectl.runs AS r
-           SET state = e.outcome, exit_code = e.exit_code, signal = e.signal, ended_at = e.ended_at,
+           SET state = e.outcome, exit_code = e.exit_code, signal = e.signal,
+               started_at = coalesce(e.started_at, r.started_at), ended_at = e.ended_at,
                peak_memory_bytes = e.memory, cpu_s = e.cpu_s, reason = e.why
           FROM done
           JOIN ends AS e USING (ord)

@@ -6,7 +6,7 @@ from queuectl import faults
 from queuectl.db.postgres_desk import PostgresDesk, count, move
 from queuectl.db.postgres_line import boot_s
 from queuectl.db.postgres_turn import shard_of
-from queuectl.db.rules import after_loss
+from queuectl.db.rules import CANCELLED_WAITING, after_loss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,6 +121,25 @@ class PostgresWorkers(PostgresDesk):
 
         return self._write(body)
 
+    def give_back(self, worker_id: str, run_ids: Sequence[int], now: Optional[float] = None) -> int:
+        """See ``Store.give_back``."""
+
+        def body(run: Run) -> int:
+            at = self._clock(run, now)
+            unbegun = run(_UNBEGUN, (worker_id, list(run_ids))).fetchall()
+            moves: Moves = {}
+            for _, queue, cancel, _ in unbegun:
+                move(moves, queue, "processing", "cancelled" if cancel else "pending")
+            if unbegun:
+                run(_GIVE_BACK, {"seqs": [row[0] for row in unbegun], "now": at, "reason": CANCELLED_WAITING})
+                run("DELETE FROM queuectl.runs WHERE run_id = ANY(%s::bigint[])", ([row[3] for row in unbegun],))
+                count(run, moves)
+                self._wake(run)
+            faults.point("giving")
+            return len(unbegun)
+
+        return self._write(body)
+
     def ownerless(self) -> List[str]:
         """See ``Store.ownerless``."""
         rows = self._rows(
@@ -181,6 +200,26 @@ _RELEASE = """
        SET state = 'lost', ended_at = %(now)s::float8, reason = 'its worker died'
       FROM freed
      WHERE r.run_id = freed.last_run_id
+    """
+
+_UNBEGUN = """
+    SELECT seq, queue, cancel_requested, last_run_id
+      FROM queuectl.jobs
+     WHERE worker_id = %s AND last_run_id = ANY(%s::bigint[]) AND state = 'processing'
+     ORDER BY seq
+       FOR UPDATE
+    """
+
+_GIVE_BACK = """
+    UPDATE queuectl.jobs AS j
+       SET state = CASE WHEN j.cancel_requested THEN 'cancelled' ELSE 'pending' END::queuectl.job_state,
+           ready = CASE WHEN j.cancel_requested THEN 0 ELSE 1 END,
+           attempts = j.attempts - 1, run_no = j.run_no - 1, last_run_id = r.previous_id,
+           worker_id = NULL, cancel_requested = false, updated_at = %(now)s::float8,
+           ended_at = CASE WHEN j.cancel_requested THEN %(now)s::float8 END,
+           reason = CASE WHEN j.cancel_requested THEN %(reason)s::text END
+      FROM unnest(%(seqs)s::bigint[]) AS g (seq), queuectl.runs AS r
+     WHERE coalesce(g.seq, -1) = g.seq AND j.seq = g.seq AND r.run_id = j.last_run_id  -- see postgres_turn
     """
 
 _FOLD = """

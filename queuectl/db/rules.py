@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
     from queuectl.jobspec import JobSpec
 
+# For each job that is claimed ahead so many must wait that nobody lacks work.
+PLENTY = 16
+CANCELLED_WAITING = "cancelled while it waited"
 RETRIABLE = ("completed", "dead", "cancelled", "failed")
 
 

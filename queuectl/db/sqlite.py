@@ -10,7 +10,7 @@ import time
 
 from queuectl import faults
 from queuectl.db.base import Finished, Store
-from queuectl.db.rules import generated_number, to_json
+from queuectl.db.rules import PLENTY, generated_number, to_json
 from queuectl.db.sqlite_desk import MAX_RETRIES, SqliteDesk
 from queuectl.db.sqlite_views import COUNTED, SqliteViews
 from queuectl.db.sqlite_workers import SqliteWorkers
@@ -30,14 +30,10 @@ if TYPE_CHECKING:
 # Rows that became due and are moved into the claim's index before a claim: all, for the most urgent of
 # them may be the last. 100,000 take a quarter of a second; what is beyond waits for the next claim.
 PROMOTE_MOST = 100_000
-# For each job that is claimed ahead so many must wait that nobody lacks work.
-PLENTY = 16
 
 
 class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
     """A store in one SQLite file."""
-
-    gives_back = True
 
     def now(self) -> float:
         """Return the wall clock: the store is on this machine."""
@@ -151,7 +147,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             self._ring_after = "pending" in states
             if "pending" in states or "failed" in states:
                 _apply_counts(db, counts)  # a job that was put back may be the one to claim
-            claims = self._claim(db, worker_id, count, queues, now, counts, ahead) if count > 0 else []
+            claims = self._claim(db, worker_id, count, queues, now, counts, ahead) if count + ahead > 0 else []
             _apply_counts(db, counts)
             faults.point("finishing" if ended else "claiming")
         faults.point("finished" if ended else "claimed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from queuectl import faults
-from queuectl.db.rules import RETRIABLE, due_after_edit, to_json
+from queuectl.db.rules import CANCELLED_WAITING, RETRIABLE, due_after_edit, to_json
 from queuectl.db.sqlite_file import SqliteFile
 from queuectl.db.sqlite_views import COUNTED, conditions
 from queuectl.errors import JobNotFound, NotInDlq, WrongState
@@ -33,7 +33,6 @@ _CHAIN = """
     SELECT run_id FROM chain
     """
 
-CANCELLED_WAITING = "cancelled while it waited"
 STEP = 1000
 
 

@@ -7,8 +7,8 @@ import time
 
 from queuectl import faults
 from queuectl.db import sqlite_make
-from queuectl.db.rules import after_loss, to_json
-from queuectl.db.sqlite_desk import CANCELLED_WAITING, move_count
+from queuectl.db.rules import CANCELLED_WAITING, after_loss, to_json
+from queuectl.db.sqlite_desk import move_count
 from queuectl.db.sqlite_file import SqliteFile
 
 TYPE_CHECKING = False

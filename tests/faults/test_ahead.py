@@ -9,18 +9,29 @@ from __future__ import annotations
 import collections
 import re
 import shlex
-from typing import Any, Callable, Dict, List
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
-from queuectl.db.sqlite import PLENTY
+from queuectl.db.rules import PLENTY
 from tests.faults.faulty import Fault, stopped
 from tests.process.scene import Scene
+from tests.store.engines import ENGINES
 
 pytestmark = pytest.mark.posix
 
+
+@pytest.fixture(params=sorted(ENGINES), autouse=True)
+def location(request: Any, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each engine's store in turn: what a worker notes is read on its host, whatever the store."""
+    with ENGINES[request.param](tmp_path) as where:
+        monkeypatch.setenv("QUEUECTL_DB", where)
+        yield
+
+
 #: Long enough that some of it goes quickly on a busy machine too; what is beyond ``PLENTY`` can be held.
-ROW = 7 * PLENTY + 400
+ROW = 15 * PLENTY + 400
 
 
 def enqueue_row(scene: Scene, slow_every: int = 0) -> List[str]:
@@ -59,6 +70,19 @@ def test_a_worker_killed_at(scene: Scene, fault: Callable[..., Fault], step: str
     """The one run that was under way may be lost; ends that were kept back stand, claims that were held are undone."""
     ids = enqueue_row(scene, slow_every=20 if step == "giving" else 0)
     met = fault(f"worker run/{step}", count=3 if step != "giving" else 1)
+
+    done = scene.start("--drain", wait=False, env=met.env).wait(90)
+
+    assert (0, True) == (done.code, met.met)
+    assert len(judge_row(scene, ids)) <= 1
+    assert sum(begun(scene).values()) <= ROW + 1
+
+
+@pytest.mark.parametrize("step", ["finishing", "finished"])
+def test_a_worker_killed_before_it_knows_what_it_got(scene: Scene, fault: Callable[..., Fault], step: str) -> None:
+    """None of the jobs that it was just given has begun; at most the one that ran while it asked is lost."""
+    ids = enqueue_row(scene)
+    met = fault(f"worker run/{step}", count=30)
 
     done = scene.start("--drain", wait=False, env=met.env).wait(90)
 

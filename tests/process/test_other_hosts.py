@@ -18,7 +18,9 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from queuectl import Queue
+from queuectl.db.rules import PLENTY
 from queuectl.runner.identity import host_name
+from tests import oracle
 from tests.conftest import Background, Result
 from tests.process.scene import seconds_of_its_own, sleeping
 from tests.store.engines import ENGINES
@@ -215,6 +217,33 @@ def test_stop_does_not_wait_for_ever_for_a_host_that_is_gone(
 
     assert ("pending", 1) == (queue.get(job_id).state, queue.get(job_id).losses)
     assert [] == queue.store.workers()
+
+
+def test_a_row_goes_on_without_the_host_that_died_in_it(
+    queue: Queue,
+    there: Callable[..., Background],
+    background: Callable[..., Any],
+    eventually: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Its folder is there: what had ended stands, what was held has not begun, and one run at most is lost."""
+    queue.set_setting("lease", "2")
+    ids = queue.enqueue_many(["echo $QUEUECTL_JOB_ID >> begun"] * (15 * PLENTY + 200))
+    met = tmp_path / "met"
+    monkeypatch.setenv("QUEUECTL_FAULT", f"worker run/noted:3:STOP@{met}")
+    group = there("web2")
+    monkeypatch.delenv("QUEUECTL_FAULT")
+    eventually(met.exists, timeout=30)
+    group.end()
+
+    assert 0 == background("worker", "start", "--drain").wait(timeout=60).code
+
+    runs = [[run.state for run in queue.runs(job_id)] for job_id in ids]
+    assert len(runs) - 1 <= runs.count(["completed"])
+    assert {"completed"} == {states[-1] for states in runs}
+    assert len(Path("begun").read_text().split()) <= len(ids) + 1
+    assert [] == oracle.problems(queue.store)
 
 
 def test_reset_stops_the_workers_of_all_hosts(queue: Queue, there: Callable[..., Background], cli: Cli) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, List
 
@@ -93,9 +94,26 @@ def test_a_large_record_is_refused(path: str) -> None:
 
 
 @pytest.mark.posix
-def test_a_disk_that_takes_nothing_is_an_answer() -> None:
-    """Full, or not there: nothing is kept back then."""
+def test_a_disk_that_takes_nothing_is_an_answer(path: str) -> None:
+    """Full, or not there: nothing is kept back then, and what stood there before does not stay."""
     waiting: List[int] = [2]
+    os.symlink("/dev/full", path)  # to be removed in its place
 
-    assert not journal.Journal("/dev/full").begin(waiting)
+    assert not journal.Journal(path).begin(waiting)
+    assert not os.path.lexists(path)
     assert not journal.Journal("/nowhere/w1.ahead").begin(waiting)
+
+
+def test_a_claim_on_its_way_is_noted_until_the_next_record(path: str) -> None:
+    """Beside the ends before it, with the runs that have begun."""
+    written = journal.Journal(path)
+    written.begin([2])
+    written.add([], [an_end(1)], [])
+
+    written.add([], [], [], [1, 2])
+    left = journal.read(path)
+    assert ([1, 2], [an_end(1)]) == (left.known, left.ended)
+
+    written.add([], [], [])
+    assert None is journal.read(path).known
+    assert [an_end(1)] == journal.read(path).ended

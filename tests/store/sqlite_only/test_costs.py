@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from queuectl.db import sqlite_file
-from queuectl.db.sqlite import PLENTY
+from queuectl.db.rules import PLENTY
 from tests.store.build import T0, completed, specs
 
 JOBS = 50

@@ -1,16 +1,12 @@
-"""Claims ahead of free slots, and giving them back.
-
-For SQLite only: a store that hosts share claims nothing ahead, for nobody on another host could read what a dead
-worker noted of it.
-"""
+"""Claims ahead of free slots, and giving them back."""
 
 from __future__ import annotations
 
 import pytest
 
 from queuectl import journal
-from queuectl.ahead import HOLD_S, MOST, TRIALS, Ahead
-from queuectl.db.sqlite import PLENTY
+from queuectl.ahead import TRIALS, Ahead
+from queuectl.db.rules import PLENTY
 from tests.store.build import T0, claim_ids, completed, failed, spec, specs, worker
 
 AHEAD = 3
@@ -48,7 +44,7 @@ def test_jobs_that_are_not_due_are_not_much(store):
 
 
 def test_a_queue_with_a_limit_is_not_claimed_ahead(store):
-    """What waits for its worker would take up the places of what could run; nor is any other queue beside it."""
+    """What waits for its worker would take up the places of what could run; nor is what else this worker serves."""
     store.add([*specs(ENOUGH + 1), *specs(ENOUGH, queue="few")], T0)
     store.set_limit("few", 100)
 
@@ -133,31 +129,34 @@ def ahead(store, tmp_path):
     made.close()
 
 
-def hurry(ahead, times, every_s=HOLD_S / 4, start_mono=0.0):
-    """Hand in so many times, each so long after the one before; return how many are wanted after each."""
+def hurry(ahead, times, every=0.25, start_mono=0.0):
+    """Hand in so many times, this part of ``hold_s`` one after the other; return how many are wanted after each."""
     wanted = []
     for number in range(times):
-        ahead.handed_in(start_mono + number * every_s)
-        wanted.append(ahead.wanted)
+        ahead.handed_in(start_mono + number * every * ahead._store.hold_s)
+        wanted.append(ahead.ask(()))
     return wanted
 
 
 def test_more_is_wanted_the_longer_the_row(ahead):
-    """None at first, then twice as many and one each time, up to seven."""
-    assert [0] * (1 + TRIALS) + [1, 3, MOST, MOST] == hurry(ahead, TRIALS + 5, start_mono=100.0)
+    """None at first, then twice as many and one each time, up to what suits the store."""
+    most = ahead._store.most_ahead
+    grown = [number for number in (1, 3, 7, 15) if number <= most]
+    assert most == grown[-1]
+    assert [0] * (1 + TRIALS) + [*grown, most] == hurry(ahead, TRIALS + 2 + len(grown), start_mono=100.0)
 
 
 def test_where_jobs_take_their_time_none_is_wanted(ahead):
     """Each one that takes longer than anything is held begins the trials anew."""
-    assert {0} == set(hurry(ahead, 50, every_s=HOLD_S * 1.5))
-    assert {0} == set(hurry(ahead, 50, every_s=HOLD_S * 0.75, start_mono=1000.0))
+    assert {0} == set(hurry(ahead, 50, every=1.5))
+    assert {0} == set(hurry(ahead, 50, every=0.75, start_mono=1000.0))
 
 
 def test_what_is_held_is_begun_in_order_and_its_ends_wait(store, ahead, tmp_path):
     """One for each free slot, with the moment of its beginning; the journal knows the rest."""
     claims = turn(store, count=2)
     assert claims[:2] == ahead.take(claims, 2, 100.0)
-    assert not ahead.is_over(100.0 + HOLD_S / 2)
+    assert not ahead.is_over(100.0 + store.hold_s / 2)
 
     following = ahead.follow([completed(claims[0])], [(claims[0].run_id, [(0, b"hi")], None)], 1)
 
@@ -165,22 +164,22 @@ def test_what_is_held_is_begun_in_order_and_its_ends_wait(store, ahead, tmp_path
     assert T0 != following[0].started_at
     left = journal.read(str(tmp_path / "w1.ahead"))
     assert ([claim.run_id for claim in claims[3:]], [completed(claims[0])]) == (left.waiting, left.ended)
-    assert ahead.is_over(100.0 + HOLD_S)
+    assert ahead.is_over(100.0 + store.hold_s)
 
 
 def test_a_row_that_did_not_go_on_is_begun_anew(store, ahead):
     """If nothing that was held began, all trials are before it; if some did, half as many are held next."""
-    hurry(ahead, TRIALS + 4, start_mono=100.0)
+    hurry(ahead, TRIALS + 8, start_mono=100.0)
     claims = turn(store)
     ahead.take(claims, 1, 100.0)
     ahead.follow([completed(claims[0])], [], 1)
     ahead.give_back("w1")
-    assert MOST // 2 == ahead.wanted
+    assert store.most_ahead // 2 == ahead.ask(())
 
     ahead.take(turn(store), 1, 100.0)
     ahead.give_back("w1")
 
-    assert 0 == ahead.wanted
+    assert 0 == ahead.ask(())
     assert 3 == store.queues()[0].processing  # the first of each turn, and the one that followed
     assert [] == store.check()
 
