@@ -1,6 +1,6 @@
 """The libraries beside queuectl: Huey on SQLite, RQ and Celery on Redis, procrastinate and pgqueuer on PostgreSQL.
 
-Each is measured from the end of the first job to that of the last, as its store tells it: start-up is left out, which
+And queuectl itself on that server. Each is measured from the end of the first job to that of the last, as its store tells it: start-up is left out, which
 for few jobs would weigh heavily. The servers are started here, in folders of their own, and sync what they are told
 before they answer: Redis with ``appendfsync always``, PostgreSQL with ``fsync``.
 """
@@ -22,6 +22,7 @@ WORKERS = [sys.executable, "-c", "from bench.peer_workers import main; main()"]
 REDIS = ["redis-server", "--port", "0", "--save", "", "--appendonly", "yes", "--appendfsync", "always"]
 LOOK_S = 0.02  # between two looks at what is done, which cost the peer something
 DONE_BY_PROCRASTINATE = "SELECT count(*) FROM procrastinate_jobs WHERE status = 'succeeded'"
+DONE_BY_QUEUECTL = "SELECT coalesce(sum(completed), 0) FROM queuectl.counts"
 DONE_BY_PGQUEUER = "SELECT count(*) FROM pgqueuer_log WHERE status = 'successful'"
 _numbers = count(1)
 
@@ -179,9 +180,11 @@ def peers(jobs: int, stack: ExitStack) -> Tuple[Dict[str, Peer], Dict[str, str]]
 
 def _on_postgres(jobs: int, stack: ExitStack, found: Dict[str, Peer], missing: Dict[str, str]) -> None:
     server, reason = None, ""
-    for name, question, drivers, share in (
-        ("procrastinate", DONE_BY_PROCRASTINATE, ("psycopg_pool",), 5),
-        ("pgqueuer", DONE_BY_PGQUEUER, ("asyncpg",), 2.5),
+    end = "synced; the end of each job; no output"
+    for name, question, drivers, share, kept in (
+        ("queuectl", DONE_BY_QUEUECTL, (), 1, "synced before enqueue returns; each run with its output"),
+        ("procrastinate", DONE_BY_PROCRASTINATE, ("psycopg_pool",), 5, end),
+        ("pgqueuer", DONE_BY_PGQUEUER, ("asyncpg",), 2.5, end),
     ):
         title = f"{name} on PostgreSQL"
         if not all(find_spec(module) for module in (name, *drivers)):
@@ -193,11 +196,14 @@ def _on_postgres(jobs: int, stack: ExitStack, found: Dict[str, Peer], missing: D
             missing[title] = reason
             continue
         both = f"{_package(name)}, PostgreSQL {server.execute('SHOW server_version')[0][0].split()[0]}"
-        kept = "synced; the end of each job; no output"
         found[title] = Peer(both, kept, max(int(jobs / share), 1), on_postgres(server, name, question))
 
 
 def _package(name: str) -> str:
+    if name == "queuectl":
+        from queuectl import __version__
+
+        return __version__
     from importlib.metadata import version as of_package
 
     return of_package(name)

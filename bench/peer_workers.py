@@ -1,4 +1,4 @@
-"""The other end of ``library_peers``: what a user of Huey, RQ, Celery, procrastinate or pgqueuer would write.
+"""The other end of ``library_peers``: what a user of Huey, RQ, Celery, procrastinate, pgqueuer or queuectl would write.
 
 ``NAME fill URL JOBS`` hands the jobs in, ``NAME work URL SLOTS`` is the worker. A job is ``sh -c true`` as a
 subprocess; one that does not end well raises, so that the library knows.
@@ -7,6 +7,7 @@ subprocess; one that does not end well raises, so that the library knows.
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -142,6 +143,23 @@ def work_pgqueuer(url: str, slots: int) -> None:
     asyncio.run(_work_pgqueuer(url, slots))
 
 
+# -- queuectl, on the same server -------------------------------------------------------------
+
+
+def fill_queuectl(url: str, jobs: int) -> None:
+    from queuectl import Queue
+
+    with Queue(url) as queue:
+        queue.enqueue_many([{"command": "true"}] * jobs)
+
+
+def work_queuectl(url: str, slots: int) -> None:
+    workers = min(slots, os.cpu_count() or 1)
+    words = ["worker", "start", "--count", str(workers), "--concurrency", str(slots // workers)]
+    os.environ["QUEUECTL_DB"] = url
+    os.execv(sys.executable, [sys.executable, "-m", "queuectl", *words])
+
+
 CALLS: Dict[Tuple[str, str], Callable[[str, int], None]] = {
     ("huey", "fill"): fill_huey,
     ("huey", "work"): work_huey,
@@ -152,6 +170,8 @@ CALLS: Dict[Tuple[str, str], Callable[[str, int], None]] = {
     ("procrastinate", "work"): work_procrastinate,
     ("pgqueuer", "fill"): fill_pgqueuer,
     ("pgqueuer", "work"): work_pgqueuer,
+    ("queuectl", "fill"): fill_queuectl,
+    ("queuectl", "work"): work_queuectl,
 }
 
 

@@ -18,9 +18,11 @@ from uuid import uuid4
 from bench.measure import keep, machine, median
 from bench.postgres_store import SETTINGS, adding, crowd, filled, turns, woken
 from bench.report import write
+from queuectl.db.postgres_store import PostgresStore
 from tests.postgres_server import PostgresServer, fresh_schema
 
 CLIENTS = 8
+ROW = PostgresStore.most_ahead  # what queuectl's worker takes at a time in a row of short commands
 BATCH = 10  # what pgqueuer's worker takes at a time unless it is told otherwise; procrastinate's takes one
 HEARTBEAT = timedelta(minutes=5)
 
@@ -153,6 +155,7 @@ def compare(server: PostgresServer, given: argparse.Namespace) -> Dict[str, Any]
         for _ in range(given.rounds):
             for name, url, batch in (
                 ("1k pending", few, 1), ("pending", many, 1), ("finished", old, 1), ("batches", many, BATCH),
+                ("row", many, ROW),
             ):  # fmt: skip
                 row = crowd(turns, url, CLIENTS, batch, given.seconds, 1000 if url == few else None)
                 note(name, row["jobs/s"])
@@ -178,6 +181,12 @@ def ratios(figures: Dict[str, List[float]], given: argparse.Namespace) -> Dict[s
         ),
         f"claim and finish, {BATCH} at a time, {size} pending / pgqueuer, {BATCH} at a time": over(
             "batches", "pgqueuer in batches"
+        ),
+        f"claim and finish as workers do, {ROW} at a time, {size} pending / procrastinate (one at a time)": over(
+            "row", "procrastinate"
+        ),
+        f"claim and finish as workers do, {ROW} at a time, {size} pending / pgqueuer, {BATCH} at a time": over(
+            "row", "pgqueuer in batches"
         ),
         f"rate, {size} pending / 1,000 pending": over("pending", "1k pending"),
         f"rate, {size} pending and {size} finished / 1,000 pending": over("finished", "1k pending"),
