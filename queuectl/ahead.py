@@ -3,8 +3,8 @@
 When short commands follow each other closely, the transaction between two of them is most of what a worker adds. A
 worker that sees such a row claims some jobs more than it has free slots, begins each as soon as a slot is free, and
 hands the ends in together. Nothing is risked by it: what it holds and what has ended stands in its journal, so that
-after a ``kill -9`` the ends are accepted and the claims undone; and for the store's ``hold_s`` at most, after which
-what has ended is handed in and what has not begun is given back.
+after a ``kill -9`` the ends are accepted and the claims undone; and for ``HOLD_S`` at most, after which what has
+ended is handed in and what has not begun is given back.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from queuectl.db.base import Ended, OutputWrite, Store
 
+# How long a job is held, or the end of one not handed in. Nobody notices it, and it is long enough for a row of
+# commands that share their core with those of seven other workers.
+HOLD_S = 0.05
 # How often in a row all had to go quickly before any job is held.
 TRIALS = 4
 
@@ -90,16 +93,16 @@ class Ahead:
         self._asked = False
         self._held, self._progress = claims[free:], False
         noted = self._journal is not None and self._journal.begin([claim.run_id for claim in self._held])
-        self.until_mono = now_mono + self._store.hold_s if noted else 0.0
+        self.until_mono = now_mono + HOLD_S if noted else 0.0
         return claims[:free]
 
     def handed_in(self, now_mono: float) -> None:
         """Hold more next time if all that was claimed last has gone quickly."""
         taken_s = now_mono - self._handed_mono
         self._handed_mono = now_mono
-        if taken_s < self._store.hold_s / 2:
+        if taken_s < HOLD_S / 2:
             self._size = self._size + 1 if self._size < 0 else min(2 * self._size + 1, self._store.most_ahead)
-        elif taken_s >= self._store.hold_s and self._size <= 0:
+        elif taken_s >= HOLD_S and self._size <= 0:
             self._size = -TRIALS
 
     def follow(self, ended: List[Ended], outputs: List[OutputWrite], free: int) -> List[Claim]:

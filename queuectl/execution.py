@@ -62,26 +62,23 @@ class Slots:
 class Execution:
     """A run from its claim to its end. Instants with ``_mono`` are of the monotonic clock."""
 
-    __slots__ = (
-        "_look_mono", "_status", "_usage", "claim", "command", "deadline_mono", "grace_s", "kill_mono",
-        "killed", "noted", "outcome", "pid", "started_mono", "timeout_s",
-    )  # fmt: skip
+    # Of the class, where most runs leave them: a worker makes one of these for each command.
+    command: Command
+    outcome: Optional[Outcome] = None  # why it is being ended, if it is
+    kill_mono: Optional[float] = None  # when TERM is followed by KILL, then when to look again
+    deadline_mono: Optional[float] = None
+    killed = False  # whether it was sent KILL, and is until nothing is left
+    noted = False  # whether the leader was written down for recovery
+    pid = 0
+    started_mono = 0.0
+    _look_mono = 0.0
+    _status: Optional[int] = None
+    _usage: Any = None
 
     def __init__(self, claim: Claim, config: Config) -> None:
         self.claim = claim
         self.timeout_s = claim.job.timeout_s if claim.job.timeout_s is not None else config.timeout
         self.grace_s = config.kill_grace
-        self.outcome: Optional[Outcome] = None  # why it is being ended, if it is
-        self.kill_mono: Optional[float] = None  # when TERM is followed by KILL, then when to look again
-        self.deadline_mono: Optional[float] = None
-        self.killed = False  # whether it was sent KILL, and is until nothing is left
-        self.noted = False  # whether the leader was written down for recovery
-        self.pid = 0
-        self.started_mono = 0.0
-        self._look_mono = 0.0
-        self._status: Optional[int] = None
-        self._usage: Any = None
-        self.command: Command
 
     def begin(self, environment: Dict[str, str], store_id: str, output_limit: int) -> None:
         """Start the command.

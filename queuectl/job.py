@@ -159,6 +159,9 @@ class Verdict(NamedTuple):
     delay_s: float = 0.0  # of a retry
 
 
+COMPLETED = Verdict(State.COMPLETED, None, None)
+
+
 def settle(job: Job, end: RunEnd, config: Config, now: float, random: float = 0.0) -> Verdict:
     """Decide what *end* does to *job*.
 
@@ -170,7 +173,7 @@ def settle(job: Job, end: RunEnd, config: Config, now: float, random: float = 0.
         random: A number in [0, 1) for the jitter.
     """
     if end.outcome is Outcome.COMPLETED:
-        return Verdict(State.COMPLETED, None, None)
+        return COMPLETED
     if end.outcome is Outcome.CANCELLED:
         return Verdict(State.CANCELLED, None, "cancelled while it ran")
     if end.outcome is Outcome.STOPPED:

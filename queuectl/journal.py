@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import marshal
 import os
+from binascii import crc32
 
 from queuectl.job import Claim, Job, Outcome, RunEnd, State, Verdict
 
@@ -133,8 +134,6 @@ def read(path: str) -> Left:
 
 
 def _head(data: bytes, batch: int) -> bytes:
-    from binascii import crc32
-
     return (len(data) | crc32(data) << 32 | (batch & 0xFFFFFFFF) << 64).to_bytes(_HEAD, "little")
 
 

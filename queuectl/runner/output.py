@@ -14,15 +14,14 @@ class OutputBuffer:
     one and a half times the limit, whatever the command prints.
     """
 
-    __slots__ = ("_head", "_head_size", "_stored", "_tail", "_tail_size", "total")
+    _stored = 0  # offset up to which bytes were handed out
+    total = 0  # bytes printed so far
 
     def __init__(self, limit: int) -> None:
         self._head_size = limit // 2
         self._tail_size = limit - self._head_size
         self._head = bytearray()  # bytes of the first half, not yet handed out
         self._tail = bytearray()  # the last bytes behind the first half
-        self._stored = 0  # offset up to which bytes were handed out
-        self.total = 0  # bytes printed so far
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the output."""

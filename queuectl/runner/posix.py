@@ -26,28 +26,24 @@ SPARE_DESCRIPTORS = 16
 TRANSIENT = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 # ru_maxrss is in KiB, on macOS in bytes.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
-# Python ignores SIGPIPE and SIGXFSZ, and a shell's background job inherits ignored SIGINT and
-# SIGQUIT: a command starts with the default of each, as a user expects it.
-_DEFAULTS = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGPIPE", "SIGXFSZ", "SIGUSR1", "SIGUSR2")
-    if hasattr(signal, name)
-]
+# Python ignores SIGPIPE and SIGXFSZ, and a shell's background job inherits ignored SIGINT and SIGQUIT: a command starts
+# with the default of each, as a user expects it. All are named, as plain numbers: for one that is not, glibc makes two
+# system calls in the child instead of one.
+_DEFAULTS = sorted({int(number) for number in signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP})
 
 
 class Command:
     """A running command and its tree; ``pid`` leads a session of its own."""
 
-    __slots__ = ("_fd", "_reaped", "_run_id", "_store_id", "buffer", "pid", "started")
+    started: Optional[str] = None  # the leader's start time, once somebody looked
+    _reaped = False
 
     def __init__(self, pid: int, fd: int, run_id: int, store_id: str, limit: int) -> None:
         self.pid = pid
         self.buffer = OutputBuffer(limit)
-        self.started: Optional[str] = None  # the leader's start time, once somebody looked
         self._fd: Optional[int] = fd
         self._run_id = run_id
         self._store_id = store_id
-        self._reaped = False
 
     def fileno(self) -> int:
         """Return the reading end of the command's output, -1 after its end."""

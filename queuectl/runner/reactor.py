@@ -92,9 +92,12 @@ class Reactor:
 
     def wait(self, timeout_s: float) -> None:
         """Sleep until something happens, *timeout_s* seconds at most."""
-        self.readable = []
-        self.exits = []
-        self.signals = []
+        if self.readable:
+            self.readable = []
+        if self.exits:
+            self.exits = []
+        if self.signals:
+            self.signals = []
         self.rung = False
         if self._children and timeout_s <= BRIEF_S and self._waits_for_ends(timeout_s):
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from queuectl import journal
-from queuectl.ahead import TRIALS, Ahead
+from queuectl.ahead import HOLD_S, TRIALS, Ahead
 from queuectl.db.rules import PLENTY
 from tests.store.build import T0, claim_ids, completed, failed, spec, specs, worker
 
@@ -130,10 +130,10 @@ def ahead(store, tmp_path):
 
 
 def hurry(ahead, times, every=0.25, start_mono=0.0):
-    """Hand in so many times, this part of ``hold_s`` one after the other; return how many are wanted after each."""
+    """Hand in so many times, this part of ``HOLD_S`` one after the other; return how many are wanted after each."""
     wanted = []
     for number in range(times):
-        ahead.handed_in(start_mono + number * every * ahead._store.hold_s)
+        ahead.handed_in(start_mono + number * every * HOLD_S)
         wanted.append(ahead.ask(()))
     return wanted
 
@@ -156,7 +156,7 @@ def test_what_is_held_is_begun_in_order_and_its_ends_wait(store, ahead, tmp_path
     """One for each free slot, with the moment of its beginning; the journal knows the rest."""
     claims = turn(store, count=2)
     assert claims[:2] == ahead.take(claims, 2, 100.0)
-    assert not ahead.is_over(100.0 + store.hold_s / 2)
+    assert not ahead.is_over(100.0 + HOLD_S / 2)
 
     following = ahead.follow([completed(claims[0])], [(claims[0].run_id, [(0, b"hi")], None)], 1)
 
@@ -164,7 +164,7 @@ def test_what_is_held_is_begun_in_order_and_its_ends_wait(store, ahead, tmp_path
     assert T0 != following[0].started_at
     left = journal.read(str(tmp_path / "w1.ahead"))
     assert ([claim.run_id for claim in claims[3:]], [completed(claims[0])]) == (left.waiting, left.ended)
-    assert ahead.is_over(100.0 + store.hold_s)
+    assert ahead.is_over(100.0 + HOLD_S)
 
 
 def test_a_row_that_did_not_go_on_is_begun_anew(store, ahead):
