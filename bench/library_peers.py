@@ -1,8 +1,8 @@
 """The libraries beside queuectl: Huey on SQLite, RQ and Celery on Redis, procrastinate and pgqueuer on PostgreSQL.
 
 And queuectl itself on that server. Each is measured from the end of the first job to that of the last, as its store
-tells it: start-up is left out, which for few jobs would weigh heavily. The servers are started here, in folders of their
-own, and sync what they are told before they answer: Redis with ``appendfsync always``, PostgreSQL with ``fsync``.
+tells it: start-up is left out, which for few jobs would weigh heavily. The servers are started here, in folders of
+their own, and sync what they are told before they answer: Redis with ``appendfsync always``, PostgreSQL with ``fsync``.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class Turn:
         return LINES if len(names) <= MOST_LINES else MANY
 
     def _single(self, kind: str, count: int, ends: Sequence[Dict[str, Any]]) -> bool:
-        """Say whether ``SINGLE`` will do: for one claim at most, and one end of the usual kind, sent for the first time."""
+        """Say whether ``SINGLE`` will do: for one claim at most, and one usual end, sent for the first time."""
         return (
             kind in (NONE, KNOWN, ALONE, LINES)
             and count <= 1
