@@ -100,7 +100,7 @@ class OutputFlow:
                     self._reactor.unwatch(fd)
             else:
                 # A background child holds the pipe. It must neither delay this end nor die of SIGPIPE
-                # now, so its output is read and dropped as long as this worker lives.
+                # now, so its output is read and dropped, by this worker as long as it lives.
                 self._lingering[fd] = command
                 if fresh:
                     self._reactor.watch(command)
@@ -134,6 +134,6 @@ class OutputFlow:
             self.pending = []
 
     def close(self) -> None:
-        """Let go of the pipes that background children still hold."""
+        """Leave the pipes that background children still hold to others, so that these may go on writing."""
         for command in self._lingering.values():
-            command.close()
+            command.leave()

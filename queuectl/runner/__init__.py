@@ -16,8 +16,8 @@ The interface that both halves share:
     hears that the first process has ended; unless the run is being ended, what else is alive lives on.
 ``Command.leftovers()``
     whether anything of the tree is still alive.
-``Command.close()``
-    lets go of the output.
+``Command.close()``, ``Command.leave()``
+    let go of the output; after ``leave`` what still writes to it may go on, where the system can do that (POSIX).
 ``how_ended(status)``, ``used(usage)``
     read what a reactor reports of an end: (exit code, signal), and (peak memory in bytes, CPU seconds).
 """

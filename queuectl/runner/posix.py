@@ -109,6 +109,23 @@ class Command:
         """Say whether anything of the tree is alive; what forks is hard to see, so two looks must find nothing."""
         return bool(self.tree() or self.tree())
 
+    def leave(self) -> None:
+        """Let go of the output as a worker that leaves does: what still writes to it may go on.
+
+        A process of its own reads and drops from now on, until nobody writes any more.
+        """
+        if self._fd is None:
+            return
+        try:
+            os.set_blocking(self._fd, True)
+            # Nothing of the worker's passes on but the pipe: no mark, by which it would be taken for a part of a
+            # run, no terminal, and not its directory, which somebody may want to unmount.
+            words = [SHELL, "-c", "cd /; exec cat >/dev/null 2>&1"]
+            _spawn(words, {"PATH": os.environ.get("PATH", os.defpath)}, self._fd, _nothing())
+        except (OSError, ValueError):
+            pass  # the machine is full of processes; the worker leaves all the same
+        self.close()
+
     def close(self) -> None:
         """Let go of the output; what still writes to it gets SIGPIPE."""
         if self._fd is not None:

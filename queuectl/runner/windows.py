@@ -154,6 +154,10 @@ class Command:
         self._forget_process()
         return False
 
+    def leave(self) -> None:
+        """Let go of the output as a worker that leaves does; here what still writes to it gets an error."""
+        self.close()
+
     def close(self) -> None:
         """Let go of the output; what still writes to it gets an error."""
         if self._pipe is not None:

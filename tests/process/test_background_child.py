@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+from pathlib import Path
+from typing import List
 
 import pytest
 
@@ -47,16 +51,67 @@ def test_what_it_prints_later_harms_neither_it_nor_the_next_job(scene: Scene) ->
     group.stop()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="who has a pipe open is read from /proc")
+@pytest.mark.parametrize("how", ["drained", "stopped", "stopped now"])
+def test_what_it_prints_after_its_worker_has_left_does_not_end_it(scene: Scene, how: str) -> None:
+    """Somebody reads on as long as it lives, and no longer, with nothing of the worker's but the pipe."""
+    body = 'readlink "/proc/$$/fd/2" > pipe; echo $$ > holder; until [ -e go ]; do sleep 0.02; done'
+    job_id = scene.queue.enqueue(f"sh -c '{body}; yes | head -c 300000; echo late && echo on > proof' & echo early").id
+    if how == "drained":
+        assert 0 == scene.start("--drain", wait=False).wait().code
+    else:
+        group = scene.start()
+        scene.until(job_id, "completed")
+        scene.pids("holder")
+        assert 0 == group.stop(signal.SIGQUIT if how == "stopped now" else signal.SIGTERM).code
+    (child,) = scene.pids("holder")
+    pipe = (scene.folder / "pipe").read_text().strip()
+    (reader,) = scene.eventually(lambda: [pid for pid in holders(pipe) if opened(pid, 0) == pipe], what="a reader")
+
+    assert {0: pipe, 1: os.devnull, 2: os.devnull} == {number: opened(reader, number) for number in descriptors(reader)}
+    assert reader == os.getsid(reader)
+    assert b"QUEUECTL" not in Path(f"/proc/{reader}/environ").read_bytes()
+    (scene.folder / "go").touch()
+    scene.gone([child])
+    assert "on\n" == (scene.folder / "proof").read_text()
+    scene.eventually(lambda: not holders(pipe), what="the end of the reader")
+    assert "early\n" == scene.output(job_id)
+
+
+def holders(pipe: str) -> List[int]:
+    """Return the processes that have a pipe open."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid in pids if pipe in [opened(pid, number) for number in descriptors(pid)]]
+
+
+def descriptors(pid: int) -> List[int]:
+    """Return the numbers of a process's descriptors; none where that cannot be seen."""
+    try:
+        return sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return []
+
+
+def opened(pid: int, number: int) -> str:
+    """Return what a process has open there, as Linux calls it."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{number}")
+    except OSError:
+        return ""
+
+
 def test_a_child_that_prints_for_ever_does_not_hold_up_the_end(scene: Scene) -> None:
     """The run ends with its command, whatever the child goes on printing, and the worker goes on to other jobs."""
     job_id = scene.queue.enqueue("(echo $$ > /dev/null; exec sh -c 'echo $$ > noisy; exec yes') & sleep 0.2").id
     other = scene.queue.enqueue("true").id
     done = scene.start("--drain", wait=False).wait()
 
-    scene.gone(scene.pids("noisy"))  # nobody reads any more, so SIGPIPE ends it
-
+    noisy = scene.pids("noisy")
+    assert all(map(alive, noisy))  # and it goes on without them
     assert 0 == done.code
     assert ("completed", "completed") == (scene.state(job_id), scene.state(other))
+    scene.close()
+    scene.gone(noisy)
 
 
 @pytest.mark.parametrize("way", list(WAYS))
