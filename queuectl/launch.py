@@ -1,4 +1,4 @@
-"""Starting queuectl's own processes: how they find this code and the store, daemons, ``pids.json``."""
+"""Starting queuectl's own processes: how they find this code and the store, daemons."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from queuectl.console import open_log
 from queuectl.control import local_workers
 from queuectl.db import home
 from queuectl.errors import QueuectlError
+from queuectl.pidfile import PidFile
+from queuectl.records import NamedTuple
 from queuectl.runner import RUN_VARIABLES
 
 TYPE_CHECKING = False
@@ -18,9 +20,12 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
     from queuectl.db.base import Store
+    from queuectl.job import Worker
 
 # How long ``--daemon`` waits until all workers have registered.
 START_S = 30.0
+# How long it waits for others that are writing ``pids.json``.
+SAVE_S = 1.0
 
 
 def python_command() -> List[str]:
@@ -47,34 +52,24 @@ def python_command() -> List[str]:
 def environment(location: Optional[str]) -> Dict[str, str]:
     """Return the environment for workers: this process's without the marks of a run it may be part of.
 
-    The store's location goes this way and not by argument: a URL may hold a password, which ``ps`` shows.
+    The store's location goes this way and not by argument: a URL may hold a password, which ``ps`` shows. What they
+    hand on to their commands must name the same store from the directory of any job.
     """
     inherited = {name: text for name, text in os.environ.items() if name not in RUN_VARIABLES}
+    inherited["QUEUECTL_HOME"] = home()
     if location is not None:
         inherited["QUEUECTL_DB"] = location
     return inherited
 
 
-def write_pids(pids: List[int]) -> bool:
-    """Write ``pids.json`` whole or not at all; say which. On Windows nobody may be reading it just now."""
-    path = os.path.join(home(), "pids.json")
-    hidden = f"{path}.{os.getpid()}"
-    try:
-        os.makedirs(home(), mode=0o700, exist_ok=True)
-        # Readable for its owner alone, as all of the home, whatever the umask says.
-        with open(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write('{"pids": %s}\n' % pids)
-        os.replace(hidden, path)
-        return True
-    except OSError:  # it is a courtesy: nothing reads it to decide
-        try:
-            os.remove(hidden)
-        except OSError:
-            pass
-        return False
+class Started(NamedTuple):
+    """A group that runs in the background now, or that has drained already."""
+
+    workers: List[Worker]  # by their numbers
+    over: bool  # whether all has been done, and they have exited
 
 
-def start_daemon(store: Store, options: Dict[str, Any]) -> int:
+def start_daemon(store: Store, options: Dict[str, Any]) -> Started:
     """Start a supervisor in a session of its own and wait until all its workers have registered."""
     import json
 
@@ -82,21 +77,19 @@ def start_daemon(store: Store, options: Dict[str, Any]) -> int:
     log_path = os.path.join(logs, "supervisor.log")
     log = open_log(log_path)
     begin = os.fstat(log).st_size
-    process = _start_apart([*python_command(), "worker", "supervise", json.dumps(options)], options["location"], log)
+    given = json.dumps({**options, "location": None})  # that goes by the environment
+    process = _start_apart([*python_command(), "worker", "supervise", given], options["location"], log)
     os.close(log)
     deadline = time.monotonic() + START_S
+    seen: Dict[int, Worker] = {}  # by number; one that drains may have gone before the next comes
     while True:
-        workers = [
-            worker for worker in store.workers() if worker.group_id == options["group_id"] and worker.role == "worker"
-        ]
-        if len(workers) == options["count"] or (options["drain"] and process.poll() == 0):
+        over = options["drain"] and process.poll() == 0
+        mine = [each for each in store.workers() if each.group_id == options["group_id"] and each.role == "worker"]
+        seen.update((worker.number, worker) for worker in mine)
+        if over or len(seen if options["drain"] else mine) == options["count"]:
             break
-        if process.poll() is not None:
-            with open(log_path, encoding="utf-8", errors="replace") as file:
-                file.seek(begin)
-                said = file.read().strip().splitlines()
-            why = said[-1].replace("queuectl: ", "", 1) if said else f"it ended with exit code {process.returncode}"
-            raise QueuectlError(f"the workers did not start: {why}")
+        if process.poll() is not None and not (options["drain"] and process.returncode == 0):
+            raise QueuectlError(f"the workers did not start: {_last_words(log_path, begin, process.returncode)}")
         if time.monotonic() > deadline:
             process.terminate()  # what "did not start" must not run on: those that did finish their jobs and exit
             raise QueuectlError(
@@ -104,12 +97,25 @@ def start_daemon(store: Store, options: Dict[str, Any]) -> int:
                 f"{tidy_path(logs)} says why."
             )
         time.sleep(0.005)
-    for worker in sorted(workers, key=lambda worker: worker.number):
-        print(f"Started worker pid={worker.pid}")
-    write_pids([worker.pid for worker in local_workers(store) if worker.role == "worker"])
-    print(f"Saved PIDs to {tidy_path(os.path.join(home(), 'pids.json'))}", flush=True)
+    _save_pids(store)
     process.returncode = 0  # it goes on alone: Popen must not warn about it
-    return 0
+    return Started([seen[number] for number in sorted(seen)], over)
+
+
+def _last_words(log_path: str, begin: int, code: int) -> str:
+    """Return what a supervisor said last before it ended too soon."""
+    with open(log_path, encoding="utf-8", errors="replace") as file:
+        file.seek(begin)
+        said = file.read().strip().splitlines()
+    return said[-1].replace("queuectl: ", "", 1) if said else f"it ended with exit code {code}"
+
+
+def _save_pids(store: Store) -> None:
+    """Have ``pids.json`` true when the command ends; later the supervisor sees to that."""
+    file = PidFile(store.store_id)
+    deadline = time.monotonic() + SAVE_S
+    while not file.keep(local_workers(store)) and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def _start_apart(words: List[str], location: Optional[str], log: int) -> subprocess.Popen[bytes]:
@@ -119,12 +125,9 @@ def _start_apart(words: List[str], location: Optional[str], log: int) -> subproc
         return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
         )
-    # Windows keeps a directory that is some process's current one from being removed: not the caller's, then.
-    env["QUEUECTL_HOME"] = home()
-    if "://" not in env.get("QUEUECTL_DB", "://"):
-        env["QUEUECTL_DB"] = os.path.abspath(os.path.expanduser(env["QUEUECTL_DB"]))
 
     def start(flags: int) -> subprocess.Popen[bytes]:
+        # Windows keeps a directory that is some process's current one from being removed: not the caller's, then.
         return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=home(), creationflags=flags
         )

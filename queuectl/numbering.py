@@ -30,7 +30,7 @@ def take(count: int, group_id: str, workers: Iterable[Worker]) -> List[int]:
     pid = os.getpid()
     try:
         with open(os.open(_path(), os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii", errors="replace") as file:
-            _lock(file.fileno())
+            lock(file.fileno())
             taken = _in_use(file.read(), finishing)
             numbers = _lowest(count, taken)
             taken.update((number, (pid, group_id, identity.process_started(pid) or "")) for number in numbers)
@@ -70,15 +70,19 @@ def _lowest(count: int, taken: Iterable[int]) -> List[int]:
     return numbers
 
 
-def _lock(fd: int) -> None:
-    """Wait for the file; its closing lets it go."""
+def lock(fd: int, wait: bool = True) -> None:
+    """Lock a file until it is closed.
+
+    Raises:
+        OSError: Without *wait*, somebody else has locked it.
+    """
     if sys.platform == "win32":
         import msvcrt
 
         os.lseek(fd, LOCKED_BYTE, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_LOCK, 1)
+        msvcrt.locking(fd, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
         os.lseek(fd, 0, os.SEEK_SET)
     else:
         import fcntl
 
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

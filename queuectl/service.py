@@ -92,7 +92,7 @@ def settings(service: Service) -> List[Tuple[str, str]]:
     found = [("QUEUECTL_HOME", home())]
     location = service.location or os.environ.get("QUEUECTL_DB")
     if location:
-        found.append(("QUEUECTL_DB", location if "://" in location else os.path.abspath(location)))
+        found.append(("QUEUECTL_DB", location if "://" in location else os.path.abspath(os.path.expanduser(location))))
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if words(service)[1:3] == ["-m", "queuectl"] and "site-packages" not in root:
         found.append(("PYTHONPATH", root))  # a checkout, not an installation

@@ -15,9 +15,10 @@ from queuectl.db import doorbell, home, open_store
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 from queuectl.execution import signal_name
 from queuectl.job import JobFilter, Worker
-from queuectl.launch import environment, python_command, start_daemon, write_pids
+from queuectl.launch import environment, python_command, start_daemon
 from queuectl.membership import is_time
 from queuectl.notify import Notifier
+from queuectl.pidfile import PidFile
 from queuectl.runner import QUIT, identity
 
 TYPE_CHECKING = False
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Sequence
 
     from queuectl.db.base import Store
+    from queuectl.launch import Started
 
 GRACEFUL, NOW = 1, 2
 # Well below the 5 s in which the death of any worker of this host must be noticed.
@@ -70,7 +72,7 @@ class Supervisor:
         self._sweep_mono = self._look_mono = 0.0
         self._living: List[Worker] = []  # of this store on this host, at the last look
         self._prune_mono = time.monotonic() + PRUNE_S
-        self._pids: Optional[List[int]] = None  # what was written last; the file may hold anything before
+        self._pids = PidFile(store.store_id)
         self._notifier = Notifier()
         self._ready = False  # whether all workers have registered once
         self._wake = _place_to_sleep()
@@ -218,7 +220,7 @@ class Supervisor:
         for lost in recovery.sweep(self._store, judge):
             self._console.line(events.lost(*lost))
         self._living = local_workers(self._store)
-        self._write_pids()
+        self._pids.keep(self._living)
         self._tell_ready()
         self._obey()
         # Somebody dead who is still there could not be buried: again at the next sweep.
@@ -279,12 +281,6 @@ class Supervisor:
             while keep_s is not None and self._store.prune(JobFilter(states, ended_before=now - keep_s)) == 1000:
                 pass
 
-    def _write_pids(self) -> None:
-        """Keep ``pids.json`` true: the live workers of this store on this host, for people to read."""
-        pids = [worker.pid for worker in self._living if worker.role == "worker"]
-        if pids != self._pids and write_pids(pids):
-            self._pids = pids
-
     def _sleep(self, now_mono: float) -> None:
         """Sleep until a signal comes or something is due."""
         wake_mono = self._sweep_mono
@@ -308,8 +304,7 @@ class Supervisor:
         try:
             self._sweep(time.monotonic())
             self._store.unregister(self._id)
-            self._pids = None  # the command that started this daemon wrote the file too
-            self._write_pids()
+            self._pids.keep(self._living)
         except QueuectlError:
             pass
         self._console.finish()
@@ -392,6 +387,7 @@ def start(
     queues: Sequence[str] = (),
     daemon: bool = False,
     drain: bool = False,
+    tell: Optional[Callable[[Started], None]] = None,
 ) -> int:
     """Start a group of workers, in the foreground or as a daemon; return the exit code.
 
@@ -404,9 +400,11 @@ def start(
         queues: Which queues they serve; empty: all.
         daemon: Return as soon as all are live.
         drain: End when nothing is left to run now or later.
+        tell: Hears of a daemon group when it lives.
     """
     store = open_store(location)
-    if location is not None and "://" not in location:
+    location = location or os.environ.get("QUEUECTL_DB") or None
+    if location is not None and "://" not in store.location:
         location = store.location  # absolute: the workers' commands may be anywhere
     unheard = getattr(sys.stdout, "name", "") == os.devnull  # main opened it in place of none
     options = {
@@ -417,9 +415,12 @@ def start(
         os.makedirs(os.path.dirname(_log_path("")), mode=0o700, exist_ok=True)
     if daemon:
         try:
-            return start_daemon(store, options)
+            started = start_daemon(store, options)
         finally:
             store.close()
+        if tell is not None:
+            tell(started)
+        return 0
     return _supervise(store, options)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from queuectl.cli_commands.spec import Args
     from queuectl.job import Worker
+    from queuectl.launch import Started
 
 # More is a slip of the finger, and a fork bomb.
 MOST_WORKERS = 1000
@@ -35,7 +36,28 @@ def start(args: Args) -> int:
         queues=list(dict.fromkeys(args.queue)),
         daemon=bool(args.daemon),
         drain=bool(args.drain),
+        tell=lambda started: _tell_started(started, args),
     )
+
+
+def _tell_started(started: Started, args: Args) -> None:
+    """Print who was started in the background."""
+    from queuectl import pidfile
+    from queuectl.launch import tidy_path
+    from queuectl.render import write_json
+
+    if args.json:
+        workers = [_place_json(worker) for worker in started.workers]
+        write_json({"workers": workers, "drained": started.over, "pids_path": pidfile.path()})
+    elif args.quiet:
+        for worker in started.workers:
+            print(worker.pid)
+    else:
+        for worker in started.workers:
+            print(f"Started worker pid={worker.pid}")
+        print(f"Saved PIDs to {tidy_path(pidfile.path())}")
+        if started.over:
+            print("Nothing is left to do, so the workers have exited.")
 
 
 def stop(args: Args) -> int:
@@ -62,7 +84,7 @@ def stop(args: Args) -> int:
         new = [worker for worker in _meant(queue.workers(), args) if worker.group_id not in groups]
     stopped = len(meant) - sum(worker.role == "worker" for worker in left)
     if args.json:
-        write_json({"stopped": max(stopped, 0), "left": [_left_json(worker) for worker in left]})
+        write_json({"stopped": max(stopped, 0), "left": [_place_json(worker) for worker in left]})
     elif not args.quiet:
         if not meant and not left:
             print("No workers are running" + (" on " + " or ".join(args.host) if args.host else "") + ".")
@@ -127,7 +149,7 @@ def _tell_of_others(before: Sequence[Worker], meant: Sequence[Worker], args: Arg
         )
 
 
-def _left_json(worker: Worker) -> object:
+def _place_json(worker: Worker) -> object:
     return {"id": worker.id, "number": worker.number, "pid": worker.pid, "host": worker.host}
 
 
@@ -192,7 +214,8 @@ COMMANDS = (
         details=(
             "The first Ctrl-C (or SIGTERM, or 'queuectl worker stop') lets the running jobs finish; the second ends\n"
             "them and puts them back. A worker that dies is replaced, and its jobs run again. With --drain, jobs that\n"
-            "wait for a retry or a time count as left, those of paused queues do not."
+            "wait for a retry or a time count as left, those of paused queues do not. With --daemon it prints the\n"
+            "workers' pids: with -q nothing else, with --json one document."
         ),
         exit_codes=[(130, "ended by a second Ctrl-C")],
     ),

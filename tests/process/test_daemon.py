@@ -201,6 +201,80 @@ def test_pids_follow_a_replaced_worker(scene: Scene, cli: Cli) -> None:
     assert [] == listed(scene)
 
 
+def test_pids_of_two_stores_with_one_home(scene: Scene, cli: Cli) -> None:
+    """Neither takes the other's out; those of a group that was killed go when the others look again."""
+    cli("worker", "start", "--count", "2", "--daemon", code=0)
+    cli("--db", "other.db", "worker", "start", "--daemon", code=0)
+    mine = {worker.pid for worker in scene.queue.workers()}
+    with Queue(str(scene.folder / "other.db")) as other:
+        theirs = {worker.pid for worker in other.workers()}
+        assert (3, mine | theirs) == (len(listed(scene)), set(listed(scene)))
+
+        cli("worker", "stop", code=0)
+        assert theirs == set(listed(scene))
+
+        cli("worker", "start", "--daemon", code=0)
+        for row in sorted(other.store.workers(), key=lambda row: row.role):  # the supervisor first
+            os.kill(row.pid, signal.SIGKILL)
+        scene.gone(list(theirs))
+        mine = {worker.pid for worker in scene.queue.workers()}
+        scene.eventually(lambda: set(listed(scene)) == mine, what="the file without the killed")
+    cli("worker", "stop", code=0)
+    assert [] == listed(scene)
+
+
+def test_the_pid_of_a_process_that_is_no_worker_is_not_kept(scene: Scene, cli: Cli) -> None:
+    """A pid that has passed to another process since it was written down, and what no one can read."""
+    known = scene.folder / ".queuectl" / "pids.known"
+    known.parent.mkdir(exist_ok=True)
+    known.write_text(f"0123456789abcdef {os.getpid()} 1\nhalf a line\n\n")
+    (known.parent / "pids.json").write_text(f'{{"pids": [{os.getpid()}]}}')
+
+    cli("worker", "start", "--daemon", code=0)
+
+    assert [worker.pid for worker in scene.queue.workers()] == listed(scene)
+    cli("worker", "stop", code=0)
+
+
+@pytest.mark.parametrize("how", ["--quiet", "--json"])
+def test_what_a_script_reads(scene: Scene, cli: Cli, how: str) -> None:
+    """The pids alone, one a line; or one document."""
+    said = cli("worker", "start", "--count", "2", "--daemon", how, code=0).out
+
+    workers = sorted(scene.queue.workers(), key=lambda worker: worker.number)
+    if how == "--quiet":
+        assert "".join(f"{worker.pid}\n" for worker in workers) == said
+    else:
+        shown = [{"id": each.id, "number": each.number, "pid": each.pid, "host": each.host} for each in workers]
+        path = str(scene.folder / ".queuectl" / "pids.json")
+        assert {"workers": shown, "drained": False, "pids_path": path} == json.loads(said)
+    scene.queue.stop_workers()
+
+
+def test_no_password_is_in_a_command_line(scene: Scene, cli: Cli) -> None:
+    """Where the store is, which may be a URL with a password, a daemon hears by its environment."""
+    cli("--db", str(scene.folder / "other.db"), "worker", "start", "--daemon", code=0)
+    with Queue(str(scene.folder / "other.db")) as other:
+        lines = [
+            subprocess.run(["ps", "-o", "args=", "-p", str(row.pid)], stdout=subprocess.PIPE, check=True).stdout
+            for row in other.store.workers()
+        ]
+        other.stop_workers()
+
+    assert 2 == len(lines)
+    assert not any(b"other.db" in line for line in lines)
+
+
+def test_a_daemon_that_drains_what_is_empty(scene: Scene, cli: Cli) -> None:
+    """It says who lived, if they were seen, and that they are gone."""
+    said = cli("worker", "start", "--count", "2", "--daemon", "--drain", code=0).out
+
+    scene.eventually(lambda: scene.queue.store.workers() == [], what="all are gone")
+    line = "Nothing is left to do, so the workers have exited.\n"
+    started = r"(Started worker pid=\d+\n){2}Saved PIDs to ~/\.queuectl/pids\.json\n"
+    assert re.fullmatch(f"{started}({line})?", said) or said.endswith(line)
+
+
 def test_a_daemon_that_drains(scene: Scene, cli: Cli) -> None:
     """With ``--drain`` it works everything off and ends by itself."""
     ids = scene.queue.enqueue_many([scene.journal.command("sleep 0.1")] * 4)

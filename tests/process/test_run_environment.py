@@ -76,6 +76,31 @@ def test_a_jobs_environment_is_its_own(scene: Scene) -> None:
     assert {*MARK, "QUEUECTL_HOME"} == ours
 
 
+@pytest.mark.parametrize("daemon", [False, True], ids=["foreground", "daemon"])
+@pytest.mark.parametrize("place", ["home", "path", "~", "url"])
+def test_a_job_elsewhere_adds_to_the_same_store(
+    scene: Scene, cli: Callable[..., Result], place: str, daemon: bool
+) -> None:
+    """A home or a store that is named from the worker's directory, or the user's, is the same one from the job's."""
+    (scene.folder / "elsewhere").mkdir()
+    env = {"home": {"QUEUECTL_HOME": "odd"}, "path": {"QUEUECTL_DB": "odd.db"}, "~": {"QUEUECTL_DB": "~/odd.db"}}.get(
+        place, {"QUEUECTL_DB": "sqlite://odd.db"}
+    )
+    follow = f"unset HOME; {PYTHON} -m queuectl enqueue --id followed -- true"
+    cli("enqueue", "--cwd", str(scene.folder / "elsewhere"), "--command", follow, env=env, code=0)
+
+    if daemon:
+        cli("worker", "start", "--daemon", env=env, code=0)
+        cli("wait", "job1", env=env, code=0)
+        cli("worker", "stop", env=env, code=0)
+    else:
+        cli("worker", "start", "--drain", env=env, code=0)
+
+    assert "completed" in cli("show", "job1", env=env).out
+    assert "followed" in cli("list", "-q", env=env, code=0).out
+    assert [] == os.listdir(str(scene.folder / "elsewhere"))
+
+
 def test_run_ids_grow(scene: Scene) -> None:
     """Over all jobs, runs and workers: usable as a fencing token."""
     job = {"command": "echo $QUEUECTL_RUN_ID $QUEUECTL_ATTEMPT; exit 1", "max_retries": 0}

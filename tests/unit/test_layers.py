@@ -29,7 +29,7 @@ ROWS: Tuple[Tuple[str, ...], ...] = (
     ("journal",),
     ("ahead", "recovery", "execution"),
     ("membership", "numbering", "output_flow", "report", "service_task"),
-    ("ends",),
+    ("ends", "pidfile"),
     ("control", "copying", "explain", "service", "switches", "worker"),
     ("queue", "launch", "worker_main"),
     ("supervisor", "render"),
