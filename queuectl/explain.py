@@ -47,6 +47,8 @@ def _waiting(store: Store, job: Job, now: float) -> List[str]:
     elif not blocked:
         told.append(_in_line(store.ahead_of(job), job.queue))
     told.append(_who_runs_it(workers, job.queue))
+    if workers and not blocked and job.run_at <= now:
+        told += _busy(store, workers, job, now)
     if job.state == "failed" or job.run_at > now:
         command = f"queuectl retry {job.id}" if job.state == "failed" else f"queuectl edit {job.id} delay=0"
         told.append(f"'{command}' makes it due now.")
@@ -102,6 +104,20 @@ def _who_runs_it(workers: List[Worker], queue: str) -> str:
     slots = sum(worker.concurrency for worker in workers)
     at_once = f", {slots} jobs at once" if slots > len(workers) else ""
     return f"{_times(len(workers), 'live worker')} {'serves' if len(workers) == 1 else 'serve'} queue {queue}{at_once}."
+
+
+def _busy(store: Store, workers: List[Worker], job: Job, now: float) -> List[str]:
+    """Return that nobody has a slot free, the most usual reason of all; nothing if somebody has."""
+    runs = [store.runs_of(worker.id) for worker in workers]
+    if any(len(mine) < worker.concurrency for worker, mine in zip(workers, runs)):
+        return []
+    slots = sum(worker.concurrency for worker in workers)
+    if slots == 1:
+        running = store.get(runs[0][0][0])
+        since = f", since {local_text(running.updated_at, now)}" if running is not None else ""
+        return [f"Its one slot is taken by {runs[0][0][0]}{since}: {job.id} waits until it is free."]
+    whose = f"slots of the {len(workers)} workers" if len(workers) > 1 else "of its slots"
+    return [f"All {slots} {whose} are taken: {job.id} waits until one is free."]
 
 
 # -- running ----------------------------------------------------------------------------------

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Callable
+import re
+from typing import Any, Callable, Optional
+
+import pytest
 
 
 def test_pending_without_a_worker(cli: Callable[..., Any], add: Callable[..., str]) -> None:
@@ -59,6 +62,39 @@ def test_a_running_job_and_one_behind_a_limit(
     assert "'queuectl cancel job1' ends it." in running
     assert "Queue default is at its limit: at most 1 job at once, and 1 runs." in waiting
     assert "2 live workers serve queue default." in waiting
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), r"Its one slot is taken by job1, since \S+: job4 waits until it is free\."),
+        (("--concurrency", "2"), r"All 2 of its slots are taken: job4 waits until one is free\."),
+        (("--count", "3"), r"All 3 slots of the 3 workers are taken: job4 waits until one is free\."),
+        (("--concurrency", "3"), None),
+    ],
+)
+def test_a_job_that_waits_for_a_slot(
+    cli: Callable[..., Any],
+    add: Callable[..., str],
+    worker: Callable[..., Any],
+    eventually: Callable[..., Any],
+    words: Any,
+    said: Optional[str],
+) -> None:
+    """The most usual reason: everybody is busy. It is not given where somebody has a slot free."""
+    jobs = ["job1", "job2", "job3"][: int(words[1]) if said and words else 1]
+    for job_id in jobs:
+        add("sleep 60", "--id", job_id)
+    with worker(*words) as group:
+        eventually(lambda: all(f"picked job {job_id}:" in group.out for job_id in jobs))
+        add("sleep 60", "--id", "job4", *([] if said else ["--delay", "1h"]))
+        lines = cli("explain", "job4", code=0).out.splitlines()
+        cli("cancel", *jobs, "job4", code=0)
+
+    if said is None:
+        assert not any("taken" in line for line in lines)
+    else:
+        assert re.fullmatch(said, lines[-1]), lines
 
 
 def test_failed_and_dead(
