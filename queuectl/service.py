@@ -33,7 +33,9 @@ class Plan(NamedTuple):
     enable: Tuple[Tuple[str, ...], ...]  # commands, in order
     disable: Tuple[Tuple[str, ...], ...]
     status: Tuple[str, ...]
+    ask: Tuple[str, ...]  # fails where the service manager cannot be asked at all
     encoding: str = "utf-8"  # of the file
+    links: Tuple[str, ...] = ()  # what the manager made of the file, and ``uninstall`` removes if it cannot be asked
 
 
 class Service(NamedTuple):
@@ -101,6 +103,7 @@ def settings(service: Service) -> List[Tuple[str, str]]:
 
 def _systemd(service: Service, config: Config) -> Plan:
     stop_s = PATIENCE_S if config.timeout is None else config.timeout + config.kill_grace + 10
+    target = "multi-user" if service.system else "default"
     lines = [
         "[Unit]",
         "Description=queuectl workers",
@@ -121,7 +124,7 @@ def _systemd(service: Service, config: Config) -> Plan:
         "RestartSec=2",
         "",
         "[Install]",
-        f"WantedBy={'multi-user' if service.system else 'default'}.target",
+        f"WantedBy={target}.target",
     ]
     scope: Tuple[str, ...] = () if service.system else ("--user",)
     folder = "/etc/systemd/system" if service.system else os.path.join(_config_home(), "systemd", "user")
@@ -131,6 +134,8 @@ def _systemd(service: Service, config: Config) -> Plan:
         ((*control, "daemon-reload"), (*control, "enable", "--now", f"{LABEL}.service")),
         ((*control, "disable", "--now", f"{LABEL}.service"),),
         (*control, "status", "--no-pager", f"{LABEL}.service"),
+        (*control, "show", "--property=Version"),
+        links=(os.path.join(folder, f"{target}.target.wants", f"{LABEL}.service"),),
     )  # fmt: skip
 
 
@@ -182,6 +187,7 @@ def _launchd(service: Service) -> Plan:
         (("launchctl", "load", "-w", path), ("launchctl", "list", LABEL)),
         (("launchctl", "unload", "-w", path),),
         ("launchctl", "list", LABEL),
+        ("launchctl", "list"),
     )  # fmt: skip
 
 
@@ -196,5 +202,5 @@ def _scheduled_task(service: Service) -> Plan:
         "scheduled task", path, text,
         (("schtasks", "/Create", "/F", "/TN", LABEL, "/XML", path), ("schtasks", "/Run", "/TN", LABEL)),
         (("schtasks", "/End", "/TN", LABEL), ("schtasks", "/Delete", "/F", "/TN", LABEL)),
-        ("schtasks", "/Query", "/TN", LABEL, "/V", "/FO", "LIST"), "utf-16",
+        ("schtasks", "/Query", "/TN", LABEL, "/V", "/FO", "LIST"), ("schtasks", "/Query"), "utf-16",
     )  # fmt: skip

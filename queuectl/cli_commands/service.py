@@ -10,10 +10,12 @@ from queuectl.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Sequence, Tuple
+    from typing import Any, Dict, Optional, Sequence, Tuple
 
     from queuectl.cli_commands.spec import Args
     from queuectl.service import Plan
+
+MISSING = "it is not there"
 
 
 def _plan(args: Args) -> Plan:
@@ -50,7 +52,18 @@ def install(args: Args) -> int:
         if not args.quiet:
             print("To start it: " + "; ".join(" ".join(words) for words in found.enable))
         return 0
-    _run_all(found.enable, found)
+    why = _unreachable(found)
+    if why == MISSING:
+        raise QueuectlError(
+            f"{found.ask[0]} is not there, so nothing was started. "
+            "'queuectl worker start' runs under any other supervisor too."
+        )
+    if why is not None:
+        raise QueuectlError(
+            f"{found.ask[0]} cannot be asked here ({why}), so the {found.kind} was written but not started. "
+            "'queuectl service install' starts it where you are logged in."
+        )
+    _run_all(found.enable, f"The {found.kind} may be half set up; 'queuectl service uninstall' removes it.")
     if not args.quiet:
         print(f"Started the {found.kind} queuectl; it starts by itself from now on.")
     return 0
@@ -61,11 +74,21 @@ def uninstall(args: Args) -> int:
     found = _plan(args)
     if found.path is not None and not os.path.exists(found.path):
         raise QueuectlError(f"there is no {found.kind} at {found.path}. Nothing was changed.")
-    _run_all(found.disable, found)
+    why = _unreachable(found)
+    if why is None:
+        _run_all(found.disable, f"The {found.kind} is still there.")
+    else:
+        for link in found.links:
+            if os.path.islink(link):
+                os.remove(link)
     if found.path is not None:
         os.remove(found.path)
     if not args.quiet:
         print(f"Removed the {found.kind} queuectl; its jobs are kept.")
+    if why is not None:
+        from queuectl.render import note
+
+        note(f"{found.ask[0]} cannot be asked here ({why}). If the service runs, 'queuectl worker stop' stops it.")
     return 0
 
 
@@ -74,10 +97,24 @@ def status(args: Args) -> int:
     import subprocess
 
     found = _plan(args)
-    try:
+    why = _unreachable(found)
+    if not args.json:
+        if why is not None:
+            raise QueuectlError(
+                f"{found.ask[0]} cannot be asked here ({why}). 'queuectl worker list' shows the live workers."
+            )
         return 1 if subprocess.run(found.status, check=False).returncode else 0
-    except FileNotFoundError:
-        raise _no_manager(found.status[0]) from None
+    from queuectl.render import write_json
+
+    document: Dict[str, Any] = {"kind": found.kind, "path": found.path, "installed": None, "running": None, "told": why}
+    if found.path is not None:
+        document["installed"] = os.path.exists(found.path)
+    if why is None:
+        answer = subprocess.run(found.status, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        document["running"] = not answer.returncode
+        document["told"] = answer.stdout.decode("utf-8", "replace").strip()
+    write_json(document)
+    return 0 if document["running"] else 1
 
 
 def _write(path: str, text: str, encoding: str) -> None:
@@ -89,24 +126,34 @@ def _write(path: str, text: str, encoding: str) -> None:
     os.replace(hidden, path)
 
 
-def _run_all(commands: Sequence[Tuple[str, ...]], found: Plan) -> None:
+def _unreachable(found: Plan) -> Optional[str]:
+    """Return why the service manager cannot be asked, in its words; None if it can.
+
+    As in a container that is being built, or in a session without a bus of its own (sudo, some of ssh).
+    """
+    try:
+        return _failure(found.ask)
+    except FileNotFoundError:
+        return MISSING
+
+
+def _failure(words: Sequence[str]) -> Optional[str]:
+    """Run a command; return the last line it said if it failed, else None."""
     import subprocess
 
+    answer = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if not answer.returncode:
+        return None
+    said = answer.stdout.decode("utf-8", "replace").strip().splitlines()
+    return said[-1].rstrip(".") if said else f"exit code {answer.returncode}"
+
+
+def _run_all(commands: Sequence[Tuple[str, ...]], then: str) -> None:
+    """Run commands, up to the first that fails; *then* says how things stand if one does."""
     for words in commands:
-        try:
-            answer = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-        except FileNotFoundError:
-            raise _no_manager(words[0]) from None
-        if answer.returncode:
-            said = answer.stdout.decode("utf-8", "replace").strip().splitlines()
-            why = said[-1].rstrip(".") if said else f"exit code {answer.returncode}"
-            raise QueuectlError(f"'{' '.join(words)}' failed: {why}. The {found.kind} may be half set up.")
-
-
-def _no_manager(name: str) -> QueuectlError:
-    return QueuectlError(
-        f"{name} is not there, so nothing was started. 'queuectl worker start' runs under any other supervisor too."
-    )
+        why = _failure(words)
+        if why is not None:
+            raise QueuectlError(f"'{' '.join(words)}' failed: {why}. {then}")
 
 
 SYSTEM = Option("--system", "a service of the system instead of yours (needs root, or an administrator)")
@@ -134,6 +181,7 @@ COMMANDS = (
         "Stop the service and remove it",
         options=[SYSTEM],
         examples=[("queuectl service uninstall", "the jobs are kept")],
+        details="Where the service manager cannot be asked, the file is removed all the same, and it says so.",
     ),
     Command(
         "service status",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import plistlib
 import shutil
@@ -77,6 +78,68 @@ def test_install_writes_the_file_and_uninstall_without_one_says_so(cli, tmp_path
     assert installed.out.startswith(f"Wrote {path}\nTo start it: systemctl --user daemon-reload;")
     assert 1 == missing.code
     assert f"queuectl: there is no systemd unit at {path}. Nothing was changed.\n" == missing.err
+
+
+@LINUX
+@pytest.mark.parametrize("manager", ["without a bus", "missing"])
+def test_where_systemd_cannot_be_asked(cli, tmp_path, manager):
+    """What ``install --no-start`` wrote is removed all the same; each command says in queuectl's words what is."""
+    env = {"XDG_CONFIG_HOME": str(tmp_path), "PATH": str(tmp_path), "DBUS_SESSION_BUS_ADDRESS": None}
+    why = "it is not there"
+    if manager == "without a bus":
+        why = "Failed to connect to bus: No medium found"
+        (tmp_path / "systemctl").write_text(f"#!/bin/sh\necho '{why}.' >&2\nexit 1\n")
+        (tmp_path / "systemctl").chmod(0o755)
+    path = tmp_path / "systemd" / "user" / "queuectl.service"
+    link = path.parent / "default.target.wants" / path.name
+
+    install = cli("service", "install", env=env)
+    link.parent.mkdir()
+    link.symlink_to(path)
+    status = cli("service", "status", env=env)
+    document = json.loads(cli("service", "status", "--json", env=env, code=1).out)
+    removed = cli("service", "uninstall", env=env)
+
+    expected = {
+        "without a bus": f"systemctl cannot be asked here ({why}), so the systemd unit was written but not started. "
+        "'queuectl service install' starts it where you are logged in.",
+        "missing": "systemctl is not there, so nothing was started. "
+        "'queuectl worker start' runs under any other supervisor too.",
+    }
+    assert (f"Wrote {path}\n", f"queuectl: {expected[manager]}\n", 1) == install
+    live = "'queuectl worker list' shows the live workers."
+    assert ("", f"queuectl: systemctl cannot be asked here ({why}). {live}\n", 1) == status
+    assert {
+        "kind": "systemd unit", "path": str(path), "installed": True, "running": None, "told": why
+    } == document  # fmt: skip
+    runs = "If the service runs, 'queuectl worker stop' stops it."
+    assert (
+        "Removed the systemd unit queuectl; its jobs are kept.\n",
+        f"queuectl: systemctl cannot be asked here ({why}). {runs}\n",
+        0,
+    ) == removed
+    assert not path.exists()
+    assert not link.is_symlink()
+
+
+@LINUX
+def test_a_systemd_that_answers_is_asked(cli, tmp_path):
+    """``--json`` gives what it said as a document; a refusal leaves the file, and says so."""
+    (tmp_path / "systemctl").write_text(
+        '#!/bin/sh\ncase "$*" in *disable*) echo Access denied; exit 4;; *) echo active;; esac\n'
+    )
+    (tmp_path / "systemctl").chmod(0o755)
+    env = {"XDG_CONFIG_HOME": str(tmp_path), "PATH": str(tmp_path)}
+    cli("service", "install", "--no-start", env=env, code=0)
+
+    status = cli("service", "status", env=env, code=0)
+    document = json.loads(cli("service", "status", "--json", env=env, code=0).out)
+    refused = cli("service", "uninstall", env=env)
+
+    assert ("active\n", True, "active") == (status.out, document["running"], document["told"])
+    why = "'systemctl --user disable --now queuectl.service' failed: Access denied. The systemd unit is still there."
+    assert (f"queuectl: {why}\n", 1) == (refused.err, refused.code)
+    assert (tmp_path / "systemd" / "user" / "queuectl.service").exists()
 
 
 @LINUX
