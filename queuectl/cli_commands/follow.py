@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -10,11 +11,11 @@ from queuectl.cli_commands.spec import DURATION, JOB, Command, Option, Positiona
 from queuectl.errors import UsageError
 from queuectl.jobspec import from_fields
 from queuectl.queue import Queue
-from queuectl.render import note
+from queuectl.render import is_terminal, note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, Optional
+    from typing import Any, Callable, Dict, Iterable, Iterator, Optional
 
     from queuectl.cli_commands.spec import Args
     from queuectl.job import Job, Run
@@ -25,6 +26,8 @@ SIGNALLED = 128  # plus the signal's number, as shells say it
 # How often ``run`` looks for its job's next run, and for workers, while it has nothing to show.
 LOOK_S = 0.02
 WORKERS_LOOK_S = 2.0
+# A queue without a worker for this long has none: one that died has another in its place by then.
+ALONE_S = 1.0
 
 
 def pass_through(pieces: Iterable[bytes]) -> None:
@@ -36,6 +39,49 @@ def pass_through(pieces: Iterable[bytes]) -> None:
         else:
             raw.write(piece)
             raw.flush()
+
+
+def _on_one_screen() -> bool:
+    """Say whether standard output and standard error go to the same place."""
+    if os.name == "nt":  # there all consoles and pipes look the same
+        return is_terminal() and is_terminal(sys.stderr)
+    try:
+        return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+class _Waiting:
+    """Says once what a job waits for that a user may change: a worker, a paused queue."""
+
+    def __init__(self, queue: Queue, silent: bool, say: Callable[[str], None] = note) -> None:
+        self._queue = queue
+        self._say = say
+        self._next_look_at = 0.0
+        self._alone = False  # whether there was no worker at the last look
+        self.told = silent
+
+    def look(self, job: Job) -> None:
+        """Look, if it is time to, and tell."""
+        if self.told or job.state != "pending" or time.monotonic() < self._next_look_at:
+            return
+        from queuectl.explain import serving
+
+        self._next_look_at = time.monotonic() + WORKERS_LOOK_S
+        if not serving(self._queue.workers(), job.queue):
+            if self._alone:
+                self.told = True
+                self._say(
+                    f"no live worker serves queue {job.queue}, so {job.id} waits. Start one: queuectl worker start"
+                )
+            else:
+                self._next_look_at = time.monotonic() + ALONE_S
+            self._alone = True
+            return
+        self._alone = False
+        if any(info.name == job.queue and info.paused for info in self._queue.queues()):
+            self.told = True
+            self._say(f"queue {job.queue} is paused, so {job.id} waits. Resume it: queuectl queue resume {job.queue}")
 
 
 # -- run --------------------------------------------------------------------------------------
@@ -50,8 +96,9 @@ class _Runner:
         self.silent = bool(args.quiet)
         self.hidden = bool(args.json)  # one JSON document at the end instead of the output
         self.seen = 0  # runs that were followed
-        self._next_look_at = 0.0
-        self._told_waiting = False
+        self._waiting = _Waiting(queue, self.silent, self.note)
+        self._told_retry = False
+        self._line_is_open = False  # whether what was shown ends in the middle of a line
 
     def to_its_end(self) -> Job:
         """Show each run's output live; return the job in its final state."""
@@ -61,42 +108,42 @@ class _Runner:
             job = self.queue.get(self.job_id)
             if job.run_no > self.seen:
                 self.seen += 1
-                self._told_waiting = False
+                self._waiting = _Waiting(self.queue, self.silent, self.note)
+                self._told_retry = False
                 if not self.hidden:
-                    pass_through(self.queue.follow(self.job_id, self.seen))
+                    pass_through(self._watched(self.queue.follow(self.job_id, self.seen)))
                 continue
             if job.state in ENDED:
                 return job
             self._while_it_waits(job)
             time.sleep(LOOK_S)
 
+    def _watched(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            if piece:
+                self._line_is_open = not piece.endswith(b"\n")
+            yield piece
+
+    def note(self, message: str) -> None:
+        """Say *message* on a line of its own, also behind output that did not end its last one."""
+        if self._line_is_open and _on_one_screen():
+            sys.stderr.write("\n")
+        self._line_is_open = False
+        note(message)
+
     def _while_it_waits(self, job: Job) -> None:
         """Say once per wait what it waits for: a retry, a worker, a paused queue."""
-        if self.silent or self._told_waiting:
-            return
-        if job.state == "failed" and not self._told_waiting:
-            self._told_waiting = True
+        if job.state == "failed" and not (self.silent or self._told_retry):
+            self._told_retry = True
             self._tell_retry(job)
-        elif job.state == "pending" and time.monotonic() >= self._next_look_at:
-            self._next_look_at = time.monotonic() + WORKERS_LOOK_S
-            self._told_waiting = self._tell_blocked(job)
+        else:
+            self._waiting.look(job)
 
     def _tell_retry(self, job: Job) -> None:
         from queuectl.clock import format_duration
 
         delay = format_duration(max(job.run_at - self.queue.now(), 0.0))
-        note(f"{job.id} failed ({job.reason}), retry {job.failures} of {job.max_retries} in {delay}.")
-
-    def _tell_blocked(self, job: Job) -> bool:
-        from queuectl.explain import serving
-
-        if not serving(self.queue.workers(), job.queue):
-            note(f"no live worker serves queue {job.queue}, so {job.id} waits. Start one: queuectl worker start")
-            return True
-        if any(info.name == job.queue and info.paused for info in self.queue.queues()):
-            note(f"queue {job.queue} is paused, so {job.id} waits. Resume it: queuectl queue resume {job.queue}")
-            return True
-        return False
+        self.note(f"{job.id} failed ({job.reason}), retry {job.failures} of {job.max_retries} in {delay}.")
 
 
 def run(args: Args) -> int:
@@ -106,19 +153,20 @@ def run(args: Args) -> int:
         job_id = queue.add([spec])[0]
         if args.verbose and not args.quiet:
             note(f"enqueued {job_id}.")
+        runner = _Runner(queue, job_id, args)
         try:
-            job = _Runner(queue, job_id, args).to_its_end()
+            job = runner.to_its_end()
         except KeyboardInterrupt:
-            note(f"{job_id} goes on. Follow it: queuectl logs -f {job_id}. End it: queuectl cancel {job_id}.")
+            runner.note(f"{job_id} goes on. Follow it: queuectl logs -f {job_id}. End it: queuectl cancel {job_id}.")
             return CANCELLED
         runs = queue.runs(job_id)
         if args.json:
             _print_run_json(queue, job)
     code = exit_code_of(job, runs[-1] if runs else None)
     if job.state == "dead" and not args.quiet:
-        note(f"{job_id} is dead ({job.reason}) after {job.attempts} run{'s' * (job.attempts != 1)}.")
+        runner.note(f"{job_id} is dead ({job.reason}) after {job.attempts} run{'s' * (job.attempts != 1)}.")
     elif job.state == "cancelled" and not args.quiet:
-        note(f"{job_id} was cancelled.")
+        runner.note(f"{job_id} was cancelled.")
     return code
 
 
@@ -166,10 +214,24 @@ def logs(args: Args) -> int:
         elif args.follow:
             if args.run is not None:
                 queue.output(args.id, args.run)  # refuses a run that does not exist
+            else:
+                _await_begin(queue, args)
             pass_through(queue.follow(args.id, args.run))
         else:
             pass_through([queue.output(args.id, args.run)])
     return 0
+
+
+def _await_begin(queue: Queue, args: Args) -> None:
+    """Wait for the job's first run, or for its end without one."""
+    from queuectl.job import ENDED
+
+    waiting = _Waiting(queue, bool(args.quiet))
+    job = queue.get(args.id)
+    while not job.run_no and job.state not in ENDED:
+        waiting.look(job)
+        time.sleep(LOOK_S)
+        job = queue.get(args.id)
 
 
 def _print_logs_json(queue: Queue, args: Args) -> None:

@@ -59,7 +59,20 @@ def test_following_to_the_end(
         open("go", "w").close()
         result = follower.wait()
 
-    assert ("first\nsecond\n", "", 0) == result
+    assert ("first\nsecond\n", 0) == (result.out, result.code)
+
+
+def test_following_what_nobody_runs(
+    cli: Callable[..., Any], add: Callable[..., str], background: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """It says so, once, with what to type, as ``run`` does."""
+    add("true")
+    follower = background("logs", "-f", "job1")
+    eventually(lambda: follower.err, what="a word")
+    cli("cancel", "job1", code=0)
+
+    said = "queuectl: no live worker serves queue default, so job1 waits. Start one: queuectl worker start\n"
+    assert ("", said, 0) == follower.wait()
 
 
 def test_following_what_is_over(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:

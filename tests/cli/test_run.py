@@ -8,6 +8,9 @@ from typing import Any, Callable, List
 
 import pytest
 
+from queuectl import Queue
+from queuectl.cli_commands import follow
+
 POSIX = pytest.mark.posix
 
 
@@ -71,6 +74,38 @@ def test_without_a_worker_it_says_so_and_waits(
             result = waiting.wait()
 
     assert (result.out, result.code) == ("hi\n", 0)
+
+
+def test_a_worker_that_died_a_moment_ago_is_given_time_to_come_back(
+    home: Any, add: Callable[..., str], eventually: Callable[..., Any]
+) -> None:
+    """Its supervisor replaces it: only who is alone for a while is told to start one."""
+    job_id = add("true")
+    said: List[str] = []
+    with Queue() as queue:
+        waiting = follow._Waiting(queue, False, said.append)
+        waiting.look(queue.get(job_id))
+        assert said == []
+
+        eventually(lambda: waiting.look(queue.get(job_id)) or said)
+        assert said[0].startswith("no live worker serves queue default, so job1 waits.")
+
+
+@POSIX
+def test_a_message_begins_a_line(cli: Callable[..., Any], worker: Callable[..., Any], terminal: Any) -> None:
+    """Also behind output without a final newline; where they go to different places nothing is added."""
+    words = ["run", "--max-retries", "1", "--backoff-base", "1", "--command", "printf half; exit 1"]
+    with worker():
+        shown = terminal(*words, code=1)
+        apart = cli(*words)
+
+    lines = shown.splitlines()
+    assert ["half", "half"] == lines[::2]
+    assert lines[1].startswith("queuectl: job1 failed (exit 1), retry 1 of 1 in ")
+    assert "queuectl: job1 is dead (exit 1) after 2 runs." == lines[3]
+    assert "halfhalf" == apart.out
+    assert "\n\n" not in apart.err
+    assert not apart.err.startswith("\n")
 
 
 def test_a_paused_queue_is_named(
