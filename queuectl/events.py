@@ -90,14 +90,10 @@ def lost(number: int, job_id: str, state: str) -> str:
     return f"[worker {number}] job {job_id} lost, {state}"
 
 
-def stopping(number: int) -> str:
-    """A worker was asked to stop."""
-    return f"[worker {number}] received stop signal, will exit after current job"
-
-
-def stopping_now(number: int) -> str:
-    """A worker was asked to stop at once."""
-    return f"[worker {number}] received stop signal again, ending current job"
+def stopping(number: int, now: bool, again: bool) -> str:
+    """A worker was asked to stop: *now*, at once; *again*, not for the first time."""
+    what = "ending current job" if now else "will exit after current job"
+    return f"[worker {number}] received stop signal{' again' if again else ''}, {what}"
 
 
 def fenced(number: int) -> str:

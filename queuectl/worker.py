@@ -416,7 +416,7 @@ class WorkerProcess:
     def _ask_stop(self, level: int) -> None:
         if level <= self._stop:
             return
-        self._console.line(events.stopping(self._number) if level == GRACEFUL else events.stopping_now(self._number))
+        self._console.line(events.stopping(self._number, level == NOW, self._stop > 0))
         self._stop = level
         self._ends.ahead.until_mono = 0.0
         self._hang_up()

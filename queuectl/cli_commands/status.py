@@ -127,7 +127,9 @@ def _print_workers(queue: Queue, status: Status) -> None:
         stopping = ", stopping" if worker.stop else ""
         doing = jobs_text(running_jobs(queue, worker), now)
         print(f"  [worker {worker.number}] pid {worker.pid} on {escape(worker.host)}{queues}: {doing}{stopping}")
-    if not status.workers and status.jobs["pending"] + status.jobs["failed"]:
+    if not status.workers and status.jobs["processing"]:
+        print("  'queuectl worker start' starts one, which also takes back what is processing.")
+    elif not status.workers and status.jobs["pending"] + status.jobs["failed"]:
         print("  'queuectl worker start' starts one.")
 
 

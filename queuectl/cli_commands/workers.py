@@ -69,6 +69,7 @@ def stop(args: Args) -> int:
     with Queue(args.db) as queue:
         before = queue.workers()
         meant = _meant(before, args)
+        supervisors = [] if meant else _meant(_supervisors(queue), args)
         if args.verbose and not args.quiet:
             for worker in meant:
                 how = "stop now" if args.now else "finish its jobs and stop"
@@ -86,7 +87,9 @@ def stop(args: Args) -> int:
     if args.json:
         write_json({"stopped": max(stopped, 0), "left": [_place_json(worker) for worker in left]})
     elif not args.quiet:
-        if not meant and not left:
+        if supervisors and not left:  # a worker had died, and the next was to start in a moment
+            print(f"Stopped {plural(len(supervisors), 'supervisor')} without a live worker.")
+        elif not meant and not left:
             print("No workers are running" + (" on " + " or ".join(args.host) if args.host else "") + ".")
         elif stopped > 0:
             print(f"Stopped {plural(stopped, 'worker')}.")
@@ -113,7 +116,16 @@ def _tell_of_jobs(queue: Queue, workers: Sequence[Worker], args: Args) -> None:
     jobs = [job_id for worker in workers for job_id, _ in running_jobs(queue, worker)]
     if jobs:
         names = ", ".join(jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
-        note(f"waiting for {plural(len(jobs), 'job')} to finish: {names}. 'queuectl worker stop --now' puts them back.")
+        them = "it" if len(jobs) == 1 else "them"
+        note(
+            f"waiting for {plural(len(jobs), 'job')} to finish: {names}. 'queuectl worker stop --now' puts {them} back."
+        )
+
+
+def _supervisors(queue: Queue) -> List[Worker]:
+    from queuectl.recovery import live_workers
+
+    return [worker for worker in live_workers(queue.store) if worker.role == "supervisor"]
 
 
 def _meant(workers: Sequence[Worker], args: Args) -> List[Worker]:

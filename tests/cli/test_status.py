@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from typing import Any, Callable
+
+import pytest
 
 
 def test_an_empty_store(cli: Callable[..., Any]) -> None:
@@ -38,6 +42,26 @@ def test_counts_and_what_to_do(cli: Callable[..., Any], add: Callable[..., str])
     assert lines[7:9] == ["Workers: 0 alive", "  'queuectl worker start' starts one."]
     assert lines[9].startswith("Oldest due job: waits ")
     assert lines[10] == "Paused queues: mail"
+
+
+@pytest.mark.posix
+def test_what_a_dead_worker_left(
+    cli: Callable[..., Any], add: Callable[..., str], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """With nobody alive a job that is processing goes on when somebody starts a worker: that is said."""
+    add("sleep 60")
+    with worker() as group:
+        eventually(lambda: "picked job job1" in group.out)
+        (pid,) = json.loads("[" + cli("worker", "list", "-q", code=0).out + "]")
+        group.send(signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: cli("worker", "list", "-q").out == "")
+        lines = cli("status", code=0).out.splitlines()
+
+    assert "  processing: 1" == lines[2]
+    assert "  'queuectl worker start' starts one, which also takes back what is processing." == lines[8]
+    cli("cancel", "job1", code=0)
+    cli("worker", "start", "--drain", code=0)
 
 
 def test_json(cli: Callable[..., Any], add: Callable[..., str]) -> None:

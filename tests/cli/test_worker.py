@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from typing import Any, Callable, List
 
 import pytest
@@ -54,6 +56,43 @@ def test_nobody_to_stop(cli: Callable[..., Any]) -> None:
     assert {"stopped": 0, "left": []} == json.loads(cli("worker", "stop", "--json").out)
     assert ("[]\n", "", 0) == cli("worker", "list", "--json")
     assert ("", "", 0) == cli("worker", "list")
+
+
+@pytest.mark.posix
+def test_a_supervisor_whose_worker_has_just_died(
+    cli: Callable[..., Any], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """Is stopped, and the answer is not that nobody was running."""
+    with worker() as group:
+        pid = int(cli("worker", "list", "-q", code=0).out)
+        group.send(signal.SIGSTOP)  # so that it does not start another one
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: cli("worker", "list", "-q").out == "")
+        stopped = cli("worker", "stop")
+
+        assert ("Stopped 1 supervisor without a live worker.\n", "", 0) == stopped
+        assert 0 == group.wait().code
+
+
+@pytest.mark.posix
+def test_again_is_said_of_the_second_signal_alone(
+    cli: Callable[..., Any], add: Callable[..., str], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """``worker stop --now`` may be the first that a worker hears."""
+    add("sleep 60")
+    with worker() as group:
+        eventually(lambda: "picked job job1" in group.out)
+        cli("worker", "stop", "--now", code=0)
+        first = group.wait().out
+    with worker() as group:
+        eventually(lambda: "picked job job1" in group.out)
+        group.send(signal.SIGTERM)
+        eventually(lambda: "will exit after current job" in group.out)
+        cli("worker", "stop", "--now", code=0)
+        second = group.wait().out
+
+    assert "[worker 0] received stop signal, ending current job\n" in first
+    assert "[worker 0] received stop signal again, ending current job\n" in second
 
 
 @pytest.mark.posix
