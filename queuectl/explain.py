@@ -63,9 +63,11 @@ def _why_it_waits(job: Job, now: float) -> str:
         )
     if job.run_at > now:
         return f"{job.id} is pending and not due yet."
+    # It was given a time long past: nobody has kept it waiting before it was there.
+    due = format_duration(max(now - max(job.run_at, job.created_at), 0.0))
     if job.attempts:
-        return f"{job.id} is pending again, due for {format_duration(now - job.run_at)}."
-    return f"{job.id} is pending, due for {format_duration(now - job.run_at)}."
+        return f"{job.id} is pending again, due for {due}."
+    return f"{job.id} is pending, due for {due}."
 
 
 def _switches(job: Job, info: Optional[QueueInfo]) -> List[str]:

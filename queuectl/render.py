@@ -289,7 +289,7 @@ def when(job: Job, now: float) -> str:
     if job.state in ("pending", "failed"):
         if job.run_at > now:
             return "in " + format_duration(job.run_at - now)
-        return "due for " + format_duration(now - job.run_at)
+        return "due for " + format_duration(max(now - max(job.run_at, job.created_at), 0.0))
     if job.state == "processing":
         return "for " + format_duration(max(now - job.updated_at, 0.0))
     return format_duration(max(now - (job.ended_at or job.updated_at), 0.0)) + " ago"

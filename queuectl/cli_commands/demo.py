@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # The delays before the retries are 1.3, 1.7 and 2.2 s: they grow visibly, and nobody waits for minutes.
 BACKOFF_BASE = "1.3"
+NO_READER = 141  # what a command exits with when nobody reads its output any more
 RESULT = "All figures are fine."
 
 
@@ -57,6 +58,8 @@ class Stage:
             stdout=subprocess.DEVNULL if quiet else None,
             check=False,
         )
+        if done.returncode == NO_READER and not quiet:
+            raise BrokenPipeError  # such as 'head', which has seen enough
         if done.returncode != code and not quiet:
             raise QueuectlError(f"the demo went wrong: '{line}' ended with exit code {done.returncode}, not {code}.")
 

@@ -185,7 +185,13 @@ COMMANDS = (
         positionals=[Positional("job", "JSON", """a job as a JSON object: {"command": "echo hi"}""", 0)],
         options=[
             *FIELD_OPTIONS,
-            Option("--file", "a job a line, as JSON; - is standard input; all or nothing", "FILE", complete="files"),
+            Option(
+                "--file",
+                "a job a line, as JSON; - is standard input; all or nothing",
+                "FILE",
+                complete="files",
+                once=True,
+            ),
             Option("--lines", "the lines of --file are plain commands"),
         ],
         words="CMD ARG ...",

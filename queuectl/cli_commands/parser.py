@@ -115,6 +115,8 @@ def _long(
     else:
         raise UsageError(f"option {name} needs a value: {name} {option.metavar}.")
     value = _converted(option, text)
+    if option.once and values[option.dest] is not option.default:
+        raise UsageError(f"option {name} was given twice, and takes one {option.metavar}. Call the command for each.")
     if option.repeat:
         values[option.dest].append(value)
     else:

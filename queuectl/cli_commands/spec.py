@@ -32,9 +32,10 @@ class Option:
         repeat: Whether it may be given several times; its value is then a list.
         default: What it is when it is not given.
         complete: What a completion offers: ``states``, ``queues``, ``tags``, ``jobs``, ``files`` ...
+        once: Whether a second one is refused; without it, and without *repeat*, the last one holds.
     """
 
-    __slots__ = ("complete", "default", "dest", "help", "kind", "metavar", "names", "repeat")
+    __slots__ = ("complete", "default", "dest", "help", "kind", "metavar", "names", "once", "repeat")
 
     def __init__(
         self,
@@ -45,7 +46,9 @@ class Option:
         repeat: bool = False,
         default: Any = None,
         complete: str = "",
+        once: bool = False,
     ) -> None:
+        self.once = once
         self.names: Tuple[str, ...] = tuple(names.split())
         self.help = help
         self.metavar = metavar

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from typing import Any, Callable
 
 import pytest
@@ -35,3 +38,14 @@ def test_the_story(cli: Callable[..., Any], home: Any) -> None:
     assert not list(scratch.iterdir())
     assert not home.exists()
     assert not (home.parent / "mine.db").exists()
+
+
+@pytest.mark.posix
+def test_a_reader_that_has_seen_enough(home: Any) -> None:
+    """``demo | head`` ends without a word, and leaves nothing."""
+    done = subprocess.run(
+        f"{shlex.quote(sys.executable)} -m queuectl demo | head -n 12",
+        shell=True, capture_output=True, timeout=60, text=True, check=True,
+    )  # fmt: skip
+
+    assert ("", 12) == (done.stderr, len(done.stdout.splitlines()))

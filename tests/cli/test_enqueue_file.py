@@ -168,3 +168,11 @@ def test_a_bar_on_a_terminal_alone(terminal: Callable[..., str], cli: Callable[.
     assert "[##" in narrow
     assert max(map(len, narrow.replace("\n", "\r").split("\r"))) < 40
     assert ("Enqueued 2000 jobs (job4001 .. job6000)\n", "", 0) == piped
+
+
+def test_two_files(cli: Callable[..., Any]) -> None:
+    """The first is not left out without a word."""
+    done = cli("enqueue", "--lines", "--file", "a", "--file=b")
+
+    said = "queuectl: option --file was given twice, and takes one FILE. Call the command for each.\n"
+    assert ("", said, 2) == done
