@@ -44,9 +44,10 @@ def _tell_started(started: Started, args: Args) -> None:
     """Print who was started in the background."""
     from queuectl import pidfile
     from queuectl.launch import tidy_path
-    from queuectl.render import write_json
 
     if args.json:
+        from queuectl.render import write_json
+
         workers = [_place_json(worker) for worker in started.workers]
         write_json({"workers": workers, "drained": started.over, "pids_path": pidfile.path()})
     elif args.quiet:

@@ -201,10 +201,12 @@ def test_a_long_command_of_several_lines(scene: Scene) -> None:
 
 def test_workers_started_by_a_job_drop_its_marks(scene: Scene, cli: Callable[..., Result]) -> None:
     """They are not part of the run: ending what it left does not end them, and their jobs have their own marks."""
-    outer = scene.queue.enqueue(f"{PYTHON} -m queuectl worker start --daemon --queue inner; sleep 60").id
+    outer = scene.queue.enqueue(f"{PYTHON} -m queuectl worker start --daemon --queue inner; echo up; sleep 60").id
     group = scene.start("--queue", "default")
     scene.eventually(lambda: len(scene.queue.workers()) == 2, timeout=30, what="the inner worker")
     inner = next(worker.pid for worker in scene.queue.workers() if worker.queues == ("inner",))
+    # Until the command that starts them has ended they descend from the run.
+    scene.eventually(lambda: scene.output(outer).endswith("up\n"), what="the end of the start")
 
     scene.queue.cancel(outer)
     scene.until(outer, "cancelled")
