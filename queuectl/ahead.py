@@ -15,7 +15,7 @@ from queuectl.journal import Journal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Collection, List, Optional, Sequence
+    from typing import Collection, Iterable, List, Optional
 
     from queuectl.db.base import Ended, OutputWrite, Store
 
@@ -64,7 +64,7 @@ class Ahead:
         """Whether the last job that was held has begun, and ends are kept back."""
         return bool(self.ended) and not self._held
 
-    def ask(self, known: Sequence[int]) -> int:
+    def ask(self, known: Iterable[int]) -> int:
         """Return how many jobs to claim beyond the free slots, once it is noted that only the runs *known* have begun.
 
         For the answer may never come: the worker may be killed while its claim is on its way.

@@ -10,7 +10,7 @@ from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Mapping, Optional, Sequence
+    from typing import Iterator, List, Mapping, Optional, Sequence
 
     from queuectl.console import Console
     from queuectl.db.base import Ended, Store
@@ -104,8 +104,7 @@ class Ends:
         Raises:
             StoreUnavailable: All of them are still due.
         """
-        known = [execution.claim.run_id for execution in self._running.values()]
-        wanted = self.ahead.ask([*known, *[ended[0].run_id for ended in self.due]])
+        wanted = self.ahead.ask(self._begun())
         try:
             finished = self._store.finish(worker_id, self.due, free, queues, outputs=self._flow.pending, ahead=wanted)
         except StoreUnavailable:
@@ -121,6 +120,13 @@ class Ends:
         self._report.accepted()
         self.ahead.handed_in(time.monotonic())
         return finished.claims
+
+    def _begun(self) -> Iterator[int]:
+        """Yield every run of this worker whose command has begun and whose end the store has not accepted."""
+        for execution in self._running.values():
+            yield execution.claim.run_id
+        for claim, _, _ in self.due:
+            yield claim.run_id
 
     def _tell(self, ended: Ended) -> None:
         claim, end, verdict = ended

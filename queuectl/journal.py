@@ -15,7 +15,7 @@ from queuectl.job import Claim, Job, Outcome, RunEnd, State, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator, List, Optional, Sequence, Tuple
+    from typing import Any, Iterable, Iterator, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Ended, OutputWrite
 
@@ -69,7 +69,7 @@ class Journal:
         waiting: Sequence[int],
         ended: Sequence[Ended],
         outputs: Sequence[OutputWrite],
-        known: Optional[Sequence[int]] = None,
+        known: Optional[Iterable[int]] = None,
     ) -> bool:
         """Write which claims still wait, and what has ended since the last record; say whether it was written.
 
