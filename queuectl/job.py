@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 
+from queuectl.errors import QueuectlError
 from queuectl.records import NamedTuple
 from queuectl.retry import backoff_delay
 
@@ -192,6 +193,34 @@ class JobFilter(NamedTuple):
     queues: Tuple[str, ...] = ()
     tags: Tuple[str, ...] = ()  # a job with any of them
     ended_before: Optional[float] = None  # Unix seconds
+
+    def checked(self) -> JobFilter:
+        """Return this filter as a store takes it: tuples, and states by their names.
+
+        Raises:
+            QueuectlError: A state is none; or a text stands where several are wanted, whose letters would be taken.
+        """
+        lists = []
+        for name, values in (("states", self.states), ("queues", self.queues), ("tags", self.tags)):
+            if isinstance(values, str):
+                raise QueuectlError(f"{name} of a JobFilter must be a list, not {values[:40]!r}. Put it into brackets.")
+            lists.append(tuple(values or ()))
+        return self._replace(states=tuple(map(state_name, lists[0])), queues=lists[1], tags=lists[2])
+
+
+def state_name(state: Any) -> str:
+    """Return the name of *state*, a name or a ``State``.
+
+    Raises:
+        QueuectlError: There is no such state; the message suggests the nearest.
+    """
+    if isinstance(state, str) and state in STATES:
+        return STATES[STATES.index(state)]
+    from difflib import get_close_matches
+
+    near = get_close_matches(state[:40].lower(), STATES, 1) if isinstance(state, str) else []
+    hint = f"Did you mean {near[0]!r}?" if near else f"The states are {', '.join(STATES)}."
+    raise QueuectlError(f"unknown state {ascii(state)[:60]}. {hint}")
 
 
 class Worker(NamedTuple):

@@ -150,7 +150,7 @@ class Queue(Switches):
 
         if sort is not None and sort not in SORTABLE:
             raise QueuectlError(f"cannot sort by {jobspec.shown(sort)}. Choose from {', '.join(SORTABLE)}.")
-        which = which or JobFilter()
+        which = (which or JobFilter()).checked()
         left = limit
         after = 0
         while left is None or left > 0:
@@ -327,6 +327,7 @@ class Queue(Switches):
 
     def retry_where(self, which: JobFilter) -> int:
         """Start all jobs of *which* over that are ended or failed; return how many."""
+        which = which.checked()
         with self._lock:
             return self.store.retry_where(which)
 
@@ -345,6 +346,7 @@ class Queue(Switches):
 
     def prune(self, which: JobFilter) -> int:
         """Delete the ended jobs of *which* with their runs and output; return how many."""
+        which = which.checked()
         deleted = 0
         while True:
             with self._lock:

@@ -66,7 +66,8 @@ class SqliteViews(SqliteFile):
 
     def _enough(self, state: str) -> bool:
         """Say whether any job is in *state*, from the counters: without a look at the jobs."""
-        return bool(self._rows(f"SELECT 1 FROM queues WHERE {state} > 0 LIMIT 1"))
+        # The name becomes part of the statement, so none but a known one may.
+        return state in COUNTED and bool(self._rows(f"SELECT 1 FROM queues WHERE {state} > 0 LIMIT 1"))
 
     def states(self, job_ids: Sequence[str]) -> Dict[str, str]:
         """See ``Store.states``."""

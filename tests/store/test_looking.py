@@ -50,6 +50,16 @@ def test_states_of_the_jobs_that_exist(store):
     assert {} == store.states([])
 
 
+@pytest.mark.parametrize("state", ["pendng", "1=1 OR pending", "pending'", ""])
+def test_a_state_is_never_taken_for_sql(store, state):
+    """What is no state chooses no job, alone and beside one, in whatever order."""
+    store.add([spec()], T0)
+
+    for order in ((None, False), (None, True), ("priority", False)):
+        assert [] == store.jobs(JobFilter((state,)), 0, 10, *order)
+        assert ["job1"] == ids(store.jobs(JobFilter((state, "pending")), 0, 10, *order))
+
+
 def test_runs_are_listed_first_to_last(store):
     """Ended, lost and current ones alike, numbered without a gap, each with its outcome."""
     store.add([spec()], T0)

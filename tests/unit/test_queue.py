@@ -9,7 +9,7 @@ import pytest
 
 from queuectl import Queue
 from queuectl.errors import InvalidJob, InvalidSetting, JobExists, JobNotFound, NotInDlq, QueuectlError, StoreRefused
-from queuectl.job import JobFilter
+from queuectl.job import JobFilter, State
 from queuectl.jobspec import JobSpec
 from tests.store.build import cancelled, completed, dead, failed, worker
 
@@ -130,6 +130,36 @@ def test_jobs_are_read_page_by_page_without_a_seam(queue):
     assert sorted(ids) == [job.id for job in queue.jobs(sort="id")]
     assert ids[:2150] == [job.id for job in queue.jobs(limit=2150)]
     assert [] == list(queue.jobs(limit=0))
+
+
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [
+        (JobFilter(states=("pendng",)), "^unknown state 'pendng'. Did you mean 'pending'?"),
+        (JobFilter(states=("1=1 OR pending",)), "^unknown state '1=1 OR pending'"),
+        (JobFilter(states=("dead", "xyzzy")), "^unknown state 'xyzzy'. The states are pending, processing"),
+        (JobFilter(states=(None,)), "^unknown state None"),
+        (JobFilter(states="dead"), "^states of a JobFilter must be a list, not 'dead'"),
+        (JobFilter(queues="mail"), "^queues of a JobFilter must be a list"),
+    ],
+)
+def test_a_filter_that_can_match_nothing_is_refused(queue, which, message):
+    """Looking, retrying and pruning alike: nobody who mistyped a state is told that there are no such jobs."""
+    queue.cancel(queue.enqueue("true").id)
+
+    for verb in (lambda which: list(queue.jobs(which)), queue.retry_where, queue.prune):
+        with pytest.raises(QueuectlError, match=message):
+            verb(which)
+
+    assert "cancelled" == queue.get("job1").state
+
+
+def test_a_filter_takes_states_and_lists_too(queue):
+    """Members of ``State`` and their names mean the same, and None is no condition."""
+    queue.enqueue("true")
+
+    for which in (JobFilter([State.PENDING]), JobFilter(["pending"], ["default"], None), JobFilter(None)):
+        assert ["job1"] == [job.id for job in queue.jobs(which)]
 
 
 def test_output_is_that_of_the_last_run_or_the_one_named(queue):
