@@ -6,6 +6,8 @@ next. Libraries raise; only ``main`` prints.
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Sequence
@@ -84,5 +86,18 @@ class MissingExtra(QueuectlError):
         super().__init__(f"{feature} needs {package}: pip install 'queuectl[{extra}]'")
 
 
+class Unwritten(QueuectlError):
+    """Standard output could not be written; *done* says what stands all the same."""
+
+    def __init__(self, error: OSError, done: str) -> None:
+        super().__init__(f"cannot write standard output: {error.strerror or error}. {done}".rstrip())
+
+
 class Refused(QueuectlError):
     """The user said no, or a precondition that the user can change does not hold."""
+
+
+def is_without_reader(error: BaseException) -> bool:
+    """Say whether *error* means that nobody reads a pipe any more: for a command that is no trouble to speak of."""
+    # Windows calls a pipe without a reader "invalid argument".
+    return isinstance(error, BrokenPipeError) or (os.name == "nt" and getattr(error, "errno", 0) == 22)

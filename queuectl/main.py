@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from queuectl.errors import QueuectlError, UsageError
+from queuectl.errors import QueuectlError, Unwritten, UsageError, is_without_reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,12 +32,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     _prepare_streams()
     if os.getpid() == 1:
         _heed_term()
+    if argv is None:
+        _buffer_output()
     if argv is None and words and not words[0].startswith("-"):  # --version and --help import nothing
         from queuectl import db
 
         db.process_ends_soon = True
+    done = "What was done by then stays done."
     try:
         code = _dispatch(words)
+        done = "The command itself was carried out."
         sys.stdout.flush()
         sys.stderr.flush()
     except KeyboardInterrupt:
@@ -45,7 +49,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except Exception as error:
         if os.environ.get("QUEUECTL_DEBUG"):
             raise
-        code = _report(error)
+        code = _report(error, done)
     _give_up_unwritten()
     if argv is None:
         # As the console script: nothing is left to be done, and taking the interpreter apart takes longer
@@ -144,19 +148,33 @@ def _say_store(args: Args) -> None:
 # -- errors and streams -----------------------------------------------------------------------
 
 
-def _report(error: Exception) -> int:
-    """Print *error* as one sentence and return the exit code it ends with."""
+def _report(error: Exception, done: str) -> int:
+    """Print *error* as one sentence and return the exit code it ends with.
+
+    *done* is said where it was but the output that failed, lest somebody does the whole thing again.
+    """
     if isinstance(error, QueuectlError):
         return _say(str(error), error.exit_code)
-    if isinstance(error, BrokenPipeError) or (os.name == "nt" and getattr(error, "errno", 0) == 22):
-        return NO_READER  # Windows calls a pipe without a reader "invalid argument"
+    if is_without_reader(error):
+        return NO_READER
     if isinstance(error, MemoryError):
         return _say("out of memory.", COULD_NOT)
     if isinstance(error, OSError):
+        if error.filename is None and not _takes_output():
+            return _say(str(Unwritten(error, done)), COULD_NOT)
         what = error.strerror or str(error) or type(error).__name__
         where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
         return _say(f"{what}{where}.", COULD_NOT)
     return _say(f"{type(error).__name__}: {error}. QUEUECTL_DEBUG=1 shows where it comes from.", COULD_NOT)
+
+
+def _takes_output() -> bool:
+    """Say whether standard output takes what was printed; what it refused once is kept, and refused again."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _say(message: str, code: int) -> int:
@@ -189,6 +207,19 @@ def _prepare_streams() -> None:
         reconfigure = getattr(stream, "reconfigure", None)  # a test's StringIO has none
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+def _buffer_output() -> None:
+    """Give standard output a buffer if ``PYTHONUNBUFFERED`` took it away, as in many containers.
+
+    Whatever has to be seen at once is flushed anyway; and what a buffer holds tells, if it cannot be written, that
+    it was the output that failed.
+    """
+    import io
+
+    if isinstance(getattr(sys.stdout, "buffer", None), io.FileIO):
+        encoding, number = sys.stdout.encoding, sys.stdout.fileno()
+        sys.stdout = open(number, "w", encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def _heed_term() -> None:

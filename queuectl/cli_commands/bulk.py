@@ -12,7 +12,7 @@ import sys
 from queuectl.cli_commands.enqueue import apply_options, current_directory
 from queuectl.cli_commands.jsonobject import make_reader
 from queuectl.cli_commands.progress import Bar
-from queuectl.errors import InvalidJob, QueuectlError, UsageError
+from queuectl.errors import InvalidJob, QueuectlError, Unwritten, UsageError, is_without_reader
 from queuectl.jobspec import MAX_COMMAND_BYTES, MAX_ENV_BYTES, JobSpec, check_fields, from_fields
 
 TYPE_CHECKING = False
@@ -38,7 +38,13 @@ def enqueue_file(args: Args) -> int:
 
     with Queue(args.db) as queue:
         ids = queue.add(specs)
-    _tell(ids, args)
+    try:
+        _tell(ids, args)
+        sys.stdout.flush()
+    except OSError as error:
+        if is_without_reader(error):
+            raise
+        raise Unwritten(error, f"All the same: {_summary(ids)}.") from error
     return 0
 
 
@@ -49,12 +55,16 @@ def _tell(ids: List[str], args: Args) -> None:
         write_json({"count": len(ids), "ids": ids})
     elif args.quiet:
         sys.stdout.writelines(job_id + "\n" for job_id in ids)
-    elif not ids:
-        print("Enqueued 0 jobs")
-    elif len(ids) == 1:
-        print(f"Enqueued 1 job ({ids[0]})")
     else:
-        print(f"Enqueued {len(ids)} jobs ({ids[0]} .. {ids[-1]})")
+        print(_summary(ids))
+
+
+def _summary(ids: List[str]) -> str:
+    if not ids:
+        return "Enqueued 0 jobs"
+    if len(ids) == 1:
+        return f"Enqueued 1 job ({ids[0]})"
+    return f"Enqueued {len(ids)} jobs ({ids[0]} .. {ids[-1]})"
 
 
 def _read_all(args: Args) -> List[JobSpec]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from queuectl.cli_commands.spec import Command, Option, Positional
-from queuectl.errors import QueuectlError, UsageError
+from queuectl.errors import QueuectlError, Unwritten, UsageError, is_without_reader
 from queuectl.jobspec import from_fields
 
 TYPE_CHECKING = False
@@ -142,12 +143,16 @@ def enqueue(args: Args) -> int:
 
     with Queue(args.db) as queue:
         job_id = queue.add([spec])[0]
-        if args.json or args.verbose:
-            _tell(queue, job_id, args)
-    if args.quiet and not args.json:
-        print(job_id)
-    elif not args.json:
-        print("Enqueued job " + job_id)
+        try:
+            if args.json or args.verbose:
+                _tell(queue, job_id, args)
+            if not args.json:
+                print(job_id if args.quiet else "Enqueued job " + job_id)
+            sys.stdout.flush()
+        except OSError as error:
+            if is_without_reader(error):
+                raise
+            raise Unwritten(error, f"The job was enqueued: {job_id}.") from error
     return 0
 
 

@@ -8,7 +8,7 @@ import time
 
 from queuectl.cli_commands.enqueue import FIELD_OPTIONS, job_fields
 from queuectl.cli_commands.spec import DURATION, JOB, Command, Option, Positional, whole_from
-from queuectl.errors import UsageError
+from queuectl.errors import Unwritten, UsageError, is_without_reader
 from queuectl.jobspec import from_fields
 from queuectl.queue import Queue
 from queuectl.render import is_terminal, note
@@ -30,15 +30,20 @@ WORKERS_LOOK_S = 2.0
 ALONE_S = 1.0
 
 
-def pass_through(pieces: Iterable[bytes]) -> None:
-    """Write *pieces* to standard output as they are, each at once."""
+def pass_through(pieces: Iterable[bytes], done: str = "") -> None:
+    """Write *pieces* to standard output as they are, each at once; *done* is said if it cannot be written."""
     raw = getattr(sys.stdout, "buffer", None)
     for piece in pieces:
-        if raw is None:  # a caller's text stream
-            sys.stdout.write(piece.decode("utf-8", "replace"))
-        else:
-            raw.write(piece)
-            raw.flush()
+        try:
+            if raw is None:  # a caller's text stream
+                sys.stdout.write(piece.decode("utf-8", "replace"))
+            else:
+                raw.write(piece)
+                raw.flush()
+        except OSError as error:
+            if is_without_reader(error):
+                raise
+            raise Unwritten(error, done) from error
 
 
 def _on_one_screen() -> bool:
@@ -111,7 +116,8 @@ class _Runner:
                 self._waiting = _Waiting(self.queue, self.silent, self.note)
                 self._told_retry = False
                 if not self.hidden:
-                    pass_through(self._watched(self.queue.follow(self.job_id, self.seen)))
+                    goes_on = f"{self.job_id} goes on. Follow it: queuectl logs -f {self.job_id}."
+                    pass_through(self._watched(self.queue.follow(self.job_id, self.seen)), goes_on)
                 continue
             if job.state in ENDED:
                 return job

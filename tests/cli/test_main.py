@@ -199,14 +199,35 @@ def test_a_reader_that_leaves_is_no_error(cli: Callable[..., Any]) -> None:
 
 @POSIX
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_output_that_cannot_be_written_is_said(home: Any) -> None:
-    """A full disk behind ``>`` must not look like success."""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("words", "done"),
+    [
+        ("status", "The command itself was carried out."),
+        ("queue pause mail", "The command itself was carried out."),
+        ("enqueue -- true", "The job was enqueued: job2."),
+        ("enqueue -q -- true", "The job was enqueued: job2."),
+        ("enqueue --json -- true", "The job was enqueued: job2."),
+        ("enqueue --lines --file lines", "All the same: Enqueued 2000 jobs (job2 .. job2001)."),
+        ("enqueue -q --lines --file lines", "All the same: Enqueued 2000 jobs (job2 .. job2001)."),
+    ],
+)
+def test_output_that_cannot_be_written_is_said(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, unbuffered: str, words: str, done: str
+) -> None:
+    """A full disk behind ``>`` must not look like success, nor as if nothing was done: somebody would do it again."""
+    cli("enqueue", "--", "true", code=0)
+    with open("lines", "w") as lines:
+        lines.write("true\n" * 2000)
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "queuectl", "status"], stdout=full, stderr=subprocess.PIPE, check=False
+        ended = subprocess.run(
+            [sys.executable, "-m", "queuectl", *words.split()], stdout=full, stderr=subprocess.PIPE, check=False
         )
 
-    assert (done.returncode, done.stderr) == (1, b"queuectl: No space left on device.\n")
+    assert ended.returncode == 1
+    assert ended.stderr.decode() == f"queuectl: cannot write standard output: No space left on device. {done}\n"
 
 
 @POSIX

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from typing import Any, Callable, List
 
 import pytest
@@ -151,6 +154,26 @@ def test_ctrl_c_leaves_the_job_to_the_workers(
             "queuectl: job1 goes on. Follow it: queuectl logs -f job1. End it: queuectl cancel job1.\n"
         )
         assert cli("wait", "job1", "--timeout", "20").code == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_cannot_be_written_says_that_the_job_goes_on(
+    cli: Callable[..., Any], worker: Callable[..., Any]
+) -> None:
+    """With its id: whoever takes the job for not enqueued runs it twice."""
+    with worker(), open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "queuectl", "run", "--", "echo", "hi"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        b"queuectl: cannot write standard output: No space left on device. "
+        b"job1 goes on. Follow it: queuectl logs -f job1.\n"
+    )
 
 
 def test_json_is_one_document_at_the_end(cli: Callable[..., Any], worker: Callable[..., Any]) -> None:
