@@ -10,7 +10,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Sequence
+    from typing import Optional, Sequence
 
 
 class QueuectlError(Exception):
@@ -34,11 +34,19 @@ class InvalidSetting(QueuectlError):
 
 
 class JobExists(QueuectlError):
-    """The id that a caller gave is taken, or was used by an earlier job."""
+    """The id that a caller gave is taken, or was used by an earlier job; *where* says which of many jobs has it."""
 
-    def __init__(self, job_id: str, why: str = "is taken") -> None:
-        super().__init__(f"the id {job_id} {why}. Give another id, or none to get the next one.")
+    TWICE = "is given twice"
+
+    def __init__(self, job_id: str, why: str = "is taken", where: str = "") -> None:
+        super().__init__(f"{where}the id {job_id} {why}. Give another id, or none to get the next one.")
         self.job_id = job_id
+        self.why = why
+
+    def index(self, ids: Sequence[Optional[str]]) -> int:
+        """Return which of the jobs that were given *ids* (None: the next one) is refused, from 0."""
+        first = ids.index(self.job_id)
+        return ids.index(self.job_id, first + 1) if self.why == self.TWICE else first
 
 
 class JobNotFound(QueuectlError):

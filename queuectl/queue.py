@@ -13,7 +13,7 @@ import time
 
 from queuectl import jobspec
 from queuectl.db import open_store
-from queuectl.errors import InvalidJob, JobNotFound, QueuectlError
+from queuectl.errors import InvalidJob, JobExists, JobNotFound, QueuectlError
 from queuectl.switches import Switches
 
 TYPE_CHECKING = False
@@ -117,7 +117,11 @@ class Queue(Switches):
                 specs.append(job if isinstance(job, jobspec.JobSpec) else jobspec.from_fields(job, cwd))
             except InvalidJob as error:
                 raise InvalidJob(f"job {position}: {error}") from None
-        return self.add(specs)
+        try:
+            return self.add(specs)
+        except JobExists as error:
+            position = 1 + error.index([spec.id for spec in specs])
+            raise JobExists(error.job_id, error.why, f"job {position}: ") from None
 
     def add(self, specs: Sequence[JobSpec]) -> List[str]:
         """Store checked job descriptions, all or none, and return their ids in order."""

@@ -12,7 +12,7 @@ import sys
 from queuectl.cli_commands.enqueue import apply_options, current_directory
 from queuectl.cli_commands.jsonobject import make_reader
 from queuectl.cli_commands.progress import Bar
-from queuectl.errors import InvalidJob, QueuectlError, Unwritten, UsageError, is_without_reader
+from queuectl.errors import InvalidJob, JobExists, QueuectlError, Unwritten, UsageError, is_without_reader
 from queuectl.jobspec import MAX_COMMAND_BYTES, MAX_ENV_BYTES, JobSpec, check_fields, from_fields
 
 TYPE_CHECKING = False
@@ -33,11 +33,16 @@ def enqueue_file(args: Args) -> int:
         raise UsageError("option --file does not go with a job on the command line. Give one of them.")
     if args.id is not None:
         raise UsageError("option --id names one job; --file may have many. Put ids into the file.")
-    specs = _read_all(args)
+    blank: List[int] = []
+    specs = _read_all(args, blank)
     from queuectl.queue import Queue
 
     with Queue(args.db) as queue:
-        ids = queue.add(specs)
+        try:
+            ids = queue.add(specs)
+        except JobExists as error:
+            number = _line_number(error.index([spec.id for spec in specs]), blank)
+            raise QueuectlError(f"line {number}: {error} Nothing was enqueued.") from None
     try:
         _tell(ids, args)
         sys.stdout.flush()
@@ -46,6 +51,16 @@ def enqueue_file(args: Args) -> int:
             raise
         raise Unwritten(error, f"All the same: {_summary(ids)}.") from error
     return 0
+
+
+def _line_number(index: int, blank: List[int]) -> int:
+    """Return on which line, from 1, the job with this *index* stands, from 0; *blank* lines hold none."""
+    number = index + 1
+    for skipped in blank:
+        if skipped > number:
+            break
+        number += 1
+    return number
 
 
 def _tell(ids: List[str], args: Args) -> None:
@@ -67,8 +82,8 @@ def _summary(ids: List[str]) -> str:
     return f"Enqueued {len(ids)} jobs ({ids[0]} .. {ids[-1]})"
 
 
-def _read_all(args: Args) -> List[JobSpec]:
-    """Read and check the whole file.
+def _read_all(args: Args, blank: List[int]) -> List[JobSpec]:
+    """Read and check the whole file; add the numbers of its blank lines to *blank*.
 
     Raises:
         InvalidJob: A line is none; the message names it.
@@ -81,7 +96,7 @@ def _read_all(args: Args) -> List[JobSpec]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _specs(file, _line_reader(args), bar)
+        return _specs(file, _line_reader(args), bar, blank)
     finally:
         bar.clear()
         if collecting:
@@ -109,16 +124,18 @@ def _size(file: BinaryIO) -> int:
         return 0
 
 
-def _specs(file: BinaryIO, read_line: Callable[[str], JobSpec], bar: Bar) -> List[JobSpec]:
+def _specs(file: BinaryIO, read_line: Callable[[str], JobSpec], bar: Bar, blank: List[int]) -> List[JobSpec]:
     size = _size(file) if bar.on else 0
     specs: List[JobSpec] = []
     append = specs.append
     before = number = 0
     try:
         for lines in _chunks(file):
-            for number, line in enumerate(lines, before + 1):  # noqa: B007  (the messages below name it)
+            for number, line in enumerate(lines, before + 1):
                 if line and not line.isspace():
                     append(read_line(line.decode()))
+                else:
+                    blank.append(number)
             before = number
             if bar.on:
                 bar.show(file.tell() / size if size else None, f"{len(specs):,} jobs read")

@@ -62,7 +62,7 @@ def refuse_spent(given: Sequence[str], existing: Set[str], next_number: int, tak
     seen = set()
     for job_id in given:
         if job_id in seen:
-            raise JobExists(job_id, "is given twice")
+            raise JobExists(job_id, JobExists.TWICE)
         seen.add(job_id)
         if job_id in existing:
             raise JobExists(job_id)

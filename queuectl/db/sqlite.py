@@ -105,7 +105,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         seen = set()
         for job_id in given:
             if job_id in seen:
-                raise JobExists(job_id, "is given twice")
+                raise JobExists(job_id, JobExists.TWICE)
             seen.add(job_id)
             if db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone():
                 raise JobExists(job_id)

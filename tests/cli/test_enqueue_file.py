@@ -130,6 +130,33 @@ def test_ids_and_documents_for_scripts(cli: Callable[..., Any]) -> None:
     assert {"count": 1, "ids": ["job2"]} == json.loads(document.out)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"command":"a"}\n\n \n{"command":"b","id":"mine"}\n', "line 4: the id mine is taken."),
+        (
+            '\n{"command":"a","id":"x"}\n\n{"command":"b"}\n{"command":"c","id":"x"}\n',
+            "line 5: the id x is given twice.",
+        ),
+        ('{"command":"a","id":"job1"}\n', "line 1: the id job1 was used by an earlier job."),
+    ],
+)
+def test_an_id_that_is_not_free_is_named_with_its_line(
+    cli: Callable[..., Any], add: Callable[..., str], jobs: Callable[..., List[Any]], text: str, message: str
+) -> None:
+    """Blank lines count in the file, though they hold no job; nothing is enqueued."""
+    add("a")
+    add("a", "--id", "mine")
+    cli("cancel", "job1", code=0)
+    cli("prune", "--yes", code=0)
+
+    result = cli("enqueue", "--file", "-", input=text)
+
+    told = "Give another id, or none to get the next one. Nothing was enqueued."
+    assert ("", f"queuectl: {message} {told}\n", 1) == result
+    assert ["mine"] == [job["id"] for job in jobs()]
+
+
 def test_the_store_is_not_locked_while_the_file_is_read(
     cli: Callable[..., Any], background: Callable[..., Any]
 ) -> None:

@@ -98,7 +98,8 @@ def test_many_jobs_come_in_together(queue):
     [
         ({"command": " "}, InvalidJob, "^job 2: job field 'command'"),
         ({"comand": "x"}, InvalidJob, "^job 2: unknown job field 'comand'"),
-        ({"command": "x", "id": "taken"}, JobExists, "^the id taken is taken"),
+        ({"command": "x", "id": "taken"}, JobExists, "^job 2: the id taken is taken"),
+        ({"command": "x", "id": "job7"}, JobExists, "^job 4: the id job7 is given twice"),
     ],
 )
 def test_one_bad_job_refuses_them_all(queue, bad, error, message):
@@ -106,7 +107,7 @@ def test_one_bad_job_refuses_them_all(queue, bad, error, message):
     queue.enqueue("true", id="taken")
 
     with pytest.raises(error, match=message):
-        queue.enqueue_many(["true", bad, "true"])
+        queue.enqueue_many(["true", bad, "true", {"command": "true", "id": "job7"}])
 
     assert (["taken"], "job1") == ([job.id for job in queue.jobs()], queue.enqueue("true").id)
 
