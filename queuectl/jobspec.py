@@ -18,6 +18,7 @@ MAX_COMMAND_BYTES = 128 * 1024 - 1
 MAX_ENV_BYTES = 128 * 1024
 MAX_ID_LENGTH = 128
 MAX_TAGS = 100
+DEFAULT_QUEUE = "default"
 
 FIELDS = (
     "command", "id", "queue", "priority", "max_retries", "backoff_base",
@@ -44,7 +45,7 @@ class JobSpec:
         command: str,
         cwd: str,
         id: Optional[str] = None,
-        queue: str = "default",
+        queue: str = DEFAULT_QUEUE,
         priority: int = 0,
         max_retries: Optional[int] = None,
         backoff_base: Optional[float] = None,
@@ -270,10 +271,9 @@ def check_fields(fields: Mapping[str, Any]) -> Dict[str, Any]:
         checked[attribute] = None if value is None and field in _NULLABLE else check(field, value)
     if checked.get("run_at") is not None and checked.get("delay_s") is not None:
         raise InvalidJob("job fields 'run_at' and 'delay' are both given. Give one of them.")
-    if checked.get("queue", "") is None:
-        del checked["queue"]
-    if checked.get("priority", 0) is None:
-        del checked["priority"]
+    for name, default in (("queue", DEFAULT_QUEUE), ("priority", 0)):
+        if checked.get(name, default) is None:
+            checked[name] = default
     return checked
 
 

@@ -336,7 +336,7 @@ class Queue(Switches):
             return self.store.retry_where(which)
 
     def edit(self, job_id: str, **fields: Any) -> Job:
-        """Change fields of a job that waits (pending or failed) and return it.
+        """Change fields of a job that waits (pending or failed) and return it; None: as if it had not been given.
 
         Raises:
             InvalidJob, WrongState, JobNotFound: Nothing was changed.
@@ -344,6 +344,8 @@ class Queue(Switches):
         changes = jobspec.check_fields(fields)
         if "id" in changes:
             raise InvalidJob("job field 'id' cannot be changed. Enqueue a new job and cancel this one.")
+        if changes.get("cwd", "") is None:  # where the job was enqueued is nowhere kept
+            raise InvalidJob("job field 'cwd' cannot be taken away: a job runs somewhere. Give a directory.")
         with self._lock:
             self.store.edit(job_id, changes)
         return self.get(job_id)

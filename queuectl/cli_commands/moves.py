@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 # How long, beyond the time a command has between TERM and KILL, ``cancel`` waits for a worker to act.
 CANCEL_MARGIN_S = 5.0
 SWEEP_S = 0.5
-# Fields that a job can be without: "none" takes the value away.
-EMPTIABLE = ("timeout", "backoff_base", "max_retries", "env", "tags")
+# Fields whose text may be "none" and mean it; for all others that is: as if the field had not been given.
+NEVER_NONE = ("command", "id")
 
 
 def print_jobs_json(queue: Queue, job_ids: Sequence[str]) -> None:
@@ -145,6 +145,8 @@ def changes(pairs: Sequence[str]) -> Tuple[Dict[str, Any], Dict[str, str]]:
         if not equals or not name:
             raise UsageError(f"edit wants FIELD=VALUE, not {pair[:40]!r}: queuectl edit job1 priority=5.")
         if name.startswith("env."):
+            if name == "env.":
+                raise UsageError(f"edit wants env.NAME=VALUE, not {pair[:40]!r}: queuectl edit job1 env.LEVEL=debug.")
             variables_given.append(f"{name[4:]}={text}")
             continue
         field = field_name("run_at" if name == "at" else name)
@@ -155,7 +157,7 @@ def changes(pairs: Sequence[str]) -> Tuple[Dict[str, Any], Dict[str, str]]:
 
 
 def _value(field: str, text: str) -> Any:
-    if text.lower() == "none" and field in EMPTIABLE:
+    if text.lower() == "none" and field not in NEVER_NONE:
         return None
     if field in ("priority", "max_retries", "backoff_base"):
         return number(text)
@@ -164,6 +166,12 @@ def _value(field: str, text: str) -> Any:
     if field == "env":
         from queuectl.jobspec import fields_from_json
 
+        if not text.lstrip().startswith("{"):
+            variable = text if text.find("=") > 0 else "NAME=VALUE"
+            raise UsageError(
+                f"edit wants env.NAME=VALUE for a variable, or env and a JSON object for all of them, not "
+                f"{'env=' + text[:40]!r}: queuectl edit job1 env.{variable[:40]}."
+            )
         return fields_from_json(text)
     return text
 

@@ -58,6 +58,22 @@ def test_none_takes_a_value_away(
     assert {name: value for name, value in job("job1").items() if name in document} == document
 
 
+def test_none_is_the_default_where_a_job_has_one(
+    cli: Callable[..., Any], add: Callable[..., str], job: Callable[[str], Dict[str, Any]]
+) -> None:
+    """The queue, the priority and the time too; in a variable it is a text like any other."""
+    words = ("a", "--queue", "mail", "--priority", "5", "--delay", "1h")
+    for field in ("run_at=none", "at=NONE", "delay=none"):
+        job_id = add(*words)
+
+        cli("edit", job_id, "queue=none", "priority=none", field, "env.LEVEL=none", code=0)
+
+        found = job(job_id)
+        assert (found["queue"], found["priority"], found["env"]) == ("default", 0, {"LEVEL": "none"})
+        assert found["run_at"] <= found["updated_at"]
+    assert ["default"] == cli("queue", "list", "-q", code=0).out.split()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -70,7 +86,11 @@ def test_none_takes_a_value_away(
         (["job1", "state=dead"], 1, "'state' is set by queuectl itself"),
         (["job1", "id=other"], 1, "'id' cannot be changed"),
         (["job1", "command="], 1, "'command' must be a command, not blank"),
-        (["job1", "env=x"], 1, "not a JSON object"),
+        (["job1", "env={x"], 1, "not a JSON object"),
+        (["job1", "env=A=1"], 2, "not 'env=A=1': queuectl edit job1 env.A=1."),
+        (["job1", "env=x"], 2, "edit wants env.NAME=VALUE for a variable"),
+        (["job1", "env.=x"], 2, "edit wants env.NAME=VALUE, not 'env.=x'"),
+        (["job1", "cwd=none"], 1, "job field 'cwd' cannot be taken away"),
         (["job1", "run_at=2099-01-01", "delay=1"], 1, "'run_at' and 'delay' are both given"),
         (["job9", "priority=1"], 1, "Job not found: job9."),
     ],

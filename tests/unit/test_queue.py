@@ -293,6 +293,7 @@ def test_the_dlq_is_retried_all_or_none(queue):
         ({"priority": "high"}, "job field 'priority' must be"),
         ({"state": "dead"}, "job field 'state' is set by queuectl itself"),
         ({"run_at": "2030-01-31T08:00Z", "delay": 5}, "both given"),
+        ({"cwd": None}, "job field 'cwd' cannot be taken away"),
     ],
 )
 def test_a_bad_edit_changes_nothing(queue, fields, message):
@@ -312,6 +313,16 @@ def test_an_edit_reads_values_like_an_enqueue(queue):
     job = queue.edit("job1", timeout="2m", command="false", **{"max-retries": 0})
 
     assert (120.0, "false", 0) == (job.timeout_s, job.command, job.max_retries)
+
+
+def test_an_edit_to_none_is_as_if_the_field_had_not_been_given(queue):
+    """The default, where there is one; for the time that is now."""
+    queue.enqueue("true", queue="mail", priority=5, delay=3600, timeout=5)
+
+    job = queue.edit("job1", queue=None, priority=None, run_at=None, timeout=None)
+
+    assert ("default", 0, None) == (job.queue, job.priority, job.timeout_s)
+    assert job.run_at <= job.updated_at
 
 
 def test_a_prune_goes_on_until_all_are_gone(queue):
