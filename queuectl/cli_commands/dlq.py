@@ -39,7 +39,7 @@ def dead(args: Args) -> JobFilter:
 
 def list_dead(args: Args) -> int:
     """``dlq list``."""
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         field, descending = args.sort
         found = queue.jobs(dead(args), args.limit, field, descending)
         write_jobs(found, args, _rows(queue, found), HEADERS, "No jobs in the DLQ.", lambda job: dead_json(queue, job))

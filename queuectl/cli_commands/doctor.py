@@ -6,6 +6,7 @@ import os
 import sys
 
 from queuectl.cli_commands.spec import Command
+from queuectl.errors import QueuectlError
 from queuectl.queue import Queue
 
 TYPE_CHECKING = False
@@ -39,10 +40,13 @@ def doctor(args: Args) -> int:
     """``doctor``."""
     from queuectl.render import wants_colour, write_json
 
-    findings: List[Finding] = []
-    with Queue(args.db) as queue:
-        for check in (_versions, _files, _damage, _workers, _jobs):
-            findings += check(queue)
+    findings: List[Finding] = list(_versions(args.db or os.environ.get("QUEUECTL_DB", "")))
+    try:
+        with Queue(args.db, create=args.may_make_store) as queue:
+            for check in (_files, _damage, _workers, _jobs):
+                findings += check(queue)
+    except QueuectlError as error:  # it cannot be opened, or not be read to the end: that is what is wrong with it
+        findings.append(_unusable(error))
     sick = any(finding.level == BAD for finding in findings)
     if args.json:
         write_json({"ok": not sick, "findings": [_as_json(finding) for finding in findings]})
@@ -52,6 +56,14 @@ def doctor(args: Args) -> int:
             if finding.level == BAD or not args.quiet:
                 _print(finding, colour)
     return 1 if sick else 0
+
+
+def _unusable(error: QueuectlError) -> Finding:
+    """Return the finding that the store cannot be used: the last sentence of *error* is what to do."""
+    # To others the message says that doctor tells more: this is doctor.
+    message = str(error).replace("'queuectl doctor' tells more; restore", "Restore")
+    what, stop, advice = message.rpartition(". ")
+    return Finding(BAD, "store", what + ".", advice) if stop else Finding(BAD, "store", message)
 
 
 def _as_json(finding: Finding) -> object:
@@ -67,12 +79,13 @@ def _print(finding: Finding, colour: bool) -> None:
         print(f"{'':<15}{escape(finding.advice)}")
 
 
-def _versions(queue: Queue) -> Iterator[Finding]:
+def _versions(location: str) -> Iterator[Finding]:
+    """Name the versions of what a store at *location* needs; that is known before it is opened."""
     from queuectl import __version__
 
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding(OK, "version", f"queuectl {__version__} on Python {python}, {sys.platform}")
-    if "://" in queue.store.location:
+    if "://" in location and not location.startswith("sqlite:"):
         return
     import sqlite3
 

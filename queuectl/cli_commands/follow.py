@@ -214,7 +214,7 @@ def logs(args: Args) -> int:
     """``logs ID``."""
     if args.json and args.follow:
         raise UsageError("options --json and --follow do not go together: a document has an end.")
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         if args.json:
             _print_logs_json(queue, args)
         elif args.follow:
@@ -255,7 +255,7 @@ def _print_logs_json(queue: Queue, args: Args) -> None:
 def wait(args: Args) -> int:
     """``wait ID ...``: 0 all completed, 1 some did not, 124 timeout."""
     job_ids = list(dict.fromkeys(args.ids))
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         try:
             jobs = queue.wait_all(job_ids, args.timeout)
         except TimeoutError:

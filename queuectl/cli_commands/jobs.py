@@ -56,7 +56,7 @@ def filter_of(args: Args) -> JobFilter:
 
 def list_jobs(args: Args) -> int:
     """``list``."""
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         field, descending = args.sort
         found = queue.jobs(filter_of(args), args.limit, field, descending)
         write_jobs(found, args, job_rows(found, queue.now()), HEADERS, "No jobs.")
@@ -139,7 +139,7 @@ def show(args: Args) -> int:
     """``show ID``."""
     from queuectl.render import write_json
 
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         job = queue.get(args.id)
         runs = queue.runs(args.id)
         output = queue.output(args.id) if runs else b""
@@ -241,7 +241,7 @@ def print_output(output: bytes, run: Run) -> None:
 
 def explain(args: Args) -> int:
     """``explain ID``."""
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         sentences = queue.explain(args.id)
         state = queue.get(args.id).state
     if args.json:

@@ -27,7 +27,7 @@ def list_queues(args: Args) -> int:
     """``queue list``."""
     from queuectl import render
 
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         infos = queue.queues()
     if args.json:
         render.write_json_array(map(queue_json, infos))

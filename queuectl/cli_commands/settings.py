@@ -44,7 +44,7 @@ def get_one(args: Args) -> int:
     from queuectl.render import escape, note, write_json
 
     setting = config.find(args.key)
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         stored = queue.settings()
     if args.json:
         write_json(setting_json(setting, stored))
@@ -71,7 +71,7 @@ def list_all(args: Args) -> int:
     """``config list``: a table for people, wherever it goes; one array with ``--json``."""
     from queuectl.render import escape, write_json_array, write_table
 
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         stored = queue.settings()
     if args.json:
         write_json_array(setting_json(setting, stored) for setting in config.SETTINGS.values())

@@ -143,6 +143,11 @@ class Args:
     verbose: int
     words: Optional[List[str]]  # what stood after "--", where that is a command of its own
 
+    @property
+    def may_make_store(self) -> bool:
+        """Whether a command that looks may make the store: not one that was named, lest a mistyped path seem empty."""
+        return not self.db
+
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...

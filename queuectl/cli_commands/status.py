@@ -76,7 +76,7 @@ def in_order(workers: Sequence[Worker]) -> List[Worker]:
 
 def show_status(args: Args) -> int:
     """``status``."""
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         return _print_status(queue, queue.status(), args)
 
 

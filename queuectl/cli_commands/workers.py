@@ -177,7 +177,7 @@ def list_workers(args: Args) -> int:
     from queuectl.cli_commands.status import in_order, jobs_text, running_jobs, worker_json
     from queuectl.clock import local_text
 
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         workers = in_order(queue.workers())
         now = queue.now()
         if args.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import sys
 import time
 
@@ -73,6 +74,10 @@ class SqliteFile:
                     raise StoreRefused(f"there is no store at {path}. 'queuectl enqueue' makes one.") from None
                 sqlite_make.make(path)
                 found = os.stat(path)
+            if stat.S_ISDIR(found.st_mode):
+                raise StoreRefused(
+                    f"{path} is a directory, not a store. Name a file in it: {os.path.join(path, 'jobs.db')}"
+                )
             if sys.platform == "linux" and os.major(found.st_dev) == 0:  # it is on no device: read what it is on
                 sqlite_make.refuse_network(os.path.dirname(os.path.realpath(path)))
         except OSError as error:
@@ -104,6 +109,8 @@ class SqliteFile:
                 self._make_in_place()
             application = self._rows("PRAGMA application_id")[0][0]  # another process may have been first
         version = self._rows("PRAGMA user_version")[0][0]
+        if application == 0 and not create and self._is_blank():
+            raise StoreRefused(f"there is no store in {self.path}, it is empty. 'queuectl enqueue' makes one.")
         if application != sqlite_make.APPLICATION_ID or version < 1:
             raise StoreRefused(
                 f"{self.path} is another program's database, not a queuectl store; it was left as it is. "

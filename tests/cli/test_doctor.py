@@ -79,3 +79,31 @@ def test_a_damaged_store(cli: Callable[..., Any], add: Callable[..., str], home:
 
     assert result.code == 1
     assert "Traceback" not in result.err + result.out
+
+
+def test_a_store_that_cannot_be_opened_is_a_finding(cli: Callable[..., Any], home: Any) -> None:
+    """After what can be said without it; the document is one for monitoring too."""
+    path = home.parent / "foreign.db"
+    path.write_bytes(b"no database, but dear to somebody " * 100)
+
+    plain = cli("doctor", "--db", str(path))
+    document = json.loads(cli("doctor", "--json", "--db", str(path)).out)
+
+    assert (plain.err, plain.code) == ("", 1)
+    assert plain.out.startswith("ok    version  queuectl ")
+    assert f"bad   store    {path} is damaged or not a SQLite database" in plain.out
+    assert plain.out.endswith("Restore a backup, or move the file away to start again.\n")
+    assert document["ok"] is False
+    assert [(found["about"], found["level"]) for found in document["findings"]][::2] == [
+        ("version", "ok"), ("store", "bad"),
+    ]  # fmt: skip
+
+
+def test_a_mistyped_path_is_a_finding_and_makes_no_store(cli: Callable[..., Any], home: Any) -> None:
+    """An empty store, made that moment, would be found healthy."""
+    path = home.parent / "mistyped.db"
+
+    result = cli("doctor", "-q", "--db", str(path))
+
+    assert result == (f"bad   store    there is no store at {path}.\n{'':15}'queuectl enqueue' makes one.\n", "", 1)
+    assert not path.exists()

@@ -136,6 +136,39 @@ def test_the_store_is_named_by_option_before_environment(cli: Callable[..., Any]
     assert cli("list", "-q", "--db", str(home.parent / "option.db")).out == "job1\njob2\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["status", "list", "show job1", "logs job1", "logs -f job1", "explain job1", "wait job1", "dlq list", "queue list",
+     "worker list", "config list", "config get lease"],
+)  # fmt: skip
+def test_looking_makes_no_store_where_somebody_mistyped_its_path(
+    cli: Callable[..., Any], home: Any, words: str
+) -> None:
+    """It would say that there are no jobs. Without ``--db`` there is nothing to mistype: the home is made."""
+    path = home.parent / "mistyped.db"
+    told = f"queuectl: there is no store at {path}. 'queuectl enqueue' makes one.\n"
+
+    assert ("", told, 1) == cli("--db", str(path), *words.split())
+    assert not path.exists()
+    path.write_bytes(b"")
+    assert f"there is no store in {path}, it is empty." in cli("--db", str(path), *words.split()).err
+    assert path.read_bytes() == b""
+    assert "there is no store" not in cli(*words.split()).err
+
+
+def test_a_directory_is_no_store(cli: Callable[..., Any], home: Any) -> None:
+    """It says so, and what would be one."""
+    folder = home.parent / "folder"
+    folder.mkdir()
+
+    for words in (["status"], ["enqueue", "--", "true"]):
+        assert cli("--db", str(folder), *words) == (
+            "",
+            f"queuectl: {folder} is a directory, not a store. Name a file in it: {folder / 'jobs.db'}\n",
+            1,
+        )
+
+
 def test_a_store_that_is_not_ours_is_a_sentence(cli: Callable[..., Any], home: Any) -> None:
     """Exit code 1, and the file is as it was."""
     path = home.parent / "notes.db"

@@ -136,10 +136,12 @@ def test_a_store_that_is_damaged(scene: Scene, busy: Group, cli: Callable[..., A
     damaged = path.read_bytes()
 
     ends_with(scene, busy, "jobs.db is damaged or not a SQLite database")
-    for words in (["status"], ["enqueue", "--", "true"], ["worker", "start"], ["doctor"]):
+    for words in (["status"], ["enqueue", "--", "true"], ["worker", "start"]):
         refused = cli(*words)
         assert ("", 1) == (refused.out, refused.code)
         assert "is damaged or not a SQLite database" in refused.err
+    found = cli("doctor", "-q", code=1)
+    assert "jobs.db is damaged or not a SQLite database" in found.out
     assert damaged == path.read_bytes()
 
     for name in ("jobs.db-wal", "jobs.db-shm"):
