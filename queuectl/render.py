@@ -115,6 +115,8 @@ _FIRST_ROWS = 1000  # the widths are taken from these: a table may have more row
 GAP = 2  # blanks between two columns
 # As much of a text that can be cut as is worth a column.
 LEAST_TEXT = 12
+# As much of a name, of up to 128 characters, as a narrow terminal shows: enough to tell one from another.
+NAME_COLUMNS = 30
 
 
 def write_table(
@@ -126,6 +128,7 @@ def write_table(
     cut: Sequence[str] = (),
     spare: Sequence[str] = (),
     wrap: bool = False,
+    names: Sequence[str] = (),
 ) -> int:
     """Write *rows* of escaped cells under *headers* to standard output; return how many there were.
 
@@ -140,6 +143,7 @@ def write_table(
         cut: Columns that may be cut, besides the last.
         spare: Columns that may be left out, the least important first.
         wrap: Go on with the last column's text in the next line instead of cutting it.
+        names: Columns with ids and names: cut where room lacks, but only very long ones.
     """
     source = iter(rows)
     first: List[Sequence[str]] = []
@@ -151,13 +155,18 @@ def write_table(
         return 0
     widths = [max(width(row[at]) for row in (headers, *first)) for at in range(len(headers))]
     shown = list(range(len(headers)))
-    soft = set()
+    most: Dict[int, int] = {}
     if is_terminal():
+        room = terminal_width()
         soft = {len(headers) - 1, *(at for at, header in enumerate(headers) if header in cut)}
-        shown = _that_fit(widths, [headers.index(name) for name in spare], soft, terminal_width())
-        _share(widths, shown, soft, terminal_width())
+        if _least_room(widths, shown, soft) > room:
+            most = {at: NAME_COLUMNS for at, header in enumerate(headers) if header in names}
+            widths = [min(each, most.get(at, each)) for at, each in enumerate(widths)]
+        shown = _that_fit(widths, [headers.index(name) for name in spare], soft, room)
+        _share(widths, shown, soft, room)
+        most.update((at, widths[at]) for at in soft)
     columns = [
-        _Column(widths[at], headers[at] in right, colour and headers[at] == state_column, at in soft) for at in shown
+        _Column(widths[at], headers[at] in right, colour and headers[at] == state_column, most.get(at)) for at in shown
     ]
     count = -1
     for row in _chained([headers, *first], source):
@@ -167,12 +176,12 @@ def write_table(
 
 
 class _Column(NamedTuple):
-    """How wide a column is; whether its cells are set to the right, are painted, and are cut if they are too wide."""
+    """How wide a column is; whether its cells are set to the right and painted; from what width on they are cut."""
 
     width: int
     right: bool
     painted: bool
-    soft: bool
+    most: Optional[int]
 
 
 def _chained(first: List[Sequence[str]], rest: Iterator[Sequence[str]]) -> Iterator[Sequence[str]]:
@@ -182,13 +191,17 @@ def _chained(first: List[Sequence[str]], rest: Iterator[Sequence[str]]) -> Itera
 
 def _that_fit(widths: Sequence[int], spare: Sequence[int], soft: Collection[int], room: int) -> List[int]:
     """Return which columns to show in *room*: without those *spare* ones that must go; *soft* ones can be cut."""
-    least = [min(each, LEAST_TEXT) if at in soft else each for at, each in enumerate(widths)]
     shown = list(range(len(widths)))
     for at in spare:
-        if sum(least[each] for each in shown) + GAP * (len(shown) - 1) <= room:
+        if _least_room(widths, shown, soft) <= room:
             break
         shown.remove(at)
     return shown
+
+
+def _least_room(widths: Sequence[int], shown: Sequence[int], soft: Collection[int]) -> int:
+    """Return how many columns of a screen the *shown* ones need, with as little of the *soft* ones as is of use."""
+    return sum(min(widths[at], LEAST_TEXT) if at in soft else widths[at] for at in shown) + GAP * (len(shown) - 1)
 
 
 def _share(widths: List[int], shown: Sequence[int], soft: Collection[int], room: int) -> None:
@@ -204,14 +217,14 @@ def _write_row(cells: Sequence[str], columns: Sequence[_Column], wrap: bool) -> 
     """Write a row; with *wrap* a last cell that is too wide goes on below."""
     last = columns[-1]
     more: List[str] = []
-    if wrap and last.soft and width(cells[-1]) > last.width:
+    if wrap and last.most is not None and width(cells[-1]) > last.width:
         import textwrap
 
         first, *more = textwrap.wrap(cells[-1], last.width)
         cells = [*cells[:-1], first]
     shown = []
     for cell, column in zip(cells, columns):
-        plain = shorten(cell, column.width) if column.soft else cell
+        plain = cell if column.most is None else shorten(cell, column.most)
         space = " " * (column.width - width(plain))
         text = paint(plain, plain, column.painted)
         shown.append(space + text if column.right else text + space)

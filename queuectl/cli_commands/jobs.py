@@ -103,7 +103,8 @@ def write_jobs(
         right = ("PRIORITY", "RUNS", "FAILED")
         spare = [name for name in SPARE if name in headers]
         colour = render.wants_colour(args.no_color)
-        if not render.write_table(headers, rows, right, "STATE", colour, ("LAST ERROR",), spare):
+        names = ("ID", "QUEUE")
+        if not render.write_table(headers, rows, right, "STATE", colour, ("LAST ERROR",), spare, names=names):
             render.say(none)
     else:
         if args.verbose:
@@ -270,7 +271,8 @@ COMMANDS = (
         details=(
             "A table on a terminal; JSON Lines (an object a line) when standard output is not a terminal, unless\n"
             "--table is given; one array with --json; ids with -q. WHEN says how long a job has been due or until it\n"
-            "is, how long it has been running, or how long ago it ended. A narrow terminal gets fewer columns."
+            "is, how long it has been running, or how long ago it ended. A narrow terminal gets fewer columns, and\n"
+            "of long ids the beginning."
         ),
     ),
     Command(

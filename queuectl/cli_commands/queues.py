@@ -46,7 +46,7 @@ def list_queues(args: Args) -> int:
             )
             for info in infos
         ]
-        if not render.write_table(HEADERS, rows, HEADERS[2:], spare=SPARE):
+        if not render.write_table(HEADERS, rows, HEADERS[2:], spare=SPARE, names=("QUEUE",)):
             render.say("No queues: there are no jobs.")
     return 0
 

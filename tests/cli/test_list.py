@@ -49,6 +49,22 @@ def test_table_on_demand(cli: Callable[..., Any], three: None) -> None:
 
 
 @POSIX
+def test_a_long_id_on_a_terminal(terminal: Callable[..., str], cli: Callable[..., Any]) -> None:
+    """No line is wider than the terminal; whoever wants to go on with the id gets all of it."""
+    name = "n" * 95
+    cli("enqueue", "--id", name, "--queue", name, "--", "true", code=0)
+    cli("enqueue", "--", "true", code=0)
+
+    shown = terminal("list", columns=100)
+    queues = terminal("queue", "list", columns=100)
+
+    assert all(len(line) <= 100 for line in (shown + queues).splitlines())
+    assert [line[:31] for line in shown.splitlines()[1:]] == ["n" * 29 + "\u2026 ", "job1" + " " * 27]
+    assert terminal("list", "-q", columns=100) == f"{name}\njob1\n"
+    assert name in cli("list", "--table", code=0).out
+
+
+@POSIX
 def test_table_on_a_terminal(terminal: Callable[..., str], add: Callable[..., str]) -> None:
     """No line is wider than the terminal; states are coloured, unless that is not wanted."""
     add("echo " + "x" * 300)

@@ -139,6 +139,28 @@ def test_an_id_is_never_cut(capsys: pytest.CaptureFixture[str], on_terminal: Cal
     assert "job100000  true" == capsys.readouterr().out.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (120, f"ID{'':94}QUEUE    COMMAND\n{'a' * 94}  default  true\n{'job1':94}  default  make all\n"),
+        (60, f"ID{'':30}QUEUE    COMMAND\n{'a' * 29}\u2026  default  true\n{'job1':30}  default  make all\n"),
+        (44, f"ID{'':30}COMMAND\n{'a' * 29}\u2026  true\n{'job1':30}  make all\n"),
+    ],
+)
+def test_one_long_id_does_not_wreck_a_table(
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[int], None], columns: int, shown: str
+) -> None:
+    """It is cut, as far as a name is, before a column is left out; with room enough it stays whole."""
+    on_terminal(columns)
+    rows = [("a" * 94, "default", "true"), ("job1", "default", "make all")]
+
+    render.write_table(("ID", "QUEUE", "COMMAND"), rows, spare=("QUEUE",), names=("ID", "QUEUE"))
+
+    out = capsys.readouterr().out
+    assert shown == out
+    assert all(render.width(line) <= columns for line in out.splitlines())
+
+
 def test_a_value_of_several_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """They stand below each other, where no line looks like another field."""
     render.write_fields([("id", "job1"), ("command", "cd /tmp\nstate: dead")])
