@@ -13,7 +13,7 @@ from queuectl.errors import InvalidSetting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Mapping, Optional, Union
+    from typing import Any, Callable, Dict, Mapping, Optional, Union
 
     Value = Union[int, float, None]
 
@@ -118,12 +118,14 @@ SETTINGS: Dict[str, Setting] = {
 ALIASES = {"default_max_retries": "max_retries"}
 
 
-def find(key: str) -> Setting:
+def find(key: Any) -> Setting:
     """Return the setting that *key* names; hyphens are underscores, aliases are known.
 
     Raises:
         InvalidSetting: There is none; the message suggests the nearest.
     """
+    if not isinstance(key, str):
+        raise InvalidSetting(f"a setting's name must be a string, not {_shown(key)}.")
     name = key.strip().replace("-", "_").lower()
     name = ALIASES.get(name, name)
     if name not in SETTINGS:
@@ -135,20 +137,36 @@ def find(key: str) -> Setting:
     return SETTINGS[name]
 
 
-def check(key: str, text: str) -> str:
-    """Return *text* as it is to be stored for *key*, or refuse it.
+def check(key: str, value: Union[str, float, None]) -> str:
+    """Return *value*, a text, a number or None, as it is to be stored for *key*, or refuse it.
 
     Raises:
-        InvalidSetting: *key* is unknown or *text* is no value of it.
+        InvalidSetting: *key* is unknown or *value* is no value of it.
     """
     setting = find(key)
-    tidy = text.strip()
     try:
+        tidy = _as_typed(value)
         setting.parse(tidy)
     except (ValueError, OverflowError):
-        shown = text if len(text) <= 40 else text[:40] + "..."
-        raise InvalidSetting(f"{setting.key} must be {setting.kind}, not {shown!r}.") from None
+        raise InvalidSetting(f"{setting.key} must be {setting.kind}, not {_shown(value)}.") from None
     return tidy
+
+
+def _shown(value: object) -> str:
+    from queuectl.jobspec import shown  # which imports this module
+
+    return shown(value)
+
+
+def _as_typed(value: Union[str, float, None]) -> str:
+    """Return *value* as somebody would type it; ValueError if it is neither a text nor a number nor None."""
+    if isinstance(value, str):
+        return value.strip()
+    if value is None:
+        return "none"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(value)
+    return str(int(value) if value == int(value) else value)
 
 
 class Config:

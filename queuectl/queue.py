@@ -108,12 +108,17 @@ class Queue(Switches):
         Raises:
             InvalidJob, JobExists: Nothing was stored; the message names the position, from 1.
         """
+        # Their letters, or their fields' names, would be taken for commands.
+        if isinstance(jobs, (str, bytes)) or hasattr(jobs, "keys"):
+            raise InvalidJob(f"enqueue_many wants a list of jobs, not {jobspec.shown(jobs)}. Put it into brackets.")
         cwd = os.getcwd()
         specs = []
         for position, job in enumerate(jobs, 1):
             try:
                 if isinstance(job, str):
                     job = {"command": job}
+                elif not (isinstance(job, jobspec.JobSpec) or hasattr(job, "keys")):
+                    raise InvalidJob(f"it must be a command or a mapping of job fields, not {jobspec.shown(job)}.")
                 specs.append(job if isinstance(job, jobspec.JobSpec) else jobspec.from_fields(job, cwd))
             except InvalidJob as error:
                 raise InvalidJob(f"job {position}: {error}") from None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from queuectl import jobspec
+from queuectl.config import MAX_INT
 from queuectl.errors import InvalidJob, QueuectlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from typing import Dict, List, Optional
+    from typing import Any, Dict, List, Optional, Union
 
     from queuectl.config import Config
     from queuectl.db.base import Store
@@ -42,8 +43,9 @@ class Switches:
 
     def limit(self, queue: str, max_running: Optional[int]) -> None:
         """Let at most *max_running* jobs of *queue* run at once, over all hosts; None: no limit."""
-        if max_running is not None and not 1 <= max_running <= 2**31 - 1:
-            raise QueuectlError(f"a queue's limit must be a whole number from 1, or none, not {max_running}.")
+        if max_running is not None and (type(max_running) is not int or not 1 <= max_running <= MAX_INT):
+            shown = jobspec.shown(max_running)
+            raise QueuectlError(f"a queue's limit must be a whole number from 1 to {MAX_INT}, or none, not {shown}.")
         with self._lock:
             self.store.set_limit(_queue_name(queue), max_running)
 
@@ -59,8 +61,8 @@ class Switches:
         with self._lock:
             return self.store.settings()
 
-    def set_setting(self, key: str, value: str) -> None:
-        """Set a setting.
+    def set_setting(self, key: str, value: Union[str, float, None]) -> None:
+        """Set a setting: to a text as one types it, a number, or None where a setting may be without a value.
 
         Raises:
             InvalidSetting: The key is unknown or the value is refused.
@@ -79,7 +81,7 @@ class Switches:
             self.store.set_setting(config.find(key).key, None)
 
 
-def _queue_name(name: str) -> str:
-    if not jobspec.is_name(name):
+def _queue_name(name: Any) -> str:
+    if not isinstance(name, str) or not jobspec.is_name(name):
         raise InvalidJob(f"a queue's name must be {jobspec.NAME_RULE}, not {jobspec.shown(name)}.")
-    return name
+    return str(name)

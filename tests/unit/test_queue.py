@@ -93,11 +93,22 @@ def test_many_jobs_come_in_together(queue):
     assert ["true", "a", "b"] == [job.command for job in queue.jobs()]
 
 
+@pytest.mark.parametrize("jobs", ["ls", b"ls", {"command": "ls"}])
+def test_one_job_is_not_taken_for_many(queue, jobs):
+    """Not a job for each letter of a command, or for each field's name."""
+    with pytest.raises(InvalidJob, match="^enqueue_many wants a list of jobs, not "):
+        queue.enqueue_many(jobs)
+
+    assert [] == list(queue.jobs())
+
+
 @pytest.mark.parametrize(
     ("bad", "error", "message"),
     [
         ({"command": " "}, InvalidJob, "^job 2: job field 'command'"),
         ({"comand": "x"}, InvalidJob, "^job 2: unknown job field 'comand'"),
+        (1, InvalidJob, "^job 2: it must be a command or a mapping of job fields, not 1"),
+        (None, InvalidJob, "^job 2: it must be a command or a mapping of job fields, not None"),
         ({"command": "x", "id": "taken"}, JobExists, "^job 2: the id taken is taken"),
         ({"command": "x", "id": "job7"}, JobExists, "^job 4: the id job7 is given twice"),
     ],
@@ -332,16 +343,16 @@ def test_a_prune_goes_on_until_all_are_gone(queue):
     assert (2100, []) == (queue.prune(JobFilter()), list(queue.jobs()))
 
 
-@pytest.mark.parametrize("limit", [0, -1, 2**31])
+@pytest.mark.parametrize("limit", [0, -1, 2**31, True, "2", 2.0])
 def test_a_limit_that_makes_no_sense_is_refused(queue, limit):
     """A queue that may run nothing is paused, not limited."""
-    with pytest.raises(QueuectlError, match="limit must be a whole number from 1"):
+    with pytest.raises(QueuectlError, match="limit must be a whole number from 1 to 2147483647, or none"):
         queue.limit("a", limit)
 
     assert [] == queue.queues()
 
 
-@pytest.mark.parametrize("name", ["", "-a", "a b", "x" * 129, "a\0"])
+@pytest.mark.parametrize("name", ["", "-a", "a b", "x" * 129, "a\0", None, 5, ["a"]])
 def test_a_queue_needs_a_name(queue, name):
     """Switches are set for names that a job could have."""
     for switch in (queue.pause, queue.resume, lambda bad: queue.limit(bad, 3)):
@@ -358,6 +369,33 @@ def test_settings_are_checked_and_may_be_called_by_their_other_names(queue):
     assert ({"max_retries": "7"}, 7) == (queue.settings(), queue.config().max_retries)
     queue.unset_setting("max-retries")
     assert ({}, 3) == (queue.settings(), queue.config().max_retries)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stored"),
+    [("max_retries", 5, "5"), ("backoff_base", 1.5, "1.5"), ("backoff_max", 60.0, "60"), ("timeout", None, "none")],
+)
+def test_a_setting_takes_a_number_too(queue, key, value, stored):
+    """It is kept as somebody would have typed it."""
+    queue.set_setting(key, value)
+
+    assert {key: stored} == queue.settings()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_retries", True), ("max_retries", 1.5), ("max_retries", None), ("max_retries", [5]), ("lease", -1),
+        ("timeout", float("nan")), ("timeout", float("inf")), pytest.param("max_retries", 10**5000, id="huge"),
+        (None, 5), (5, 5),
+    ],
+)  # fmt: skip
+def test_what_is_no_value_of_a_setting_is_refused(queue, key, value):
+    """In the family of queuectl's errors, whatever its type."""
+    with pytest.raises(InvalidSetting):
+        queue.set_setting(key, value)
+
+    assert {} == queue.settings()
 
 
 # -- threads and forks ------------------------------------------------------------------------
