@@ -18,8 +18,10 @@ UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604
 # A hundred years: long enough for any queue, and far from the end of datetime's range.
 LONGEST_S = 100 * 366 * 86400.0
 
-DURATION_HELP = "seconds or a duration such as 90, 1.5h, 2h30m or 1d"
-TIME_HELP = "a time such as 2030-01-31T08:00, with Z or an offset for another zone than the local one"
+DURATION_HELP = "seconds or a duration such as 90, 1.5h, 2h30m or 1d, up to 100 years"
+TIME_HELP = (
+    "a time such as 2030-01-31T08:00, with Z or an offset for another zone than the local one, from 1970 to 2199"
+)
 
 
 def parse_duration(text: str) -> float:
@@ -95,7 +97,7 @@ def parse_time(text: str) -> float:
     ``Z`` and offsets are read; a time without either is local time.
 
     Raises:
-        ValueError: *text* is no ISO 8601 time, or lies outside the years 1970 to 2200.
+        ValueError: *text* is no ISO 8601 time, or lies outside the years 1970 to 2199.
     """
     from datetime import datetime
 
@@ -104,7 +106,7 @@ def parse_time(text: str) -> float:
     except (ValueError, OverflowError, OSError):
         raise ValueError(f"not a time: {text!r}") from None
     if not 0 <= instant_at < 7258118400:
-        raise ValueError(f"not a time between the years 1970 and 2200: {text!r}")
+        raise ValueError(f"not a time between the years 1970 and 2199: {text!r}")
     return instant_at
 
 

@@ -86,11 +86,12 @@ def _size(text: str) -> int:
 
 
 _DURATION = clock.DURATION_HELP
+_MORE_THAN_0 = "more than 0: " + _DURATION
 
 SETTINGS: Dict[str, Setting] = {
     setting.key: setting
     for setting in (
-        Setting("max_retries", "3", "a whole number from 0", _whole,
+        Setting("max_retries", "3", f"a whole number from 0 to {MAX_INT}", _whole,
                 "retries after the first run before a job is dead; settled when a job is enqueued"),
         Setting("backoff_base", "2", "a number from 1", _base,
                 "the delay before a retry is this to the power of the failed runs, in seconds"),
@@ -98,19 +99,19 @@ SETTINGS: Dict[str, Setting] = {
                 "the longest delay before a retry, without jitter"),
         Setting("backoff_jitter", "0", _DURATION, clock.parse_duration,
                 "up to this much is added to each delay at random"),
-        Setting("timeout", None, _DURATION + ", or none", _none_or_positive_duration,
+        Setting("timeout", None, _MORE_THAN_0 + ", or none", _none_or_positive_duration,
                 "how long a run may take when its job does not say"),
         Setting("kill_grace", "5", _DURATION, clock.parse_duration,
                 "how long a command has between TERM and KILL"),
-        Setting("output_limit", "1 MiB", "a size such as 65536, 64k or 1 MiB", _size,
+        Setting("output_limit", "1 MiB", "a size such as 65536, 64k or 1 MiB, from 2 bytes to 1 GiB", _size,
                 "how much output of a run is kept: the first and the last half"),
-        Setting("max_lost", "3", "a whole number from 1", lambda text: _whole(text, 1),
+        Setting("max_lost", "3", f"a whole number from 1 to {MAX_INT}", lambda text: _whole(text, 1),
                 "a job is dead when this many runs in a row lost their worker"),
         Setting("lease", "30", _DURATION + ", at least 2 s", _lease,
                 "how long a silent worker on another host keeps its jobs"),
-        Setting("keep_completed", None, _DURATION + ", or none", _none_or_positive_duration,
+        Setting("keep_completed", None, _MORE_THAN_0 + ", or none", _none_or_positive_duration,
                 "workers delete completed and cancelled jobs this long after their end"),
-        Setting("keep_dead", None, _DURATION + ", or none", _none_or_positive_duration,
+        Setting("keep_dead", None, _MORE_THAN_0 + ", or none", _none_or_positive_duration,
                 "workers delete dead jobs this long after their end"),
     )
 }  # fmt: skip

@@ -85,7 +85,20 @@ def shown(value: Any) -> str:
 
 def refuse(field: str, wanted: str, got: Any) -> InvalidJob:
     """Return the error that names the field, what it wants and what it got."""
-    return InvalidJob(f"job field {field!r} must be {wanted}, not {shown(got)}.")
+    return InvalidJob(f"job field {field!r} must be {wanted}, not {_as_json(got)}.")
+
+
+def _as_json(value: Any) -> str:
+    """Return *value*, which mostly comes from JSON, as it is written there: true, and not True."""
+    if isinstance(value, (bool, list, dict)) or value is None:
+        import json
+
+        try:
+            text = json.dumps(value)
+            return text if len(text) <= 60 else text[:57] + "..."
+        except (TypeError, ValueError, RecursionError):  # from Python; or too long, or too deep
+            pass
+    return shown(value)
 
 
 def _text(field: str, value: Any) -> str:
@@ -314,13 +327,14 @@ def fields_from_json(text: str) -> Dict[str, Any]:
     try:
         value = json.loads(text, object_pairs_hook=_no_twins)
     except json.JSONDecodeError as error:
-        raise InvalidJob(_json_trouble(text, f"{error.msg} at character {error.pos + 1}")) from None
+        what = error.msg[:-3] if error.msg.endswith(" at") else error.msg  # "Invalid control character at"
+        raise InvalidJob(_json_trouble(text, f"{what} at character {error.pos + 1}")) from None
     except RecursionError:
         raise InvalidJob("not a JSON object: it is nested too deeply.") from None
     except ValueError:  # since Python 3.11: an integer of more than 4300 digits
         raise InvalidJob("not a JSON object: it has a number of thousands of digits.") from None
     if not isinstance(value, dict):
-        raise InvalidJob(f'a job must be a JSON object such as {{"command": "echo hi"}}, not {shown(value)}.')
+        raise InvalidJob(f'a job must be a JSON object such as {{"command": "echo hi"}}, not {_as_json(value)}.')
     return value
 
 

@@ -75,7 +75,9 @@ def limit(args: Args) -> int:
     """``queue limit Q N``."""
     text = args.most.lower()
     if text != "none" and not (text.isascii() and text.isdigit() and len(text) < 12):
-        raise QueuectlError(f"a queue's limit must be a whole number from 1, or none, not {args.most[:40]!r}.")
+        raise QueuectlError(
+            f"a queue's limit must be a whole number from 1 to {2**31 - 1}, or none, not {args.most[:40]!r}."
+        )
     most = None if text == "none" else int(text)
     with Queue(args.db) as queue:
         queue.limit(args.queue_name, most)

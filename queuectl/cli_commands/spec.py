@@ -179,7 +179,7 @@ def whole_from(least: int) -> Kind:
             raise ValueError(text)
         return int(text)
 
-    return Kind(convert, f"a whole number from {least}")
+    return Kind(convert, f"a whole number from {least} to {2**31 - 1}")
 
 
 def _state(text: str) -> str:
@@ -194,7 +194,7 @@ def _state(text: str) -> str:
     return name
 
 
-DURATION = Kind(_duration, "seconds or a duration such as 90, 1.5h, 2h30m or 1d")
+DURATION = Kind(_duration, "seconds or a duration such as 90, 1.5h, 2h30m or 1d, up to 100 years")
 STATE = Kind(_state, "a state")
 
 JOB = Positional("id", "ID", "the job's id", complete="jobs")

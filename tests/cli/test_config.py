@@ -40,7 +40,12 @@ def test_a_setting_without_default(cli: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["set", "max_retries", "-1"], 1, "max_retries must be a whole number from 0, not '-1'."),
+        (["set", "max_retries", "-1"], 1, "max_retries must be a whole number from 0 to 2147483647, not '-1'."),
+        (["set", "max_retries", "2147483648"], 1, "from 0 to 2147483647, not '2147483648'."),
+        (["set", "max_lost", "0"], 1, "max_lost must be a whole number from 1 to 2147483647, not '0'."),
+        (["set", "timeout", "0"], 1, "timeout must be more than 0: seconds or a duration such as"),
+        (["set", "kill_grace", "101000d"], 1, ", up to 100 years, not '101000d'."),
+        (["set", "output_limit", "10TB"], 1, "such as 65536, 64k or 1 MiB, from 2 bytes to 1 GiB, not '10TB'."),
         (["set", "max_retries", "three"], 1, "max_retries must be"),
         (["set", "max_retries", ""], 1, "max_retries must be"),
         (["set", "backoff_base", "0.5"], 1, "backoff_base must be a number from 1"),
