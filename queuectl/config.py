@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from queuectl import clock
-from queuectl.errors import InvalidSetting
+from queuectl.errors import InvalidSetting, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def find(key: Any) -> Setting:
         InvalidSetting: There is none; the message suggests the nearest.
     """
     if not isinstance(key, str):
-        raise InvalidSetting(f"a setting's name must be a string, not {_shown(key)}.")
+        raise InvalidSetting(f"a setting's name must be a string, not {shown(key)}.")
     name = key.strip().replace("-", "_").lower()
     name = ALIASES.get(name, name)
     if name not in SETTINGS:
@@ -149,14 +149,8 @@ def check(key: str, value: Union[str, float, None]) -> str:
         tidy = _as_typed(value)
         setting.parse(tidy)
     except (ValueError, OverflowError):
-        raise InvalidSetting(f"{setting.key} must be {setting.kind}, not {_shown(value)}.") from None
+        raise InvalidSetting(f"{setting.key} must be {setting.kind}, not {shown(value)}.") from None
     return tidy
-
-
-def _shown(value: object) -> str:
-    from queuectl.jobspec import shown  # which imports this module
-
-    return shown(value)
 
 
 def _as_typed(value: Union[str, float, None]) -> str:

@@ -10,7 +10,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional, Sequence
+    from typing import Any, Optional, Sequence
 
 
 class QueuectlError(Exception):
@@ -109,3 +109,12 @@ def is_without_reader(error: BaseException) -> bool:
     """Say whether *error* means that nobody reads a pipe any more: for a command that is no trouble to speak of."""
     # Windows calls a pipe without a reader "invalid argument".
     return isinstance(error, BrokenPipeError) or (os.name == "nt" and getattr(error, "errno", 0) == 22)
+
+
+def shown(value: Any) -> str:
+    """Return *value* short and on one line, for a message."""
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):  # an integer of more than 4300 digits, a very deep list
+        text = type(value).__name__
+    return text if len(text) <= 60 else text[:57] + "..."

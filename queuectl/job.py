@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 
-from queuectl.errors import QueuectlError
+from queuectl.errors import QueuectlError, shown
 from queuectl.records import NamedTuple
 from queuectl.retry import backoff_delay
 
@@ -220,7 +220,7 @@ def state_name(state: Any) -> str:
 
     near = get_close_matches(state[:40].lower(), STATES, 1) if isinstance(state, str) else []
     hint = f"Did you mean {near[0]!r}?" if near else f"The states are {', '.join(STATES)}."
-    raise QueuectlError(f"unknown state {ascii(state)[:60]}. {hint}")
+    raise QueuectlError(f"unknown state {shown(state)}. {hint}")
 
 
 class Worker(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from queuectl import clock
 from queuectl.config import MAX_INT
-from queuectl.errors import InvalidJob
+from queuectl.errors import InvalidJob, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,15 +72,6 @@ class JobSpec:
 def is_name(text: str) -> bool:
     """Say whether *text* may be an id, a queue's name or a tag."""
     return 0 < len(text) <= MAX_ID_LENGTH and text[0] not in "-." and NAME_CHARACTERS.issuperset(text)
-
-
-def shown(value: Any) -> str:
-    """Return *value* short and on one line, for a message."""
-    try:
-        text = ascii(value)
-    except (ValueError, RecursionError):  # an integer of more than 4300 digits, a very deep list
-        text = type(value).__name__
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def refuse(field: str, wanted: str, got: Any) -> InvalidJob:

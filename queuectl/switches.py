@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from queuectl import jobspec
 from queuectl.config import MAX_INT
-from queuectl.errors import InvalidJob, QueuectlError
+from queuectl.errors import InvalidJob, QueuectlError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class Switches:
     def limit(self, queue: str, max_running: Optional[int]) -> None:
         """Let at most *max_running* jobs of *queue* run at once, over all hosts; None: no limit."""
         if max_running is not None and (type(max_running) is not int or not 1 <= max_running <= MAX_INT):
-            shown = jobspec.shown(max_running)
-            raise QueuectlError(f"a queue's limit must be a whole number from 1 to {MAX_INT}, or none, not {shown}.")
+            got = shown(max_running)
+            raise QueuectlError(f"a queue's limit must be a whole number from 1 to {MAX_INT}, or none, not {got}.")
         with self._lock:
             self.store.set_limit(_queue_name(queue), max_running)
 
@@ -83,5 +83,5 @@ class Switches:
 
 def _queue_name(name: Any) -> str:
     if not isinstance(name, str) or not jobspec.is_name(name):
-        raise InvalidJob(f"a queue's name must be {jobspec.NAME_RULE}, not {jobspec.shown(name)}.")
+        raise InvalidJob(f"a queue's name must be {jobspec.NAME_RULE}, not {shown(name)}.")
     return str(name)
