@@ -5,6 +5,7 @@ from __future__ import annotations
 from queuectl.cli_commands.enqueue import number, variables
 from queuectl.cli_commands.jobs import filter_of
 from queuectl.cli_commands.spec import QUEUE_OPTION, STATE, TAG_OPTION, Command, Option, Positional
+from queuectl.db.rules import RETRIABLE
 from queuectl.errors import UsageError
 from queuectl.queue import Queue
 
@@ -91,6 +92,11 @@ def retry(args: Args) -> int:
     if bool(args.ids) == chosen:
         what = "not both" if chosen else "such as: queuectl retry job1, or queuectl retry --state dead"
         raise UsageError(f"retry needs ids or filters, {what}.")
+    for state in args.state:
+        if state not in RETRIABLE:
+            raise UsageError(
+                f"retry runs jobs again that have ended or failed: {', '.join(RETRIABLE)}; not {state} ones."
+            )
     with Queue(args.db) as queue:
         if chosen:
             return _told_count(queue.retry_where(filter_of(args)), args)

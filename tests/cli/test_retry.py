@@ -68,7 +68,22 @@ def test_by_filter(cli: Callable[..., Any], add: Callable[..., str], jobs: Calla
     assert {"pending"} == {found["state"] for found in jobs()}
 
 
-@pytest.mark.parametrize("words", [[], ["job1", "--state", "dead"], ["--state", "ded"], ["--all"]])
+@pytest.mark.parametrize(
+    "words", [[], ["job1", "--state", "dead"], ["--state", "ded"], ["--all"], ["--state", "pending"]]
+)
 def test_wrong_usage(cli: Callable[..., Any], words: List[str]) -> None:
     """Ids or filters, one of the two."""
     assert cli("retry", *words).code == 2
+
+
+@pytest.mark.parametrize("state", ["pending", "processing"])
+def test_a_state_that_cannot_be_retried_is_refused(
+    cli: Callable[..., Any], add: Callable[..., str], state: str
+) -> None:
+    """Not "No jobs to retry": there may be some, and none of them will ever be retried like that; as ``prune`` does."""
+    add("true")
+
+    result = cli("retry", "--state", "dead", "--state", state)
+
+    told = "retry runs jobs again that have ended or failed: completed, dead, cancelled, failed"
+    assert result == ("", f"queuectl: {told}; not {state} ones.\n", 2)
