@@ -73,9 +73,11 @@ def _sum_of_units(rest: str, text: str) -> float:
 
 
 def format_duration(duration_s: float) -> str:
-    """Return a short text for people: ``0.3 s``, ``12 s``, ``2 min 5 s``, ``3 h 20 min``, ``2 d 4 h``."""
+    """Return a short text for people: ``5 ms``, ``0.3 s``, ``12 s``, ``2 min 5 s``, ``3 h 20 min``, ``2 d 4 h``."""
     if duration_s < 0:
         return "-" + format_duration(-duration_s)
+    if 0.00005 < duration_s < 0.05:  # not 0 s: a timeout of a millisecond is not none
+        return f"{duration_s * 1000:.1f}".rstrip("0").rstrip(".") + " ms"
     if duration_s < 10:
         return f"{duration_s:.1f}".rstrip("0").rstrip(".") + " s"
     seconds = int(duration_s + 0.5)

@@ -124,7 +124,11 @@ def test_any_text_is_a_duration_in_range_or_a_value_error(text):
     ("duration_s", "expected"),
     [
         (0, "0 s"),
-        (0.04, "0 s"),
+        (0.00001, "0 s"),
+        (0.001, "1 ms"),
+        (0.0123, "12.3 ms"),
+        (0.0499, "49.9 ms"),
+        (0.05, "0.1 s"),
         (0.3, "0.3 s"),
         (2.0, "2 s"),
         (9.96, "10 s"),
@@ -152,7 +156,7 @@ def test_a_duration_is_shown_in_its_two_largest_units(duration_s, expected):
 @given(st.floats(0, clock.LONGEST_S))
 def test_a_shown_duration_is_near_the_real_one(duration_s):
     """Read back, the text for people is off by less than one of its smallest unit."""
-    sizes = {"d": 86400, "h": 3600, "min": 60, "s": 1}
+    sizes = {"d": 86400, "h": 3600, "min": 60, "s": 1, "ms": 0.001}
     words = clock.format_duration(duration_s).split()
     pairs = list(zip(words[::2], words[1::2]))
 
@@ -160,7 +164,7 @@ def test_a_shown_duration_is_near_the_real_one(duration_s):
 
     # Two neighbouring units at most, so the error is under the unit below the largest.
     largest = sizes[pairs[0][1]]
-    slack_s = {86400: 3600, 3600: 60, 60: 1, 1: 1}[largest]
+    slack_s = {86400: 3600, 3600: 60, 60: 1, 1: 1, 0.001: 0.0001}[largest]
     assert abs(shown_s - duration_s) <= slack_s
 
 
