@@ -162,10 +162,21 @@ def _report(error: Exception, done: str) -> int:
     if isinstance(error, OSError):
         if error.filename is None and not _takes_output():
             return _say(str(Unwritten(error, done)), COULD_NOT)
+        if error.filename is None and isinstance(error, FileNotFoundError) and _is_nowhere():
+            return _say("the current directory is gone. Go to another one, or name paths in full.", COULD_NOT)
         what = error.strerror or str(error) or type(error).__name__
         where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
         return _say(f"{what}{where}.", COULD_NOT)
     return _say(f"{type(error).__name__}: {error}. QUEUECTL_DEBUG=1 shows where it comes from.", COULD_NOT)
+
+
+def _is_nowhere() -> bool:
+    """Say whether the current directory was deleted: then no relative path means anything."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _takes_output() -> bool:

@@ -177,11 +177,12 @@ def _metavar(positional: Positional) -> str:
 
 
 def _unknown_option(token: str, known: Sequence[str], where: str) -> UsageError:
-    from queuectl.cli_commands.suggest import did_you_mean
+    from queuectl.cli_commands.suggest import OPTIONS, did_you_mean
 
     name = token.partition("=")[0]
     name = name if len(name) <= 40 else name[:40] + "..."
-    hint = did_you_mean(name.replace("_", "-"), known)
+    elsewhere = {word: option for word, option in OPTIONS.items() if option in known}
+    hint = did_you_mean(name.replace("_", "-"), known, "", elsewhere)
     topic = "" if where == "queuectl" else " " + where
     return UsageError(f"unknown option {name}. {hint or f'queuectl help{topic} shows the options.'}")
 

@@ -20,6 +20,11 @@ STATES = {
     "retrying": "failed", "done": "completed", "success": "completed", "succeeded": "completed",
     "killed": "cancelled", "canceled": "cancelled", "dlq": "dead",
 }  # fmt: skip
+OPTIONS = {
+    "--cmd": "--command", "--shell": "--command", "--name": "--id", "--retries": "--max-retries", "--dir": "--cwd",
+    "--workdir": "--cwd", "--after": "--delay", "--label": "--tag", "--workers": "--count", "--jobs": "--count",
+    "--background": "--daemon", "--force": "--yes", "-V": "--version", "-n": "--limit",
+}  # fmt: skip
 
 
 def did_you_mean(

@@ -50,7 +50,8 @@ def home() -> str:
     if given:
         return os.path.abspath(os.path.expanduser(given))
     found = os.path.join(os.path.expanduser("~"), ".queuectl")
-    if found.startswith("~"):
+    # An empty or relative HOME, as some services have, would be the root or wherever one happens to be.
+    if not os.path.isabs(found) or (os.name != "nt" and not os.path.isabs(os.environ.get("HOME", "/"))):
         from queuectl.errors import StoreRefused
 
         raise StoreRefused("this user has no home directory. Set QUEUECTL_HOME to a directory of yours.")

@@ -77,6 +77,10 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
         (["pause", "mail"], "unknown command 'pause'. Did you mean queue pause?"),
         (["ls"], "unknown command 'ls'. Did you mean list?"),
         (["list", "--state", "running"], "unknown state 'running'. Did you mean processing?"),
+        (["enqueue", "--cmd", "true"], "unknown option --cmd. Did you mean --command?"),
+        (["-V"], "unknown option -V. Did you mean --version?"),
+        (["list", "-V"], "unknown option -V. Did you mean --version?"),
+        (["worker", "start", "--jobs", "3"], "unknown option --jobs. Did you mean --count?"),
         (["dlq", "rety"], "unknown command dlq 'rety'. Did you mean retry?"),
         (["dlq", "xyzzy"], "unknown command dlq 'xyzzy'. There are list, retry, purge."),
         (["dlq"], "dlq needs a command: queuectl dlq list|retry|purge."),
@@ -115,6 +119,8 @@ def test_suggestions_exist() -> None:
 
     assert meant <= words
     assert not set(suggest.COMMANDS) & set(TABLE)
+    assert set(suggest.OPTIONS.values()) <= FLAGS | VALUED
+    assert not set(suggest.OPTIONS) & (FLAGS | VALUED | {"-h", "-q", "-v", "-f", "-y"})
     assert set(suggest.STATES.values()) <= set(STATES)
     assert not set(suggest.STATES) & set(STATES)
 
@@ -154,6 +160,34 @@ def test_looking_makes_no_store_where_somebody_mistyped_its_path(
     assert f"there is no store in {path}, it is empty." in cli("--db", str(path), *words.split()).err
     assert path.read_bytes() == b""
     assert "there is no store" not in cli(*words.split()).err
+
+
+@POSIX
+def test_a_current_directory_that_is_gone_is_named(cli: Callable[..., Any], home: Any) -> None:
+    """Where a path is relative nothing can be done there; elsewhere nobody asks for it."""
+    gone = home.parent / "gone"
+    for words, told in (
+        (["--db", "x.db", "status"], "or name paths in full."),
+        (["enqueue", "--cwd", "sub", "--", "true"], "or name paths in full."),
+        (["enqueue", "--", "true"], "or say where with --cwd DIR."),
+    ):
+        gone.mkdir()
+        ended = subprocess.run(
+            ["sh", "-c", 'cd gone && rmdir ../gone && exec "$@"', "sh", sys.executable, "-m", "queuectl", *words],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        expected = f"queuectl: the current directory is gone. Go to another one, {told}\n"
+        assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", expected)
+
+
+@POSIX
+@pytest.mark.parametrize("value", ["", "relative"])
+def test_an_odd_home_is_none(cli: Callable[..., Any], home: Any, value: str) -> None:
+    """Neither the root nor wherever one happens to be."""
+    result = cli("status", env={"HOME": value, "QUEUECTL_HOME": ""})
+
+    assert result == ("", "queuectl: this user has no home directory. Set QUEUECTL_HOME to a directory of yours.\n", 1)
+    assert not (home.parent / "relative").exists()
 
 
 def test_a_directory_is_no_store(cli: Callable[..., Any], home: Any) -> None:
