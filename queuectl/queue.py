@@ -13,7 +13,7 @@ import time
 
 from queuectl import jobspec
 from queuectl.db import open_store
-from queuectl.errors import InvalidJob, JobExists, JobNotFound, QueuectlError
+from queuectl.errors import InvalidJob, JobExists, JobNotFound, QueuectlError, shown
 from queuectl.switches import Switches
 
 TYPE_CHECKING = False
@@ -110,7 +110,7 @@ class Queue(Switches):
         """
         # Their letters, or their fields' names, would be taken for commands.
         if isinstance(jobs, (str, bytes)) or hasattr(jobs, "keys"):
-            raise InvalidJob(f"enqueue_many wants a list of jobs, not {jobspec.shown(jobs)}. Put it into brackets.")
+            raise InvalidJob(f"enqueue_many wants a list of jobs, not {shown(jobs)}. Put it into brackets.")
         cwd = os.getcwd()
         specs = []
         for position, job in enumerate(jobs, 1):
@@ -118,7 +118,7 @@ class Queue(Switches):
                 if isinstance(job, str):
                     job = {"command": job}
                 elif not (isinstance(job, jobspec.JobSpec) or hasattr(job, "keys")):
-                    raise InvalidJob(f"it must be a command or a mapping of job fields, not {jobspec.shown(job)}.")
+                    raise InvalidJob(f"it must be a command or a mapping of job fields, not {shown(job)}.")
                 specs.append(job if isinstance(job, jobspec.JobSpec) else jobspec.from_fields(job, cwd))
             except InvalidJob as error:
                 raise InvalidJob(f"job {position}: {error}") from None
@@ -158,7 +158,7 @@ class Queue(Switches):
         from queuectl.job import SORTABLE, JobFilter
 
         if sort is not None and sort not in SORTABLE:
-            raise QueuectlError(f"cannot sort by {jobspec.shown(sort)}. Choose from {', '.join(SORTABLE)}.")
+            raise QueuectlError(f"cannot sort by {shown(sort)}. Choose from {', '.join(SORTABLE)}.")
         which = (which or JobFilter()).checked()
         left = limit
         after = 0
@@ -225,7 +225,8 @@ class Queue(Switches):
         for run in runs:
             if run.number == number:
                 return run
-        raise QueuectlError(f"{job_id} has had {len(runs)} runs; there is no run {number}.")
+        had = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+        raise QueuectlError(f"{job_id} has had {had}; there is no run {number}.")
 
     def _nap(self, sleep_s: float) -> float:
         """Sleep until the next look is worth it; return how long to sleep after it."""

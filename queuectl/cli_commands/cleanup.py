@@ -54,7 +54,8 @@ def _count(queue: Queue, which: JobFilter) -> Tuple[int, str]:
     if count > MOST_COUNTED:
         return count, f"more than {MOST_COUNTED:,} jobs"
     parts = ", ".join(f"{number} {state}" for state, number in by_state.items() if number)
-    return count, f"{plural(count, 'job')} ({parts}) with their runs and output"
+    whose = "its" if count == 1 else "their"
+    return count, f"{plural(count, 'job')} ({parts}) with {whose} runs and output"
 
 
 def prune(args: Args) -> int:

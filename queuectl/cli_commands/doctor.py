@@ -197,14 +197,14 @@ def _jobs(queue: Queue) -> Iterator[Finding]:
     """Look for jobs that are due and stay where they are."""
     from queuectl.clock import format_duration
     from queuectl.explain import serving
-    from queuectl.render import plural
 
     workers = queue.workers()
     stuck = 0
     for info in queue.queues():
         waiting = info.pending + info.failed
         if info.paused and waiting:
-            yield Finding(NOTE, "jobs", f"queue {info.name} is paused; {plural(waiting, 'job')} wait.")
+            wait = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
+            yield Finding(NOTE, "jobs", f"queue {info.name} is paused; {wait}.")
         elif waiting and not serving(workers, info.name):
             age_s = _oldest_due_age(queue, info.name)
             if age_s > STUCK_S:

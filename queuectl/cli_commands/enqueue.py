@@ -174,12 +174,13 @@ def _tell(queue: Queue, job_id: str, args: Args) -> None:
 def decisions(settings: Dict[str, str], job: Job, now: float) -> List[str]:
     """Return what was settled for *job* that its command line did not say."""
     from queuectl.clock import local_text
+    from queuectl.render import plural
 
     source = "the setting" if "max_retries" in settings else "or the default"
     due = "now" if job.run_at <= now else "at " + local_text(job.run_at, now)
     return [
         f"{job.id} waits in queue {job.queue}, priority {job.priority}, due {due}, in {job.cwd}.",
-        f"{job.id} may be retried {job.max_retries} times (the job's own number, {source}).",
+        f"{job.id} may be retried {plural(job.max_retries, 'time')} (the job's own number, {source}).",
     ]
 
 

@@ -52,7 +52,7 @@ def test_a_paused_queue_is_a_note(cli: Callable[..., Any], add: Callable[..., st
     add("true", "--at", "2020-01-01T00:00:00Z")
     cli("queue", "pause", "default", code=0)
 
-    assert "note  jobs     queue default is paused; 1 job wait" in cli("doctor", code=0).out
+    assert "note  jobs     queue default is paused; 1 job waits.\n" in cli("doctor", code=0).out
 
 
 def test_a_live_worker_counts(cli: Callable[..., Any], worker: Callable[..., Any]) -> None:

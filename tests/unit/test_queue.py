@@ -179,6 +179,9 @@ def test_output_is_that_of_the_last_run_or_the_one_named(queue):
     queue.enqueue("true", max_retries=5)
     assert b"" == queue.output("job1")
     for text in (b"first", b"second"):
+        if text == b"second":
+            with pytest.raises(QueuectlError, match="job1 has had 1 run; there is no run 3"):
+                queue.output("job1", 3)
         begun = claim(queue)
         queue.store.append_output(begun.run_id, [(0, text)])
         queue.store.finish("w1", [failed(begun, queue.now(), retry_at=queue.now())])
