@@ -54,3 +54,10 @@ def test_json_leaves_standard_output_to_the_document(cli: Callable[..., Any], en
 
     assert {"deleted": 3} == json.loads(result.out)
     assert result.err.startswith("This will delete 3 jobs")
+
+
+def test_one_job_is_asked_about_in_the_singular(cli: Callable[..., Any], ended: None) -> None:
+    """Its runs, not theirs."""
+    result = cli("prune", "--state", "dead", input="n\n")
+
+    assert result.out.startswith("This will delete 1 job (1 dead) with its runs and output. Continue? ")
