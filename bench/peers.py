@@ -18,11 +18,11 @@ from uuid import uuid4
 from bench.measure import keep, machine, median
 from bench.postgres_store import SETTINGS, adding, crowd, filled, turns, woken
 from bench.report import write
-from queuectl.db.postgres_store import PostgresStore
+from queuectl.ahead import MOST
 from tests.postgres_server import PostgresServer, fresh_schema
 
 CLIENTS = 8
-ROW = PostgresStore.most_ahead  # what queuectl's worker takes at a time in a row of short commands
+ROW = 1 + MOST  # what queuectl's worker takes at a time in a row of short commands
 BATCH = 10  # what pgqueuer's worker takes at a time unless it is told otherwise; procrastinate's takes one
 HEARTBEAT = timedelta(minutes=5)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # How long a job is held, or the end of one not handed in. Nobody notices it, and it is long enough for a row of
 # commands that share their core with those of seven other workers.
 HOLD_S = 0.05
+# How many jobs are held at most.
+MOST = 15
 # How often in a row all had to go quickly before any job is held.
 TRIALS = 4
 
@@ -101,7 +103,7 @@ class Ahead:
         taken_s = now_mono - self._handed_mono
         self._handed_mono = now_mono
         if taken_s < HOLD_S / 2:
-            self._size = self._size + 1 if self._size < 0 else min(2 * self._size + 1, self._store.most_ahead)
+            self._size = self._size + 1 if self._size < 0 else min(2 * self._size + 1, MOST)
         elif taken_s >= HOLD_S and self._size <= 0:
             self._size = -TRIALS
 

@@ -62,8 +62,6 @@ class Store(ABC):
     syncs: bool = False
     #: Whether workers of other hosts may use this store, so that only a lease tells that they live.
     many_hosts: bool = False
-    #: How many jobs a worker claims *ahead* at most: what a turn costs decides.
-    most_ahead: int = 7
 
     # -- life ---------------------------------------------------------------------------------
 

@@ -44,7 +44,6 @@ class PostgresStore(PostgresWorkers, Store):
     """A store in one schema of a PostgreSQL database."""
 
     many_hosts = True
-    most_ahead = 15  # a turn is a round trip over the network and a wait for the server's disk
 
     def __init__(self, address: Address, unfinished: bool = False) -> None:
         super().__init__(address)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from queuectl import journal
-from queuectl.ahead import HOLD_S, TRIALS, Ahead
+from queuectl.ahead import HOLD_S, MOST, TRIALS, Ahead
 from queuectl.db.rules import PLENTY
 from tests.store.build import T0, claim_ids, completed, failed, spec, specs, worker
 
@@ -139,11 +139,8 @@ def hurry(ahead, times, every=0.25, start_mono=0.0):
 
 
 def test_more_is_wanted_the_longer_the_row(ahead):
-    """None at first, then twice as many and one each time, up to what suits the store."""
-    most = ahead._store.most_ahead
-    grown = [number for number in (1, 3, 7, 15) if number <= most]
-    assert most == grown[-1]
-    assert [0] * (1 + TRIALS) + [*grown, most] == hurry(ahead, TRIALS + 2 + len(grown), start_mono=100.0)
+    """None at first, then twice as many and one each time, up to fifteen."""
+    assert [0] * (1 + TRIALS) + [1, 3, 7, MOST, MOST] == hurry(ahead, TRIALS + 6, start_mono=100.0)
 
 
 def test_where_jobs_take_their_time_none_is_wanted(ahead):
@@ -174,7 +171,7 @@ def test_a_row_that_did_not_go_on_is_begun_anew(store, ahead):
     ahead.take(claims, 1, 100.0)
     ahead.follow([completed(claims[0])], [], 1)
     ahead.give_back("w1")
-    assert store.most_ahead // 2 == ahead.ask(())
+    assert MOST // 2 == ahead.ask(())
 
     ahead.take(turn(store), 1, 100.0)
     ahead.give_back("w1")
