@@ -15,7 +15,7 @@ from tests.store.build import T0, completed, counters, recount, spec, specs, wor
 EVERYTHING = JobFilter()
 
 PRELUDE = """
-import os, random, sys
+import os, random, sys, time
 from queuectl.db import open_store
 from queuectl.job import Outcome, RunEnd, State, Verdict, Worker
 from queuectl.jobspec import JobSpec
@@ -23,9 +23,10 @@ from queuectl.jobspec import JobSpec
 store = open_store(sys.argv[1])
 name = sys.argv[2]
 dice = random.Random(name)
+LEASE = 1.9e9, 1.9e9 + 600  # a worker waits for an answer for a part of its lease only
 
 def enter(worker_id):
-    store.register(Worker(worker_id, "worker", "g", 0, "here", "host", os.getpid(), "1", (), 1, 1.9e9, 1.9e9, 1.0))
+    store.register(Worker(worker_id, "worker", "g", 0, "here", "host", os.getpid(), "1", (), 1, *LEASE, time.monotonic()))
 
 def completed(claim):
     return claim, RunEnd(Outcome.COMPLETED, 0, None, None, 1.9e9), Verdict(State.COMPLETED, None, None)
@@ -135,7 +136,7 @@ def together(location, open_again):
 
     yield run
     for process in started:
-        if process.poll() is None:
+        if not process.stdout.closed:
             process.kill()
             process.communicate()
 
