@@ -281,12 +281,19 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
     ) -> List[Claim]:
         from queuectl.job import Claim, Job
 
+        if not rows:
+            return []
         host, pid = self._whereabouts(worker_id)
+        run = db.execute(_BEGIN_RUN, (rows[0][_LAST_RUN_ID], rows[0][_RUN_NO], now, worker_id, host, pid))
+        first = run.lastrowid or 0
+        db.execute(_OWN, (first, worker_id, now, rows[0][0]))
+        if len(rows) > 1:
+            rest = list(enumerate(rows[1:], first + 1))
+            runs = [(run_id, row[_LAST_RUN_ID], row[_RUN_NO], now, worker_id, host, pid) for run_id, row in rest]
+            db.executemany(_BEGIN_NEXT_RUN, runs)
+            db.executemany(_OWN, [(run_id, worker_id, now, row[0]) for run_id, row in rest])
         claims = []
-        for row in rows:
-            run = db.execute(_BEGIN_RUN, (row[_LAST_RUN_ID], row[_RUN_NO], now, worker_id, host, pid))
-            run_id = run.lastrowid or 0
-            db.execute(_OWN, (run_id, worker_id, now, row[0]))
+        for run_id, row in enumerate(rows, first):
             _count(counts, row[2], row[_STATE_BEFORE], "processing")
             fields = (*row[:17], run_id, worker_id, False, row[_CREATED_AT], now, None, None)
             claims.append(Claim(Job._make(fields), run_id, now))
@@ -388,6 +395,12 @@ _BEGIN_RUN = """
     INSERT INTO runs (run_id, previous_id, number, state, started_at, worker_id, host, pid)
     VALUES (1 + max((SELECT coalesce(max(run_id), 0) FROM runs), (SELECT last_run_id FROM store)),
             ?, ?, 'running', ?, ?, ?, ?)
+    """
+
+# For a run that begins in the same transaction as the one before it: its id is the next.
+_BEGIN_NEXT_RUN = """
+    INSERT INTO runs (run_id, previous_id, number, state, started_at, worker_id, host, pid)
+    VALUES (?, ?, ?, 'running', ?, ?, ?, ?)
     """
 
 _OWN = """
