@@ -93,7 +93,7 @@ def percentile(figures: Sequence[float], share: float) -> float:
 
 def _python() -> str:
     """Name the interpreter; a distribution's own is compiled with profiles and faster than one that was not."""
-    return platform.python_version() + (", the system's" if sys.base_prefix == "/usr" else "")
+    return platform.python_version() + (" (the system's)" if sys.base_prefix == "/usr" else "")
 
 
 def machine() -> Dict[str, Any]:
