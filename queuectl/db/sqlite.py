@@ -11,8 +11,8 @@ import time
 from queuectl import faults
 from queuectl.db.base import Finished, Store
 from queuectl.db.rules import PLENTY, generated_number, to_json
-from queuectl.db.sqlite_desk import MAX_RETRIES, SqliteDesk
-from queuectl.db.sqlite_views import COUNTED, SqliteViews
+from queuectl.db.sqlite_desk import MAX_RETRIES, SqliteDesk, note_move, write_moves
+from queuectl.db.sqlite_views import SqliteViews
 from queuectl.db.sqlite_workers import SqliteWorkers
 from queuectl.errors import JobExists
 
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Ended, OutputWrite, Part
+    from queuectl.db.sqlite_desk import Moves
     from queuectl.job import Claim, Job
     from queuectl.jobspec import JobSpec
-
-    Moves = Dict[Tuple[str, str, str], int]  # (queue, state before, state after): how many jobs
 
 # Rows that became due and are moved into the claim's index before a claim: all, for the most urgent of
 # them may be the last. 100,000 take a quarter of a second; what is beyond waits for the next claim.
@@ -136,25 +135,25 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         ahead: int = 0,
     ) -> Finished:
         """See ``Store.finish``."""
-        counts: Moves = {}
+        moves: Moves = {}
         with self._write as db:
             # Not before the lock is there: whoever had it until now may have ended the run before this one.
             now = time.time() if now is None else now
             self._sync_after = False  # the worker does it while the next command starts
             for run_id, parts, replace_from in outputs:
                 self._append(db, run_id, parts, replace_from)
-            states = [self._finish_one(db, worker_id, end, now, counts) for end in ended]
+            states = [self._finish_one(db, worker_id, end, now, moves) for end in ended]
             self._ring_after = "pending" in states
             if "pending" in states or "failed" in states:
-                _apply_counts(db, counts)  # a job that was put back may be the one to claim
-            claims = self._claim(db, worker_id, count, queues, now, counts, ahead) if count + ahead > 0 else []
-            _apply_counts(db, counts)
+                write_moves(db, moves)  # a job that was put back may be the one to claim
+            claims = self._claim(db, worker_id, count, queues, now, moves, ahead) if count + ahead > 0 else []
+            write_moves(db, moves)
             faults.point("finishing" if ended else "claiming")
         faults.point("finished" if ended else "claimed")
         return Finished([state is not None for state in states], claims)
 
     def _finish_one(
-        self, db: sqlite3.Connection, worker_id: str, ended: Ended, now: float, counts: Moves
+        self, db: sqlite3.Connection, worker_id: str, ended: Ended, now: float, moves: Moves
     ) -> Optional[str]:
         """Write one end under guard, and its run; return the job's state, None if it was taken away."""
         (job, run_id, started_at), end, verdict = ended
@@ -194,7 +193,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
                 end.peak_memory_bytes, end.cpu_s, end.reason, run_id,
             ),
         )  # fmt: skip
-        _count(counts, job.queue, "processing", state)
+        note_move(moves, job.queue, "processing", state)
         return state
 
     def _claim(
@@ -204,12 +203,12 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         count: int,
         queues: Sequence[str],
         now: float,
-        counts: Moves,
+        moves: Moves,
         ahead: int = 0,
     ) -> List[Claim]:
         """Choose up to *count* jobs, and *ahead* more, and hand them over, inside the caller's transaction."""
         if count == 1 and not ahead:
-            return self._claim_one(db, worker_id, queues, now, counts)
+            return self._claim_one(db, worker_id, queues, now, moves)
         rows: List[Any] = []
         open_queues = self._open_queues(queues, worker_id)
         if any(row[1] is not None for row in open_queues) or sum(row[4] for row in open_queues) < ahead * PLENTY:
@@ -217,7 +216,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         for name, room, waiting_at, version, _ in open_queues:
             self.settings_seen = version
             if room is not None:
-                room += self._left(name, counts)
+                room += self._left(name, moves)
                 if room <= 0:
                     continue
             if waiting_at is not None and waiting_at <= now:
@@ -227,10 +226,10 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             rows.sort(key=lambda row: (-row[4], row[5], row[0]))
         if len(rows) < count + ahead:
             ahead = 0  # these are the last: whoever is idle is to have them
-        return self._hand_over(db, worker_id, rows[: count + ahead], now, counts)
+        return self._hand_over(db, worker_id, rows[: count + ahead], now, moves)
 
     def _claim_one(
-        self, db: sqlite3.Connection, worker_id: str, queues: Sequence[str], now: float, counts: Moves
+        self, db: sqlite3.Connection, worker_id: str, queues: Sequence[str], now: float, moves: Moves
     ) -> List[Claim]:
         """Choose one job with one statement: the head of each queue, and of these the most urgent."""
         best: Any = None
@@ -243,12 +242,12 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         for name, room, _, version, _, *row in heads:
             self.settings_seen = version
             if room is not None:
-                room += self._left(name, counts)
+                room += self._left(name, moves)
                 if room <= 0:
                     continue
             if row[0] is not None and (best is None or (-row[4], row[5], row[0]) < (-best[4], best[5], best[0])):
                 best = row
-        return [] if best is None else self._hand_over(db, worker_id, [best], now, counts)
+        return [] if best is None else self._hand_over(db, worker_id, [best], now, moves)
 
     def _open_queues(self, queues: Sequence[str], worker_id: Optional[str] = None, sql: str = "") -> List[Any]:
         """Return (name, room or None, next time a waiting job is due, settings version) of queues not paused.
@@ -277,7 +276,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         faults.point("promoting")
 
     def _hand_over(
-        self, db: sqlite3.Connection, worker_id: str, rows: Sequence[Any], now: float, counts: Moves
+        self, db: sqlite3.Connection, worker_id: str, rows: Sequence[Any], now: float, moves: Moves
     ) -> List[Claim]:
         from queuectl.job import Claim, Job
 
@@ -294,14 +293,14 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             db.executemany(_OWN, [(run_id, worker_id, now, row[0]) for run_id, row in rest])
         claims = []
         for run_id, row in enumerate(rows, first):
-            _count(counts, row[2], row[_STATE_BEFORE], "processing")
+            note_move(moves, row[2], row[_STATE_BEFORE], "processing")
             fields = (*row[:17], run_id, worker_id, False, row[_CREATED_AT], now, None, None)
             claims.append(Claim(Job._make(fields), run_id, now))
         return claims
 
-    def _left(self, queue: str, counts: Moves) -> int:
+    def _left(self, queue: str, moves: Moves) -> int:
         """Return how many jobs of *queue* the ends in this transaction leave no longer running."""
-        left = sum(number for (name, before, _), number in counts.items() if name == queue and before == "processing")
+        left = sum(number for (name, before, _), number in moves.items() if name == queue and before == "processing")
         if left:
             self._ring_after = True  # another worker may take the place that this one leaves
         return left
@@ -391,17 +390,13 @@ _HEADS = _OPEN_QUEUES.replace(
                                 LIMIT 1)""",
 )
 
-_BEGIN_RUN = """
-    INSERT INTO runs (run_id, previous_id, number, state, started_at, worker_id, host, pid)
-    VALUES (1 + max((SELECT coalesce(max(run_id), 0) FROM runs), (SELECT last_run_id FROM store)),
-            ?, ?, 'running', ?, ?, ?, ?)
+_BEGIN = "INSERT INTO runs (run_id, previous_id, number, state, started_at, worker_id, host, pid) VALUES "
+_BEGIN_RUN = f"""
+    {_BEGIN} (1 + max((SELECT coalesce(max(run_id), 0) FROM runs), (SELECT last_run_id FROM store)),
+              ?, ?, 'running', ?, ?, ?, ?)
     """
-
 # For a run that begins in the same transaction as the one before it: its id is the next.
-_BEGIN_NEXT_RUN = """
-    INSERT INTO runs (run_id, previous_id, number, state, started_at, worker_id, host, pid)
-    VALUES (?, ?, ?, 'running', ?, ?, ?, ?)
-    """
+_BEGIN_NEXT_RUN = f"{_BEGIN} (?, ?, ?, 'running', ?, ?, ?, ?)"
 
 _OWN = """
     UPDATE jobs
@@ -409,28 +404,6 @@ _OWN = """
            last_run_id = ?, worker_id = ?, updated_at = ?, reason = NULL
      WHERE seq = ?
     """
-
-_COLUMN = {state: column for column, state in enumerate(COUNTED)}
-_ADD_COUNTS = "UPDATE queues SET {} WHERE name = ?".format(", ".join(f"{state} = {state} + ?" for state in COUNTED))
-
-
-def _count(counts: Moves, queue: str, before: str, after: str) -> None:
-    """Note that a job of *queue* went from one state to another."""
-    move = queue, before, after
-    counts[move] = counts.get(move, 0) + 1
-
-
-def _apply_counts(db: sqlite3.Connection, counts: Moves) -> None:
-    """Write the noted changes and forget them."""
-    changes: Dict[str, List[int]] = {}
-    for (queue, before, after), number in counts.items():
-        change = changes.setdefault(queue, [0] * len(COUNTED))
-        change[_COLUMN[before]] -= number
-        change[_COLUMN[after]] += number
-    for queue, change in changes.items():
-        if any(change):
-            db.execute(_ADD_COUNTS, (*change, queue))
-    counts.clear()
 
 
 def _new_rows(

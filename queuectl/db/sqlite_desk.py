@@ -13,9 +13,11 @@ from queuectl.errors import JobNotFound, NotInDlq, WrongState
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from typing import Any, Dict, List, Mapping, Optional, Sequence
+    from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
     from queuectl.job import JobFilter
+
+    Moves = Dict[Tuple[str, str, str], int]  # (queue, state before, state after): how many jobs
 
 # The setting of this name, where nobody has set it.
 MAX_RETRIES = 3
@@ -215,6 +217,29 @@ class SqliteDesk(SqliteFile):
             else:
                 db.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", (key, text))
             db.execute("UPDATE store SET settings_version = settings_version + 1")
+
+
+_COLUMN = {state: column for column, state in enumerate(COUNTED)}
+_ADD_COUNTS = "UPDATE queues SET {} WHERE name = ?".format(", ".join(f"{state} = {state} + ?" for state in COUNTED))
+
+
+def note_move(moves: Moves, queue: str, before: str, after: str) -> None:
+    """Note that a job of *queue* went from one state to another, for ``write_moves``."""
+    move = queue, before, after
+    moves[move] = moves.get(move, 0) + 1
+
+
+def write_moves(db: sqlite3.Connection, moves: Moves) -> None:
+    """Count what was noted, and forget it."""
+    changes: Dict[str, List[int]] = {}
+    for (queue, before, after), number in moves.items():
+        change = changes.setdefault(queue, [0] * len(COUNTED))
+        change[_COLUMN[before]] -= number
+        change[_COLUMN[after]] += number
+    for queue, change in changes.items():
+        if any(change):
+            db.execute(_ADD_COUNTS, (*change, queue))
+    moves.clear()
 
 
 def move_count(db: sqlite3.Connection, queue: str, before: str, after: Optional[str]) -> None:

@@ -23,10 +23,10 @@ from queuectl.jobspec import JobSpec
 store = open_store(sys.argv[1])
 name = sys.argv[2]
 dice = random.Random(name)
-LEASE = 1.9e9, 1.9e9 + 600  # a worker waits for an answer for a part of its lease only
+LEASE = 1.9e9, 1.9e9 + 600, time.monotonic()  # a worker waits for an answer for a part of its lease only
 
 def enter(worker_id):
-    store.register(Worker(worker_id, "worker", "g", 0, "here", "host", os.getpid(), "1", (), 1, *LEASE, time.monotonic()))
+    store.register(Worker(worker_id, "worker", "g", 0, "here", "host", os.getpid(), "1", (), 1, *LEASE))
 
 def completed(claim):
     return claim, RunEnd(Outcome.COMPLETED, 0, None, None, 1.9e9), Verdict(State.COMPLETED, None, None)
