@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import sqlite3
     from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-    from queuectl.db.base import Ended, OutputWrite, Part
+    from queuectl.db.base import Ended, OutputWrite
     from queuectl.db.sqlite_desk import Moves
     from queuectl.job import Claim, Job
     from queuectl.jobspec import JobSpec
@@ -140,8 +140,8 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             # Not before the lock is there: whoever had it until now may have ended the run before this one.
             now = time.time() if now is None else now
             self._sync_after = False  # the worker does it while the next command starts
-            for run_id, parts, replace_from in outputs:
-                self._append(db, run_id, parts, replace_from)
+            if outputs:
+                self._append(db, outputs)
             states = [self._finish_one(db, worker_id, end, now, moves) for end in ended]
             self._ring_after = "pending" in states
             if "pending" in states or "failed" in states:
@@ -323,14 +323,19 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
     def append_outputs(self, writes: Sequence[OutputWrite]) -> None:
         """See ``Store.append_outputs``."""
         with self._write as db:
-            for run_id, parts, replace_from in writes:
-                self._append(db, run_id, parts, replace_from)
+            self._append(db, writes)
             faults.point("flushing")
 
-    def _append(self, db: sqlite3.Connection, run_id: int, parts: Sequence[Part], replace_from: Optional[int]) -> None:
-        if replace_from is not None:
-            db.execute("DELETE FROM output WHERE run_id = ? AND start >= ?", (run_id, replace_from))
-        db.executemany(_ADD_OUTPUT, [(start, data, run_id) for start, data in parts])
+    def _append(self, db: sqlite3.Connection, writes: Sequence[OutputWrite]) -> None:
+        """Add output, in the order of *writes*."""
+        rows: List[Tuple[int, bytes, int]] = []
+        for run_id, parts, replace_from in writes:
+            if replace_from is not None:
+                db.executemany(_ADD_OUTPUT, rows)
+                rows = []
+                db.execute("DELETE FROM output WHERE run_id = ? AND start >= ?", (run_id, replace_from))
+            rows += [(start, data, run_id) for start, data in parts]
+        db.executemany(_ADD_OUTPUT, rows)
 
 
 # A row number is the key of pages of a listing: none comes again, not even after the newest job was deleted.
