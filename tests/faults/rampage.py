@@ -291,7 +291,17 @@ class Rampage:
 
     # -- the judgement ------------------------------------------------------------------------
 
+    def _entered(self) -> None:
+        """Wait until the groups that were started just now have entered: a stop is for those that have."""
+        deadline = time.monotonic() + 30.0
+        while time.monotonic() < deadline:
+            there = {row.pid for row in self.queue.store.workers()}
+            if all(group.pid in there for group in self._groups if group.running):
+                return
+            time.sleep(0.05)
+
     def _judge(self, took_s: float, stuck: int) -> Dict[str, Any]:
+        self._entered()
         stop = subprocess.run(
             [sys.executable, "-m", "queuectl", "worker", "stop", "--timeout", "60"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
