@@ -2,7 +2,9 @@
 
 import sys
 
-from queuectl.main import main
-
 if __name__ == "__main__":
+    try:
+        from queuectl.main import main
+    except KeyboardInterrupt:  # sooner than anything could be done
+        sys.exit(130)
     sys.exit(main())

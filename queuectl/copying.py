@@ -79,7 +79,8 @@ def copy(source: Store, location: str, tell: Optional[Tell] = None) -> Copied:
 
 def _refuse_workers(store: Store) -> None:
     recovery.sweep(store)  # what dead workers had is given back, so that no row speaks of a run
-    live = sorted(recovery.live_workers(store), key=lambda worker: worker.role != "worker")
+    found = recovery.live_workers(store)
+    live = [worker for worker in found if worker.role == "worker"] or found
     if live:
         names = ", ".join(f"pid {worker.pid} on {worker.host}" for worker in live[:5])
         names += f" and {len(live) - 5} more" if len(live) > 5 else ""

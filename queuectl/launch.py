@@ -107,7 +107,15 @@ def _last_words(log_path: str, begin: int, code: int) -> str:
     with open(log_path, encoding="utf-8", errors="replace") as file:
         file.seek(begin)
         said = file.read().strip().splitlines()
-    return said[-1].replace("queuectl: ", "", 1) if said else f"it ended with exit code {code}"
+    if said:
+        return said[-1].replace("queuectl: ", "", 1)
+    import shutil
+
+    free = shutil.disk_usage(os.path.dirname(log_path)).free
+    return (
+        f"their supervisor ended with exit code {code} and wrote nothing to {tidy_path(log_path)}, "
+        f"on whose disk {free // 1024} KiB are free."
+    )
 
 
 def _save_pids(store: Store) -> None:

@@ -25,22 +25,9 @@ NO_READER = 141  # 128 + SIGPIPE
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command line and return its exit code; *argv* is without the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if sys.platform == "win32" and argv is None and any("{" in word for word in words):
-        from queuectl.cli_commands.windows_words import restored
-
-        words = restored(words)
-    _prepare_streams()
-    if os.getpid() == 1:
-        _heed_term()
-    if argv is None:
-        _buffer_output()
-    if argv is None and words and not words[0].startswith("-"):  # --version and --help import nothing
-        from queuectl import db
-
-        db.process_ends_soon = True
     done = "What was done by then stays done."
     try:
-        code = _dispatch(words)
+        code = _carry_out(words, argv is None)
         done = "The command itself was carried out."
         sys.stdout.flush()
         sys.stderr.flush()
@@ -56,6 +43,24 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         # than an enqueue.
         os._exit(code)
     return code
+
+
+def _carry_out(words: List[str], alone: bool) -> int:
+    """Run the command *words*; *alone*: nothing else is to come of this process."""
+    if sys.platform == "win32" and alone and any("{" in word for word in words):
+        from queuectl.cli_commands.windows_words import restored
+
+        words = restored(words)
+    _prepare_streams()
+    if os.getpid() == 1:
+        _heed_term()
+    if alone:
+        _buffer_output()
+    if alone and words and not words[0].startswith("-"):  # --version and --help import nothing
+        from queuectl import db
+
+        db.process_ends_soon = True
+    return _dispatch(words)
 
 
 def _dispatch(words: List[str]) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
 
     from queuectl.copying import Copied
+    from queuectl.db import Location
     from queuectl.db.base import Store
     from queuectl.job import Job, JobFilter, Problem, Run, Status, Worker
     from queuectl.jobspec import JobSpec
@@ -41,7 +42,7 @@ class Queue(Switches):
         create: Make a SQLite store that is missing; otherwise that is ``StoreRefused``.
     """
 
-    def __init__(self, location: Optional[str] = None, create: bool = True) -> None:
+    def __init__(self, location: Optional[Location] = None, create: bool = True) -> None:
         self._location = location
         self._lock = threading.RLock()
         self._pid = os.getpid()
@@ -197,17 +198,18 @@ class Queue(Switches):
 
         Without *run*, the current or last run; of a job that waits for its first run, the first.
         """
+        from queuectl.patience import Patient
         from queuectl.runner.output import joined
 
         end = 0
         sleep_s = FIRST_LOOK_S
         while True:
-            job = self.get(job_id)
-            chosen = self._run(job_id, run)
+            with self._lock, Patient(self.store):
+                job = self.get(job_id)
+                chosen = self._run(job_id, run)
+                parts = self.store.output(chosen.run_id, end) if chosen is not None else []
             if chosen is not None:
                 run = chosen.number
-                with self._lock:
-                    parts = self.store.output(chosen.run_id, end)
                 yield from joined(parts, end)
                 if parts:
                     end = parts[-1][0] + len(parts[-1][1])
@@ -230,11 +232,13 @@ class Queue(Switches):
 
     def _nap(self, sleep_s: float) -> float:
         """Sleep until the next look is worth it; return how long to sleep after it."""
+        from queuectl.patience import has_news
+
         deadline = time.monotonic() + sleep_s
         while time.monotonic() < deadline:
             time.sleep(min(sleep_s, FIRST_LOOK_S * 4))
             with self._lock:
-                if self.store.changed():
+                if has_news(self.store):
                     return FIRST_LOOK_S
         return min(sleep_s * 1.5, LAST_LOOK_S)
 
@@ -243,6 +247,7 @@ class Queue(Switches):
 
         Raises:
             TimeoutError: It had not ended after *timeout* seconds.
+            StoreUnavailable: The database server has been away for five minutes, or as long as *timeout* is.
             JobNotFound: There is no such job, or it was deleted meanwhile.
         """
         return self.wait_all([job_id], timeout)[0]
@@ -252,21 +257,22 @@ class Queue(Switches):
     ) -> List[Job]:
         """Wait until all of *job_ids* have ended; as ``wait``. *tick* is called between looks."""
         from queuectl.job import ENDED
+        from queuectl.patience import Patient, deadline_of, different
 
-        deadline = None if timeout is None else time.monotonic() + timeout
-        open_ids = list(dict.fromkeys(job_ids))
+        deadline = deadline_of(timeout)
+        open_ids = different(job_ids)
         sleep_s = FIRST_LOOK_S
         while True:
-            with self._lock:
+            with self._lock, Patient(self.store, deadline):
                 states = self.store.states(open_ids)
             for job_id in open_ids:
                 if job_id not in states:
                     raise JobNotFound(job_id)
             open_ids = [job_id for job_id in open_ids if states[job_id] not in ENDED]
             if not open_ids:
-                with self._lock:
+                with self._lock, Patient(self.store, deadline):
                     self.store.sync()  # an end that was told must survive a loss of power
-                return [self.get(job_id) for job_id in job_ids]
+                    return [self.get(job_id) for job_id in job_ids]
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"{', '.join(open_ids[:5])} had not ended after {timeout} s.")
             if tick is not None:

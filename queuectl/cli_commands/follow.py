@@ -8,8 +8,9 @@ import time
 
 from queuectl.cli_commands.enqueue import FIELD_OPTIONS, job_fields
 from queuectl.cli_commands.spec import DURATION, JOB, Command, Option, Positional, whole_from
-from queuectl.errors import Unwritten, UsageError, is_without_reader
+from queuectl.errors import StoreUnavailable, Unwritten, UsageError, is_without_reader
 from queuectl.jobspec import from_fields
+from queuectl.patience import Patient
 from queuectl.queue import Queue
 from queuectl.render import is_terminal, note
 
@@ -160,12 +161,17 @@ def run(args: Args) -> int:
         if args.verbose and not args.quiet:
             note(f"enqueued {job_id}.")
         runner = _Runner(queue, job_id, args)
+        goes_on = f"{job_id} goes on. Follow it: queuectl logs -f {job_id}. End it: queuectl cancel {job_id}."
         try:
-            job = runner.to_its_end()
+            with Patient(queue.store):
+                job = runner.to_its_end()
+                runs = queue.runs(job_id)
         except KeyboardInterrupt:
-            runner.note(f"{job_id} goes on. Follow it: queuectl logs -f {job_id}. End it: queuectl cancel {job_id}.")
+            runner.note(goes_on)
             return CANCELLED
-        runs = queue.runs(job_id)
+        except StoreUnavailable:
+            runner.note(goes_on)
+            raise
         if args.json:
             _print_run_json(queue, job)
     code = exit_code_of(job, runs[-1] if runs else None)
@@ -218,11 +224,12 @@ def logs(args: Args) -> int:
         if args.json:
             _print_logs_json(queue, args)
         elif args.follow:
-            if args.run is not None:
-                queue.output(args.id, args.run)  # refuses a run that does not exist
-            else:
-                _await_begin(queue, args)
-            pass_through(queue.follow(args.id, args.run))
+            with Patient(queue.store):
+                if args.run is not None:
+                    queue.output(args.id, args.run)  # refuses a run that does not exist
+                else:
+                    _await_begin(queue, args)
+                pass_through(queue.follow(args.id, args.run))
         else:
             pass_through([queue.output(args.id, args.run)])
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from queuectl.cli_commands.spec import Command, Option, whole_from
+from queuectl.cli_commands.workers import check_start
 from queuectl.errors import QueuectlError
 from queuectl.queue import Queue
 
@@ -29,6 +30,7 @@ def _plan(args: Args) -> Plan:
 
 def show(args: Args) -> int:
     """``service show``."""
+    check_start(args)
     found = _plan(args)
     if args.json:
         from queuectl.render import write_json
@@ -43,6 +45,7 @@ def show(args: Args) -> int:
 
 def install(args: Args) -> int:
     """``service install``."""
+    check_start(args)
     found = _plan(args)
     if found.path is not None:
         _write(found.path, found.text, found.encoding)

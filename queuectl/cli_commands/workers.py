@@ -19,9 +19,12 @@ MOST_WORKERS = 1000
 INTERRUPTED = 130
 
 
-def start(args: Args) -> int:
-    """``worker start``."""
-    from queuectl import supervisor
+def check_start(args: Args) -> None:
+    """Refuse what no supervisor could start with.
+
+    Raises:
+        UsageError: It names what.
+    """
     from queuectl.jobspec import NAME_RULE, is_name
 
     for queue in args.queue:
@@ -29,6 +32,13 @@ def start(args: Args) -> int:
             raise UsageError(f"a queue's name must be {NAME_RULE}, not {queue[:40]!r}.")
     if args.count > MOST_WORKERS:
         raise UsageError(f"--count is at most {MOST_WORKERS}; --concurrency lets one worker run many jobs.")
+
+
+def start(args: Args) -> int:
+    """``worker start``."""
+    from queuectl import supervisor
+
+    check_start(args)
     return supervisor.start(
         location=args.db,
         count=args.count,
@@ -84,7 +94,10 @@ def stop(args: Args) -> int:
             return INTERRUPTED
         groups = {worker.group_id for worker in (*before, *left)}
         new = [worker for worker in _meant(queue.workers(), args) if worker.group_id not in groups]
-    stopped = len(meant) - sum(worker.role == "worker" for worker in left)
+        _forget_the_dead(queue)
+    still = [worker for worker in left if worker.role == "worker"]
+    stopped = len(meant) - len(still)
+    left = still or left  # a supervisor only where all of its workers are gone
     if args.json:
         write_json({"stopped": max(stopped, 0), "left": [_place_json(worker) for worker in left]})
     elif not args.quiet:
@@ -103,6 +116,20 @@ def stop(args: Args) -> int:
         note(f"still running after {args.timeout:g} s: {names}. 'queuectl worker stop --now' ends their jobs.")
         return 1
     return 0
+
+
+def _forget_the_dead(queue: Queue) -> None:
+    """Take those out of ``pids.json`` that were killed with the supervisor that should have done it."""
+    import os
+
+    from queuectl.control import local_workers
+    from queuectl.pidfile import PidFile, path
+
+    if not os.path.exists(path()):
+        return
+    live = local_workers(queue.store)
+    if not any(worker.role == "supervisor" for worker in live):
+        PidFile(queue.store.store_id).keep(live)
 
 
 def _tell_of_jobs(queue: Queue, workers: Sequence[Worker], args: Args) -> None:

@@ -6,16 +6,18 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Optional, Union
 
     from queuectl.db.base import Store
+
+    Location = Union[str, os.PathLike[str]]  # a path or a URL
 
 
 #: Set by the console script: closing a store may leave to the end of the process what is only tidying.
 process_ends_soon = False
 
 
-def open_store(location: Optional[str] = None, create: bool = True, unfinished: bool = False) -> Store:
+def open_store(location: Optional[Location] = None, create: bool = True, unfinished: bool = False) -> Store:
     """Open the store at *location*: a path, ``sqlite:///path`` or ``postgresql://...``.
 
     None means ``QUEUECTL_DB``, else ``jobs.db`` in the home. A missing SQLite store is made
@@ -25,6 +27,13 @@ def open_store(location: Optional[str] = None, create: bool = True, unfinished: 
         StoreError: It cannot be opened; the message says why and what to do.
         MissingExtra: The engine's driver is not installed.
     """
+    if location is not None:
+        try:
+            location = os.fsdecode(location)
+        except TypeError:
+            from queuectl.errors import StoreRefused
+
+            raise StoreRefused(f"a store's location is a path or a URL, not {location!r}.") from None
     location = location or os.environ.get("QUEUECTL_DB") or default_path()
     scheme, colon, rest = location.partition("://")
     if colon and scheme in ("postgresql", "postgres"):

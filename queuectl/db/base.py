@@ -62,6 +62,8 @@ class Store(ABC):
     syncs: bool = False
     #: Whether workers of other hosts may use this store, so that only a lease tells that they live.
     many_hosts: bool = False
+    #: How long a look waits for a server that is away, in seconds, before it fails.
+    outlast_s: float = 0.0
 
     # -- life ---------------------------------------------------------------------------------
 

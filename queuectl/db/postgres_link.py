@@ -32,6 +32,8 @@ TRIES = 8
 # After a connection attempt that failed the next ones wait a little, each process its own time.
 FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 2.0
+# How often who outlasts an outage looks whether it is over.
+AWAY_LOOK_S = 0.1
 # A call of a worker may last this part of its lease without a word from the server. It may be two such waits, for an
 # answer and for a new connection, and another call may have come just before.
 PARTS_OF_LEASE = 6
@@ -77,6 +79,8 @@ class Run:
 
 class PostgresLink:
     """A store's connection; the base of ``PostgresStore``."""
+
+    outlast_s = 0.0  # see ``Store``
 
     def __init__(self, address: Address) -> None:
         self.location = address.location
@@ -218,6 +222,16 @@ class PostgresLink:
 
     def _rows(self, sql: str, parameters: Parameters = None, prepare: Optional[bool] = None) -> List[Any]:
         """Look: run one statement that changes nothing, and return its rows. After a lost connection, again."""
+        deadline = time.monotonic() + self.outlast_s
+        while True:
+            try:
+                return self._look(sql, parameters, prepare)
+            except StoreUnavailable:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(min(AWAY_LOOK_S, max(deadline - time.monotonic(), 0.0)))
+
+    def _look(self, sql: str, parameters: Parameters, prepare: Optional[bool]) -> List[Any]:
         for last in (False, True):
             line = self._connected()
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -77,6 +78,10 @@ class SqliteFile:
             if stat.S_ISDIR(found.st_mode):
                 raise StoreRefused(
                     f"{path} is a directory, not a store. Name a file in it: {os.path.join(path, 'jobs.db')}"
+                )
+            if not stat.S_ISREG(found.st_mode):
+                raise StoreRefused(
+                    f"{path} is a device or a pipe, not a store. Name another path with --db or QUEUECTL_DB."
                 )
             if sys.platform == "linux" and os.major(found.st_dev) == 0:  # it is on no device: read what it is on
                 sqlite_make.refuse_network(os.path.dirname(os.path.realpath(path)))
@@ -206,10 +211,18 @@ class SqliteFile:
             return
         try:
             if self._wal is None:
-                self._wal = os.open(self._wal_path, os.O_RDWR)
+                self._wal = self._open_wal()
             _fdatasync(self._wal)
         except OSError as error:
             raise StoreUnavailable(f"cannot write {self.path} to disk: {error.strerror or error}.") from error
+
+    def _open_wal(self) -> int:
+        try:
+            return os.open(self._wal_path, os.O_RDWR)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EROFS):
+                raise
+            return os.open(self._wal_path, os.O_RDONLY)  # who may only look can have the disk catch up too
 
     def tidy(self) -> None:
         """Shorten a WAL that grew long: with readers about all the time, commits alone never get to its start again."""

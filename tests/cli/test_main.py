@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from typing import Any, Callable, List
@@ -188,6 +189,23 @@ def test_an_odd_home_is_none(cli: Callable[..., Any], home: Any, value: str) -> 
 
     assert result == ("", "queuectl: this user has no home directory. Set QUEUECTL_HOME to a directory of yours.\n", 1)
     assert not (home.parent / "relative").exists()
+
+
+@pytest.mark.posix("pipes with a name")
+def test_a_pipe_or_a_device_is_no_store(cli: Callable[..., Any], home: Any) -> None:
+    """Nothing is made of it, and its mode stays: as root that of /dev/null could be changed."""
+    pipe = home.parent / "pipe"
+    os.mkfifo(pipe, 0o644)
+    os.chmod(pipe, 0o644)
+
+    for words in (["status"], ["enqueue", "--", "true"]):
+        assert cli("--db", str(pipe), *words) == (
+            "",
+            f"queuectl: {pipe} is a device or a pipe, not a store. Name another path with --db or QUEUECTL_DB.\n",
+            1,
+        )
+
+    assert stat.S_IFIFO | 0o644 == pipe.stat().st_mode
 
 
 def test_a_directory_is_no_store(cli: Callable[..., Any], home: Any) -> None:

@@ -30,6 +30,17 @@ def test_show_prints_a_unit_that_finds_the_same_store(cli):
     assert f"Environment=QUEUECTL_HOME={os.environ['QUEUECTL_HOME']}" in shown
 
 
+@pytest.mark.parametrize(
+    "words", [["--queue", "a b"], ["--queue", "-x"], ["--count", "2147483647"]], ids=["blank", "dash", "count"]
+)
+def test_what_no_worker_could_start_with_is_refused(cli, words):
+    """Or the unit would fail for ever, started anew every two seconds."""
+    shown = cli("service", "show", *words)
+
+    assert (shown.code, shown.out) == (2, "")
+    assert shown == cli("worker", "start", *words)
+
+
 @LINUX
 def test_the_stop_time_follows_the_timeout_setting(cli):
     """A stop waits as long as a job may run, the grace before KILL, and a little more."""

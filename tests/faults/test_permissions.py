@@ -144,3 +144,27 @@ def test_a_disk_that_is_read_only(disk: Disk, cli: Callable[..., Result]) -> Non
     assert "job2\n" == cli("enqueue", "-q", "--", "true").out
     cli("worker", "start", "--drain", code=0)
     assert "  completed: 2\n" in cli("status").out
+
+
+def test_a_store_of_somebody_else(home: Path, cli: Callable[..., Result]) -> None:
+    """Whoever may only read it may look, and wait for its jobs."""
+    words = as_stranger()
+    cli("enqueue", "--", "echo", "hello", code=0)
+    cli("worker", "start", "--drain", code=0)
+    with Queue():
+        for folder in (home.parent, home):
+            os.chmod(folder, 0o755)
+        for file in home.glob("jobs.db*"):
+            os.chmod(file, 0o755 if file.is_dir() else 0o644)
+
+        said = {}
+        for rest in (["list", "-q"], ["logs", "-f", "job1"], ["wait", "job1"], ["enqueue", "--", "true"]):
+            done = subprocess.run(
+                [*words, "-m", "queuectl", *rest], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
+            )
+            said[rest[0]] = Result(done.stdout, done.stderr, done.returncode)
+
+    assert ("job1\n", "", 0) == said["list"]
+    assert ("hello\n", "", 0) == said["logs"]
+    assert ("job1 completed\n", "", 0) == said["wait"]
+    assert ("", READ_ONLY.format(home / "jobs.db"), 1) == said["enqueue"]

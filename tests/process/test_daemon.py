@@ -201,6 +201,19 @@ def test_pids_follow_a_replaced_worker(scene: Scene, cli: Cli) -> None:
     assert [] == listed(scene)
 
 
+def test_pids_of_a_group_that_was_killed(scene: Scene, cli: Cli) -> None:
+    """Nobody is left to take them out but the next ``worker stop``."""
+    cli("worker", "start", "--daemon")
+    for row in scene.queue.store.workers():
+        os.kill(row.pid, signal.SIGKILL)
+    scene.eventually(lambda: not scene.queue.workers(), what="their deaths")
+    assert len(listed(scene)) == 1
+
+    assert cli("worker", "stop").out.startswith("No workers are running")
+
+    assert [] == listed(scene)
+
+
 def test_pids_of_two_stores_with_one_home(scene: Scene, cli: Cli) -> None:
     """Neither takes the other's out; those of a group that was killed go when the others look again."""
     cli("worker", "start", "--count", "2", "--daemon", code=0)

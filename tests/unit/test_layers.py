@@ -30,7 +30,7 @@ ROWS: Tuple[Tuple[str, ...], ...] = (
     ("ahead", "recovery", "execution"),
     ("membership", "numbering", "output_flow", "report", "service_task"),
     ("ends", "pidfile"),
-    ("control", "copying", "explain", "service", "switches", "worker"),
+    ("control", "copying", "patience", "explain", "service", "switches", "worker"),
     ("queue", "launch", "worker_main"),
     ("supervisor", "render"),
     ("cli_commands",),

@@ -268,6 +268,33 @@ def test_waiting_ends_at_its_timeout(queue, timeout):
         queue.wait_all(["job1", "job2"], timeout)
 
 
+@pytest.mark.parametrize("timeout", [float("nan"), "1s", [1]], ids=["nan", "text", "list"])
+def test_a_timeout_is_a_number(queue, timeout):
+    """What no clock comes to would be waited for without end."""
+    queue.enqueue("true")
+
+    with pytest.raises(QueuectlError, match="a timeout is a number of seconds, or None for none, not"):
+        queue.wait("job1", timeout)
+
+
+def test_ids_to_wait_for_are_several(queue):
+    """A text is not taken for its letters."""
+    queue.enqueue("true")
+
+    with pytest.raises(QueuectlError, match=r"Put it into brackets: wait_all\(\['job1'\]\)"):
+        queue.wait_all("job1")
+
+
+def test_a_location_is_a_path_or_a_url(tmp_path):
+    """Of any of Python's types of paths; whatever else it is, the message shows it."""
+    with Queue(tmp_path / "jobs.db") as ours, Queue(os.fsencode(tmp_path / "jobs.db")) as theirs:
+        ours.enqueue("true")
+        assert "job1" == theirs.get("job1").id
+
+    with pytest.raises(StoreRefused, match="a store's location is a path or a URL, not 7"):
+        Queue(7)
+
+
 def test_waiting_for_a_job_that_is_deleted_ends(queue):
     """It will never end, so it is not found."""
     queue.enqueue("true")

@@ -42,6 +42,28 @@ def test_workers_outlive_restarts_of_the_server(frail_server, monkeypatch, backg
 
 
 @pytest.mark.posix
+def test_whoever_waits_for_a_job_outlives_a_restart(frail_server, monkeypatch, tmp_path, background, eventually):
+    """``run``, ``wait`` and ``logs -f`` go on when it is back, as the job did."""
+    with fresh_schema(frail_server) as url:
+        monkeypatch.setenv("QUEUECTL_DB", url)
+        command = "echo begun; while [ ! -e over ]; do sleep 0.05; done; echo ended; exit 7"
+        with background("worker", "start") as group:
+            eventually(lambda: "started" in group.out)
+            ran = background("run", "--max-retries", "0", "--command", command, cwd=tmp_path)
+            eventually(lambda: "begun" in ran.out)
+            waited, logged = background("wait", "job1", "--timeout", "90"), background("logs", "-f", "job1")
+            eventually(lambda: "begun" in logged.out)
+            frail_server.restart(signal.SIGINT)
+            (tmp_path / "over").touch()
+            codes = [process.process.wait(60) for process in (ran, waited, logged)]
+
+    said = [process.out + process.err for process in (ran, waited, logged)]
+    assert [7, 1, 0] == codes, said
+    assert ["begun\nended\n"] * 2 == [ran.out, logged.out], said
+    assert "job1 dead (exit 7)\n" == waited.out, said
+
+
+@pytest.mark.posix
 def test_a_worker_that_is_cut_off_ends_its_command_by_itself(
     store, server, schema, proxy, monkeypatch, tmp_path, background, eventually
 ):

@@ -1,0 +1,65 @@
+"""Waiting for jobs: what such calls are given, and how they put up with a server that is away, as the jobs do."""
+
+from __future__ import annotations
+
+import time
+
+from queuectl.errors import QueuectlError, StoreUnavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Sequence
+
+    from queuectl.db.base import Store
+
+# A restart takes seconds, a failover perhaps minutes.
+OUTAGE_S = 300.0
+
+
+class Patient:
+    """Within ``with`` looks at *store* wait for a server that is away: until *deadline*, ``OUTAGE_S`` at most."""
+
+    __slots__ = ("_before", "_seconds", "_store")
+
+    def __init__(self, store: Store, deadline: Optional[float] = None) -> None:
+        self._store = store
+        self._seconds = OUTAGE_S if deadline is None else min(max(deadline - time.monotonic(), 0.0), OUTAGE_S)
+
+    def __enter__(self) -> None:
+        self._before, self._store.outlast_s = self._store.outlast_s, self._seconds
+
+    def __exit__(self, *error: object) -> None:
+        self._store.outlast_s = self._before
+
+
+def deadline_of(timeout: Optional[float]) -> Optional[float]:
+    """Return when *timeout* seconds from now are over, by the monotonic clock; None for no timeout.
+
+    Raises:
+        QueuectlError: It is no number of seconds.
+    """
+    if timeout is None:
+        return None
+    given: object = timeout
+    if not isinstance(given, (int, float)) or given != given:
+        raise QueuectlError(f"a timeout is a number of seconds, or None for none, not {timeout!r}.")
+    return time.monotonic() + timeout
+
+
+def different(job_ids: Sequence[str]) -> List[str]:
+    """Return the ids without those that come again.
+
+    Raises:
+        QueuectlError: It is one id, which would be taken for its letters.
+    """
+    if isinstance(job_ids, str):
+        raise QueuectlError(f"wait_all takes several ids. Put it into brackets: wait_all([{job_ids!r}]).")
+    return list(dict.fromkeys(job_ids))
+
+
+def has_news(store: Store) -> bool:
+    """Say whether a look at *store* is worth it: somebody may have committed, or the server is away."""
+    try:
+        return store.changed()
+    except StoreUnavailable:
+        return True  # the look says what is the matter, or outlasts it
