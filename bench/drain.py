@@ -10,7 +10,7 @@ from queuectl import Queue
 
 CASES = (
     ("true", 1, 1), ("true", 2, 1), ("true", 4, 1), ("true", 16, 1), ("true", 1, 4), ("true", 1, 16),
-    ("echo hi", 2, 1), ("echo hi", 4, 1),
+    ("true", 2, 2), ("true", 2, 8), ("echo hi", 2, 1), ("echo hi", 4, 1), ("echo hi", 2, 2),
 )  # fmt: skip
 
 
