@@ -229,7 +229,7 @@ def logs(args: Args) -> int:
                     queue.output(args.id, args.run)  # refuses a run that does not exist
                 else:
                     _await_begin(queue, args)
-                pass_through(queue.follow(args.id, args.run))
+            pass_through(queue.follow(args.id, args.run))
         else:
             pass_through([queue.output(args.id, args.run)])
     return 0

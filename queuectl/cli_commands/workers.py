@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from queuectl.cli_commands.spec import DURATION, TABLE_OPTION, Command, Option, whole_from
 from queuectl.errors import UsageError
 from queuectl.queue import Queue
@@ -120,16 +122,11 @@ def stop(args: Args) -> int:
 
 def _forget_the_dead(queue: Queue) -> None:
     """Take those out of ``pids.json`` that were killed with the supervisor that should have done it."""
-    import os
-
     from queuectl.control import local_workers
     from queuectl.pidfile import PidFile, path
 
-    if not os.path.exists(path()):
-        return
-    live = local_workers(queue.store)
-    if not any(worker.role == "supervisor" for worker in live):
-        PidFile(queue.store.store_id).keep(live)
+    if os.path.exists(path()):
+        PidFile(queue.store.store_id).keep(local_workers(queue.store))
 
 
 def _tell_of_jobs(queue: Queue, workers: Sequence[Worker], args: Args) -> None:

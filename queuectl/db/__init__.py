@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from queuectl.db.base import Store
 
-    Location = Union[str, os.PathLike[str]]  # a path or a URL
+    Location = Union[str, bytes, os.PathLike[str]]  # a path or a URL
 
 
 #: Set by the console script: closing a store may leave to the end of the process what is only tidying.
