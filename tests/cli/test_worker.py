@@ -99,7 +99,7 @@ def test_again_is_said_of_the_second_signal_alone(
 def test_a_timeout_says_who_is_left(
     cli: Callable[..., Any], add: Callable[..., str], worker: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
-    """Exit code 1; ``--now`` ends the job and puts it back."""
+    """The worker, not its supervisor too; exit code 1. ``--now`` ends the job and puts it back."""
     add("sleep 60")
     with worker() as group:
         eventually(lambda: "picked job job1" in group.out)
@@ -107,7 +107,7 @@ def test_a_timeout_says_who_is_left(
         quick = cli("worker", "stop", "--now")
 
     assert (slow.out, slow.code) == ("", 1)
-    assert re.match(r"queuectl: still running after 0\.3 s: pid \d+.* 'queuectl worker stop --now'", slow.err)
+    assert re.match(r"queuectl: still running after 0\.3 s: pid \d+\. 'queuectl worker stop --now'", slow.err)
     assert ("Stopped 1 worker.\n", "", 0) == quick
     assert "pending" in cli("list").out
 
