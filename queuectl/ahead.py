@@ -138,6 +138,11 @@ class Ahead:
             self._held = []
             self._size = self._size // 2 if self._progress and self._size > 1 else -TRIALS
 
+    def leave_behind(self, ended: List[Ended], outputs: List[OutputWrite]) -> bool:
+        """Note what the store could not be told, for whoever recovers this worker; say whether it was noted."""
+        waiting = [claim.run_id for claim in self._held]
+        return self._journal is not None and self._journal.begin(waiting, ended, outputs)
+
     def is_over(self, now_mono: float) -> bool:
         """Say whether what is here has to leave now."""
         return not self.is_empty and now_mono >= self.until_mono

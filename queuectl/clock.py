@@ -11,7 +11,8 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional, Tuple
+    from datetime import datetime
+    from typing import List, Optional, Tuple, Union
 
 UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
@@ -93,22 +94,23 @@ def format_duration(duration_s: float) -> str:
     return " ".join(f"{amount} {name}" for amount, name in parts if amount)
 
 
-def parse_time(text: str) -> float:
-    """Return the instant that ISO 8601 *text* means, in Unix seconds.
+def parse_time(when: Union[str, datetime]) -> float:
+    """Return the instant that *when*, ISO 8601 text or a ``datetime``, means, in Unix seconds.
 
     ``Z`` and offsets are read; a time without either is local time.
 
     Raises:
-        ValueError: *text* is no ISO 8601 time, or lies outside the years 1970 to 2199.
+        ValueError: The text is no ISO 8601 time, or the time lies outside the years 1970 to 2199.
     """
     from datetime import datetime
 
     try:
-        instant_at = datetime.fromisoformat(_strict_iso(text.strip())).timestamp()
+        moment = datetime.fromisoformat(_strict_iso(when.strip())) if isinstance(when, str) else when
+        instant_at = moment.timestamp()
     except (ValueError, OverflowError, OSError):
-        raise ValueError(f"not a time: {text!r}") from None
+        raise ValueError(f"not a time: {when!r}") from None
     if not 0 <= instant_at < 7258118400:
-        raise ValueError(f"not a time between the years 1970 and 2199: {text!r}")
+        raise ValueError(f"not a time between the years 1970 and 2199: {when!r}")
     return instant_at
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from queuectl.output_flow import OutputFlow
     from queuectl.report import Report
 
+# How long a worker that was told to stop at once waits for a store that is away.
+GIVE_UP_S = 10.0
+
 
 class Ends:
     """What has ended in one worker and the store has not accepted, and what was claimed ahead meanwhile."""
@@ -40,12 +43,28 @@ class Ends:
         self._flow = flow
         self._report = report
         self._running = running
+        self.left_behind = False  # whether this worker gave up on the store with something to tell
+        self._away_mono: Optional[float] = None  # since when the store could not be told anything
         self._told = 0  # how many of those that are due, from the first on, the console has got
 
     @property
     def is_empty(self) -> bool:
         """Whether the store knows of every end, and nothing is claimed that has not begun."""
         return not self.due and self.ahead.is_empty
+
+    def gives_up(self) -> bool:
+        """Say whether the store has been away too long for a worker in a hurry, and leave what is here to the next.
+
+        What was noted is handed in by whoever recovers this worker, so its entry in the store must stay.
+        """
+        if self._away_mono is None or time.monotonic() < self._away_mono + GIVE_UP_S:
+            return False
+        self._take_back()
+        self.left_behind = True
+        noted = self.ahead.leave_behind(self.due, self._flow.pending)
+        self._console.drop()  # of ends that the store never got
+        self._console.line(events.gave_up(self._number, len(self.due), noted))
+        return True
 
     def enter(self, journal: Optional[str]) -> None:
         """Begin anew as another worker: nothing of the earlier one is handed in."""
@@ -74,9 +93,17 @@ class Ends:
                 self.due, self._flow.pending = [], []
                 faults.point("noted")
                 return claims
-        ahead.give_back(worker_id)
+        try:
+            ahead.give_back(worker_id)
+        except StoreUnavailable:
+            self._is_away()
+            raise
         self._take_back()
         return []
+
+    def _is_away(self) -> None:
+        if self._away_mono is None:
+            self._away_mono = time.monotonic()
 
     def refill(self, worker_id: str, queues: Sequence[str]) -> str:
         """Hand in what was kept back, and claim ahead anew, while the last of what was held runs: no slot waits for it.
@@ -109,7 +136,9 @@ class Ends:
             finished = self._store.finish(worker_id, self.due, free, queues, outputs=self._flow.pending, ahead=wanted)
         except StoreUnavailable:
             self.ahead.unanswered()
+            self._is_away()
             raise
+        self._away_mono = None
         for place, (ended, accepted) in enumerate(zip(self.due, finished.accepted)):
             if not accepted:
                 self._console.line(events.refused(self._number, ended[0].job.id))

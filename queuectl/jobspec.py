@@ -156,6 +156,8 @@ def _backoff_base(field: str, value: Any) -> float:
 
 
 def _duration(field: str, value: Any) -> float:
+    if hasattr(value, "total_seconds"):  # a timedelta, from Python
+        value = value.total_seconds()
     try:
         number = clock.parse_duration(value) if isinstance(value, str) else _number(value)
     except ValueError:
@@ -173,7 +175,7 @@ def _timeout(field: str, value: Any) -> float:
 
 
 def _run_at(field: str, value: Any) -> float:
-    if not isinstance(value, str):
+    if not isinstance(value, str) and not hasattr(value, "timestamp"):  # text, or a datetime from Python
         raise refuse(field, clock.TIME_HELP, value)
     try:
         return clock.parse_time(value)
@@ -182,10 +184,11 @@ def _run_at(field: str, value: Any) -> float:
 
 
 def _cwd(field: str, value: Any) -> str:
-    text = _text(field, value)
+    from os.path import abspath, expanduser
+
+    text = _text(field, value.__fspath__() if hasattr(value, "__fspath__") else value)
     if not text:
         raise refuse(field, "a directory", value)
-    from os.path import abspath, expanduser
 
     return abspath(expanduser(text))
 

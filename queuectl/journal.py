@@ -50,14 +50,14 @@ class Journal:
         """Whether a batch was begun."""
         return self._fd is not None
 
-    def begin(self, waiting: Sequence[int]) -> bool:
-        """Begin a batch of claims, over what was there; say whether it was written."""
+    def begin(self, waiting: Sequence[int], ended: Sequence[Ended] = (), outputs: Sequence[OutputWrite] = ()) -> bool:
+        """Begin a batch, over what was there, with a record of any size; say whether it was written."""
         self._batch += 1
         try:
             if self._fd is None:
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
             os.lseek(self._fd, 0, os.SEEK_SET)
-            if self.add(waiting, (), ()):
+            if self._write(_packed(waiting, ended, outputs)):
                 return True
         except OSError:
             pass
@@ -75,22 +75,11 @@ class Journal:
 
         With *known* a claim is on its way: until the next record no other run of this worker has begun.
         """
-        data = marshal.dumps(
-            (
-                list(waiting),
-                [
-                    (tuple(claim.job), claim.run_id, claim.started_at, (end.outcome._value_, *end[1:]),
-                     (verdict.state._value_, *verdict[1:]))
-                    for claim, end, verdict in ended
-                ],
-                [
-                    (run_id, [(start, bytes(part)) for start, part in parts], replace_from)
-                    for run_id, parts, replace_from in outputs
-                ],
-                known if known is None else list(known),
-            )
-        )  # fmt: skip
-        if self._fd is None or len(data) > MOST_BYTES:
+        data = _packed(waiting, ended, outputs, known)
+        return len(data) <= MOST_BYTES and self._write(data)
+
+    def _write(self, data: bytes) -> bool:
+        if self._fd is None:
             return False
         record = _head(data, self._batch) + data
         try:
@@ -131,6 +120,29 @@ def read(path: str) -> Left:
             claim = Claim(Job._make(job), run_id, started_at)
             left.ended.append((claim, RunEnd(Outcome(outcome), *end), Verdict(State(state), *verdict)))
     return left
+
+
+def _packed(
+    waiting: Sequence[int],
+    ended: Sequence[Ended],
+    outputs: Sequence[OutputWrite],
+    known: Optional[Iterable[int]] = None,
+) -> bytes:
+    return marshal.dumps(
+        (
+            list(waiting),
+            [
+                (tuple(claim.job), claim.run_id, claim.started_at, (end.outcome._value_, *end[1:]),
+                 (verdict.state._value_, *verdict[1:]))
+                for claim, end, verdict in ended
+            ],
+            [
+                (run_id, [(start, bytes(part)) for start, part in parts], replace_from)
+                for run_id, parts, replace_from in outputs
+            ],
+            known if known is None else list(known),
+        )
+    )  # fmt: skip
 
 
 def _head(data: bytes, batch: int) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from queuectl.errors import QueuectlError, Unwritten, UsageError, is_without_reader
+from queuectl.errors import QueuectlError, Unwritten, UsageError, is_without_reader, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,6 +164,8 @@ def _report(error: Exception, done: str) -> int:
         return NO_READER
     if isinstance(error, MemoryError):
         return _say("out of memory.", COULD_NOT)
+    if isinstance(error, UnicodeEncodeError):  # an id or a name on its way to the store
+        return _say(f"{shown(error.object)} is not valid UTF-8, and nothing in the store is called so.", COULD_NOT)
     if isinstance(error, OSError):
         if error.filename is None and not _takes_output():
             return _say(str(Unwritten(error, done)), COULD_NOT)

@@ -302,7 +302,7 @@ class Supervisor:
 
     def _leave(self) -> None:
         try:
-            self._sweep(time.monotonic())
+            self._look(time.monotonic())
             self._store.unregister(self._id)
             self._pids.keep(self._living)
         except QueuectlError:

@@ -78,8 +78,7 @@ class WorkerProcess:
         self._running: Dict[int, Execution] = {}  # by pid
         self._timed: Dict[int, Execution] = {}  # those of them with a deadline, or being ended
         self._ends = Ends(store, console, number, self._flow, self._report, self._running)
-        self._stop = 0
-        self._said_trouble = ""
+        self._stop, self._said_trouble = 0, ""
         self._hungry, self._listening = True, False  # whether to look for work in this turn; whether the bell hangs
         self._not_before_mono = 0.0  # no look at the store before this, after trouble
         self._chore_mono = 0.0  # nothing but turns is due before this; it may be too early, never too late
@@ -109,20 +108,21 @@ class WorkerProcess:
                 self._trouble(str(error))
             self._sleep()
         self._leave()
-        return 0
+        return 1 if self._ends.left_behind else 0
 
     def _enter(self) -> None:
         self._membership.enter(self._config.lease)
         self._ends.enter(recovery.note_path(self._store, self._membership.id, journal.NAME))
 
     def _is_done(self) -> bool:
-        return not self._running and self._ends.is_empty
+        return not self._running and (self._ends.is_empty or (self._stop == NOW and self._ends.gives_up()))
 
     def _leave(self) -> None:
         self._console.line(events.exiting(self._number))
         self._flow.close()
         self._ends.ahead.close()
-        self._membership.leave()
+        if not self._ends.left_behind:
+            self._membership.leave()
         self._report.finish()
 
     # -- the turn -----------------------------------------------------------------------------

@@ -457,3 +457,14 @@ def test_each_command_has_help(command: Any, capsys: pytest.CaptureFixture[str],
     assert text.index("\nExamples:\n") < text.index("\nGlobal options:\n")
     assert all(option.long in text and option.help in text for option in command.options)
     assert not home.exists()
+
+
+@pytest.mark.posix("bytes as words")
+@pytest.mark.parametrize(
+    "words", [["show"], ["cancel"], ["logs"], ["wait"], ["dlq", "retry"], ["list", "--queue"]], ids=" ".join
+)
+def test_a_name_that_is_no_utf8_is_nobodys(cli, words):
+    """What a file's name may be and no id can: said in a sentence."""
+    cli("enqueue", "--", "true")
+    done = cli(*words, b"job\x80")
+    assert ("", "queuectl: 'job\\udc80' is not valid UTF-8, and nothing in the store is called so.\n", 1) == done

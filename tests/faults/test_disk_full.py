@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -159,6 +160,28 @@ def test_a_worker_on_a_full_disk_can_be_stopped(disk: Disk, scene: Scene, cli: C
     assert "[]\n" == cli("worker", "list", "--json", code=0).out
     scene.drain()
     assert [] == scene.queue.store.workers()
+
+
+@pytest.mark.slow
+def test_a_worker_on_a_full_disk_that_is_told_twice_gives_up(disk: Disk, scene: Scene) -> None:
+    """It has an end to hand in and nowhere to write even that down: the run is lost, and its job runs again."""
+    group = scene.start()
+    job_id = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.05; done")).id
+    scene.noted("start", 1)
+    disk.fill()
+    (scene.folder / "go").touch()
+    scene.eventually(lambda: group.has_said("is full"), timeout=30)
+
+    for told in (1, 2):
+        os.kill(group.pid, signal.SIGINT)
+        scene.eventually(lambda told=told: group.out.count("stop signal") == told)
+    done = group.wait()
+
+    assert (130, True) == (done.code, "gave up on the store: how 1 run ended is lost" in done.out), done.out
+    disk.free()
+    scene.drain()
+    assert ["lost", "completed"] == scene.outcomes(job_id)
+    scene.judge(acknowledged=[job_id])
 
 
 def test_a_checkpoint_for_which_there_is_no_room(disk: Disk, scene: Scene) -> None:

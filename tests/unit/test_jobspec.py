@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from datetime import datetime, timedelta, timezone
+from pathlib import PurePath
 
 import pytest
 from hypothesis import given
@@ -85,6 +87,11 @@ def test_a_command_is_enough():
         ("delay", "2h30m", "delay_s", 9000.0),
         ("run_at", "2030-01-31T08:00:00Z", "run_at", 1896076800.0),
         ("run_at", "2030-01-31T08:00:00+00:00", "run_at", 1896076800.0),
+        ("run_at", datetime(2030, 1, 31, 9, 0, 0, 250000, timezone(timedelta(hours=1))), "run_at", 1896076800.25),
+        ("run_at", datetime(2030, 1, 31, 8), "run_at", datetime(2030, 1, 31, 8).timestamp()),
+        ("delay", timedelta(minutes=2), "delay_s", 120.0),
+        ("timeout", timedelta(milliseconds=1500), "timeout_s", 1.5),
+        ("cwd", PurePath("/srv/data"), "cwd", os.path.abspath("/srv/data")),
         ("env", {}, "env", {}),
         ("env", {"A": "", "B_1": "x=y"}, "env", {"A": "", "B_1": "x=y"}),
         ("tags", [], "tags", []),
@@ -135,6 +142,7 @@ BAD = [
     *[("timeout", value) for value in (0, -1, "0", "soon", True, float("nan"), float("inf"), 1e300, 10**400, [])],
     *[("delay", value) for value in (-0.1, "-5", "x", True, float("nan"), float("inf"), 10**5000, {})],
     *[("run_at", value) for value in (1896076800, "tomorrow", "", "1960-01-01T00:00", "2030-01-31T08:00\0", "\ud800")],
+    ("delay", timedelta(seconds=-1)), ("timeout", timedelta(0)), ("run_at", datetime(1960, 1, 1)),
     *[("cwd", value) for value in (5, "", "a\0b", "\ud800", [])],
     *[
         ("env", value)

@@ -45,6 +45,20 @@ def test_what_was_written_is_read(path: str) -> None:
     assert isinstance(left.ended[0][2], Verdict)
 
 
+def test_a_batch_may_begin_with_a_record_of_any_size(path: str) -> None:
+    """Of a worker that gives up on the store: all that it still had, over what it had noted before."""
+    written = journal.Journal(path)
+    large = b"x" * (journal.MOST_BYTES + 1)
+
+    assert written.begin([2, 3])
+    assert written.add([3], [an_end(1)], [])
+    assert not written.add([3], [an_end(2)], [(2, [(0, large)], None)])
+    assert written.begin([3], [an_end(1), an_end(2)], [(2, [(0, large)], None)])
+    left = journal.read(path)
+
+    assert ([3], [an_end(1), an_end(2)], [(2, [(0, large)], None)]) == (left.waiting, left.ended, left.outputs)
+
+
 def test_no_journal_says_nothing(path: str) -> None:
     """Neither a missing nor an empty file is an error."""
     assert ([], [], []) == (journal.read(path).waiting, journal.read(path).ended, journal.read(path).outputs)

@@ -63,6 +63,35 @@ def test_whoever_waits_for_a_job_outlives_a_restart(frail_server, monkeypatch, t
     assert "job1 dead (exit 7)\n" == waited.out, said
 
 
+@pytest.mark.slow
+@pytest.mark.posix
+def test_a_worker_told_twice_to_stop_leaves_an_end_for_the_next(
+    frail_server, monkeypatch, tmp_path, background, cli, eventually
+):
+    """It does not wait for ever for a server that is gone, and the command need not run a second time for it."""
+    with fresh_schema(frail_server) as url:
+        monkeypatch.setenv("QUEUECTL_DB", url)
+        with Queue(url) as queue:
+            job_id = queue.enqueue("while [ ! -e over ]; do sleep 0.05; done; echo ended", cwd=str(tmp_path)).id
+        with background("worker", "start") as group:
+            eventually(lambda: "picked" in group.out)
+            frail_server.stop(signal.SIGQUIT)
+            (tmp_path / "over").touch()
+            eventually(lambda: "Waiting" in group.out, timeout=30)
+            for _ in range(2):
+                group.process.send_signal(signal.SIGINT)
+                eventually(lambda: "stop signal" in group.out, timeout=30)
+            code = group.process.wait(60)
+        frail_server.start()
+        drained = cli("worker", "start", "--drain", code=0)
+        with Queue(url) as queue:
+            job, runs, output = queue.get(job_id), queue.runs(job_id), queue.output(job_id)
+
+    assert (130, True) == (code, "how 1 run ended is noted" in group.out), group.out
+    assert "picked" not in drained.out
+    assert ("completed", [Outcome.COMPLETED], b"ended\n") == (job.state, [run.state for run in runs], output)
+
+
 @pytest.mark.posix
 def test_a_worker_that_is_cut_off_ends_its_command_by_itself(
     store, server, schema, proxy, monkeypatch, tmp_path, background, eventually
