@@ -11,7 +11,7 @@ import sys
 
 from environment import ROOT, python_with
 
-MOST_PROCESSES = 9
+MOST_PROCESSES = 10
 
 
 def main() -> int:
@@ -20,8 +20,8 @@ def main() -> int:
     command = [python_with("test"), "-m", "pytest"]
     serial = any(argument in ("--pdb", "-s", "--collect-only", "--co") for argument in arguments)
     if not serial and not any(argument.startswith("-n") for argument in arguments):
-        # One more than there are cores: many tests wait for something most of the time.
-        command.append(f"-n{min((os.cpu_count() or 1) + 1, MOST_PROCESSES)}")
+        # Two more than there are cores: many tests wait for something most of the time.
+        command.append(f"-n{min((os.cpu_count() or 1) + 2, MOST_PROCESSES)}")
     return subprocess.run([*command, *arguments], cwd=str(ROOT), check=False).returncode
 
 
