@@ -21,7 +21,7 @@ def main() -> int:
     serial = any(argument in ("--pdb", "-s", "--collect-only", "--co") for argument in arguments)
     if not serial and not any(argument.startswith("-n") for argument in arguments):
         # Two more than there are cores: many tests wait for something most of the time.
-        command.append(f"-n{min((os.cpu_count() or 1) + 2, MOST_PROCESSES)}")
+        command += [f"-n{min((os.cpu_count() or 1) + 2, MOST_PROCESSES)}", "--dist=worksteal"]
     return subprocess.run([*command, *arguments], cwd=str(ROOT), check=False).returncode
 
 

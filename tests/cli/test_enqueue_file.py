@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -171,13 +170,10 @@ def test_the_store_is_not_locked_while_the_file_is_read(
     slow.stdin.write(b'{"command":"a"}\n' * 10)
     slow.stdin.flush()
 
-    started = time.monotonic()
-    other = cli("enqueue", "--", "b")
-    took_s = time.monotonic() - started
+    other = cli("enqueue", "--", "b")  # or it would wait for what comes only after it
     out, _ = slow.communicate(b'{"command":"c"}\n')
 
     assert other.out == "Enqueued job job1\n"
-    assert took_s < 10
     assert out.splitlines() == [b"Enqueued 11 jobs (job2 .. job12)"]
 
 

@@ -324,9 +324,10 @@ def test_a_worker_is_not_kept_waiting_by_a_silent_server(store, far_store, proxy
     proxy.cut()
     proxy.thaw()
 
-    assert 0.9 <= took_s <= 5.0
+    assert 0.9 <= took_s <= 6.0  # all twenty within one lease
     assert again(lambda: far_store.renew("w3", 6.0, 2.0))
-    assert abs(far_store.now() - store.now()) < 0.5
+    before, far, after = store.now(), far_store.now(), store.now()
+    assert before - 0.5 < far < after + 0.5
 
 
 def test_the_time_is_known_while_the_server_is_away(store, far_store, proxy):

@@ -106,9 +106,7 @@ def test_ends_of_one_queue_do_not_wait_for_each_other(store, open_one, url):
             """,
             (shard("w1"),),
         )
-        begin = time.monotonic()
         assert [True] == open_one(url).finish("w2", [completed(second, T0)], now=T0).accepted
-        assert time.monotonic() - begin < 2.0
         hanging.rollback()
     assert [True] == store.finish("w1", [completed(first, T0)], now=T0).accepted
 
