@@ -41,6 +41,7 @@ class Ahead:
         self._size = -TRIALS  # how many to hold; below 0, how many trials are left
         self._handed_mono = 0.0
         self._progress = False  # whether any of those held last has begun
+        self._stopped = False
         self._asked = False  # whether the journal says that a claim is on its way
 
     def enter(self, path: Optional[str]) -> None:
@@ -72,7 +73,7 @@ class Ahead:
         For the answer may never come: the worker may be killed while its claim is on its way.
         """
         journal = self._journal
-        if self._size <= 0 or journal is None or not (journal.is_open or journal.begin(())):
+        if self._size <= 0 or self._stopped or journal is None or not (journal.is_open or journal.begin(())):
             return 0
         if not journal.add((), (), (), known):
             return 0
@@ -80,7 +81,11 @@ class Ahead:
         return self._size
 
     def unanswered(self) -> None:
-        """Note that the claim failed; what was kept back still is in the journal."""
+        """Note that the claim failed.
+
+        What was kept back is in the journal still, unless that cannot be written: then it is better empty than saying
+        that no other run has begun.
+        """
         if self._asked and self._journal is not None and not self._journal.add((), (), ()):
             self._journal.begin(())
         self._asked = False
@@ -138,10 +143,19 @@ class Ahead:
             self._held = []
             self._size = self._size // 2 if self._progress and self._size > 1 else -TRIALS
 
-    def leave_behind(self, ended: List[Ended], outputs: List[OutputWrite]) -> bool:
-        """Note what the store could not be told, for whoever recovers this worker; say whether it was noted."""
+    def stop(self) -> None:
+        """Hold no job any more: nothing is to begin."""
+        self.until_mono = 0.0
+        self._stopped = True
+
+    def leave(self, ended: List[Ended], outputs: List[OutputWrite]) -> bool:
+        """Note what the store could not be told, for whoever recovers this worker; say whether it was noted.
+
+        Nothing runs any more: what else this worker has by the store's account has not begun, told or not.
+        """
         waiting = [claim.run_id for claim in self._held]
-        return self._journal is not None and self._journal.begin(waiting, ended, outputs)
+        known = [claim.run_id for claim, _, _ in ended]
+        return self._journal is not None and self._journal.replace(waiting, ended, outputs, known)
 
     def is_over(self, now_mono: float) -> bool:
         """Say whether what is here has to leave now."""

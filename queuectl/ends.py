@@ -43,8 +43,7 @@ class Ends:
         self._flow = flow
         self._report = report
         self._running = running
-        self.left_behind = False  # whether this worker gave up on the store with something to tell
-        self._away_mono: Optional[float] = None  # since when the store could not be told anything
+        self._away_mono: Optional[float] = None  # since when the store has been away
         self._told = 0  # how many of those that are due, from the first on, the console has got
 
     @property
@@ -52,24 +51,35 @@ class Ends:
         """Whether the store knows of every end, and nothing is claimed that has not begun."""
         return not self.due and self.ahead.is_empty
 
-    def gives_up(self) -> bool:
-        """Say whether the store has been away too long for a worker in a hurry, and leave what is here to the next.
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether a worker in a hurry has waited for the store for long enough."""
+        return self._away_mono is not None and time.monotonic() >= self._away_mono + GIVE_UP_S
 
-        What was noted is handed in by whoever recovers this worker, so its entry in the store must stay.
+    def hurry(self) -> None:
+        """Count from the next failure on how long the store is away: this worker is to stop at once."""
+        self._store.in_a_hurry = True
+        self._away_mono = None
+
+    def leave(self) -> bool:
+        """Leave what the store does not know to whoever recovers this worker; say whether it knows everything.
+
+        What was noted is handed in then, so this worker's entry in the store has to stay.
         """
-        if self._away_mono is None or time.monotonic() < self._away_mono + GIVE_UP_S:
-            return False
+        if self.is_empty:
+            self.ahead.close()
+            return True
         self._take_back()
-        self.left_behind = True
-        noted = self.ahead.leave_behind(self.due, self._flow.pending)
-        self._console.drop()  # of ends that the store never got
-        self._console.line(events.gave_up(self._number, len(self.due), noted))
-        return True
+        noted = self.ahead.leave(self.due, self._flow.pending)
+        self._report.drop_held()
+        self._console.at_once(events.gave_up(self._number, len(self.due), noted, self._store.many_hosts))
+        return False
 
     def enter(self, journal: Optional[str]) -> None:
         """Begin anew as another worker: nothing of the earlier one is handed in."""
         self.due, self._told = [], 0
-        self._report.holds = False
+        self._away_mono = None
+        self._report.drop_held()
         self._flow.pending = []
         self.ahead.enter(journal)
 
@@ -98,6 +108,7 @@ class Ends:
         except StoreUnavailable:
             self._is_away()
             raise
+        self._away_mono = None
         self._take_back()
         return []
 

@@ -106,11 +106,13 @@ def trouble(number: int, what: str) -> str:
     return f"[worker {number}] {printable(what)} Waiting."
 
 
-def gave_up(number: int, runs: int, noted: bool) -> str:
+def gave_up(number: int, runs: int, noted: bool, many_hosts: bool) -> str:
     """A worker that was to stop at once waits no longer for a store that is away."""
     what = f"how {runs} {'run' if runs == 1 else 'runs'} ended"
-    rest = f"{what} is noted, and told by the next worker here" if noted else f"{what} is lost"
-    return f"[worker {number}] gave up on the store: {rest}"
+    if not noted:
+        return f"[worker {number}] gave up on the store: {what} is lost"
+    soon = ", if it starts before the lease is over" if many_hosts else ""
+    return f"[worker {number}] gave up on the store: {what} is noted, and told by the next worker here{soon}"
 
 
 def exiting(number: int) -> str:

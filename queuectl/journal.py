@@ -23,6 +23,10 @@ NAME = ".ahead"  # after the worker's id
 #: A larger record is not worth it: the ends in it are handed in at once.
 MOST_BYTES = 64 * 1024
 _HEAD = 12  # bytes before each record: its size, its checksum, the number of its batch
+# Goes into each checksum. Another one where what is in a record has changed: to a release that writes it in another
+# way the journal says nothing, and its runs count as lost.
+_FORMAT = 1
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Left:
@@ -50,14 +54,14 @@ class Journal:
         """Whether a batch was begun."""
         return self._fd is not None
 
-    def begin(self, waiting: Sequence[int], ended: Sequence[Ended] = (), outputs: Sequence[OutputWrite] = ()) -> bool:
-        """Begin a batch, over what was there, with a record of any size; say whether it was written."""
+    def begin(self, waiting: Sequence[int]) -> bool:
+        """Begin a batch of claims, over what was there; say whether it was written."""
         self._batch += 1
         try:
             if self._fd is None:
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
             os.lseek(self._fd, 0, os.SEEK_SET)
-            if self._write(_packed(waiting, ended, outputs)):
+            if self._write(_packed(waiting, (), ())):
                 return True
         except OSError:
             pass
@@ -77,6 +81,25 @@ class Journal:
         """
         data = _packed(waiting, ended, outputs, known)
         return len(data) <= MOST_BYTES and self._write(data)
+
+    def replace(
+        self, waiting: Sequence[int], ended: Sequence[Ended], outputs: Sequence[OutputWrite], known: Iterable[int]
+    ) -> bool:
+        """Put one last record, of any size, in place of all that was; where there is no room for it, that stays."""
+        self.close()
+        data = _packed(waiting, ended, outputs, known)
+        spare = self._path + ".new"
+        try:
+            with open(os.open(spare, _NEW_FILE, 0o600), "wb") as file:
+                file.write(_head(data, 1) + data)
+            os.replace(spare, self._path)
+        except OSError:
+            try:
+                os.remove(spare)
+            except OSError:
+                pass
+            return False
+        return True
 
     def _write(self, data: bytes) -> bool:
         if self._fd is None:
@@ -105,14 +128,17 @@ def read(path: str) -> Left:
     """Return what the journal at *path* says; nothing if there is none.
 
     Behind the last batch stand the remains of earlier ones: a record of another batch is the end, as is one that was
-    written in part.
+    written in part. One of another release, or of a Python whose marshal this one cannot read, says nothing either.
     """
-    left = Left()
     try:
         with open(path, "rb") as file:
-            data = file.read()
-    except OSError:
-        return left
+            return _understood(file.read())
+    except (OSError, EOFError, TypeError, ValueError):
+        return Left()
+
+
+def _understood(data: bytes) -> Left:
+    left = Left()
     for waiting, ended, outputs, known in _records(data):
         left.waiting, left.known = waiting, known
         left.outputs += outputs
@@ -146,7 +172,7 @@ def _packed(
 
 
 def _head(data: bytes, batch: int) -> bytes:
-    return (len(data) | crc32(data) << 32 | (batch & 0xFFFFFFFF) << 64).to_bytes(_HEAD, "little")
+    return (len(data) | crc32(data, _FORMAT) << 32 | (batch & 0xFFFFFFFF) << 64).to_bytes(_HEAD, "little")
 
 
 def _records(data: bytes) -> Iterator[Tuple[Any, Any, Any, Any]]:

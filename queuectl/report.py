@@ -44,6 +44,16 @@ class Report:
         self._unsynced = self._store.syncs
         self.holds = False
 
+    def say(self, text: str) -> None:
+        """Have the console take a line that depends on no end; at once where lines of ends are held."""
+        (self._console.at_once if self.holds else self._console.line)(text)
+
+    def drop_held(self) -> None:
+        """Forget the lines of ends that the store has not been told, and will not be told by this worker."""
+        if self.holds:
+            self._console.drop()
+            self.holds = False
+
     def tell(self, now_mono: float, not_before_mono: float = 0.0) -> Optional[StoreUnavailable]:
         """Show what may be shown; begin a sync if one is due. Returns the error of a sync that failed."""
         error = self._take() if self.is_synced() else None

@@ -107,23 +107,23 @@ class WorkerProcess:
             if error is not None:
                 self._trouble(str(error))
             self._sleep()
-        self._leave()
-        return 1 if self._ends.left_behind else 0
+        return self._leave()
 
     def _enter(self) -> None:
         self._membership.enter(self._config.lease)
         self._ends.enter(recovery.note_path(self._store, self._membership.id, journal.NAME))
 
     def _is_done(self) -> bool:
-        return not self._running and (self._ends.is_empty or (self._stop == NOW and self._ends.gives_up()))
+        return not self._running and (self._ends.is_empty or (self._stop == NOW and self._ends.is_hopeless))
 
-    def _leave(self) -> None:
+    def _leave(self) -> int:
+        told = self._ends.leave()
+        if told:
+            self._membership.leave()
         self._console.line(events.exiting(self._number))
         self._flow.close()
-        self._ends.ahead.close()
-        if not self._ends.left_behind:
-            self._membership.leave()
         self._report.finish()
+        return 0 if told else 1
 
     # -- the turn -----------------------------------------------------------------------------
 
@@ -145,11 +145,11 @@ class WorkerProcess:
                     claims += self._look_again(free - len(claims))
                 elif self._listening and free > 0:
                     self._hang_up()  # all slots are taken now: nobody needs to wake this worker
+            if self._store.settings_seen != self._settings_seen:
+                self._read_settings()
             self._said_trouble = ""
         except StoreUnavailable as error:
             self._trouble(str(error))
-        if self._store.settings_seen != self._settings_seen:
-            self._read_settings()
         for claim in ends.ahead.take(claims, free, now_mono):
             self._begin(claim)
         if ends.ahead.is_low and not self._stop:
@@ -203,8 +203,7 @@ class WorkerProcess:
         self._not_before_mono = time.monotonic() + pause_s
         if what != self._said_trouble:
             self._said_trouble = what
-            say = self._console.at_once if self._report.holds else self._console.line
-            say(events.trouble(self._number, what))
+            self._report.say(events.trouble(self._number, what))
 
     # -- a run's life -------------------------------------------------------------------------
 
@@ -353,12 +352,12 @@ class WorkerProcess:
                 self._fenced()
                 return
             orders = self._store.orders(self._membership.id) if look else None
+            if orders is not None:
+                self._obey(orders, now_mono)
             self._store.tidy()
         except StoreUnavailable as error:
             self._trouble(str(error))
             return
-        if orders is not None:
-            self._obey(orders, now_mono)
         if self._reactor.orphaned and now_mono >= self._sweep_mono:
             self._sweep(now_mono)
 
@@ -416,11 +415,12 @@ class WorkerProcess:
     def _ask_stop(self, level: int) -> None:
         if level <= self._stop:
             return
-        self._console.line(events.stopping(self._number, level == NOW, self._stop > 0))
+        self._report.say(events.stopping(self._number, level == NOW, self._stop > 0))
         self._stop = level
-        self._ends.ahead.until_mono = 0.0
+        self._ends.ahead.stop()
         self._hang_up()
         if level == NOW:
+            self._ends.hurry()
             for execution in self._running.values():
                 self._end(execution, Outcome.STOPPED, time.monotonic())
 

@@ -9,6 +9,7 @@ import sys
 from queuectl.console import Console, LogFile
 from queuectl.db import open_store
 from queuectl.errors import QueuectlError
+from queuectl.membership import hurry_at
 from queuectl.runner.identity import name_process
 from queuectl.worker import WorkerProcess
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
         process = WorkerProcess(
             store, console, int(number), group_id, int(concurrency), queues, bool(drain), lifeline=0
         )
+        hurry_at(store, "SIGQUIT")
         try:
             return process.run()
         except QueuectlError:

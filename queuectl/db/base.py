@@ -62,6 +62,9 @@ class Store(ABC):
     syncs: bool = False
     #: Whether workers of other hosts may use this store, so that only a lease tells that they live.
     many_hosts: bool = False
+    #: Whether whoever uses this store is in a hurry: calls wait for other writers for a second at most. A handler
+    #: of a signal may set it, while a call waits.
+    in_a_hurry: bool = False
     #: How long a look waits for a server that is away, in seconds, before it fails.
     outlast_s: float = 0.0
 

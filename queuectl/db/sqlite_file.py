@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OLDEST_SQLITE = (3, 24, 0)
 # How long a call waits for other writers before it gives up.
 PATIENCE_S = 30.0
+HURRIED_S = 1.0
 # Up to this size a WAL may be left to the next process, which reads it in a fraction of a millisecond.
 SHORT_WAL_BYTES = 256 * 1024
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
@@ -36,6 +37,8 @@ ROOM_BYTES = 32768
 
 class SqliteFile:
     """A connection to a store's file; the base of ``SqliteStore``."""
+
+    in_a_hurry: bool = False
 
     def __init__(self, path: str, create: bool = True, unfinished: bool = False) -> None:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
@@ -285,11 +288,11 @@ class SqliteFile:
         now = time.monotonic()
         if deadline is None:
             deadline = now + PATIENCE_S
-        if now > deadline:
+        waited_s = now - (deadline - PATIENCE_S)
+        if now > deadline or (self.in_a_hurry and waited_s > HURRIED_S):
             holder = self.lock_holder()
             who = "" if holder is None else f": process {holder} has held its lock"
-            raise StoreUnavailable(f"the store {self.path} was busy for {PATIENCE_S:.0f} s{who}. Try again.")
-        waited_s = now - (deadline - PATIENCE_S)
+            raise StoreUnavailable(f"the store {self.path} was busy for {waited_s:.0f} s{who}. Try again.")
         longest_s = 0.0003 if waited_s < 0.002 else 0.002 if waited_s < 0.02 else 0.01
         # Not the random module: it takes a worker 5 ms and 1 MB to import.
         time.sleep(longest_s * (0.1 + 0.9 * os.urandom(1)[0] / 255))

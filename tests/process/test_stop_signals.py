@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 from functools import partial
 
 import pytest
@@ -131,3 +133,27 @@ def test_a_signal_at_any_moment_of_the_start_ends_the_group_in_order(scene: Scen
         assert 0 == group.stop().code
 
         assert [] == scene.queue.store.workers()
+
+
+@pytest.mark.slow
+@pytest.mark.limit(150)
+def test_a_worker_told_twice_gives_up_on_a_lock(scene: Scene) -> None:
+    """Somebody holds the store's lock and never lets go: the end is noted, and the next worker tells it."""
+    job_id = scene.queue.enqueue(scene.journal.command(HELD)).id
+    group = scene.start()
+    scene.noted("start")
+    with contextlib.closing(sqlite3.connect(scene.queue.store.location, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        (scene.folder / "go").touch()
+        scene.noted("end")
+
+        for told in (1, 2):
+            group.send(signal.SIGINT)
+            scene.eventually(lambda told=told: group.out.count("stop signal") == told, timeout=20)
+        done = group.wait(60)
+
+    assert (130, True) == (done.code, "how 1 run ended is noted" in done.out), done.out
+    assert "processing" == scene.state(job_id)
+    scene.drain()
+    assert ["completed"] == scene.outcomes(job_id)
+    scene.judge(acknowledged=[job_id])

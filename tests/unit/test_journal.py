@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, List
@@ -45,7 +46,7 @@ def test_what_was_written_is_read(path: str) -> None:
     assert isinstance(left.ended[0][2], Verdict)
 
 
-def test_a_batch_may_begin_with_a_record_of_any_size(path: str) -> None:
+def test_one_record_of_any_size_takes_the_place_of_all(path: str) -> None:
     """Of a worker that gives up on the store: all that it still had, over what it had noted before."""
     written = journal.Journal(path)
     large = b"x" * (journal.MOST_BYTES + 1)
@@ -53,10 +54,35 @@ def test_a_batch_may_begin_with_a_record_of_any_size(path: str) -> None:
     assert written.begin([2, 3])
     assert written.add([3], [an_end(1)], [])
     assert not written.add([3], [an_end(2)], [(2, [(0, large)], None)])
-    assert written.begin([3], [an_end(1), an_end(2)], [(2, [(0, large)], None)])
+    assert written.replace([3], [an_end(1), an_end(2)], [(2, [(0, large)], None)], [1, 2])
     left = journal.read(path)
 
     assert ([3], [an_end(1), an_end(2)], [(2, [(0, large)], None)]) == (left.waiting, left.ended, left.outputs)
+    assert [1, 2] == left.known
+    assert [os.path.basename(path)] == os.listdir(os.path.dirname(path))
+
+
+def test_what_was_noted_stays_where_there_is_no_room_for_more(path: str) -> None:
+    """A last record that cannot be written costs none of those that were."""
+    written = journal.Journal(path)
+    assert written.begin([2, 3])
+    assert written.add([3], [an_end(1)], [])
+    os.mkdir(path + ".new")
+
+    assert not written.replace([3], [an_end(1), an_end(2)], [], [1, 2])
+
+    assert [an_end(1)] == journal.read(path).ended
+
+
+@pytest.mark.parametrize("body", [(), ([], [(("a job",), 1, 2.0, ("failed",), ("failed",))], [], None), "x"])
+def test_what_another_release_wrote_says_nothing(path: str, body: object) -> None:
+    """Its fields may be others: the runs in it count as lost, and nobody falls over it."""
+    data = marshal.dumps(body)
+    Path(path).write_bytes(journal._head(data, 1) + data)
+
+    left = journal.read(path)
+
+    assert ([], [], [], None) == (left.waiting, left.ended, left.outputs, left.known)
 
 
 def test_no_journal_says_nothing(path: str) -> None:

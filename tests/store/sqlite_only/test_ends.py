@@ -1,0 +1,126 @@
+"""Ends between a worker's loop and the store: what is told, what is kept, and when a worker in a hurry gives up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any, Iterator, List, Tuple
+
+import pytest
+
+from queuectl import ends, journal
+from queuectl.console import Console
+from queuectl.db import open_store
+from queuectl.errors import StoreUnavailable
+from queuectl.job import COMPLETED, Claim, Outcome, RunEnd
+from queuectl.report import Report
+from tests.store.build import T0, specs, worker
+
+
+class Flow:
+    """As much of the output's flow as ends look at."""
+
+    def __init__(self) -> None:
+        self.pending: List[Any] = []
+
+
+class Bench:
+    """A worker without a loop: a store, a console that writes into a file, and its ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store: Any = open_store(str(folder / "jobs.db"))
+        self.store.register(worker("w1"))
+        self.log = folder / "log"
+        self.console = Console(os.open(self.log, os.O_WRONLY | os.O_CREAT, 0o600))
+        self.report = Report(self.store, self.console, lambda: None)
+        self.journal = str(folder / "w1.ahead")
+        self.ends = ends.Ends(self.store, self.console, 0, Flow(), self.report, {})  # type: ignore[arg-type]
+        self.ends.enter(self.journal)
+
+    def held(self, count: int) -> Tuple[Claim, List[Claim]]:
+        """Claim *count* jobs more than one, have the one begun and the others held."""
+        self.store.add(specs(count + 1), T0)
+        claims = self.store.claim("w1", count + 1, (), T0)
+        self.ends.ahead._asked = True
+        return self.ends.ahead.take(claims, 1, time.monotonic())[0], claims[1:]
+
+    def end(self, claim: Claim) -> None:
+        self.ends.due.append((claim, RunEnd(Outcome.COMPLETED, 0, None, None, T0), COMPLETED))
+
+    def said(self) -> str:
+        self.report.tell(time.monotonic())
+        self.console.flush()
+        return self.log.read_text()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.ends.ahead.close()
+    made.store.close()
+
+
+def test_a_fenced_worker_tells_no_end_that_it_drops(bench: Bench) -> None:
+    """Lines of ends that were kept back go with the ends: by the store's account the job still runs."""
+    first, _ = bench.held(1)
+    bench.end(first)
+    assert bench.ends.follow("w1", 1, time.monotonic())
+    assert "" == bench.said()
+
+    bench.ends.enter(bench.journal + "2")
+
+    assert "" == bench.said()
+
+
+def test_only_failures_since_it_was_told_count(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage of long ago is no reason to give up: it tries once more at least, and an answer ends the outage."""
+    monkeypatch.setattr(ends, "GIVE_UP_S", 0.0)
+    first, _ = bench.held(0)
+    bench.end(first)
+    bench.store.in_a_hurry = True
+    with contextlib.closing(sqlite3.connect(bench.store.location, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable):
+            bench.ends.hand_in("w1", 0, ())
+        assert bench.ends.is_hopeless
+
+        bench.ends.hurry()
+        assert not bench.ends.is_hopeless
+        with pytest.raises(StoreUnavailable):
+            bench.ends.hand_in("w1", 0, ())
+        assert bench.ends.is_hopeless
+    bench.ends.hand_in("w1", 0, ())
+
+    assert not bench.ends.is_hopeless
+    assert bench.ends.leave()
+
+
+def test_what_is_left_behind_names_all_that_had_begun(bench: Bench) -> None:
+    """Ends kept back and due are noted together, what is held waits, and nothing else has begun."""
+    first, (second, third) = bench.held(2)
+    bench.end(first)
+    assert [second.run_id] == [claim.run_id for claim in bench.ends.follow("w1", 1, time.monotonic())]
+    bench.end(second)
+
+    assert not bench.ends.leave()
+
+    left = journal.read(bench.journal)
+    assert [first.run_id, second.run_id] == [claim.run_id for claim, _, _ in left.ended]
+    assert ([third.run_id], [first.run_id, second.run_id]) == (left.waiting, left.known)
+    assert (
+        "[worker 0] gave up on the store: how 2 runs ended is noted, and told by the next worker here\n" == bench.said()
+    )
+
+
+def test_a_worker_that_is_to_stop_asks_for_nothing_more(bench: Bench) -> None:
+    """However good the row was: what it holds is given back, and no claim goes beyond its free slots."""
+    bench.ends.ahead._size = 7
+    assert 7 == bench.ends.ahead.ask(())
+
+    bench.ends.ahead.stop()
+
+    assert 0 == bench.ends.ahead.ask(())
