@@ -13,7 +13,7 @@ import time
 from queuectl import faults
 from queuectl.db.postgres_link import ConnectionLost
 from queuectl.db.postgres_views import PostgresViews
-from queuectl.db.rules import generated_number, number_jobs, refuse_spent, to_json
+from queuectl.db.rules import MAX_RETRIES, generated_number, number_jobs, refuse_spent, to_json
 from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
@@ -257,7 +257,7 @@ _COPY = """
     FROM STDIN
     """
 
-_DEFAULT_RETRIES = "coalesce((SELECT value::int FROM queuectl.settings WHERE key = 'max_retries'), 3)"
+_DEFAULT_RETRIES = f"coalesce((SELECT value::int FROM queuectl.settings WHERE key = 'max_retries'), {MAX_RETRIES})"
 
 # The clock is read under the lock, so that jobs are due in the order in which they came.
 _ADD_ONE = f"""

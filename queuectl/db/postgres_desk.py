@@ -5,7 +5,7 @@ from __future__ import annotations
 from queuectl import faults
 from queuectl.db.postgres_add import NOTIFY, PostgresAdd
 from queuectl.db.postgres_views import COUNTED, LISTED, conditions, within
-from queuectl.db.rules import RETRIABLE, due_after_edit, to_json
+from queuectl.db.rules import CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, due_after_edit, to_json
 from queuectl.errors import JobNotFound, NotInDlq, WrongState
 
 TYPE_CHECKING = False
@@ -59,7 +59,7 @@ class PostgresDesk(PostgresAdd):
                 answer[job_id] = "processing" if state == "processing" else "cancelled"
                 if state != "processing":
                     move(moves, queue, state, "cancelled")
-            run(_CANCEL, {"seqs": [row[0] for row in found.values()], "now": at})
+            run(_CANCEL, {"seqs": [row[0] for row in found.values()], "now": at, "reason": CANCELLED_WAITING})
             count(run, moves)
             faults.point("cancelling")
             return answer
@@ -151,7 +151,7 @@ class PostgresDesk(PostgresAdd):
                 columns["run_at"] = due_after_edit(changes, now)
             elif name == "max_retries" and value is None:
                 found = run("SELECT value FROM queuectl.settings WHERE key = 'max_retries'").fetchone()
-                columns[name] = int(found[0]) if found else 3
+                columns[name] = int(found[0]) if found else MAX_RETRIES
             elif value is not None or name in ("timeout_s", "backoff_base"):
                 columns[name] = value
         if "run_at" in columns:
@@ -274,7 +274,7 @@ _CANCEL = """
            state = CASE WHEN state = 'processing' THEN state ELSE 'cancelled' END,
            ready = 0, updated_at = %(now)s::float8,
            ended_at = CASE WHEN state = 'processing' THEN NULL ELSE %(now)s::float8 END,
-           reason = CASE WHEN state = 'processing' THEN reason ELSE 'cancelled while it waited' END
+           reason = CASE WHEN state = 'processing' THEN reason ELSE %(reason)s::text END
      WHERE seq = ANY(%(seqs)s::bigint[])
     """
 

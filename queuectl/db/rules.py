@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # For each job that is claimed ahead so many must wait that nobody lacks work.
 PLENTY = 16
+# The setting of this name, where nobody has set it.
+MAX_RETRIES = 3
 CANCELLED_WAITING = "cancelled while it waited"
 RETRIABLE = ("completed", "dead", "cancelled", "failed")
 

@@ -10,11 +10,10 @@ import time
 
 from queuectl import faults
 from queuectl.db.base import Finished, Store
-from queuectl.db.rules import PLENTY, generated_number, to_json
-from queuectl.db.sqlite_desk import MAX_RETRIES, SqliteDesk, note_move, write_moves
+from queuectl.db.rules import MAX_RETRIES, PLENTY, generated_number, number_jobs, refuse_spent, to_json
+from queuectl.db.sqlite_desk import SqliteDesk, note_move, write_moves
 from queuectl.db.sqlite_views import SqliteViews
 from queuectl.db.sqlite_workers import SqliteWorkers
-from queuectl.errors import JobExists
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,40 +78,16 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         if not given and not taken:
             db.execute("UPDATE store SET next_number = ?", (next_number + len(specs),))
             return ["job%d" % number for number in range(next_number, next_number + len(specs))]
-        self._refuse_taken(db, given, next_number)
-        for job_id in given:
-            number = generated_number(job_id)
-            if number is not None:
-                db.execute("INSERT INTO taken_numbers (number) VALUES (?)", (number,))
         reserved = {row[0] for row in db.execute("SELECT number FROM taken_numbers")}
-        ids = []
-        for spec in specs:
-            if spec.id is not None:
-                ids.append(spec.id)
-                continue
-            while next_number in reserved:
-                next_number += 1
-            ids.append("job%d" % next_number)
-            next_number += 1
-        while next_number in reserved:
-            next_number += 1
+        existing = {name for name in given if db.execute("SELECT 1 FROM jobs WHERE id = ?", (name,)).fetchone()}
+        refuse_spent(given, existing, next_number, reserved)
+        numbers = {number for number in map(generated_number, given) if number is not None}
+        ids, next_number, ahead = number_jobs(specs, next_number, reserved | numbers)
         db.execute("UPDATE store SET next_number = ?", (next_number,))
         db.execute("DELETE FROM taken_numbers WHERE number < ?", (next_number,))
+        fresh = sorted(ahead - reserved)
+        db.executemany("INSERT INTO taken_numbers (number) VALUES (?)", [(number,) for number in fresh])
         return ids
-
-    def _refuse_taken(self, db: sqlite3.Connection, given: Sequence[str], next_number: int) -> None:
-        seen = set()
-        for job_id in given:
-            if job_id in seen:
-                raise JobExists(job_id, JobExists.TWICE)
-            seen.add(job_id)
-            if db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone():
-                raise JobExists(job_id)
-            number = generated_number(job_id)
-            if number is not None and (
-                number < next_number or db.execute("SELECT 1 FROM taken_numbers WHERE number = ?", (number,)).fetchone()
-            ):
-                raise JobExists(job_id, "was used by an earlier job")
 
     # -- runs ---------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from queuectl import faults
-from queuectl.db.rules import CANCELLED_WAITING, RETRIABLE, due_after_edit, to_json
+from queuectl.db.rules import CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, due_after_edit, to_json
 from queuectl.db.sqlite_file import SqliteFile
 from queuectl.db.sqlite_views import COUNTED, conditions
 from queuectl.errors import JobNotFound, NotInDlq, WrongState
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     Moves = Dict[Tuple[str, str, str], int]  # (queue, state before, state after): how many jobs
 
-# The setting of this name, where nobody has set it.
-MAX_RETRIES = 3
 # Run ids are fencing tokens and row numbers keys of pages: the largest are remembered before their rows may go.
 _KEEP_LAST_NUMBERS = """
     UPDATE store

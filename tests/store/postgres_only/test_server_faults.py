@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 
 import pytest
 
@@ -34,22 +35,25 @@ def own_server():
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 24 MiB that the server's user may write to."""
+def small_disk():
+    """A disk of 24 MiB that the server's user may write to.
+
+    Not within pytest's own folder: each session that starts takes the way through that from other users.
+    """
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size=24m,uid={NOBODY},gid={NOBODY},mode=700", "small", str(folder)],
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.skip("no tmpfs can be mounted here")
-    for parent in [tmp_path, *tmp_path.parents][:-2]:  # the server is another user
-        os.chmod(parent, os.stat(parent).st_mode | 0o011)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    folder = tempfile.mkdtemp(prefix="sd-", dir="/tmp")
+    try:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size=24m,uid={NOBODY},gid={NOBODY},mode=700", "small", folder],
+            check=False,
+        )
+        if done.returncode != 0:
+            pytest.skip("no tmpfs can be mounted here")
+        yield folder
+        subprocess.run(["umount", "--lazy", folder], check=True)
+    finally:
+        os.rmdir(folder)
 
 
 def test_a_full_disk_of_the_server_loses_nothing(own_server, small_disk, open_one):
@@ -70,7 +74,7 @@ def test_a_full_disk_of_the_server_loses_nothing(own_server, small_disk, open_on
         store.add([spec("true " + os.urandom(60_000).hex())] * 100, T0)
 
     assert (len(ids), before) == (before, len(store.jobs(EVERYTHING, limit=10_000)))
-    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
     assert [True] == store.finish("w1", [completed(claim, T0)], now=T0).accepted
     assert [f"job{len(ids) + 1}"] == store.add([spec()], T0)
     assert [] == store.check()
