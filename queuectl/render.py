@@ -281,8 +281,8 @@ def write_json_lines(items: Iterable[Dict[str, Any]]) -> None:
 
 
 def plural(count: int, noun: str) -> str:
-    """Return ``1 job``, ``2 jobs``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """Return ``1 job``, ``2,000 jobs``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def size_text(size: int) -> str:

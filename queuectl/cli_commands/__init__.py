@@ -27,8 +27,6 @@ class Entry:
         self.subcommands = subcommands  # empty: the word is a command itself
 
 
-SERVICE = ("install", "uninstall", "status", "show")
-
 TABLE: Dict[str, Entry] = {
     entry.name: entry
     for entry in (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def copy(args: Args) -> int:
     """``copy --to URL|PATH``."""
     from queuectl.cli_commands.progress import Bar
-    from queuectl.render import note
+    from queuectl.render import note, plural
 
     if not args.to:
         raise UsageError("copy needs --to: the store to copy into, a path or postgresql://...")
@@ -35,9 +35,8 @@ def copy(args: Args) -> int:
         _print_json(copied)
     elif not args.quiet:
         rows = copied.rows
-        what = (
-            f"{_many(rows['jobs'], 'job')}, {_many(rows['runs'], 'run')} and {_many(rows['output'], 'piece')} of output"
-        )
+        counts = [plural(rows[table], noun) for table, noun in (("jobs", "job"), ("runs", "run"), ("output", "piece"))]
+        what = f"{counts[0]}, {counts[1]} and {counts[2]} of output"
         if copied.already:
             print(f"{copied.target} is a complete copy already, of {what}; nothing was written.")
         else:
@@ -46,10 +45,6 @@ def copy(args: Args) -> int:
         print("All counts and checksums agree.")
         note(f"from now on use the copy (--db or QUEUECTL_DB); {copied.source} is as it was.")
     return 0
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _print_json(copied: Copied) -> None:
