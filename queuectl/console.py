@@ -1,13 +1,17 @@
 """Where a worker's lines go: the terminal or pipe it was started on, or a rotated log file.
 
 Writing never blocks for long: a terminal that is held (Ctrl-S) or a pipe that nobody reads must
-not keep a worker from its timeouts and its lease. What does not fit is kept, up to a limit.
+not keep a worker from its timeouts and its lease. What does not fit is kept, up to a limit, and so
+is what finds a disk full; once there is room again, a line says how much was left out.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+
+from queuectl import events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 # A pipe that polls as writable takes this much at once (POSIX: PIPE_BUF is at least 512, Linux 4096).
 PIECE = 4096
 MOST_HELD = 1 << 20
+# Nobody will ever read again. Anything else, such as a full disk, may pass.
+GONE = frozenset((errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF))
 LOG_BYTES = 5 * 1024 * 1024
 LOG_FILES = 3
 
@@ -32,6 +38,7 @@ class Console:
         self._held = bytearray()  # released, not written
         self._waiting = bytearray()  # not released
         self._released = 0  # bytes released so far
+        self._left_out = 0  # lines that there was no room for, and of which nobody was told yet
         self._poll: Any = None
         self._writer: Optional[_Writer] = None
         self._encoding = "utf-8"
@@ -56,6 +63,10 @@ class Console:
 
     def line(self, text: str) -> None:
         """Take one line; after a command's output that ended within a line, begin a new one."""
+        # What waits for its release does not count: that is soon over, and long commands make long lines.
+        if (self._left_out or len(self._held) > MOST_HELD) and not self._resumes():
+            self._left_out += 1
+            return
         if not self._start_of_line:
             self._waiting += b"\n"
         self._waiting += text.encode(self._encoding, "backslashreplace") + b"\n"
@@ -71,10 +82,23 @@ class Console:
 
     def raw(self, data: bytes) -> None:
         """Take a command's output as it is."""
-        if len(self._held) + len(self._waiting) > MOST_HELD:  # nobody reads: the store keeps the output anyway
+        held = len(self._held) + len(self._waiting)
+        if held > MOST_HELD or (self._left_out and not self._resumes()):
+            self._left_out += data.count(b"\n") or 1  # the store keeps the output anyway
             return
         self._waiting += data
         self._start_of_line = data.endswith(b"\n")
+
+    def _resumes(self) -> bool:
+        """Say whether lines are taken again after some were not; they begin with one that says how many.
+
+        Only when half of the room is free: a reader who is a little too slow would else read of little but gaps.
+        """
+        if len(self._held) > MOST_HELD // 2:
+            return False
+        count, self._left_out = self._left_out, 0
+        self.line(events.left_out(count))
+        return True
 
     def position(self) -> int:
         """Return how far what was taken so far reaches, for ``release``."""
@@ -82,6 +106,8 @@ class Console:
 
     def release(self, position: Optional[int] = None) -> None:
         """Let everything up to *position* be written; None: everything."""
+        if self._left_out:  # perhaps no line follows that would say it
+            self._resumes()
         size = len(self._waiting) if position is None else position - self._released
         if size > 0:
             self._held += self._waiting[:size]
@@ -103,13 +129,12 @@ class Console:
         while self._held and self._fd is not None:
             if self._poll is not None and not self._poll.poll(0):
                 return False
-            size = len(self._held) if self._poll is None else PIECE
             try:
-                written = os.write(self._fd, self._held[:size])
-            except BlockingIOError:
-                return False
-            except OSError:  # the reader is gone; the work goes on
-                self._fd = None
+                written = os.write(self._fd, self._held if self._poll is None else self._held[:PIECE])
+            except OSError as error:
+                if error.errno not in GONE:
+                    return False
+                self._fd = None  # the reader is gone; the work goes on
                 break
             del self._held[:written]
         if self._fd is None:
@@ -119,6 +144,8 @@ class Console:
     def finish(self, patience_s: float = 1.0) -> None:
         """Write the rest, waiting a moment for a slow reader."""
         self.release()
+        if self._left_out and self.flush():  # there is room since a moment ago
+            self.release()
         if self._writer is not None:
             self.flush()
             self._writer.finish(patience_s)
@@ -161,7 +188,8 @@ class LogFile(Console):
             rest = self._held[end:] if end else bytearray()
             del self._held[len(self._held) - len(rest) :]
             done = super().flush()
-            if not end:
+            if not end or not done:
+                self._held += rest
                 return done
             try:
                 self._rotate()

@@ -115,6 +115,11 @@ def gave_up(number: int, runs: int, noted: bool, many_hosts: bool) -> str:
     return f"[worker {number}] gave up on the store: {what} is noted, and told by the next worker here{soon}"
 
 
+def left_out(lines: int) -> str:
+    """There was no room for lines for a while: nobody read, or the disk was full."""
+    return f"[{lines:,} {'line' if lines == 1 else 'lines'} left out: there was no room for more]"
+
+
 def exiting(number: int) -> str:
     """A worker ends in order."""
     return f"[worker {number}] exiting"
