@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -182,6 +183,33 @@ def test_a_worker_on_a_full_disk_that_is_told_twice_gives_up(disk: Disk, scene: 
     scene.drain()
     assert ["lost", "completed"] == scene.outcomes(job_id)
     scene.judge(acknowledged=[job_id])
+
+
+def test_a_full_disk_delays_what_a_worker_says(
+    disk: Disk, cli: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """Its output is there, its store elsewhere: jobs go on, and with room again so do the lines, none missing."""
+    where = {"QUEUECTL_HOME": str(disk.path.parent / "elsewhere")}
+    cli("enqueue", "--", "true", env=where, code=0)
+    said = disk.path / "said"
+    with said.open("wb") as output:
+        words = [sys.executable, "-m", "queuectl", "worker", "start"]
+        worker = subprocess.Popen(words, stdout=output, env={**os.environ, **where})
+    try:
+        eventually(lambda: b"job job1 completed" in said.read_bytes())
+        disk.fill()
+        for count in range(2, 60):  # more than the rest of a block holds
+            cli("run", "-q", "--id", f"job{count}", "--", "true", "x" * 1000, env=where, code=0)
+        assert b"job59" not in said.read_bytes()
+        disk.free()
+        cli("run", "-q", "--id", "last", "--", "true", env=where, code=0)
+        eventually(lambda: b"job last completed" in said.read_bytes())
+    finally:
+        worker.terminate()
+        worker.wait()
+
+    jobs = [*(f"job{count}" for count in range(1, 60)), "last"]
+    assert jobs == [line.split()[3] for line in said.read_text().splitlines() if line.endswith(" completed")]
 
 
 def test_a_checkpoint_for_which_there_is_no_room(disk: Disk, scene: Scene) -> None:
