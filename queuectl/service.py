@@ -57,7 +57,7 @@ def plan(service: Service, config: Config) -> Plan:
     if os.name == "nt":
         return _scheduled_task(service)
     if sys.platform == "darwin":
-        return _launchd(service)
+        return _launchd(service, config)
     if sys.platform.startswith("linux"):
         return _systemd(service, config)
     raise QueuectlError(
@@ -101,8 +101,13 @@ def settings(service: Service) -> List[Tuple[str, str]]:
     return found
 
 
+def _stop_s(config: Config) -> float:
+    """Return how long a stop lets running jobs go on, and what then ends them, in seconds."""
+    return PATIENCE_S if config.timeout is None else config.timeout + config.kill_grace + 10
+
+
 def _systemd(service: Service, config: Config) -> Plan:
-    stop_s = PATIENCE_S if config.timeout is None else config.timeout + config.kill_grace + 10
+    stop_s = _stop_s(config)
     target = "multi-user" if service.system else "default"
     lines = [
         "[Unit]",
@@ -112,7 +117,7 @@ def _systemd(service: Service, config: Config) -> Plan:
         "# The workers have registered when the service counts as started.",
         "Type=notify",
         "NotifyAccess=main",
-        f"ExecStart={' '.join(_systemd_word(word) for word in words(service))}",
+        f"ExecStart={_systemd_command(words(service))}",
         *(f"Environment={_systemd_word(f'{name}={value}')}" for name, value in settings(service)),
         "# A stop lets running jobs finish. Only the supervisor is asked; it asks its workers.",
         "KillMode=mixed",
@@ -144,12 +149,21 @@ def _config_home() -> str:
 
 
 def _systemd_word(word: str) -> str:
-    """Quote *word* as systemd.syntax(7) wants it: % and $ doubled, quotes and blanks within double quotes."""
-    tidy = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    """Quote *word* as systemd.syntax(7) wants it: % doubled, quotes and blanks within double quotes."""
+    tidy = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{tidy}"' if any(character in word for character in " \t'\"\\;") or not word else tidy
 
 
-def _launchd(service: Service) -> Plan:
+def _systemd_command(command: Sequence[str]) -> str:
+    """Quote a command: in its words, as not in a variable's value, a $ is special and must be doubled.
+
+    It is not in the path to the program, which is also the first word: "@" keeps the two apart.
+    """
+    quoted = [_systemd_word(word.replace("$", "$$")) for word in command]
+    return " ".join(quoted if "$" not in command[0] else [_systemd_word("@" + command[0]), *quoted])
+
+
+def _launchd(service: Service, config: Config) -> Plan:
     from xml.sax.saxutils import escape
 
     arguments = "\n".join(f"    <string>{escape(word)}</string>" for word in words(service))
@@ -173,7 +187,7 @@ def _launchd(service: Service) -> Plan:
   <key>RunAtLoad</key><true/>
   <key>KeepAlive</key><dict><key>SuccessfulExit</key><false/></dict>
   <!-- A stop lets running jobs finish for this many seconds. -->
-  <key>ExitTimeOut</key><integer>{PATIENCE_S:.0f}</integer>
+  <key>ExitTimeOut</key><integer>{_stop_s(config):.0f}</integer>
   <!-- Workers whose supervisor dies finish their jobs and exit. -->
   <key>AbandonProcessGroup</key><true/>
 </dict>
