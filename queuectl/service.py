@@ -101,6 +101,20 @@ def settings(service: Service) -> List[Tuple[str, str]]:
     return found
 
 
+def holds_password(service: Service) -> bool:
+    """Say whether what is written for *service* holds the password of a database.
+
+    Raises:
+        StoreRefused: The URL cannot be read.
+    """
+    location = dict(settings(service)).get("QUEUECTL_DB", "")
+    if not location.startswith(("postgresql://", "postgres://")):
+        return False
+    from queuectl.db.postgres import parse_url
+
+    return "password" in parse_url(location).parameters
+
+
 def _stop_s(config: Config) -> float:
     """Return how long a stop lets running jobs go on, and what then ends them, in seconds."""
     return PATIENCE_S if config.timeout is None else config.timeout + config.kill_grace + 10

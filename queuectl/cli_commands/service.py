@@ -14,24 +14,39 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Optional, Sequence, Tuple
 
     from queuectl.cli_commands.spec import Args
-    from queuectl.service import Plan
+    from queuectl.service import Plan, Service
 
 MISSING = "it is not there"
 
 
-def _plan(args: Args) -> Plan:
-    from queuectl.service import Service, plan
+def _wanted(args: Args) -> Service:
+    from queuectl.service import Service
 
-    with Queue(args.db) as queue:
-        config = queue.config()
     count, concurrency = getattr(args, "count", 1), getattr(args, "concurrency", 1)
-    return plan(Service(count, concurrency, getattr(args, "queue", None) or (), bool(args.system), args.db), config)
+    return Service(count, concurrency, getattr(args, "queue", None) or (), bool(args.system), args.db)
+
+
+def _plan(args: Args, create: bool) -> Plan:
+    """Return what is to be written, which depends on the settings of the store."""
+    from queuectl.service import plan
+
+    with Queue(args.db, create=create) as queue:
+        config = queue.config()
+    return plan(_wanted(args), config)
+
+
+def _there(args: Args) -> Plan:
+    """Return where things are and how they are undone, whatever was written: the store may be away for good."""
+    from queuectl.config import Config
+    from queuectl.service import plan
+
+    return plan(_wanted(args), Config({}))
 
 
 def show(args: Args) -> int:
     """``service show``."""
     check_start(args)
-    found = _plan(args)
+    found = _plan(args, create=args.may_make_store)
     if args.json:
         from queuectl.render import write_json
 
@@ -46,11 +61,9 @@ def show(args: Args) -> int:
 def install(args: Args) -> int:
     """``service install``."""
     check_start(args)
-    found = _plan(args)
+    found = _plan(args, create=True)
     if found.path is not None:
-        _write(found.path, found.text, found.encoding)
-        if not args.quiet:
-            print(f"Wrote {found.path}")
+        _install_file(args, found, found.path)
     if args.no_start:
         if not args.quiet:
             print("To start it: " + "; ".join(" ".join(words) for words in found.enable))
@@ -74,7 +87,7 @@ def install(args: Args) -> int:
 
 def uninstall(args: Args) -> int:
     """``service uninstall``."""
-    found = _plan(args)
+    found = _there(args)
     if found.path is not None and not os.path.exists(found.path):
         raise QueuectlError(f"there is no {found.kind} at {found.path}. Nothing was changed.")
     why = _unreachable(found)
@@ -99,7 +112,7 @@ def status(args: Args) -> int:
     """``service status``."""
     import subprocess
 
-    found = _plan(args)
+    found = _there(args)
     why = _unreachable(found)
     if not args.json:
         if why is not None:
@@ -120,11 +133,29 @@ def status(args: Args) -> int:
     return 0 if document["running"] else 1
 
 
-def _write(path: str, text: str, encoding: str) -> None:
-    """Write the file whole or not at all."""
+def _install_file(args: Args, found: Plan, path: str) -> None:
+    from queuectl.render import note
+    from queuectl.service import holds_password
+
+    secret = holds_password(_wanted(args))
+    # systemd complains at each reload about a unit of the system that others may not read.
+    _write(path, found.text, found.encoding, 0o644 if args.system and not secret else 0o600)
+    if not args.quiet:
+        print(f"Wrote {path}")
+    if secret:
+        note(
+            f"{path} holds the password of the store's URL, and the service manager may show it to others. "
+            "Put it into ~/.pgpass and leave it out of the URL."
+        )
+
+
+def _write(path: str, text: str, encoding: str, mode: int) -> None:
+    """Write the file whole or not at all; *mode* is the new one's, whatever an older one's was."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     hidden = path + ".new"
-    with open(hidden, "w", encoding=encoding) as file:
+    if os.path.lexists(hidden):
+        os.remove(hidden)
+    with open(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding=encoding) as file:
         file.write(text)
     os.replace(hidden, path)
 

@@ -15,6 +15,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from queuectl import service, service_task
+from queuectl.config import Config
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="systemd is Linux's service manager")
 
@@ -62,6 +63,33 @@ def test_a_path_with_blanks_and_percents_is_quoted(cli, tmp_path):
 
 
 @LINUX
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not on this machine")
+@pytest.mark.parametrize("name", ["a 100% $HOME", "$$", "${x}", ";"])
+def test_systemd_reads_the_names_as_they_are(home, name):
+    """In a variable's value $ is a sign like any other; in the command it is not, save in the path to the program."""
+    folder = home.parent / name
+    folder.mkdir()
+    script = folder / "queuectl"
+    script.write_text(f"#!{sys.executable}\nfrom queuectl.main import main\nmain()\n")
+    script.chmod(0o755)
+    env = {**os.environ, "QUEUECTL_HOME": str(folder), "QUEUECTL_DB": str(folder / "store.db")}
+    unit = home.parent / "queuectl.service"
+    with unit.open("wb") as file:
+        subprocess.run([str(script), "service", "show", "--queue", "mail"], stdout=file, env=env, check=True)
+
+    answer = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)],
+        capture_output=True, text=True, check=False, env={**os.environ, "SYSTEMD_LOG_LEVEL": "debug"},
+    )  # fmt: skip
+
+    said = [line.strip() for line in (answer.stdout + answer.stderr).splitlines()]
+    assert f"Environment: QUEUECTL_HOME={folder}" in said
+    assert f"Environment: QUEUECTL_DB={folder / 'store.db'}" in said
+    assert not [line for line in said if "is not executable" in line]
+    assert answer.returncode == 0
+
+
+@LINUX
 def test_systemd_accepts_the_unit(cli, tmp_path):
     """``systemd-analyze verify`` has nothing to say about it."""
     if not shutil.which("systemd-analyze"):
@@ -89,6 +117,51 @@ def test_install_writes_the_file_and_uninstall_without_one_says_so(cli, tmp_path
     assert installed.out.startswith(f"Wrote {path}\nTo start it: systemctl --user daemon-reload;")
     assert 1 == missing.code
     assert f"queuectl: there is no systemd unit at {path}. Nothing was changed.\n" == missing.err
+
+
+@LINUX
+@pytest.mark.parametrize("location", ["missing.db", "postgresql://me@127.0.0.1:1/gone", "postgresql://cannot be read"])
+def test_a_service_is_looked_at_and_removed_without_its_store(cli, tmp_path, home, location):
+    """The store may be away for good, and none is made."""
+    env = {"XDG_CONFIG_HOME": str(tmp_path), "PATH": str(tmp_path)}
+    cli("service", "install", "--no-start", env=env, code=0)
+    shutil.rmtree(str(home))
+    env["QUEUECTL_DB"] = location
+
+    document = json.loads(cli("service", "status", "--json", env=env, code=1).out)
+    removed = cli("service", "uninstall", env=env, code=0)
+
+    path = tmp_path / "systemd" / "user" / "queuectl.service"
+    assert ("Removed the systemd unit queuectl; its jobs are kept.\n", True) == (removed.out, document["installed"])
+    assert (False, False, False) == (path.exists(), home.exists(), os.path.exists("missing.db"))
+
+
+def test_a_look_at_the_unit_makes_no_store_that_was_named(cli):
+    """It may be mistyped."""
+    shown = cli("service", "show", "--db", "mistyped.db")
+
+    assert (1, "", False) == (shown.code, shown.out, os.path.exists("mistyped.db"))
+    assert "there is no store at" in shown.err
+
+
+@LINUX
+@pytest.mark.parametrize("before", ["nothing", "a unit", "an unfinished one"])
+def test_only_its_user_can_read_the_unit(cli, tmp_path, before):
+    """What it says of the store may be a secret; whatever was there, and whatever new files are usually like."""
+    path = tmp_path / "systemd" / "user" / "queuectl.service"
+    path.parent.mkdir(parents=True)
+    if before != "nothing":
+        there = path if before == "a unit" else path.with_name(path.name + ".new")
+        there.write_text("[Unit]\n")
+        there.chmod(0o644)
+    mask = os.umask(0)
+    try:
+        cli("service", "install", "--no-start", env={"XDG_CONFIG_HOME": str(tmp_path)}, code=0)
+    finally:
+        os.umask(mask)
+
+    assert (0o600, ["queuectl.service"]) == (path.stat().st_mode & 0o777, os.listdir(path.parent))
+    assert "[Install]" in path.read_text()
 
 
 @LINUX
@@ -184,18 +257,18 @@ TASK = "{http://schemas.microsoft.com/windows/2004/02/mit/task}"
 ODD_HOME = "/a & b/100% <home> $(x) 'y'"
 
 
-def planned(monkeypatch, make, system=False, **how):
+def planned(monkeypatch, make, *more, system=False, **how):
     """Return what a kind of service manager would be told by a user whose home has an odd name."""
     monkeypatch.setenv("QUEUECTL_HOME", ODD_HOME)
     monkeypatch.setenv("USERDOMAIN", "HERE")
     monkeypatch.setenv("USERNAME", "ann")
-    return make(service.Service(how.get("workers", 3), 2, ("mail",), system, None))
+    return make(service.Service(how.get("workers", 3), 2, ("mail",), system, None), *more)
 
 
 @pytest.mark.parametrize("system", [False, True])
 def test_launchd_reads_the_agent(monkeypatch, system):
     """A property list with keys that launchd knows, each of its type; names with any characters."""
-    plan = planned(monkeypatch, service._launchd, system)
+    plan = planned(monkeypatch, service._launchd, Config({}), system=system)
     found = plistlib.loads(plan.text.encode(plan.encoding))
 
     assert "queuectl" == found.pop("Label")
@@ -209,10 +282,17 @@ def test_launchd_reads_the_agent(monkeypatch, system):
     assert ("launchctl", "list", "queuectl") == plan.enable[-1] == plan.status
 
 
+def test_launchd_waits_as_long_as_a_job_may_run(monkeypatch):
+    """As systemd does."""
+    plan = planned(monkeypatch, service._launchd, Config({"timeout": "10m", "kill_grace": "20"}))
+
+    assert 630 == plistlib.loads(plan.text.encode())["ExitTimeOut"]
+
+
 @pytest.mark.parametrize("system", [False, True])
 def test_the_task_scheduler_reads_the_task(monkeypatch, system):
     """Elements of the schema, without its defaults that are wrong for workers; schtasks wants UTF-16 with its mark."""
-    plan = planned(monkeypatch, service._scheduled_task, system)
+    plan = planned(monkeypatch, service._scheduled_task, system=system)
     data = plan.text.encode(plan.encoding)
     root = ET.fromstring(data)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 
 import pytest
@@ -96,6 +97,27 @@ def test_a_worker_told_twice_to_stop_leaves_an_end_for_the_next(
     assert (130, True) == (code, "how 1 run ended is noted" in group.out), group.out
     assert "picked" not in drained.out
     assert ("completed", [Outcome.COMPLETED], b"ended\n") == (job.state, [run.state for run in runs], output)
+
+
+@pytest.mark.posix
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="systemd is Linux's service manager")
+@pytest.mark.parametrize("where", ["before the host", "query"])
+def test_a_password_in_a_unit_is_told(url, cli, tmp_path, where):
+    """With where it belongs; a URL without one is nobody's secret."""
+    path = tmp_path / "systemd" / "user" / "queuectl.service"
+    env = {"XDG_CONFIG_HOME": str(tmp_path)}
+    secret = url.replace("postgres@", "postgres:s3cr3t@") if where != "query" else url + "&password=s3cr3t"
+
+    told = cli("service", "install", "--no-start", "-q", "--db", secret, env=env, code=0)
+    mode = path.stat().st_mode & 0o777
+    plain = cli("service", "install", "--no-start", "-q", "--db", url, env=env, code=0)
+
+    assert told.err == (
+        f"queuectl: {path} holds the password of the store's URL, and the service manager may show it to others. "
+        "Put it into ~/.pgpass and leave it out of the URL.\n"
+    )
+    assert ("", 0o600) == (told.out, mode)
+    assert ("", "") == (plain.out, plain.err)
 
 
 @pytest.mark.posix
