@@ -11,7 +11,7 @@ from queuectl.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, List
+    from typing import Iterator, List, Sequence
 
     from queuectl.cli_commands.spec import Args
 
@@ -110,19 +110,20 @@ def _files(queue: Queue) -> Iterator[Finding]:
         return
     found = os.stat(path)
     yield Finding(OK, "store", f"{path}, {size_text(found.st_size)}")
-    yield from _permissions(path)
+    real = os.path.realpath(path)  # SQLite follows links: what belongs to the store lies beside the file itself
+    yield from _permissions(real, [os.path.dirname(real), os.path.realpath(os.path.dirname(path))])
     try:
-        wal_bytes = os.stat(path + "-wal").st_size
+        wal_bytes = os.stat(real + "-wal").st_size
     except OSError:
         wal_bytes = 0
     if wal_bytes > LARGE_WAL_BYTES:
         yield Finding(
             BAD,
             "log",
-            f"the write-ahead log {path}-wal has grown to {size_text(wal_bytes)}.",
+            f"the write-ahead log {real}-wal has grown to {size_text(wal_bytes)}.",
             "Some program keeps a read transaction open on the store: close it.",
         )
-    free_bytes = _free_bytes(os.path.dirname(path))
+    free_bytes = _free_bytes(os.path.dirname(real))
     if free_bytes < LEAST_FREE_BYTES:
         text = f"only {size_text(free_bytes)} are free beside the store."
         yield Finding(BAD, "disk", text, "Make room; 'queuectl prune' helps.")
@@ -136,15 +137,18 @@ def _free_bytes(folder: str) -> int:
     return disk_usage(folder).free
 
 
-def _permissions(path: str) -> Iterator[Finding]:
-    """A job's command and environment may hold secrets, and who can write a job can run commands."""
+def _permissions(path: str, folders: Sequence[str]) -> Iterator[Finding]:
+    """A job's command and environment may hold secrets, and who can write a job can run commands.
+
+    So can who puts another file, or another link, into one of the *folders* that lead to the store.
+    """
     if os.name == "nt":
         return
     if not os.access(path, os.W_OK):
         text = f"you may only read {path}: nothing can be enqueued or run from here."
         yield Finding(BAD, "access", text, "Use the user that it belongs to, or name another with --db.")
     wrong = []
-    for name, mask in ((path, 0o077), (os.path.dirname(path), 0o022)):
+    for name, mask in ((path, 0o077), *((folder, 0o022) for folder in dict.fromkeys(folders))):
         mode = os.stat(name).st_mode & 0o7777
         # A folder for everybody, such as /tmp, is safe to have the file in if it is sticky.
         if mode & mask and not (os.path.isdir(name) and mode & 0o1000):

@@ -49,8 +49,8 @@ class SqliteFile:
         self.location = path
         self._identity = self._existing(path, create)
         # SQLite follows links and puts the WAL beside the file itself; so do doorbells and notes.
-        real = os.path.realpath(path)
-        self.run_folder, self._wal_path = real + "-run", real + "-wal"
+        self._real_path = os.path.realpath(path)
+        self.run_folder, self._wal_path = self._real_path + "-run", self._real_path + "-wal"
         self._closed = False
         self._ring_after = False
         self._sync_after = True
@@ -169,7 +169,7 @@ class SqliteFile:
 
         Not by putting another file in its place: that might be the store of a process that was faster.
         """
-        sqlite_make.refuse_network(os.path.dirname(self.path))
+        sqlite_make.refuse_network(os.path.dirname(self._real_path))
         deadline = None
         while True:
             try:
@@ -305,7 +305,7 @@ class SqliteFile:
         drops the locks that this process holds on it.
         """
         try:
-            inode = os.stat(os.path.realpath(self.path) + "-shm").st_ino
+            inode = os.stat(self._real_path + "-shm").st_ino
             with open("/proc/locks", encoding="ascii") as file:
                 lines = file.read().splitlines()
         except OSError:
@@ -357,7 +357,7 @@ class SqliteFile:
 
     def _unwritable(self) -> str:
         """Return which of the store's files is in the way: a log keeps the mode of a store that was read-only once."""
-        files = [self.path + suffix for suffix in ("", "-wal", "-shm")]
+        files = [self.path, *(self._real_path + suffix for suffix in ("-wal", "-shm"))]
         return next((file for file in files if os.path.exists(file) and not os.access(file, os.W_OK)), self.path)
 
     def _has_no_room(self) -> bool:
@@ -365,7 +365,7 @@ class SqliteFile:
         from shutil import disk_usage
 
         try:
-            return disk_usage(os.path.dirname(self.path)).free < ROOM_BYTES
+            return disk_usage(os.path.dirname(self._real_path)).free < ROOM_BYTES
         except OSError:
             return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from typing import Any, Callable
 
 import pytest
@@ -34,6 +35,29 @@ def test_a_store_that_others_may_read(cli: Callable[..., Any], add: Callable[...
     assert result.code == 1
     assert result.out.startswith(f"bad   access   others may use {home / 'jobs.db'} (mode 644).\n")
     assert f"Type: chmod 600 '{home / 'jobs.db'}'\n" in result.out
+
+
+@pytest.mark.posix
+def test_a_store_behind_a_link(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
+    """Its log and its folder are those of the file itself; the link's folder may not be everybody's either."""
+    add("true")
+    link = home.parent / "links" / "link.db"
+    link.parent.mkdir(mode=0o700)
+    link.symlink_to(home / "jobs.db")
+    assert "ok    access   only you can read the store\n" in cli("doctor", "--db", str(link), code=0).out
+    reader = sqlite3.connect(str(home / "jobs.db"), isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM sqlite_master").fetchall()
+    os.truncate(str(home / "jobs.db-wal"), 65 << 20)
+    for folder in (home, link.parent):
+        os.chmod(str(folder), 0o777)
+
+    result = cli("doctor", "-q", "--db", str(link), code=1)
+    reader.close()
+
+    assert f"bad   log      the write-ahead log {home / 'jobs.db'}-wal has grown to 65.0 MiB.\n" in result.out
+    for folder in (home, link.parent):
+        assert f"bad   access   others may use {folder} (mode 777).\n" in result.out
 
 
 def test_jobs_that_nobody_takes(cli: Callable[..., Any], add: Callable[..., str]) -> None:

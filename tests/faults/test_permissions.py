@@ -74,6 +74,19 @@ def test_a_file_that_may_only_be_read(store: Path, stranger: Callable[..., Resul
     assert "  completed: 1\n" in stranger("status").out
 
 
+def test_a_log_that_may_only_be_read_behind_a_link(store: Path, stranger: Callable[..., Result]) -> None:
+    """The log lies beside the store itself, and that is where it is named."""
+    link = store.parent.parent / "link.db"
+    link.symlink_to(store)
+    os.chmod(store, 0o400)
+    assert 0 == stranger("status").code  # makes a log of the same mode
+    os.chmod(store, 0o600)
+
+    refused = stranger("cancel", "job1", "--db", str(link))
+
+    assert refused in [("", READ_ONLY.format(f"{store}{suffix}"), 1) for suffix in ("-wal", "-shm")]
+
+
 def test_a_file_that_may_not_be_read(store: Path, stranger: Callable[..., Result]) -> None:
     """Another user's store: mode 0600 keeps everybody out."""
     os.chown(store, 0, 0)
