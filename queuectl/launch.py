@@ -10,7 +10,7 @@ import time
 from queuectl.console import open_log
 from queuectl.control import local_workers
 from queuectl.db import home
-from queuectl.errors import QueuectlError
+from queuectl.errors import QueuectlError, StoreError, StoreUnavailable
 from queuectl.pidfile import PidFile
 from queuectl.records import NamedTuple
 from queuectl.runner import RUN_VARIABLES
@@ -70,7 +70,11 @@ class Started(NamedTuple):
 
 
 def start_daemon(store: Store, options: Dict[str, Any]) -> Started:
-    """Start a supervisor in a session of its own and wait until all its workers have registered."""
+    """Start a supervisor in a session of its own and wait until all its workers have registered.
+
+    Raises:
+        QueuectlError: They have not, or the store cannot be used; what was started is told to stop.
+    """
     import json
 
     logs = os.path.join(home(), "logs")
@@ -84,22 +88,37 @@ def start_daemon(store: Store, options: Dict[str, Any]) -> Started:
     seen: Dict[int, Worker] = {}  # by number; one that drains may have gone before the next comes
     while True:
         over = options["drain"] and process.poll() == 0
-        mine = [each for each in store.workers() if each.group_id == options["group_id"] and each.role == "worker"]
+        trouble, mine = None, []
+        try:
+            mine = [each for each in store.workers() if each.group_id == options["group_id"] and each.role == "worker"]
+        except StoreUnavailable as error:  # the group puts up with that, and so does who waits for it
+            trouble = error
+        except StoreError:
+            _dismiss(process)
+            raise
         seen.update((worker.number, worker) for worker in mine)
         if over or len(seen if options["drain"] else mine) == options["count"]:
             break
         if process.poll() is not None and not (options["drain"] and process.returncode == 0):
             raise QueuectlError(f"the workers did not start: {_last_words(log_path, begin, process.returncode)}")
         if time.monotonic() > deadline:
-            process.terminate()  # what "did not start" must not run on: those that did finish their jobs and exit
+            _dismiss(process)
             raise QueuectlError(
                 f"the workers did not all start within {START_S:.0f} s, so the others were stopped. "
                 f"{tidy_path(logs)} says why."
+                if trouble is None
+                else f"it could not be seen whether the workers started, so they were told to stop: {trouble}"
             )
-        time.sleep(0.005)
+        time.sleep(0.005 if trouble is None else 0.1)
     _save_pids(store)
     process.returncode = 0  # it goes on alone: Popen must not warn about it
     return Started([seen[number] for number in sorted(seen)], over)
+
+
+def _dismiss(process: subprocess.Popen[bytes]) -> None:
+    """Stop what is said not to have started; workers that did start finish their jobs and exit."""
+    process.terminate()
+    process.returncode = 0  # nobody waits for it: Popen must not warn about it
 
 
 def _last_words(log_path: str, begin: int, code: int) -> str:
@@ -122,8 +141,11 @@ def _save_pids(store: Store) -> None:
     """Have ``pids.json`` true when the command ends; later the supervisor sees to that."""
     file = PidFile(store.store_id)
     deadline = time.monotonic() + SAVE_S
-    while not file.keep(local_workers(store)) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    try:
+        while not file.keep(local_workers(store)) and time.monotonic() < deadline:
+            time.sleep(0.005)
+    except StoreUnavailable:  # they run all the same
+        pass
 
 
 def _start_apart(words: List[str], location: Optional[str], log: int) -> subprocess.Popen[bytes]:

@@ -18,6 +18,7 @@ class Proxy:
         self._server_port = server_port
         self._pairs: List[Pair] = []
         self._frozen = False
+        self._refuses = False
         #: How long each piece takes, in either direction.
         self.delay_s = 0.0
         self._lose_answer: Optional[float] = None
@@ -54,6 +55,15 @@ class Proxy:
         for pair in list(self._pairs):
             self._end(pair)
 
+    def refuse(self) -> None:
+        """Cut every connection, and each new one at once."""
+        self._refuses = True
+        self.cut()
+
+    def admit(self) -> None:
+        """Let new connections through again."""
+        self._refuses = False
+
     def freeze(self) -> None:
         """Pass nothing on any more and close nothing: the other side seems to think for ever."""
         self._frozen = True
@@ -83,6 +93,9 @@ class Proxy:
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
+        if self._refuses:
+            client.close()
+            return
         try:
             server = socket.create_connection(("127.0.0.1", self._server_port))
         except OSError:

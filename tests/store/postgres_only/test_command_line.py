@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
+import threading
 import time
 
 import pytest
 
+from queuectl import launch
+from queuectl.db import open_store
+from queuectl.errors import QueuectlError
 from queuectl.job import Outcome
 from queuectl.queue import Queue
 from queuectl.recovery import MARGIN
@@ -97,6 +103,59 @@ def test_a_worker_told_twice_to_stop_leaves_an_end_for_the_next(
     assert (130, True) == (code, "how 1 run ended is noted" in group.out), group.out
     assert "picked" not in drained.out
     assert ("completed", [Outcome.COMPLETED], b"ended\n") == (job.state, [run.state for run in runs], output)
+
+
+def starting(url):
+    """Return what a daemon of one worker is started with."""
+    os.makedirs(os.path.join(os.environ["QUEUECTL_HOME"], "logs"))
+    return {
+        "location": url, "group_id": "g", "count": 1, "concurrency": 1, "queues": [], "daemon": True, "drain": False
+    }  # fmt: skip
+
+
+def workers_of(store):
+    """Return the pids of that daemon's processes."""
+    return [row.pid for row in store.workers() if row.group_id == "g" and row.role == "worker"]
+
+
+@pytest.mark.posix
+@pytest.mark.parametrize("when", ["at first", "at last"])
+def test_starting_a_daemon_outlives_an_outage(url, server, schema, proxy, open_one, cli, eventually, monkeypatch, when):
+    """The group puts up with it: to say that it failed, and leave it running, would be of no use to anybody."""
+    near, far = open_one(url), open_one(server.url(schema, proxy.port))
+
+    def back_again():
+        with contextlib.closing(open_store(url)) as near:
+            eventually(lambda: workers_of(near))
+        proxy.admit()
+
+    def saving(store):
+        proxy.refuse()
+        save(store)
+
+    save = launch._save_pids
+    if when == "at first":
+        proxy.refuse()
+        threading.Thread(target=back_again).start()
+    else:
+        monkeypatch.setattr(launch, "_save_pids", saving)
+    started = launch.start_daemon(far, starting(url))
+
+    assert workers_of(near) == [worker.pid for worker in started.workers]
+    assert "Stopped 1 worker.\n" == cli("worker", "stop", "--db", url, code=0).out
+
+
+@pytest.mark.posix
+def test_a_daemon_that_cannot_be_seen_is_stopped(url, server, schema, proxy, open_one, eventually, monkeypatch):
+    """What is said not to have started does not run on."""
+    near, far = open_one(url), open_one(server.url(schema, proxy.port))
+    monkeypatch.setattr(launch, "START_S", 3.0)
+    proxy.refuse()
+
+    with pytest.raises(QueuectlError, match="workers started, so they were told to stop: cannot reach"):
+        launch.start_daemon(far, starting(url))
+
+    eventually(lambda: not [row for row in near.workers() if row.group_id == "g"], timeout=30)
 
 
 @pytest.mark.posix
