@@ -13,7 +13,8 @@ from queuectl.retry import backoff_delay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple
+    from datetime import datetime
+    from typing import Any, Dict, List, Optional, Tuple, Union
 
     from queuectl.config import Config
 
@@ -192,20 +193,27 @@ class JobFilter(NamedTuple):
     states: Tuple[str, ...] = ()
     queues: Tuple[str, ...] = ()
     tags: Tuple[str, ...] = ()  # a job with any of them
-    ended_before: Optional[float] = None  # Unix seconds
+    ended_before: Union[float, datetime, None] = None  # Unix seconds, or a datetime
 
     def checked(self) -> JobFilter:
         """Return this filter as a store takes it: tuples, and states by their names.
 
         Raises:
-            QueuectlError: A state is none; or a text stands where several are wanted, whose letters would be taken.
+            QueuectlError: A state is none; a text stands where several are wanted, whose letters would be taken; or
+            a time is no number, which some databases take to be larger than all of them.
         """
         lists = []
         for name, values in (("states", self.states), ("queues", self.queues), ("tags", self.tags)):
             if isinstance(values, str):
                 raise QueuectlError(f"{name} of a JobFilter must be a list, not {values[:40]!r}. Put it into brackets.")
             lists.append(tuple(values or ()))
-        return self._replace(states=tuple(map(state_name, lists[0])), queues=lists[1], tags=lists[2])
+        before: Any = self.ended_before
+        if hasattr(before, "timestamp"):  # a datetime
+            before = before.timestamp()
+        if before is not None and not (type(before) in (int, float) and before - before == 0):
+            raise QueuectlError(f"ended_before of a JobFilter must be a time in Unix seconds, not {shown(before)}.")
+        states = tuple(map(state_name, lists[0]))
+        return self._replace(states=states, queues=lists[1], tags=lists[2], ended_before=before)
 
 
 def state_name(state: Any) -> str:

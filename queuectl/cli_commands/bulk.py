@@ -155,17 +155,18 @@ def _chunks(file: BinaryIO) -> Iterator[List[bytes]]:
     first = True
     while True:
         chunk = file.read(CHUNK_BYTES)
+        is_last = len(chunk) < CHUNK_BYTES  # and at a terminal another read would want a second Ctrl-D
         if first and chunk.startswith(BYTE_ORDER_MARK):
             chunk = chunk[len(BYTE_ORDER_MARK) :]
         first = False
-        if not chunk:
-            break
         lines = (rest + chunk).split(b"\n")
         rest = lines.pop()
         yield lines
         if len(rest) > MAX_LINE_BYTES:
             yield [rest[: MAX_LINE_BYTES + 1]]
             return
+        if is_last:
+            break
     if rest:
         yield [rest]
 

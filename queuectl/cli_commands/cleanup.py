@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from queuectl.cli_commands.prompt import confirmed
+from queuectl.cli_commands.prompt import confirmed, declined
 from queuectl.cli_commands.spec import DURATION, QUEUE_OPTION, STATE, TAG_OPTION, YES_OPTION, Command, Option
 from queuectl.errors import UsageError
 from queuectl.queue import Queue
@@ -24,14 +24,12 @@ def delete_jobs(states: Sequence[str], args: Args, what: str) -> int:
     from queuectl.job import JobFilter
     from queuectl.render import plural, write_json
 
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         before = None if args.older_than is None else queue.now() - args.older_than
         which = JobFilter(tuple(states), tuple(args.queue), tuple(args.tag), before)
         count, text = _count(queue, which)
         if count and not confirmed(f"This will delete {text}. Continue?", args):
-            if not (args.quiet or args.json):
-                print(f"{what} cancelled.")
-            return 1
+            return declined(what, args)
         deleted = queue.prune(which) if count else 0
     if args.json:
         write_json({"deleted": deleted})
@@ -73,10 +71,8 @@ def reset(args: Args) -> int:
     from queuectl.render import write_json
 
     if not confirmed(RESET_QUESTION, args):
-        if not (args.quiet or args.json):
-            print("Reset cancelled.")
-        return 1
-    with Queue(args.db) as queue:
+        return declined("Reset", args)
+    with Queue(args.db, create=args.may_make_store) as queue:
         queue.reset()
     if args.json:
         write_json({"reset": True})

@@ -74,7 +74,7 @@ def retry_dead(args: Args) -> int:
     """``dlq retry ID ...`` or ``dlq retry --all``."""
     if bool(args.ids) == bool(args.all):
         raise UsageError("dlq retry needs either ids or --all: queuectl dlq retry job1.")
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         if args.all:
             from queuectl.job import JobFilter
 

@@ -7,6 +7,7 @@ import sys
 from queuectl.cli_commands import TABLE, commands_of
 from queuectl.cli_commands.parser import unknown_command, usage
 from queuectl.cli_commands.spec import GLOBAL_OPTIONS, Command, Positional
+from queuectl.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ def show_help(args: Args) -> int:
     entry = TABLE.get(word)
     if entry is None or not entry.group:
         raise unknown_command(word)
+    if len(args.topic) > (2 if entry.subcommands else 1):
+        raise UsageError(f"help takes a command, and not {args.topic[-1][:40]!r} after it: queuectl help {word}.")
     if entry.subcommands and len(args.topic) == 1:
         return print_noun(word)
     if entry.subcommands:

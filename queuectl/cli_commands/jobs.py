@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from queuectl.job import Job, JobFilter, Run
 
 SORT_FIELDS = (
-    "id", "state", "queue", "priority", "run_at", "attempts", "created_at", "updated_at", "ended_at", "command",
+    "id", "state", "queue", "priority", "run_at", "attempts", "failures", "max_retries", "created_at", "updated_at",
+    "ended_at", "command",
 )  # fmt: skip
 TAIL_LINES = 10
 TAIL_BYTES = 16 * 1024
@@ -42,7 +43,7 @@ def sort_key(text: str) -> Tuple[Optional[str], bool]:
 
 
 SORT = Kind(sort_key, "a field, with - before it for the largest first")
-SORT_HELP = "order by this field; -F: the largest first (default: id)"
+SORT_HELP = f"order by this field, with -F the largest first (default: id): {', '.join(SORT_FIELDS)}"
 SORT_OPTION = Option("--sort", SORT_HELP, "F", SORT, complete="sort", default=(None, False))
 LIMIT_OPTION = Option("--limit", "at most this many", "N", whole_from(0))
 

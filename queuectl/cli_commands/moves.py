@@ -33,7 +33,7 @@ def print_jobs_json(queue: Queue, job_ids: Sequence[str]) -> None:
 def cancel(args: Args) -> int:
     """``cancel ID ...``: also waits, for a bounded time, until running ones have ended."""
     job_ids = list(dict.fromkeys(args.ids))
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         states = queue.cancel(*job_ids)
         running = [job_id for job_id in job_ids if states[job_id] == "processing"]
         if running:
@@ -97,7 +97,7 @@ def retry(args: Args) -> int:
             raise UsageError(
                 f"retry runs jobs again that have ended or failed: {', '.join(RETRIABLE)}; not {state} ones."
             )
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         if chosen:
             return _told_count(queue.retry_where(filter_of(args)), args)
         job_ids = list(dict.fromkeys(args.ids))
@@ -125,7 +125,7 @@ def _told_count(count: int, args: Args) -> int:
 def edit(args: Args) -> int:
     """``edit ID FIELD=VALUE ...``."""
     fields, added = changes(args.changes)
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         if added:
             before = fields["env"] if "env" in fields else queue.get(args.id).env
             fields["env"] = {**(before or {}), **added} if before is None or isinstance(before, dict) else before

@@ -9,6 +9,12 @@ if TYPE_CHECKING:
     from queuectl.cli_commands.spec import Args
 
 
+def declined(what: str, args: Args) -> int:
+    """Say that *what* was not done, and return the exit code."""
+    print(f"{what} cancelled.", file=sys.stderr if args.json or args.quiet else sys.stdout)
+    return 1
+
+
 def confirmed(question: str, args: Args) -> bool:
     """Ask *question* unless ``--yes`` was given; say whether the answer is yes.
 

@@ -66,7 +66,7 @@ def _running(queue: Queue, name: str) -> int:
 
 def resume(args: Args) -> int:
     """``queue resume Q``."""
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         queue.resume(args.queue_name)
     return _told(f"Resumed queue {args.queue_name}", args)
 

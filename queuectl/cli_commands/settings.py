@@ -17,6 +17,7 @@ HEADERS = ("SETTING", "VALUE", "DEFAULT", "MEANING")
 
 def set_one(args: Args) -> int:
     """``config set K V``."""
+    config.check(args.key, args.value)  # before a store is made for it
     with Queue(args.db) as queue:
         queue.set_setting(args.key, args.value)
         return _told(queue, args)
@@ -24,7 +25,7 @@ def set_one(args: Args) -> int:
 
 def unset_one(args: Args) -> int:
     """``config unset K``."""
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         queue.unset_setting(args.key)
         return _told(queue, args)
 

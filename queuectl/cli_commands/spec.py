@@ -145,7 +145,10 @@ class Args:
 
     @property
     def may_make_store(self) -> bool:
-        """Whether a command that looks may make the store: not one that was named, lest a mistyped path seem empty."""
+        """Whether a command that looks, or changes what is there, may make the store.
+
+        Not one that was named, lest a mistyped path seem empty.
+        """
         return not self.db
 
     if TYPE_CHECKING:
@@ -153,9 +156,16 @@ class Args:
         def __getattr__(self, name: str) -> Any: ...
 
 
+def _given(text: str) -> str:
+    """Return *text* as it is; a shell's empty variable is no store, and the default one is not what was meant."""
+    if not text:
+        raise ValueError(text)
+    return text
+
+
 GLOBAL_OPTIONS = (
     Option("--db", "the store: a path, or postgresql://... (also QUEUECTL_DB; default: ~/.queuectl/jobs.db)",
-           "PATH|URL", complete="files"),
+           "PATH|URL", Kind(_given, "a path or a URL"), complete="files"),
     Option("--json", "print one JSON document"),
     Option("--no-color", "no colours (also NO_COLOR)"),
     Option("-q --quiet", "print only what was asked for: an id, a value"),

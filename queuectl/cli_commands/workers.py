@@ -79,7 +79,7 @@ def stop(args: Args) -> int:
 
     if args.host and args.all_hosts:
         raise UsageError("--host and --all-hosts do not go together. Give one of them.")
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         before = queue.workers()
         meant = _meant(before, args)
         supervisors = [] if meant else _meant(_supervisors(queue), args)

@@ -146,12 +146,15 @@ def test_the_store_is_named_by_option_before_environment(cli: Callable[..., Any]
 @pytest.mark.parametrize(
     "words",
     ["status", "list", "show job1", "logs job1", "logs -f job1", "explain job1", "wait job1", "dlq list", "queue list",
-     "worker list", "config list", "config get lease"],
+     "worker list", "config list", "config get lease", "cancel job1", "retry job1", "retry --state dead",
+     "edit job1 priority=1",
+     "dlq retry job1", "dlq retry --all", "dlq purge -y", "prune -y", "reset -y", "worker stop", "queue resume q",
+     "config unset lease"],
 )  # fmt: skip
 def test_looking_makes_no_store_where_somebody_mistyped_its_path(
     cli: Callable[..., Any], home: Any, words: str
 ) -> None:
-    """It would say that there are no jobs. Without ``--db`` there is nothing to mistype: the home is made."""
+    """It would say that there are no jobs, as would what changes some. Without ``--db`` the home is made."""
     path = home.parent / "mistyped.db"
     told = f"queuectl: there is no store at {path}. 'queuectl enqueue' makes one.\n"
 
@@ -468,3 +471,34 @@ def test_a_name_that_is_no_utf8_is_nobodys(cli, words):
     cli("enqueue", "--", "true")
     done = cli(*words, b"job\x80")
     assert ("", "queuectl: 'job\\udc80' is not valid UTF-8, and nothing in the store is called so.\n", 1) == done
+
+
+@pytest.mark.parametrize("words", [["--db", "", "reset", "--yes"], ["status", "--db="]], ids=" ".join)
+def test_a_store_without_a_name_is_not_the_default_one(cli, words):
+    """A variable that a shell found empty must not lead to another store."""
+    done = cli(*words)
+    assert (2, "", True) == (done.code, done.out, "--db wants a path or a URL" in done.err), done.err
+
+
+@pytest.mark.parametrize("words", [["list", "extra"], ["dlq", "list", "extra"]], ids=" ".join)
+def test_help_takes_no_word_too_many(cli, words):
+    """As no other command does."""
+    done = cli("help", *words)
+    assert (2, "", True) == (done.code, done.out, "'extra'" in done.err), done.err
+
+
+@pytest.mark.parametrize("words", [["prune"], ["reset"], ["dlq", "purge"]], ids=" ".join)
+@pytest.mark.parametrize("how", ["--json", "-q"])
+def test_who_says_no_is_told_so_beside_the_answer(cli, words, how):
+    """Nothing on standard output, which is for a program; the person reads it on the other one."""
+    cli("enqueue", "--max-retries", "0", "--", "false")
+    cli("worker", "start", "--drain", code=0)
+    done = cli(*words, how, input="n\n")
+    assert (1, "", True) == (done.code, done.out, done.err.endswith(" cancelled.\n")), done.err
+
+
+def test_a_setting_that_is_refused_makes_no_store(cli, home):
+    """It is checked first."""
+    path = home.parent / "new.db"
+    assert 1 == cli("--db", str(path), "config", "set", "lease", "x").code
+    assert not path.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import threading
 
@@ -153,6 +154,10 @@ def test_jobs_are_read_page_by_page_without_a_seam(queue):
         (JobFilter(states=(None,)), "^unknown state None"),
         (JobFilter(states="dead"), "^states of a JobFilter must be a list, not 'dead'"),
         (JobFilter(queues="mail"), "^queues of a JobFilter must be a list"),
+        *[
+            (JobFilter(ended_before=wrong), "^ended_before of a JobFilter must be a time in Unix seconds, not")
+            for wrong in ("2020-01-01", "30d", float("nan"), float("inf"), True, [])
+        ],
     ],
 )
 def test_a_filter_that_can_match_nothing_is_refused(queue, which, message):
@@ -468,3 +473,13 @@ def test_a_forked_child_has_a_connection_of_its_own(queue):
 
     assert (0, ["parent", "child", "parent"]) == (status, [job.command for job in queue.jobs()])
     assert [] == queue.check()
+
+
+def test_a_datetime_says_what_ended_before_it(queue):
+    """An engine that compares whatever it is given would take it for later than everything, or for nothing."""
+    queue.cancel(*queue.enqueue_many(["true", "true"]))
+    day = datetime.timedelta(days=1)
+    now = datetime.datetime.now(datetime.timezone.utc)
+
+    assert 0 == queue.prune(JobFilter(ended_before=now - day))
+    assert 2 == queue.prune(JobFilter(ended_before=now + day))
