@@ -12,6 +12,7 @@ import os
 from binascii import crc32
 
 from queuectl.job import Claim, Job, Outcome, RunEnd, State, Verdict
+from queuectl.runner.identity import OUT_OF
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,12 +130,19 @@ def read(path: str) -> Left:
 
     Behind the last batch stand the remains of earlier ones: a record of another batch is the end, as is one that was
     written in part. One of another release, or of a Python whose marshal this one cannot read, says nothing either.
+
+    Raises:
+        OSError: There may be one, but this process is out of descriptors or memory.
     """
     try:
         with open(path, "rb") as file:
             return _understood(file.read())
-    except (OSError, EOFError, TypeError, ValueError):
-        return Left()
+    except OSError as error:
+        if error.errno in OUT_OF:
+            raise
+    except (EOFError, TypeError, ValueError):
+        pass
+    return Left()
 
 
 def _understood(data: bytes) -> Left:

@@ -188,7 +188,10 @@ class Membership:
         for execution in executions:
             command = execution.command
             if command.started is None:
-                command.started = identity.process_started(execution.pid)
+                try:
+                    command.started = identity.process_started(execution.pid)
+                except OSError:
+                    continue  # with the next note
             if command.started is not None:
                 lines.append(f"{execution.claim.run_id} {execution.pid} {command.started}\n")
         # Over what was there: the empty line is the end. A new file renamed over the old one costs the disk's

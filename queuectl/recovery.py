@@ -88,10 +88,17 @@ def sweep(store: Store, judge_hung: bool = False) -> List[Lost]:
         state = condition(worker, store, config.lease, now_mono)
         # One that hangs without a run keeps no job waiting: it goes on when it wakes up.
         if state == DEAD or (state == HUNG and (judge_hung or worker.state == "lost") and store.runs_of(worker.id)):
-            released += _recover(store, worker, state, config)
+            try:
+                released += _recover(store, worker, state, config)
+            except OSError:
+                pass  # out of descriptors, say: what it left cannot be seen now, so it is for the next sweep
     for worker_id in store.ownerless():
         run_ids = [run_id for _, run_id in store.runs_of(worker_id)]
-        if end_runs_at_once(store.store_id, frozenset(run_ids), {}):
+        try:
+            gone = end_runs_at_once(store.store_id, frozenset(run_ids), {})
+        except OSError:
+            gone = False
+        if gone:
             released += [Lost(0, *given) for given in store.release_lost(worker_id, config.max_lost)]
     return released
 
@@ -101,6 +108,9 @@ def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[L
 
     The order is the promise: nothing of a run is alive when its job is given away. Each step may
     be repeated, so a sweeper that dies in between is followed by another.
+
+    Raises:
+        OSError: What was left cannot be seen now; the worker stays condemned.
     """
     if not store.condemn(worker.id, worker.renewed_mono_s):
         return []  # it has renewed meanwhile, or another sweeper was faster
@@ -158,8 +168,11 @@ def unblock(store: Store, lease_s: float) -> bool:
 
 
 def _end_process(worker: Worker) -> bool:
-    """Kill a hung worker; False if it is still there after a while (stuck in the kernel)."""
-    identity.send_signal(worker.pid, worker.pid_started, getattr(signal, "SIGKILL", signal.SIGTERM))
+    """Kill a hung worker; False if it may still be there after a while (stuck in the kernel)."""
+    try:
+        identity.send_signal(worker.pid, worker.pid_started, getattr(signal, "SIGKILL", signal.SIGTERM))
+    except OSError:
+        return False
     deadline = time.monotonic() + 2.0
     while identity.is_running(worker.pid, worker.pid_started):
         if time.monotonic() > deadline:
@@ -181,7 +194,11 @@ def note_path(store: Store, worker_id: str, name: str) -> Optional[str]:
 
 
 def leaders_of(store: Store, worker_id: str, run_ids: FrozenSet[int]) -> Dict[int, Optional[str]]:
-    """Return pid and start time of the first process of each run, as far as the worker noted them."""
+    """Return pid and start time of the first process of each run, as far as the worker noted them.
+
+    Raises:
+        OSError: There may be notes, but this process is out of descriptors or memory.
+    """
     path = note_path(store, worker_id, NOTES)
     found: Dict[int, Optional[str]] = {}
     if path is None:
@@ -189,7 +206,9 @@ def leaders_of(store: Store, worker_id: str, run_ids: FrozenSet[int]) -> Dict[in
     try:
         with open(path, encoding="ascii") as file:
             lines = file.read().splitlines()
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno in identity.OUT_OF:
+            raise
         return found
     for line in lines:
         if not line:  # what follows are the remains of longer notes

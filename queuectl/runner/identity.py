@@ -1,10 +1,13 @@
 """Which process is which: hosts, process start times, signals that reach the right process or none.
 
 A pid alone names nobody: it is reused after the process ends. A process is (host, pid, start time).
+
+Who cannot look does not know: without a free descriptor nothing here says that a process has ended.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -14,6 +17,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Container, List, Optional
 
+#: This process, its user or the machine has no more of something; what could not be read for that may well be there.
+OUT_OF = frozenset((errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+_GONE = frozenset((errno.ENOENT, errno.ESRCH, errno.ENOTDIR))
 _HAS_PROC = sys.platform != "win32" and os.path.exists("/proc/self/stat")
 _known_host: Optional[str] = None
 
@@ -30,6 +36,9 @@ def host_id() -> str:
     """Return ``machine:boot:pids``: processes can see each other by pid if all three are equal.
 
     The third part is the pid namespace: a container has pids of its own.
+
+    Raises:
+        OSError: It cannot be found out now; another host's must not stand in for it.
     """
     global _known_host
     if _known_host is None:
@@ -66,7 +75,9 @@ def _boot() -> str:
             ["sysctl", "-n", "kern.bootsessionuuid"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
         )
         return answer.stdout.decode("ascii", "replace").strip()
-    except OSError:
+    except OSError as error:
+        if error.errno in OUT_OF:
+            raise
         return ""
 
 
@@ -81,7 +92,9 @@ def _read(path: str) -> str:
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             return file.read().strip().replace(":", "_")
-    except OSError:
+    except OSError as error:
+        if error.errno in OUT_OF:
+            raise
         return ""
 
 
@@ -89,6 +102,9 @@ def process_started(pid: int) -> Optional[str]:
     """Return what tells the process *pid* from another with the same pid; None if it has ended.
 
     A zombie has ended: it only waits to be collected.
+
+    Raises:
+        OSError: That cannot be told now.
     """
     if _HAS_PROC:
         fields = stat_of(pid)
@@ -132,30 +148,39 @@ def name_process(name: str) -> None:
 
 
 def is_running(pid: int, started: str) -> bool:
-    """Say whether the very process that started then still runs."""
-    return process_started(pid) == started
+    """Say whether the very process that started then still runs, or may do so: where nobody can look, it does."""
+    try:
+        return process_started(pid) == started
+    except OSError:
+        return True
 
 
 def is_stopped(pid: int) -> bool:
     """Say whether a process was stopped by a signal, such as Ctrl-Z sends one; never where that cannot be told."""
-    return stat_of(pid)[:1] == [b"T"]
+    try:
+        return stat_of(pid)[:1] == [b"T"]
+    except OSError:
+        return False
 
 
 def stat_of(pid: int) -> List[bytes]:
     """Return the fields of a process's line in the process table behind its name; none if there is no process.
 
     Not by ``open``: who watches over workers asks all the time, and the file object costs more than the reading.
+
+    Raises:
+        OSError: There may be one, but nobody can look: no descriptor or memory is left, or it is not for this user.
     """
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
-    except OSError:
+        try:
+            return os.read(fd, 4096).rpartition(b")")[2].split()
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
         return []
-    try:
-        return os.read(fd, 4096).rpartition(b")")[2].split()
-    except OSError:
-        return []
-    finally:
-        os.close(fd)
 
 
 def reap_orphans(mine: Container[int]) -> None:
@@ -179,6 +204,9 @@ def send_signal(pid: int, started: str, number: int) -> bool:
 
     Where there are pidfds the process is pinned before its start time is read, so that the pid
     cannot pass to another between the look and the signal. On Windows every signal ends the process.
+
+    Raises:
+        OSError: Which process has the pid cannot be told now; nobody got the signal.
     """
     if sys.platform == "win32":
         from queuectl.runner.windows import end_process
@@ -193,7 +221,7 @@ def send_signal(pid: int, started: str, number: int) -> bool:
         except OSError:
             pin = None
     try:
-        if not is_running(pid, started):
+        if process_started(pid) != started:
             return False
         if pin is not None:
             signal.pidfd_send_signal(pin, number)  # novm

@@ -89,13 +89,19 @@ class Command:
 
     def terminate(self) -> None:
         """Ask the whole tree to end."""
-        found = self.tree()  # first: who descends from whom is lost with the leader
+        try:
+            found = self.tree()  # first: who descends from whom is lost with the leader
+        except OSError:  # out of descriptors: at least the group hears of it, and the rest is killed later
+            found = []
         self._signal_group(signal.SIGTERM)
         tree.send([process for process in found if process.group != self.pid or self._reaped], signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill the whole tree."""
-        tree.send(tree.stopped(self._store_id, (self._run_id,), self._leaders()), signal.SIGKILL)
+        try:
+            tree.send(tree.stopped(self._store_id, (self._run_id,), self._leaders()), signal.SIGKILL)
+        except OSError:
+            pass  # ``leftovers`` will not say that all are gone
         self._signal_group(signal.SIGKILL)  # also where the process table cannot be read
 
     def _signal_group(self, number: int) -> None:
@@ -106,8 +112,11 @@ class Command:
                 pass
 
     def leftovers(self) -> bool:
-        """Say whether anything of the tree is alive; what forks is hard to see, so two looks must find nothing."""
-        return bool(self.tree() or self.tree())
+        """Say whether anything of the tree may be alive; what forks is hard to see, so two looks must find nothing."""
+        try:
+            return bool(self.tree() or self.tree())
+        except OSError:
+            return True
 
     def leave(self) -> None:
         """Let go of the output as a worker that leaves does: what still writes to it may go on.
@@ -253,5 +262,9 @@ def used(usage: Any) -> Tuple[Optional[int], Optional[float]]:
 def end_runs_at_once(
     store_id: str, run_ids: Container[int], leaders: Dict[int, Optional[str]], born_by: Optional[int] = None
 ) -> bool:
-    """Kill all that these runs of a dead worker left; False if something would not go."""
+    """Kill all that these runs of a dead worker left; False if something would not go.
+
+    Raises:
+        OSError: The process table cannot be read now; something may be left.
+    """
     return tree.end_at_once(store_id, run_ids, leaders, born_by)

@@ -54,6 +54,9 @@ def members(
         born_by: When the runs' worker was last known to live, as a start time; None: it lives. A session whose
             leader is gone may be another's by then, whose leader got the same pid: of such a session only
             processes that started no later are the run's, and their descendants.
+
+    Raises:
+        OSError: The process table cannot be read now; who is in it is not known.
     """
     table = _Table(store_id, run_ids)
     found: Set[int] = set()
@@ -159,7 +162,10 @@ class _Table:
     def _read(self, name: str) -> None:
         self._seen.add(name)
         pid = int(name)
-        fields = identity.stat_of(pid)
+        try:
+            fields = identity.stat_of(pid)
+        except PermissionError:  # another user's process, on a machine that hides them
+            return
         if not fields or fields[0] in (b"Z", b"X"):
             self.missed = True  # what it left behind may be younger than the list
             return
@@ -213,7 +219,9 @@ def _environment(pid: int) -> List[bytes]:
                 text = file.read()
         except PermissionError:  # another user's process
             return [b""]
-        except OSError:
+        except OSError as error:
+            if error.errno in identity.OUT_OF:
+                raise
             return []
         return text.split(b"\0") if text else []
     import subprocess
@@ -225,9 +233,12 @@ def _environment(pid: int) -> List[bytes]:
 
 
 def send(processes: Iterable[Process], number: int) -> None:
-    """Signal each process that is still the same as in the table."""
+    """Signal each process that is still the same as in the table, as far as that can be told now."""
     for process in processes:
-        identity.send_signal(process.pid, process.started, number)
+        try:
+            identity.send_signal(process.pid, process.started, number)
+        except OSError:  # whoever wants to be sure looks again
+            pass
 
 
 def _stop_group(group: int, processes: Iterable[Process]) -> None:
@@ -236,7 +247,7 @@ def _stop_group(group: int, processes: Iterable[Process]) -> None:
     One of them that is in it, and still is the same, proves that the number is the run's group.
     """
     for process in processes:
-        if process.group == group and identity.is_running(process.pid, process.started):
+        if process.group == group and identity.process_started(process.pid) == process.started:
             try:
                 os.killpg(group, signal.SIGSTOP)
             except OSError:
@@ -250,7 +261,7 @@ def stopped(
     leaders: Dict[int, Optional[str]],
     born_by: Optional[int] = None,
 ) -> List[Process]:
-    """Stop the living processes of these runs and return them; arguments and order are those of ``members``.
+    """Stop the living processes of these runs and return them; arguments, order and errors are those of ``members``.
 
     What one of them made before it was stopped is found through it, as long as it is not killed.
     """
@@ -278,6 +289,9 @@ def end_at_once(
     """Kill everything of these runs and wait until it is gone; False if something would not go.
 
     Two looks in a row must find nothing: a process may fork while it is being looked for.
+
+    Raises:
+        OSError: The process table cannot be read now; something may be left.
     """
     deadline = time.monotonic() + patience_s
     clean = 0

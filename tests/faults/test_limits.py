@@ -6,16 +6,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator, List
 
 import pytest
 
 import queuectl
+from queuectl import journal, recovery
 from queuectl.execution import Slots
-from tests.faults.faulty import as_stranger, give_to_stranger
+from queuectl.runner import identity
+from tests.faults.faulty import as_stranger, give_to_stranger, no_descriptors
 from tests.process.scene import Scene
 
 resource = pytest.importorskip("resource", reason="needs POSIX limits")
+if sys.platform != "win32":
+    from queuectl.runner import tree
 
 pytestmark = pytest.mark.posix
 
@@ -47,6 +51,55 @@ def test_more_commands_than_descriptors(scene: Scene) -> None:
     # Each was put back when all were claimed at once; after that the worker knows how many it can run.
     assert max(scene.outcomes(job_id).count("stopped") for job_id in ids) <= 5
     scene.judge(acknowledged=[hung, *ids])
+
+
+def test_without_a_descriptor_nobody_is_taken_for_dead(scene: Scene) -> None:
+    """A process that cannot look at others neither condemns a healthy worker nor takes its command for gone."""
+    job_id = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id
+    group = scene.start()
+    scene.noted("start")
+    recovery.sweep(scene.queue.store)  # has all that it needs imported
+
+    with no_descriptors():
+        seen = len(scene.queue.workers())
+        lost = recovery.sweep(scene.queue.store)
+
+    assert (1, []) == (seen, lost)
+    (scene.folder / "go").touch()
+    scene.until(job_id, "completed")
+    assert ["completed"] == scene.outcomes(job_id)
+    assert 0 == group.stop().code
+    scene.judge()
+
+
+def test_what_cannot_be_read_for_want_of_descriptors_may_be_there(scene: Scene) -> None:
+    """Neither a process, its environment and the host's name nor a dead worker's notes: nobody says there is none."""
+    pid, store = os.getpid(), scene.queue.store
+    started = identity.process_started(pid) or ""
+    os.makedirs(recovery.run_folder(store) or "", exist_ok=True)
+    notes = [recovery.note_path(store, "w", name) or "" for name in (recovery.NOTES, journal.NAME)]
+    for path in notes:
+        Path(path).touch()
+    asked: List[Callable[[], object]] = [
+        lambda: identity.process_started(pid),
+        lambda: identity.send_signal(pid, started, 0),
+        lambda: tree._environment(pid),
+        lambda: tree.members(store.store_id, (1,)),
+        lambda: identity._read("/etc/passwd"),
+        lambda: recovery.leaders_of(store, "w", frozenset((1,))),
+        lambda: journal.read(notes[1]),
+    ]
+
+    refused = 0
+    with no_descriptors():
+        runs, stopped = identity.is_running(pid, started), identity.is_stopped(pid)
+        for ask in asked:
+            try:
+                ask()
+            except OSError:
+                refused += 1
+
+    assert (True, False, len(asked)) == (runs, stopped, refused)
 
 
 def test_slots_are_found_by_trying() -> None:
