@@ -261,10 +261,10 @@ class WorkerProcess:
             self._membership.hush()
             if sys.platform == "win32":
                 self._tick_mono = self._chore_mono = 0.0  # without signals a bell may also mean: there are orders
+        if reactor.orphaned and not self._stop:
+            reactor.signals.append(signal.SIGTERM)  # it means the same, and wakes the loop
         for number in reactor.signals:
             self._ask_stop(NOW if number == QUIT else GRACEFUL)
-        if reactor.orphaned and not self._stop:
-            self._ask_stop(GRACEFUL)
         if self._flow.watch_mono is not None and time.monotonic() >= self._flow.watch_mono:
             self._flow.watch_fresh()
         wants = self._ends.due or reactor.signals or self._report.is_synced()

@@ -229,6 +229,11 @@ class Scene:
             send_signal(pid, started, signal.SIGKILL)
 
 
+def bells(scene: Scene) -> List[Path]:
+    """Return the doorbells that hang beside the store: each is of an idle worker."""
+    return list((scene.folder / ".queuectl" / "jobs.db-run").glob("*.bell"))
+
+
 def most_at_once(records: List[oracle.Record]) -> int:
     """Return how many commands ran at the same time at most, by the order of their notes."""
     most = running = 0

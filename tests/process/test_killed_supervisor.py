@@ -8,7 +8,7 @@ from typing import Any, Callable, Tuple
 
 import pytest
 
-from tests.process.scene import Scene, alive
+from tests.process.scene import Scene, alive, bells
 
 pytestmark = pytest.mark.posix
 
@@ -47,6 +47,16 @@ def test_an_idle_worker_exits_at_once(scene: Scene) -> None:
     group.wait()
 
     scene.gone(workers)
+
+
+def test_an_idle_worker_does_not_wait_for_its_next_look(scene: Scene, slow_worker: Callable[..., Any]) -> None:
+    """The end of its lifeline is what it acts on, not the tick that comes some time later."""
+    worker = slow_worker()
+    scene.eventually(lambda: len(scene.queue.workers()) == 1 and bells(scene), what="an idle worker")
+
+    worker.stdin.close()
+
+    assert 0 == worker.wait(30)
 
 
 @pytest.mark.parametrize("how", [(), ("--now",)], ids=["gracefully", "now"])

@@ -11,14 +11,9 @@ from typing import List
 
 import pytest
 
-from tests.process.scene import Scene
+from tests.process.scene import Scene, bells
 
 pytestmark = pytest.mark.posix
-
-
-def bells(scene: Scene) -> List[Path]:
-    """Return the doorbells that hang beside the store."""
-    return list((scene.folder / ".queuectl" / "jobs.db-run").glob("*.bell"))
 
 
 def latency_s(scene: Scene) -> float:
