@@ -45,6 +45,10 @@ class Slots:
             return 1
         return free
 
+    def again_mono(self, now_mono: float) -> float:
+        """Return when one more may be tried, by the monotonic clock; infinity if nothing is waited for."""
+        return self._pause_until_mono if now_mono < self._pause_until_mono else float("inf")
+
     def lacking(self, running: int, now_mono: float) -> None:
         """Note that the machine could not start one more."""
         self._fits = running

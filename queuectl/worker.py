@@ -437,7 +437,7 @@ class WorkerProcess:
 
     def _wake_mono(self, now_mono: float) -> float:
         """Return until when the loop may sleep, by the monotonic clock."""
-        wake_mono = self._chore_mono
+        wake_mono = min(self._chore_mono, self._slots.again_mono(now_mono))
         if self._ends.due or (self._hungry and self._free(now_mono) > 0):
             wake_mono = min(wake_mono, self._not_before_mono)
         sync_mono, watch_mono = self._report.due_mono(), self._flow.watch_mono

@@ -8,9 +8,9 @@ from typing import Callable, List
 import pytest
 
 from tests.faults.faulty import Fault
-from tests.process.conftest import scene
+from tests.process.conftest import scene, slow_worker
 
-__all__ = ["fault", "scene"]
+__all__ = ["fault", "scene", "slow_worker"]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Any, Callable, Iterator, List
 
 import pytest
 
@@ -15,7 +15,7 @@ from queuectl import journal, recovery
 from queuectl.execution import Slots
 from queuectl.runner import identity
 from tests.faults.faulty import as_stranger, give_to_stranger, no_descriptors
-from tests.process.scene import Scene
+from tests.process.scene import Scene, bells
 
 resource = pytest.importorskip("resource", reason="needs POSIX limits")
 if sys.platform != "win32":
@@ -100,6 +100,23 @@ def test_what_cannot_be_read_for_want_of_descriptors_may_be_there(scene: Scene) 
                 refused += 1
 
     assert (True, False, len(asked)) == (runs, stopped, refused)
+
+
+def test_an_idle_worker_tries_again_when_its_pause_is_over(scene: Scene, slow_worker: Callable[..., Any]) -> None:
+    """It could not start its only job for want of descriptors: it does not wait for its next look at the queue."""
+    worker = slow_worker()
+    scene.until(scene.queue.enqueue("true").id, "completed")
+    scene.eventually(lambda: bells(scene), what="an idle worker")
+    before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, before[1]))  # those that it has it keeps
+    job_id = scene.queue.enqueue("true").id
+    scene.eventually(lambda: "stopped" in scene.outcomes(job_id), what="a try in vain")
+
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
+
+    scene.until(job_id, "completed")
+    worker.stdin.close()
+    assert 0 == worker.wait(30)
 
 
 def test_slots_are_found_by_trying() -> None:
