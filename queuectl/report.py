@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 
 from queuectl import faults
-from queuectl.errors import StoreUnavailable
+from queuectl.errors import QueuectlError, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Report:
         self._unsynced = False  # whether an end was accepted that no sync covers yet
         self._upto: Optional[int] = None  # how far the console may be shown when the running sync is over
         self._busy = False  # set by the loop, cleared by the thread
-        self._error: Optional[StoreUnavailable] = None
+        self._error: Optional[Exception] = None  # of the last sync; for the loop, where errors are dealt with
         self._sync_mono = 0.0
         self._wanted: Optional[threading.Lock] = None  # held by nobody while a sync is wanted
 
@@ -55,7 +55,11 @@ class Report:
             self.holds = False
 
     def tell(self, now_mono: float, not_before_mono: float = 0.0) -> Optional[StoreUnavailable]:
-        """Show what may be shown; begin a sync if one is due. Returns the error of a sync that failed."""
+        """Show what may be shown; begin a sync if one is due. Returns the error of a sync that is to be tried again.
+
+        Raises:
+            StoreRefused: The store is not to be used any more. Whatever else went wrong in the thread is raised too.
+        """
         error = self._take() if self.is_synced() else None
         if self._upto is None and not self.holds:
             if not self._unsynced:
@@ -81,8 +85,10 @@ class Report:
         if error is None:
             self._console.release(self._upto)
             faults.point("synced")
-        else:
+        elif isinstance(error, StoreUnavailable):
             self._unsynced = True
+        else:
+            raise error
         self._upto = None
         return error
 
@@ -117,7 +123,7 @@ class Report:
     def _sync(self) -> None:
         try:
             self._store.sync()
-        except StoreUnavailable as error:
+        except Exception as error:
             self._error = error
         self._busy = False
         self._wake()
@@ -126,7 +132,7 @@ class Report:
         """Make the last ends durable and write the rest; nothing runs any more that could go on meanwhile."""
         try:
             self._store.sync()
-        except StoreUnavailable as error:
+        except QueuectlError as error:
             self._console.drop()
             self._console.line(f"queuectl: {error}")
         self._console.finish()
