@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import sys
+import threading
 import time
 
 from queuectl import db
@@ -55,6 +56,7 @@ class SqliteFile:
         self._ring_after = False
         self._sync_after = True
         self._wal: Optional[int] = None  # descriptor of the WAL, to sync it
+        self._opening = threading.Lock()  # a worker syncs in a thread, and now and then in its loop
         self.syncs = os.environ.get("QUEUECTL_SYNCHRONOUS", "").lower() != "normal"
         self._db = self._connect(path)
         self._write = _Write(self)
@@ -214,7 +216,9 @@ class SqliteFile:
             return
         try:
             if self._wal is None:
-                self._wal = self._open_wal()
+                with self._opening:
+                    if self._wal is None:
+                        self._wal = self._open_wal()
             _fdatasync(self._wal)
         except OSError as error:
             raise StoreUnavailable(f"cannot write {self.path} to disk: {error.strerror or error}.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 
 import pytest
 
@@ -158,3 +159,27 @@ def test_one_switch_trades_power_cuts_for_speed(path, synced, monkeypatch, asked
         store.add([spec()], T0)
 
     assert waits == bool(synced)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_two_threads_that_sync_first_open_the_log_once(path):
+    """A worker's thread and its loop: no descriptor is left when the store is closed."""
+    open_store(path).close()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(100):
+        store = open_store(path)
+        store.settings()  # opens the log
+        together = threading.Barrier(2)
+
+        def sync(store=store, together=together):
+            together.wait()
+            store.sync()
+
+        threads = [threading.Thread(target=sync) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        store.close()
+
+    assert before == len(os.listdir("/proc/self/fd"))
