@@ -14,11 +14,12 @@ from queuectl.control import local_workers
 from queuectl.db import doorbell, home, open_store
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 from queuectl.execution import signal_name
-from queuectl.job import JobFilter, Worker
+from queuectl.job import Worker
 from queuectl.launch import environment, python_command, start_daemon
 from queuectl.membership import is_time
 from queuectl.notify import Notifier
 from queuectl.pidfile import PidFile
+from queuectl.pruning import Pruner
 from queuectl.runner import QUIT, identity
 
 TYPE_CHECKING = False
@@ -32,7 +33,6 @@ GRACEFUL, NOW = 1, 2
 # Well below the 5 s in which the death of any worker of this host must be noticed.
 SWEEP_S = 2.0
 LOOK_S = 10.0  # it looks at the store so often although nobody has written
-PRUNE_S = 60.0
 # How often a supervisor looks whether all its workers have registered, at the start.
 READY_LOOK_S = 0.1
 FIRST_RESTART_S = 0.2
@@ -71,7 +71,7 @@ class Supervisor:
         self._healthy_since_mono = time.monotonic()
         self._sweep_mono = self._look_mono = 0.0
         self._living: List[Worker] = []  # of this store on this host, at the last look
-        self._prune_mono = time.monotonic() + PRUNE_S
+        self._pruner = Pruner(store)
         self._pids = PidFile(store.store_id)
         self._notifier = Notifier()
         self._ready = False  # whether all workers have registered once
@@ -192,9 +192,8 @@ class Supervisor:
                 doorbell.ring(recovery.run_folder(self._store) or "")
             if changed or not self._all_as_before(now_mono):
                 self._look(now_mono)
-            if now_mono >= self._prune_mono:
-                self._prune_mono = now_mono + PRUNE_S
-                self._prune()
+            if not self._stop:  # it would hold up the end
+                self._sweep_mono = min(self._sweep_mono, self._pruner.step(now_mono))
             self._store.tidy()
         except StoreUnavailable:
             self._look_mono = 0.0
@@ -271,15 +270,6 @@ class Supervisor:
             self._notifier.tell("READY=1", f"STATUS={mine} workers")
         else:
             self._sweep_mono = time.monotonic() + READY_LOOK_S
-
-    def _prune(self) -> None:
-        from queuectl.config import Config
-
-        config = Config(self._store.settings())
-        now = self._store.now()
-        for keep_s, states in ((config.keep_completed, ("completed", "cancelled")), (config.keep_dead, ("dead",))):
-            while keep_s is not None and self._store.prune(JobFilter(states, ended_before=now - keep_s)) == 1000:
-                pass
 
     def _sleep(self, now_mono: float) -> None:
         """Sleep until a signal comes or something is due."""

@@ -1,0 +1,39 @@
+"""Deleting jobs whose time in the store is over: some at a time, for whoever does it has workers to look after."""
+
+from __future__ import annotations
+
+import time
+
+from queuectl.config import Config
+from queuectl.job import JobFilter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from queuectl.db.base import Store
+
+# How often to look for such jobs.
+PRUNE_S = 60.0
+# How many are deleted at once. It takes a tenth of a second or two, in which nobody else can write.
+STEP = 1000
+# How long others may write before the next ones are deleted.
+REST_S = 0.05
+
+
+class Pruner:
+    """What one supervisor does for ``keep_completed`` and ``keep_dead``."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._due_mono = time.monotonic() + PRUNE_S
+
+    def step(self, now_mono: float) -> float:
+        """Delete some of the jobs that are to go, if it is time; return when the next step is due."""
+        if now_mono < self._due_mono:
+            return self._due_mono
+        self._due_mono = now_mono + PRUNE_S
+        config = Config(self._store.settings())
+        now = self._store.now()
+        for keep_s, states in ((config.keep_completed, ("completed", "cancelled")), (config.keep_dead, ("dead",))):
+            if keep_s is not None and self._store.prune(JobFilter(states, ended_before=now - keep_s), STEP) == STEP:
+                self._due_mono = time.monotonic() + REST_S
+        return self._due_mono
