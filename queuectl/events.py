@@ -128,3 +128,13 @@ def exiting(number: int) -> str:
 def restarted(number: int, how: str, delay: str) -> str:
     """The supervisor replaces a worker that died."""
     return f"[worker {number}] died ({how}), starts again in {delay}"
+
+
+def not_started(number: int, why: str, delay: str) -> str:
+    """The machine has no room for a worker now; the supervisor tries again."""
+    return f"[worker {number}] could not start ({printable(why)}), tries again in {delay}"
+
+
+def not_looked(why: str) -> str:
+    """The supervisor could not look after its workers; it tries again."""
+    return f"queuectl: cannot look after the workers: {printable(why)}. Waiting."

@@ -21,6 +21,7 @@ from queuectl.notify import Notifier
 from queuectl.pidfile import PidFile
 from queuectl.pruning import Pruner
 from queuectl.runner import QUIT, identity
+from queuectl.wakeup import place_to_sleep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,8 +75,10 @@ class Supervisor:
         self._pruner = Pruner(store)
         self._pids = PidFile(store.store_id)
         self._notifier = Notifier()
+        self._begun = False  # whether a worker could be started once
         self._ready = False  # whether all workers have registered once
-        self._wake = _place_to_sleep()
+        self._said_trouble = ""
+        self._wake = place_to_sleep()
         try:
             self._register()
         except StoreUnavailable:
@@ -131,7 +134,23 @@ class Supervisor:
             if slot.process is None and slot.restart_mono is not None and now_mono >= slot.restart_mono:
                 slot.restart_mono = None
                 slot.born_mono = now_mono
-                slot.process = self._start_worker(slot.number)
+                try:
+                    slot.process = self._start_worker(slot.number)
+                    self._begun = True
+                except OSError as error:
+                    self._not_started(slot, error, now_mono)
+
+    def _not_started(self, slot: Slot, error: OSError, now_mono: float) -> None:
+        """Plan another try where the machine has no room for a worker now: those that run are worth keeping.
+
+        If it has none for the first of them, whoever starts the group hears of it instead.
+        """
+        if not self._begun:
+            self._leave()
+            raise QueuectlError(f"no worker can be started: {_reason(error)}. Start them again when that is mended.")
+        slot.delay_s = _next_delay(slot.delay_s, 0.0)
+        slot.restart_mono = now_mono + slot.delay_s
+        self._console.line(events.not_started(slot.number, _reason(error), clock.format_duration(slot.delay_s)))
 
     def _start_worker(self, number: int) -> subprocess.Popen[bytes]:
         """Start a worker by exec: nothing of this process's connections crosses over.
@@ -195,10 +214,15 @@ class Supervisor:
             if not self._stop:  # it would hold up the end
                 self._sweep_mono = min(self._sweep_mono, self._pruner.step(now_mono))
             self._store.tidy()
-        except StoreUnavailable:
+            self._said_trouble = ""
+        except (StoreUnavailable, OSError) as error:
             self._look_mono = 0.0
             self._healthy_since_mono = time.monotonic()
-            self._unblock()
+            if isinstance(error, StoreUnavailable):
+                self._unblock()
+            elif self._said_trouble != _reason(error):
+                self._said_trouble = _reason(error)
+                self._console.line(events.not_looked(self._said_trouble))
 
     def _all_as_before(self, now_mono: float) -> bool:
         """Say whether all who lived at the last look still do, within their leases, if nobody has written since.
@@ -320,6 +344,10 @@ def _log_path(name: str) -> str:
     return os.path.join(home(), "logs", f"{name}.log")
 
 
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)) + (f": {error.filename}" if error.filename else "")
+
+
 def _next_delay(delay_s: float, lived_s: float) -> float:
     """Return how long to wait before a worker that died is started again: longer each time it dies young."""
     if lived_s > SETTLED_S or delay_s == 0:
@@ -337,37 +365,6 @@ def _send(worker: subprocess.Popen[bytes], number: int) -> None:
             worker.stdin.write(bytes([number]))
         except OSError:
             pass  # it has ended
-
-
-def _place_to_sleep() -> Callable[[Sequence[subprocess.Popen[bytes]], float], Sequence[int]]:
-    """Return a function that sleeps until a signal comes, one of these workers ends, or so many seconds are over.
-
-    It returns the numbers of the signals. They come through a pipe that Python's own handler writes into.
-    """
-    if sys.platform == "win32":
-        from queuectl.runner.console_events import Waiter
-
-        return Waiter().wait
-    import select
-
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    os.set_blocking(writing, False)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGCHLD"):
-        number = getattr(signal, name)
-        # A job of ``nohup`` has SIGHUP ignored, and means it.
-        if name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _nothing)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-
-    def sleep(_workers: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> Sequence[int]:
-        select.select([reading], [], [], timeout_s)
-        try:
-            return os.read(reading, 512)
-        except BlockingIOError:
-            return ()
-
-    return sleep
 
 
 def start(
@@ -434,7 +431,3 @@ def main(argv: Sequence[str]) -> int:
     gc.enable()
     options = json.loads(argv[0])
     return _supervise(open_store(create=False), options)
-
-
-def _nothing(number: int, frame: object) -> None:
-    """Be a handler: without one Python would not write the wake-up byte."""

@@ -15,6 +15,8 @@ from queuectl.pruning import PRUNE_S, Pruner
 from tests.faults.faulty import state_of
 from tests.process.scene import Scene
 
+resource = pytest.importorskip("resource", reason="needs POSIX limits")
+
 pytestmark = pytest.mark.posix
 
 
@@ -26,7 +28,9 @@ def supervisor(scene: Scene) -> Iterator[Callable[..., Any]]:
     def start(changes: str, **env: str) -> Any:
         code = f"{changes}; from queuectl.main import main; main()"
         words = [sys.executable, "-c", code, "worker", "start"]
-        started.append(subprocess.Popen(words, stdout=subprocess.PIPE, env={**os.environ, **env}))
+        started.append(
+            subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **env})
+        )
         return started[-1]
 
     yield start
@@ -68,3 +72,53 @@ def test_all_that_is_old_is_deleted_step_by_step(scene: Scene) -> None:
 
     assert [1500, 500] == left
     assert 0 == scene.queue.status().jobs["cancelled"]
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(scene: Scene) -> None:
+    """A supervisor without a free descriptor keeps the workers that it has, says what is the matter, and goes on."""
+    group = scene.start("--count", "2")
+    first, second = group.workers()
+    limits = resource.prlimit(group.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(group.pid, resource.RLIMIT_NOFILE, (3, limits[1]))  # those that it has it keeps
+
+    os.kill(first.pid, signal.SIGKILL)
+    scene.eventually(lambda: group.out.count("could not start (Too many open files), tries again in") >= 2)
+    scene.until(scene.queue.enqueue("true").id, "completed")
+    assert [second.pid] == group.pids()
+    resource.prlimit(group.pid, resource.RLIMIT_NOFILE, limits)
+
+    scene.eventually(lambda: len(group.workers()) == 2, timeout=60, what="a replacement")
+    assert second.id == group.workers()[1].id
+    done = group.stop()
+    assert (0, "") == (done.code, done.err)
+    assert "[worker 0] could not start (Too many open files), tries again in 0.4 s" in done.out.splitlines()
+
+
+def test_a_group_of_which_no_worker_can_be_started_says_so(scene: Scene, supervisor: Callable[..., Any]) -> None:
+    """Whoever starts it hears of it at once; nothing of it is left in the store."""
+    process = supervisor("import os, queuectl.supervisor as it; it.python_command = lambda: [os.path.abspath('none')]")
+
+    said = process.communicate(timeout=30)[0]
+
+    assert 1 == process.returncode
+    assert said.startswith(b"queuectl: no worker can be started: No such file or directory: ")
+    assert [] == scene.queue.store.workers()
+
+
+def test_a_supervisor_that_cannot_look_goes_on(scene: Scene) -> None:
+    """Its entry is gone, and without a descriptor it cannot find out under which name to come back: it says so once."""
+    scene.queue.set_setting("lease", "2")
+    group = scene.start(env={"QUEUECTL_SYNCHRONOUS": "normal"})  # else it is the store that it cannot use
+    (worker,) = group.workers()
+    (entry,) = [row for row in scene.queue.store.workers() if row.role == "supervisor"]
+    limits = resource.prlimit(group.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(group.pid, resource.RLIMIT_NOFILE, (3, limits[1]))  # those that it has it keeps
+
+    scene.queue.store.unregister(entry.id)
+    said = f"queuectl: cannot look after the workers: Too many open files: /proc/{group.pid}/stat. Waiting."
+    scene.eventually(lambda: group.has_said(said))
+    resource.prlimit(group.pid, resource.RLIMIT_NOFILE, limits)
+    scene.eventually(group.is_registered)
+
+    assert [worker.pid] == group.pids()
+    assert (0, 1) == (group.stop().code, group.out.count(said))
