@@ -110,7 +110,7 @@ class Supervisor:
     def run(self) -> int:
         """Keep the group running until it is stopped or has drained; return the exit code."""
         identity.name_process("queuectl")
-        recovery.sweep(self._store)  # what died while nobody was there
+        self._give_back()  # what died while nobody was there
         while True:
             now_mono = time.monotonic()
             self._collect(now_mono)
@@ -239,9 +239,7 @@ class Supervisor:
     def _look(self, now_mono: float) -> None:
         """Give back what dead workers had; see who is there and what is asked for."""
         self._read_lease()
-        judge = time.monotonic() - self._healthy_since_mono > self._lease_s * 2
-        for lost in recovery.sweep(self._store, judge):
-            self._console.line(events.lost(*lost))
+        self._give_back()
         self._living = local_workers(self._store)
         self._pids.keep(self._living)
         self._tell_ready()
@@ -249,6 +247,11 @@ class Supervisor:
         # Somebody dead who is still there could not be buried: again at the next sweep.
         buried = len(self._living) == len(self._store.workers())
         self._look_mono = now_mono + LOOK_S if buried else 0.0
+
+    def _give_back(self) -> None:
+        judge = time.monotonic() - self._healthy_since_mono > self._lease_s * 2
+        for lost in recovery.sweep(self._store, judge):
+            self._console.line(events.lost(*lost))
 
     def _unblock(self) -> bool:
         """Where the store's lock could not be got: end who sits on it; say whether that was done."""
@@ -315,13 +318,23 @@ class Supervisor:
             self._ask_stop(GRACEFUL)
 
     def _leave(self) -> None:
-        try:
-            self._look(time.monotonic())
-            self._store.unregister(self._id)
-            self._pids.keep(self._living)
-        except QueuectlError:
-            pass
+        """Give back what workers of this group had when they died, take the own entry away, have ``pids.json`` true.
+
+        What fails keeps nothing else from being done; only a store that is away is not waited for once more.
+        """
+        for step in (self._give_back, self._unregister):
+            try:
+                step()
+            except StoreUnavailable:
+                break
+            except (QueuectlError, OSError):
+                pass
+        self._pids.keep([each for each in self._living if identity.is_running(each.pid, each.pid_started)])
         self._console.finish()
+
+    def _unregister(self) -> None:
+        self._store.unregister(self._id)
+        self._living = local_workers(self._store)
 
     def abandon(self) -> None:
         """The store is gone: let the workers end what they can and go."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -122,3 +124,56 @@ def test_a_supervisor_that_cannot_look_goes_on(scene: Scene) -> None:
 
     assert [worker.pid] == group.pids()
     assert (0, 1) == (group.stop().code, group.out.count(said))
+
+
+def test_who_leaves_while_the_store_is_away_leaves_no_pids(scene: Scene, supervisor: Callable[..., Any]) -> None:
+    """Somebody holds the write lock: entries stay for the next sweep, but ``pids.json`` names nobody who is dead."""
+    process = supervisor("import queuectl.db.sqlite_file as it; it.PATIENCE_S = 0.2")
+    pids = scene.folder / ".queuectl" / "pids.json"
+    scene.eventually(lambda: pids.exists() and json.loads(pids.read_text())["pids"], what="a pid")
+    (worker,) = json.loads(pids.read_text())["pids"]
+    holder = sqlite3.connect(str(scene.folder / ".queuectl" / "jobs.db"), isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+
+    process.send_signal(signal.SIGSTOP)  # both that follow reach it at once: it replaces nobody
+    os.kill(worker, signal.SIGKILL)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    code = process.wait(30)
+    holder.close()
+
+    assert (0, {"pids": []}) == (code, json.loads(pids.read_text()))
+    scene.drain()
+    assert [] == scene.queue.store.workers()
+
+
+def test_what_was_lost_before_a_group_started_is_told_by_it(scene: Scene) -> None:
+    """Not only what it loses itself."""
+    job_id = scene.queue.enqueue('[ "$QUEUECTL_ATTEMPT" -gt 1 ] || exec sleep 60').id
+    first = scene.start()
+    scene.until(job_id, "processing")
+    first.kill_all()
+
+    second = scene.start()
+
+    scene.until(job_id, "completed")
+    assert f"[worker 0] job {job_id} lost, runs again" in second.stop().out.splitlines()
+
+
+def test_what_a_worker_had_when_its_group_ended_is_given_back(scene: Scene) -> None:
+    """It dies while the supervisor stops: the job is told and free, and neither has left an entry."""
+    job_id = scene.queue.enqueue("exec sleep 60").id
+    group = scene.start()
+    scene.until(job_id, "processing")
+    (worker,) = group.pids()
+    group.send(signal.SIGSTOP)  # both that follow reach it at once: it replaces nobody
+
+    os.kill(worker, signal.SIGKILL)
+    group.send(signal.SIGTERM)
+    group.send(signal.SIGCONT)
+
+    done = group.wait()
+    assert (0, "pending") == (done.code, scene.state(job_id))
+    assert f"[worker 0] job {job_id} lost, runs again" in done.out.splitlines()
+    assert [] == scene.queue.store.workers()
+    assert {"pids": []} == json.loads((scene.folder / ".queuectl" / "pids.json").read_text())
