@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 
 from queuectl import recovery
@@ -215,5 +216,5 @@ def hurry_at(store: Store, *names: str) -> None:
         store.in_a_hurry = True
 
     for name in names:
-        if hasattr(signal, name):
+        if sys.platform != "win32" and hasattr(signal, name):
             signal.signal(getattr(signal, name), hurry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from queuectl import recovery
 from queuectl.config import Config
 from queuectl.job import JobFilter
 
@@ -31,6 +32,7 @@ class Pruner:
         if now_mono < self._due_mono:
             return self._due_mono
         self._due_mono = now_mono + PRUNE_S
+        recovery.forget_strays(self._store)
         config = Config(self._store.settings())
         now = self._store.now()
         for keep_s, states in ((config.keep_completed, ("completed", "cancelled")), (config.keep_dead, ("dead",))):

@@ -33,6 +33,8 @@ ALIVE, DEAD, HUNG = "alive", "dead", "hung"
 # by itself. Of the 45 s of the contract, 30 s are the lease, 12 s this, and the rest is until somebody looks.
 MARGIN = 0.4
 NOTES = ".runs"
+# Notes this old, of nobody whom the store knows, are of no use: a new worker registers soon after it has made its own.
+STRAY_S = 86400.0
 
 
 def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[float] = None) -> str:
@@ -228,5 +230,25 @@ def forget_notes(store: Store, worker_id: str) -> None:
     for name in (NOTES, journal.NAME):
         try:
             os.remove(os.path.join(folder, worker_id + name))
+        except OSError:
+            pass
+
+
+def forget_strays(store: Store) -> None:
+    """Remove old notes and bells of workers that the store does not know any more.
+
+    Of a worker that left without a word and was recovered by another host they would stay for ever.
+    """
+    folder = run_folder(store)
+    try:
+        names = os.listdir(folder) if folder is not None else []
+    except OSError:
+        return
+    known = {worker.id for worker in store.workers()} if names else set()
+    for name in names:
+        path = os.path.join(folder or "", name)
+        try:
+            if name.partition(".")[0] not in known and time.time() - os.lstat(path).st_mtime > STRAY_S:
+                os.remove(path)
         except OSError:
             pass

@@ -16,7 +16,7 @@ from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 from queuectl.execution import signal_name
 from queuectl.job import Worker
 from queuectl.launch import environment, python_command, start_daemon
-from queuectl.membership import is_time
+from queuectl.membership import hurry_at, is_time
 from queuectl.notify import Notifier
 from queuectl.pidfile import PidFile
 from queuectl.pruning import Pruner
@@ -79,6 +79,7 @@ class Supervisor:
         self._ready = False  # whether all workers have registered once
         self._said_trouble = ""
         self._wake = place_to_sleep()
+        hurry_at(store, "SIGINT", "SIGTERM", "SIGQUIT")
         try:
             self._register()
         except StoreUnavailable:
@@ -329,8 +330,11 @@ class Supervisor:
                 break
             except (QueuectlError, OSError):
                 pass
-        self._pids.keep([each for each in self._living if identity.is_running(each.pid, each.pid_started)])
+        self._keep_pids()
         self._console.finish()
+
+    def _keep_pids(self) -> None:
+        self._pids.keep([each for each in self._living if identity.is_running(each.pid, each.pid_started)])
 
     def _unregister(self) -> None:
         self._store.unregister(self._id)
@@ -344,6 +348,7 @@ class Supervisor:
                 if slot.process.stdin is not None:
                     slot.process.stdin.close()
                 slot.process.wait()
+        self._keep_pids()
 
 
 def _numbers(store: Store, options: Dict[str, Any]) -> Sequence[int]:

@@ -7,10 +7,11 @@ import select
 
 import pytest
 
+from queuectl import recovery
 from queuectl.db import doorbell
 from queuectl.db.doorbell import Doorbell
 from queuectl.errors import JobExists
-from tests.store.build import EVERYTHING, T0, bring_to, spec
+from tests.store.build import EVERYTHING, T0, bring_to, spec, worker
 
 pytestmark = pytest.mark.posix
 
@@ -119,3 +120,20 @@ def test_ringing_where_nobody_lives_is_harmless(tmp_path):
     doorbell.ring(str(tmp_path))
 
     assert ["notes"] == os.listdir(str(tmp_path))
+
+
+def test_old_notes_of_nobody_are_removed(store):
+    """Those of a worker that is known stay, however old, as do those of one that may be about to register."""
+    os.makedirs(store.run_folder, mode=0o700, exist_ok=True)
+    store.register(worker("known"))
+    names = ["known.runs", "known.bell", "gone.runs", "gone.ahead", "new.bell"]
+    for name in names:
+        path = os.path.join(store.run_folder, name)
+        with open(path, "w", encoding="ascii"):
+            pass
+        if not name.startswith("new"):
+            os.utime(path, (1e9, 1e9))
+
+    recovery.forget_strays(store)
+
+    assert ["known.bell", "known.runs", "new.bell"] == sorted(os.listdir(store.run_folder))
