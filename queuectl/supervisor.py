@@ -64,8 +64,7 @@ class Supervisor:
         self._options = options
         self._id: str = options["group_id"]
         self._slots = [Slot(number) for number in _numbers(store, options)]
-        self._stop = 0
-        self._interrupts = 0
+        self._stop = self._interrupts = 0
         # Not print: a held terminal must not keep workers from being stopped.
         self._console = LogFile(_log_path("supervisor")) if options["daemon"] else Console()
         self._lease_s = recovery.lease_of(store)

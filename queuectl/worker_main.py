@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         process = WorkerProcess(
             store, console, int(number), group_id, int(concurrency), queues, bool(drain), lifeline=0
         )
-        hurry_at(store, "SIGQUIT")
+        hurry_at(store, "SIGTERM", "SIGQUIT")
         try:
             return process.run()
         except QueuectlError:

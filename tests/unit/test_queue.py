@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import threading
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
@@ -478,8 +478,8 @@ def test_a_forked_child_has_a_connection_of_its_own(queue):
 def test_a_datetime_says_what_ended_before_it(queue):
     """An engine that compares whatever it is given would take it for later than everything, or for nothing."""
     queue.cancel(*queue.enqueue_many(["true", "true"]))
-    day = datetime.timedelta(days=1)
-    now = datetime.datetime.now(datetime.timezone.utc)
+    day = timedelta(days=1)
+    now = datetime.now(timezone.utc)
 
     assert 0 == queue.prune(JobFilter(ended_before=now - day))
     assert 2 == queue.prune(JobFilter(ended_before=now + day))
