@@ -250,17 +250,17 @@ def move(moves: Moves, queue: str, before: str, after: Optional[str]) -> None:
         moves[queue, after] = moves.get((queue, after), 0) + 1
 
 
-def count(run: Run, moves: Moves) -> None:
-    """Write noted moves into everybody's shard of the counters, in the order of the queues."""
+def count(run: Run, moves: Moves, shard: int = 0) -> None:
+    """Write noted moves into one shard of the counters, everybody's or a worker's, in the order of the queues."""
     queues = sorted({queue for queue, _ in moves})
     if queues:
         changes = {state: [moves.get((queue, state), 0) for queue in queues] for state in COUNTED}
-        run(_COUNT, {"queues": queues, **changes})
+        run(_COUNT, {"queues": queues, "shard": shard, **changes})
 
 
 _COUNT = f"""
     INSERT INTO queuectl.counts AS c (queue, shard, {", ".join(COUNTED)})
-    SELECT queue, 0, {", ".join(COUNTED)}
+    SELECT queue, %(shard)s::int, {", ".join(COUNTED)}
       FROM unnest(%(queues)s::text[], {", ".join(f"%({state})s::bigint[]" for state in COUNTED)})
            AS m (queue, {", ".join(COUNTED)})
      ORDER BY queue

@@ -6,6 +6,7 @@ from queuectl import faults
 from queuectl.db.postgres_desk import PostgresDesk, count, move
 from queuectl.db.postgres_line import boot_s
 from queuectl.db.postgres_turn import shard_of
+from queuectl.db.postgres_views import COUNTED
 from queuectl.db.rules import CANCELLED_WAITING, after_loss
 
 TYPE_CHECKING = False
@@ -51,13 +52,17 @@ class PostgresWorkers(PostgresDesk):
 
         def body(run: Run) -> None:
             run("DELETE FROM queuectl.workers WHERE id = %s", (worker_id,))
-            self._fold(run, worker_id)
+            self._fold(run, shard_of(worker_id))
 
         self._write(body)
 
-    def _fold(self, run: Run, worker_id: str) -> None:
-        """Add what a worker counted to everybody's shard, so that shards do not pile up."""
-        run(_FOLD, {"shard": shard_of(worker_id)})
+    def _fold(self, run: Run, shard: int) -> None:
+        """Add what was counted in a shard to everybody's, so that shards do not pile up.
+
+        Whoever enqueues in a transaction of his own holds everybody's until he commits: nobody waits for that here,
+        as no worker's turn does and no recovery of lost jobs may.
+        """
+        run(_FOLD, {"shard": shard})
 
     def workers(self) -> List[Worker]:
         """See ``Store.workers``."""
@@ -112,10 +117,12 @@ class PostgresWorkers(PostgresDesk):
                 reasons.append(reason)
             if owned:
                 run(_RELEASE, {"seqs": [row[0] for row in owned], "states": states, "reasons": reasons, "now": at})
-                count(run, moves)
+                # Not in the dead worker's own shard: a server that knows nothing of its death may still hold it.
+                count(run, moves, shard_of(worker_id + " lost"))
                 self._wake(run)
             run("DELETE FROM queuectl.workers WHERE id = %s", (worker_id,))
-            self._fold(run, worker_id)
+            for shard in (shard_of(worker_id), shard_of(worker_id + " lost")):
+                self._fold(run, shard)
             faults.point("releasing")
             return [(row[1], state) for row, state in zip(owned, states)]
 
@@ -133,7 +140,7 @@ class PostgresWorkers(PostgresDesk):
             if unbegun:
                 run(_GIVE_BACK, {"seqs": [row[0] for row in unbegun], "now": at, "reason": CANCELLED_WAITING})
                 run("DELETE FROM queuectl.runs WHERE run_id = ANY(%s::bigint[])", ([row[3] for row in unbegun],))
-                count(run, moves)
+                count(run, moves, shard_of(worker_id))
                 self._wake(run)
             faults.point("giving")
             return len(unbegun)
@@ -222,13 +229,26 @@ _GIVE_BACK = """
      WHERE coalesce(g.seq, -1) = g.seq AND j.seq = g.seq AND r.run_id = j.last_run_id  -- see postgres_turn
     """
 
-_FOLD = """
-    WITH gone AS (
-        DELETE FROM queuectl.counts WHERE shard = %(shard)s::int RETURNING *)
-    INSERT INTO queuectl.counts AS c (queue, shard, pending, processing, failed, completed, dead, cancelled)
-    SELECT queue, 0, pending, processing, failed, completed, dead, cancelled FROM gone ORDER BY queue
-    ON CONFLICT (queue, shard) DO UPDATE
-       SET pending = c.pending + excluded.pending, processing = c.processing + excluded.processing,
-           failed = c.failed + excluded.failed, completed = c.completed + excluded.completed,
-           dead = c.dead + excluded.dead, cancelled = c.cancelled + excluded.cancelled
+# What somebody holds at this moment is left for the next time: a shard that stays counts as well as one that goes.
+_FOLD = f"""
+    WITH open AS (
+        SELECT queue
+          FROM queuectl.counts
+         WHERE shard = 0 AND queue IN (SELECT queue FROM queuectl.counts WHERE shard = %(shard)s::int)
+         ORDER BY queue
+           FOR UPDATE SKIP LOCKED
+    ), mine AS (
+        SELECT queue
+          FROM queuectl.counts
+         WHERE shard = %(shard)s::int AND queue IN (SELECT queue FROM open)
+         ORDER BY queue
+           FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM queuectl.counts AS c USING mine WHERE c.queue = mine.queue AND c.shard = %(shard)s::int
+        RETURNING c.*
+    )
+    UPDATE queuectl.counts AS c
+       SET {", ".join(f"{state} = c.{state} + gone.{state}" for state in COUNTED)}
+      FROM gone
+     WHERE c.queue = gone.queue AND c.shard = 0
     """

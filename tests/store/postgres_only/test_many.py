@@ -9,7 +9,7 @@ import time
 import pytest
 
 from queuectl.db import open_store
-from queuectl.errors import JobNotFound, WrongState
+from queuectl.errors import JobNotFound, StoreUnavailable, WrongState
 from tests.store.build import EVERYTHING, T0, completed, failed, spec, specs, worker
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
@@ -109,6 +109,43 @@ def test_ends_of_one_queue_do_not_wait_for_each_other(store, open_one, url):
         assert [True] == open_one(url).finish("w2", [completed(second, T0)], now=T0).accepted
         hanging.rollback()
     assert [True] == store.finish("w1", [completed(first, T0)], now=T0).accepted
+
+
+def test_an_open_transaction_that_enqueues_is_waited_for_by_no_worker(store, open_one, url):
+    """Claims are given back, lost jobs released, workers leave; the counts are right when it has ended, too."""
+    store.add(specs(4), T0)
+    first, second = store.claim("w1", 2, (), T0)
+    store.claim("w2", 1, (), T0)
+    with psycopg.connect(url.partition("?")[0]) as app:
+        store.add_within(app, [spec()])
+
+        assert 1 == store.give_back("w1", [second.run_id], T0)
+        assert [True] == store.finish("w1", [completed(first, T0)], now=T0).accepted
+        assert store.condemn("w2", store.workers()[1].renewed_mono_s)
+        assert [("job3", "pending")] == store.release_lost("w2", 3, T0)
+        open_one(url).unregister("w1")
+    (queue,) = store.queues()
+    assert (4, 0, 1) == (queue.pending, queue.processing, queue.completed)
+    assert [] == store.check()
+
+
+def test_a_question_that_is_given_up_is_called_off(store, open_one, url):
+    """Behind a table lock a worker that asks again and again does not leave a session of its own each time."""
+    mine = open_one(url)
+    mine.be_patient(1.5)
+    count = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
+    like = f"%{store.schema}.%"
+    with psycopg.connect(url.partition("?")[0]) as holder, psycopg.connect(url.partition("?")[0]) as look:
+        look.autocommit = True
+        holder.execute(f"LOCK TABLE {store.schema}.jobs IN ACCESS EXCLUSIVE MODE")
+        for _ in range(6):
+            with pytest.raises(StoreUnavailable):
+                mine.claim("w1", 1, (), T0)
+        deadline = time.monotonic() + 10
+        while look.execute(count, (like,)).fetchone()[0] > 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        waiting = look.execute(count, (like,)).fetchone()[0]
+    assert waiting <= 1
 
 
 def shard(worker_id):
