@@ -48,6 +48,13 @@ class Report:
         """Have the console take a line that depends on no end; at once where lines of ends are held."""
         (self._console.at_once if self.holds else self._console.line)(text)
 
+    def show(self, text: str) -> None:
+        """Have the console write a line now, unless lines of ends are before it: the command may kill this process."""
+        self._console.line(text)
+        if self._upto is None and not self.holds and not self._unsynced:
+            self._console.release()
+            self._console.flush()
+
     def drop_held(self) -> None:
         """Forget the lines of ends that the store has not been told, and will not be told by this worker."""
         if self.holds:

@@ -160,7 +160,8 @@ class WorkerProcess:
             self._chore_by(ends.ahead.until_mono)
 
     def _free(self, now_mono: float) -> int:
-        return 0 if self._stop else self._slots.free(len(self._running), now_mono)
+        over = self._stop or self._membership.lease_is_over(self._config.lease)  # the lease is renewed first
+        return 0 if over else self._slots.free(len(self._running), now_mono)
 
     def _look_again(self, free: int) -> List[Claim]:
         """The queue is empty: hang up the bell, look once more, and note when to look next.
@@ -208,13 +209,12 @@ class WorkerProcess:
     # -- a run's life -------------------------------------------------------------------------
 
     def _begin(self, claim: Claim) -> None:
-        self._console.line(events.picked(self._number, claim.job.id, claim.job.command))
+        self._report.show(events.picked(self._number, claim.job.id, claim.job.command))
         execution = Execution(claim, self._config)
         over_mono = self._membership.over_mono(self._config.lease)
         if over_mono is not None:
             if time.monotonic() >= over_mono:
-                why = "the lease ended before the start"
-                self._settle(claim, RunEnd(Outcome.STOPPED, None, None, why, self._store.now()))
+                self._settle(claim, RunEnd(Outcome.STOPPED, None, None, "the lease was over", self._store.now()))
                 return
             self._chore_by(over_mono)
         try:

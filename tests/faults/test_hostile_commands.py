@@ -164,7 +164,11 @@ def test_commands_that_stop_or_kill_their_worker(scene: Scene) -> None:
     for job_id in others:
         scene.until(job_id, "completed")
 
-    assert [0, 0] == [group.stop().code for group in groups]
+    done = [group.stop() for group in groups]
+    assert [0, 0] == [each.code for each in done]
+    # Whoever looks for the job that kills the worker finds it in the last line.
+    for each, job_id in zip(done, (stopping, killing)):
+        assert 1 == each.out.count(f"picked job {job_id}: "), each.out
     scene.judge(acknowledged=[stopping, killing, *others])
 
 

@@ -105,6 +105,26 @@ def test_a_worker_told_twice_to_stop_leaves_an_end_for_the_next(
     assert ("completed", [Outcome.COMPLETED], b"ended\n") == (job.state, [run.state for run in runs], output)
 
 
+@pytest.mark.posix
+def test_after_an_outage_beyond_its_lease_a_worker_renews_it_before_it_claims(
+    store, server, schema, proxy, monkeypatch, background, eventually
+):
+    """It does not claim and put back, claim and put back, until its next tick."""
+    store.set_setting("lease", "2")
+    monkeypatch.setenv("QUEUECTL_DB", server.url(schema, proxy.port))
+    with Queue(server.url(schema)) as queue, background("worker", "start") as group:
+        eventually(lambda: "started" in group.out)
+        proxy.refuse()
+        (mine,) = [row for row in store.workers() if row.role == "worker" and row.id not in ("w1", "w2")]
+        eventually(lambda: store.now() > mine.lease_expires_at + 1)
+        ids = queue.enqueue_many(["true"] * 20)
+        proxy.admit()
+        queue.wait_all(ids, 60)
+        runs = [run for job_id in ids for run in queue.runs(job_id)]
+
+    assert [(Outcome.COMPLETED, None)] * 20 == [(run.state, run.reason) for run in runs]
+
+
 def starting(url):
     """Return what a daemon of one worker is started with."""
     os.makedirs(os.path.join(os.environ["QUEUECTL_HOME"], "logs"))
