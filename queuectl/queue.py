@@ -14,6 +14,7 @@ import time
 from queuectl import jobspec
 from queuectl.db import open_store
 from queuectl.errors import InvalidJob, JobExists, JobNotFound, QueuectlError, shown
+from queuectl.following import FIRST_LOOK_S, Following
 from queuectl.switches import Switches
 
 TYPE_CHECKING = False
@@ -28,13 +29,10 @@ if TYPE_CHECKING:
 
     JobLike = Union[str, Mapping[str, Any], JobSpec]
 
-# How long a waiting call sleeps between two looks: quick at first, then gently.
-FIRST_LOOK_S = 0.005
-LAST_LOOK_S = 0.1
 PAGE = 1000
 
 
-class Queue(Switches):
+class Queue(Following, Switches):
     """A job queue over one store.
 
     Args:
@@ -179,107 +177,6 @@ class Queue(Switches):
         self.get(job_id)
         with self._lock:
             return self.store.runs(job_id)
-
-    def output(self, job_id: str, run: Optional[int] = None) -> bytes:
-        """Return what a run wrote (default: the last run), with a line where the middle was cut out.
-
-        Raises:
-            JobNotFound, QueuectlError: No such job, or no such run.
-        """
-        from queuectl.runner.output import joined
-
-        chosen = self._run(job_id, run)
-        with self._lock:
-            parts = self.store.output(chosen.run_id) if chosen else []
-        return b"".join(joined(parts, 0))
-
-    def follow(self, job_id: str, run: Optional[int] = None) -> Iterator[bytes]:
-        """Yield a run's output as it comes, to the run's end; wait for its start if it has not begun.
-
-        Without *run*, the current or last run; of a job that waits for its first run, the first.
-        """
-        from queuectl.patience import Patient
-        from queuectl.runner.output import joined
-
-        end = 0
-        sleep_s = FIRST_LOOK_S
-        while True:
-            with self._lock, Patient(self.store):
-                job = self.get(job_id)
-                chosen = self._run(job_id, run)
-                parts = self.store.output(chosen.run_id, end) if chosen is not None else []
-            if chosen is not None:
-                run = chosen.number
-                yield from joined(parts, end)
-                if parts:
-                    end = parts[-1][0] + len(parts[-1][1])
-                    sleep_s = FIRST_LOOK_S
-                elif chosen.state != "running":
-                    return
-            elif job.state in ("cancelled", "dead", "completed"):
-                return
-            sleep_s = self._nap(sleep_s)
-
-    def _run(self, job_id: str, number: Optional[int]) -> Optional[Run]:
-        runs = self.runs(job_id)
-        if number is None:
-            return runs[-1] if runs else None
-        for run in runs:
-            if run.number == number:
-                return run
-        had = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-        raise QueuectlError(f"{job_id} has had {had}; there is no run {number}.")
-
-    def _nap(self, sleep_s: float) -> float:
-        """Sleep until the next look is worth it; return how long to sleep after it."""
-        from queuectl.patience import has_news
-
-        deadline = time.monotonic() + sleep_s
-        while time.monotonic() < deadline:
-            time.sleep(min(sleep_s, FIRST_LOOK_S * 4))
-            with self._lock:
-                if has_news(self.store):
-                    return FIRST_LOOK_S
-        return min(sleep_s * 1.5, LAST_LOOK_S)
-
-    def wait(self, job_id: str, timeout: Optional[float] = None) -> Job:
-        """Wait until a job has ended (completed, dead or cancelled) and return it.
-
-        Raises:
-            TimeoutError: It had not ended after *timeout* seconds.
-            StoreUnavailable: The database server has been away for five minutes, or as long as *timeout* is.
-            JobNotFound: There is no such job, or it was deleted meanwhile.
-        """
-        return self.wait_all([job_id], timeout)[0]
-
-    def wait_all(
-        self, job_ids: Sequence[str], timeout: Optional[float] = None, tick: Optional[Callable[[], None]] = None
-    ) -> List[Job]:
-        """Wait until all of *job_ids* have ended; as ``wait``. *tick* is called between looks."""
-        from queuectl.job import ENDED
-        from queuectl.patience import Patient, deadline_of, different
-
-        deadline = deadline_of(timeout)
-        open_ids = different(job_ids)
-        sleep_s = FIRST_LOOK_S
-        while True:
-            with self._lock, Patient(self.store, deadline):
-                states = self.store.states(open_ids)
-            for job_id in open_ids:
-                if job_id not in states:
-                    raise JobNotFound(job_id)
-            open_ids = [job_id for job_id in open_ids if states[job_id] not in ENDED]
-            if not open_ids:
-                with self._lock, Patient(self.store, deadline):
-                    self.store.sync()  # an end that was told must survive a loss of power
-                    return [self.get(job_id) for job_id in job_ids]
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"{', '.join(open_ids[:5])} had not ended after {timeout} s.")
-            if tick is not None:
-                tick()
-            if deadline is not None:
-                sleep_s = min(sleep_s, max(deadline - time.monotonic(), 0.0))
-            sleep_s = self._nap(sleep_s)
 
     def status(self) -> Status:
         """Return the counts of every state, live workers, the age of the oldest due job, and rates."""

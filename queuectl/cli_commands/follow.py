@@ -113,20 +113,29 @@ class _Runner:
         while True:
             job = self.queue.get(self.job_id)
             if job.run_no > self.seen:
-                self.seen += 1
                 self._waiting = _Waiting(self.queue, self.silent, self.note)
                 self._told_retry = False
-                if not self.hidden:
+                if self.hidden:
+                    self.seen += 1
+                else:
                     goes_on = f"{self.job_id} goes on. Follow it: queuectl logs -f {self.job_id}."
-                    pass_through(self._watched(self.queue.follow(self.job_id, self.seen)), goes_on)
+                    pass_through(self._next_run(), goes_on)
                 continue
             if job.state in ENDED:
                 return job
             self._while_it_waits(job)
             time.sleep(LOOK_S)
 
-    def _watched(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        for piece in pieces:
+    def _next_run(self) -> Iterator[bytes]:
+        """Yield the output of the run behind those that were seen, which it then is one of."""
+        pieces = self.queue.follow_next(self.job_id, self.seen)
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration as end:
+                # Not simply one more: the run that was there may have been given back, and none have come after it.
+                self.seen = end.value
+                return
             if piece:
                 self._line_is_open = not piece.endswith(b"\n")
             yield piece

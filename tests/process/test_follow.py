@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any, Callable
+from typing import Any, Callable, List
 
 import pytest
 
 from tests.conftest import Result
 from tests.process.scene import Scene
+from tests.store.build import completed, worker
 
 pytestmark = pytest.mark.posix
 
@@ -62,6 +63,34 @@ def test_follow_of_an_output_beyond_the_limit(scene: Scene, background: Callable
     assert "bytes were cut here]\n" in out
     assert out.endswith("\n99999\n100000\nthe end\n")
     group.stop()
+
+
+@pytest.mark.parametrize("words", [["run", "-q", "--id", "mine", "--"], ["logs", "-f", "mine"]], ids=["run", "logs"])
+def test_a_run_that_was_given_back_is_followed_when_it_begins(
+    words: List[str], scene: Scene, background: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """A worker, played by hand, claims the job ahead and does not get to it: that is nothing to end with an error for.
+
+    No command runs while a claim is held, so its output is there for the test alone: it shows that the run was seen.
+    """
+    store = scene.queue.store
+    store.register(worker("w1"))
+    if words[0] == "run":
+        follower = background(*words, "true")
+        eventually(lambda: [job.id for job in scene.queue.jobs()] == ["mine"], what="the job")
+    else:
+        scene.queue.enqueue("true", id="mine")
+        follower = background(*words)
+    ahead = store.claim("w1", 1)[0]
+    store.append_output(ahead.run_id, [(0, b"seen\n")])
+    eventually(lambda: follower.out == "seen\n", what="the look at the run")
+
+    store.give_back("w1", [ahead.run_id])
+    begun = store.claim("w1", 1)[0]
+    store.append_output(begun.run_id, [(0, b"hello\n")])
+    store.finish("w1", [completed(begun)])
+
+    assert Result("seen\nhello\n", "", 0) == follower.wait()
 
 
 def test_what_a_lost_run_wrote_is_kept(scene: Scene, cli: Cli, background: Callable[..., Any]) -> None:

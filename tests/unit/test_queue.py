@@ -229,6 +229,41 @@ def test_following_a_job_that_never_ran_ends_with_it(queue):
     assert [] == list(queue.follow("job1"))
 
 
+def between_looks(queue, monkeypatch, *steps):
+    """Let a waiting call of *queue* take the next of *steps* after each look, instead of a nap."""
+    left = iter(steps)
+    monkeypatch.setattr(queue, "_nap", lambda sleep_s: (next(left)(), sleep_s)[1])
+
+
+@pytest.mark.parametrize("run", [None, 1])
+def test_a_run_that_is_given_back_is_followed_when_it_begins_anew(queue, monkeypatch, run):
+    """A worker that had claimed the job ahead did not get to it: to its follower nothing has happened."""
+    queue.enqueue("true")
+    ahead = claim(queue)
+
+    def begin_anew():
+        begun = claim(queue)
+        queue.store.append_output(begun.run_id, [(0, b"hello")])
+        queue.store.finish("w1", [completed(begun)])
+
+    between_looks(queue, monkeypatch, lambda: queue.store.give_back("w1", [ahead.run_id]), begin_anew, lambda: None)
+
+    assert [b"hello"] == list(queue.follow("job1", run))
+
+
+def test_a_run_that_is_given_back_for_good_ends_with_its_job(queue, monkeypatch):
+    """Cancelled before it was claimed again; the output of the run before it is not shown in its place."""
+    queue.enqueue("true")
+    first = claim(queue)
+    queue.store.append_output(first.run_id, [(0, b"first")])
+    queue.store.finish("w1", [failed(first, queue.now(), queue.now())])
+    ahead = claim(queue)
+
+    between_looks(queue, monkeypatch, lambda: queue.store.give_back("w1", [ahead.run_id]), lambda: queue.cancel("job1"))
+
+    assert [] == list(queue.follow("job1"))
+
+
 def test_the_status_counts_every_state(queue):
     """Over all queues; with the age of the oldest due job and the paused queues."""
     queue.enqueue_many([{"command": "true", "queue": name} for name in ("a", "b", "b")])
