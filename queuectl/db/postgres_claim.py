@@ -29,7 +29,7 @@ from queuectl.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Ended, OutputWrite
     from queuectl.db.postgres_link import Run
@@ -205,7 +205,7 @@ class Turn:
         names = self._names(kind)
         until_s, self._store.places_until_s = self._still(), {}
         places = {name: self._store.places[name] for name in names if name in until_s}
-        parts = {(run_id, start): data for run_id, pieces, _ in outputs for start, data in pieces}
+        parts = _parts(outputs)
         values: Dict[str, Any] = {
             "now": self._now, "worker": self._worker_id, "shard": shard_of(self._worker_id), "promoted": self._promoted,
             "run_ids": [key[0] for key in parts], "starts": [key[1] for key in parts], "parts": list(parts.values()),
@@ -308,6 +308,18 @@ def _rooms(run: Run, limits: Dict[str, Optional[int]]) -> Dict[str, Optional[int
     running = dict(run(texts.RUNNING, {"names": names}).fetchall()) if names else {}
     rooms = {name: None if limit is None else limit - running.get(name, 0) for name, limit in limits.items()}
     return {name: room for name, room in rooms.items() if room is None or room > 0}
+
+
+def _parts(outputs: Sequence[OutputWrite]) -> Dict[Tuple[int, int], bytes]:
+    """Return what is left to insert of several writes, once each has taken away what its own are to replace."""
+    parts: Dict[Tuple[int, int], bytes] = {}
+    for run_id, pieces, replace_from in outputs:
+        # A flush that failed comes again before the write that replaces its tail: the store has nothing of it yet.
+        if replace_from is not None and parts:
+            for key in [key for key in parts if key[0] == run_id and key[1] >= replace_from]:
+                del parts[key]
+        parts.update({(run_id, start): data for start, data in pieces})
+    return parts
 
 
 def sendable(ended: Sequence[Ended]) -> List[Dict[str, Any]]:

@@ -80,6 +80,41 @@ def test_replacing_touches_one_run_only(store):
     assert ([(0, b"a"), (9, b"c")], [(0, b"a"), (5, b"b")]) == (store.output(first), store.output(second))
 
 
+HEAD = [(0, b"head"), (4, b"tail"), (8, b"more")]
+
+
+@pytest.mark.parametrize(
+    ("writes", "expected"),
+    [
+        ([(HEAD, None), ([(12, b"last")], None)], [*HEAD, (12, b"last")]),
+        ([(HEAD, None), ([(20, b"last")], 4)], [(0, b"head"), (20, b"last")]),
+        ([(HEAD, None), ([(8, b"MORE")], 8)], [(0, b"head"), (4, b"tail"), (8, b"MORE")]),
+        ([(HEAD, 0), ([(20, b"last")], 4)], [(0, b"head"), (20, b"last")]),
+        ([(HEAD, None), ([(20, b"x")], 4), ([(30, b"last")], 20)], [(0, b"head"), (30, b"last")]),
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_writes_of_one_run_take_effect_in_their_order(store, run_id, writes, expected, together):
+    """One call with several, as after a flush that failed, leaves what a call for each would."""
+    outputs = [(run_id, parts, replace_from) for parts, replace_from in writes]
+
+    for call in [outputs] if together else [[output] for output in outputs]:
+        store.append_outputs(call)
+
+    assert expected == store.output(run_id)
+
+
+def test_the_end_brings_output_that_replaces_what_comes_with_it(store):
+    """``finish`` takes several writes of a run too, and leaves those of other runs alone."""
+    store.add(specs(2), T0)
+    first, second = store.claim("w1", 2, (), T0)
+    outputs = [(first.run_id, HEAD, None), (second.run_id, HEAD, None), (first.run_id, [(20, b"last")], 4)]
+
+    store.finish("w1", [completed(first), completed(second)], now=T0, outputs=outputs)
+
+    assert ([(0, b"head"), (20, b"last")], HEAD) == (store.output(first.run_id), store.output(second.run_id))
+
+
 def test_a_part_written_again_replaces_itself(store, run_id):
     """A write that is repeated because its answer was lost does not double the output."""
     for _ in range(2):
