@@ -83,6 +83,18 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached now (busy, disk full, I/O error); trying again may help."""
 
 
+class NotDurable(StoreUnavailable):
+    """A change was made, and everybody sees it, but the disk failed to take it: do not make it again."""
+
+    def __init__(self, trouble: str, ids: Sequence[str] = ()) -> None:
+        what = "the change" if not ids else ids[0] if len(ids) == 1 else f"{len(ids)} jobs ({ids[0]} .. {ids[-1]})"
+        super().__init__(
+            f"{trouble} The store has {what} all the same, but a loss of power may take it away. "
+            "Do not repeat this, look after the disk."
+        )
+        self.trouble = trouble
+
+
 class StoreRefused(StoreError):
     """What lies at the store's path is not ours, damaged, replaced or newer; it was left as it is."""
 

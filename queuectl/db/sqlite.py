@@ -14,6 +14,7 @@ from queuectl.db.rules import MAX_RETRIES, PLENTY, generated_number, number_jobs
 from queuectl.db.sqlite_desk import SqliteDesk, note_move, write_moves
 from queuectl.db.sqlite_views import SqliteViews
 from queuectl.db.sqlite_workers import SqliteWorkers
+from queuectl.errors import NotDurable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,10 +45,14 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         specs = specs if isinstance(specs, list) else list(specs)
         if not specs:
             return []
-        with self._write as db:
-            ids = self._insert(db, specs, now)
-            self._ring_after = True
-            faults.point("adding")
+        ids: List[str] = []
+        try:
+            with self._write as db:
+                ids = self._insert(db, specs, now)
+                self._ring_after = True
+                faults.point("adding")
+        except NotDurable as error:
+            raise NotDurable(error.trouble, ids) from error
         faults.point("added")
         return ids
 

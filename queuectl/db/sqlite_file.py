@@ -13,7 +13,7 @@ import time
 from queuectl import db
 from queuectl.db import doorbell, sqlite_make
 from queuectl.db.migrate import NEWEST, TABLES, UNFINISHED
-from queuectl.errors import StoreRefused, StoreUnavailable
+from queuectl.errors import NotDurable, StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -413,7 +413,10 @@ class _Write:
             if file._ring_after:
                 doorbell.ring(file.run_folder)
             if file._sync_after:
-                file.sync()
+                try:
+                    file.sync()
+                except StoreUnavailable as trouble:
+                    raise NotDurable(str(trouble)) from trouble  # not as a write that was refused: it stands
             return
         self._roll_back()
         if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):

@@ -7,7 +7,7 @@ import sqlite3
 
 from queuectl.db import doorbell
 from queuectl.db.sqlite_views import JOB_COLUMNS
-from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
+from queuectl.errors import NotDurable, QueuectlError, StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,10 @@ def add_within(store: SqliteStore, connection: Any, specs: Sequence[JobSpec]) ->
         ) from error
     if own:
         doorbell.ring(store.run_folder)
-        store.sync()
+        try:
+            store.sync()
+        except StoreUnavailable as error:
+            raise NotDurable(str(error), ids) from error
     return [Job._make(row) for row in jobs]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import threading
 
 import pytest
 
 from queuectl.db import open_store, sqlite_file
-from queuectl.errors import JobNotFound, StoreUnavailable
+from queuectl.errors import JobNotFound, NotDurable, StoreUnavailable
 from queuectl.job import JobFilter
 from tests.store.build import T0, bring_to, completed, spec, specs
 
@@ -129,6 +130,46 @@ def test_an_answer_means_that_the_disk_has_it(path, store, synced, verb):
     WRITES[verb](store)
 
     assert os.stat(path + "-wal").st_ino in synced
+
+
+@pytest.fixture
+def unsyncable(store):
+    """Have each sync of *store* fail: a pipe cannot be synced."""
+    ends = os.pipe()
+    store.sync()  # opens the log
+    os.dup2(ends[1], store._wal)
+    yield store
+    for end in ends:
+        os.close(end)
+
+
+@pytest.mark.posix
+@pytest.mark.parametrize("verb", sorted(set(WRITES) - {"release"}))  # that one finds nothing to change
+def test_what_cannot_be_synced_is_not_told_as_refused(path, unsyncable, verb):
+    """The change stands and all see it; whoever tried again would have a job twice."""
+    with contextlib.closing(open_store(path)) as other:
+        bring_to(other, "cancelled", "over")
+        other.add([spec()], T0)
+        other.changed()
+
+        with pytest.raises(NotDurable, match="The store has .* all the same"):
+            WRITES[verb](unsyncable)
+
+        assert other.changed()
+
+
+@pytest.mark.posix
+def test_jobs_that_cannot_be_synced_are_named(path, unsyncable):
+    """One, several, and those that came over the caller's own connection."""
+    with pytest.raises(NotDurable, match=r"The store has job1 all the same"):
+        unsyncable.add([spec()], T0)
+    with pytest.raises(NotDurable, match=r"The store has 3 jobs \(job2 \.\. job4\) all the same"):
+        unsyncable.add(specs(3), T0)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as own:
+        with pytest.raises(NotDurable, match=r"The store has job5 all the same"):
+            unsyncable.add_within(own, [spec()])
+
+    assert ["job1", "job2", "job3", "job4", "job5"] == [job.id for job in unsyncable.jobs(JobFilter())]
 
 
 def test_a_refused_write_is_not_worth_a_sync(store, synced):
