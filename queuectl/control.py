@@ -134,7 +134,7 @@ def _ask(store: Store, workers: List[Worker], here: List[Worker], now: bool) -> 
             raise  # nothing else reaches the others
         # A full disk: the signal says the same.
     if sys.platform == "win32":  # there a signal would end the process at once
-        doorbell.ring(recovery.run_folder(store) or "")
+        doorbell.ring(recovery.run_folder(store))
         return
     number = QUIT if now else signal.SIGTERM
     # Supervisors first: they must not replace a worker that goes.

@@ -11,6 +11,7 @@ import marshal
 import os
 from binascii import crc32
 
+from queuectl.db.run_folder import NO_FOLLOW, opener
 from queuectl.job import Claim, Job, Outcome, RunEnd, State, Verdict
 from queuectl.runner.identity import OUT_OF
 
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 NAME = ".ahead"  # after the worker's id
 #: A larger record is not worth it: the ends in it are handed in at once.
 MOST_BYTES = 64 * 1024
+_WRITING = os.O_WRONLY | os.O_CREAT | NO_FOLLOW | getattr(os, "O_BINARY", 0)
 _HEAD = 12  # bytes before each record: its size, its checksum, the number of its batch
 # Goes into each checksum. Another one where what is in a record has changed: to a release that writes it in another
 # way the journal says nothing, and its runs count as lost.
 _FORMAT = 1
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_NEW_FILE = _WRITING | os.O_TRUNC
 
 
 class Left:
@@ -60,7 +62,7 @@ class Journal:
         self._batch += 1
         try:
             if self._fd is None:
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+                self._fd = os.open(self._path, _WRITING, 0o600)
             os.lseek(self._fd, 0, os.SEEK_SET)
             if self._write(_packed(waiting, (), ())):
                 return True
@@ -135,7 +137,7 @@ def read(path: str) -> Left:
         OSError: There may be one, but this process is out of descriptors or memory.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=opener) as file:
             return _understood(file.read())
     except OSError as error:
         if error.errno in OUT_OF:

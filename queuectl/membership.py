@@ -9,6 +9,7 @@ import time
 
 from queuectl import recovery
 from queuectl.db.doorbell import Doorbell
+from queuectl.db.run_folder import NO_FOLLOW
 from queuectl.errors import QueuectlError
 from queuectl.job import Worker
 from queuectl.runner import identity
@@ -55,13 +56,14 @@ class Membership:
     def enter(self, lease_s: float) -> None:
         """Register under a fresh id: results of an earlier one can never be taken for this one's."""
         self.id = os.urandom(8).hex()
-        folder = recovery.run_folder(self._store)
-        if folder is not None:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            self._notes = recovery.note_path(self._store, self.id, recovery.NOTES)
-            # A store that others on other hosts write to brings a bell of its own.
-            doorbell = getattr(self._store, "doorbell", None)
-            self._bell = Doorbell(folder, self.id) if doorbell is None else doorbell()
+        folder = self._store.run_folder.make()
+        self._notes = None if folder is None else os.path.join(folder, self.id + recovery.NOTES)
+        # A store that others on other hosts write to brings a bell of its own.
+        doorbell = getattr(self._store, "doorbell", None)
+        if doorbell is not None:
+            self._bell = doorbell()
+        else:
+            self._bell = None if folder is None else Doorbell(folder, self.id)
         now_mono, now, pid = time.monotonic(), self._store.now(), os.getpid()
         self._store.register(
             Worker(
@@ -199,7 +201,7 @@ class Membership:
         # journal a millisecond or two, and a reader comes only after this process's death.
         try:
             if self._notes_fd is None:
-                self._notes_fd = os.open(self._notes, os.O_WRONLY | os.O_CREAT, 0o600)
+                self._notes_fd = os.open(self._notes, os.O_WRONLY | os.O_CREAT | NO_FOLLOW, 0o600)
             os.lseek(self._notes_fd, 0, os.SEEK_SET)
             os.write(self._notes_fd, ("".join(lines) + "\n").encode("ascii"))
         except OSError:

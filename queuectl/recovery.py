@@ -8,6 +8,7 @@ import time
 
 from queuectl import faults, journal
 from queuectl.db import doorbell
+from queuectl.db.run_folder import opener
 from queuectl.records import NamedTuple
 from queuectl.runner import end_runs_at_once, identity
 
@@ -184,13 +185,12 @@ def _end_process(worker: Worker) -> bool:
 
 
 def run_folder(store: Store) -> Optional[str]:
-    """Return where the store's workers on this host keep notes and bells; None if the store has no place."""
-    folder: Optional[str] = getattr(store, "run_folder", None)
-    return folder
+    """Return where the store's workers on this host keep notes and bells; None if there is no place to be trusted."""
+    return store.run_folder.find()
 
 
 def note_path(store: Store, worker_id: str, name: str) -> Optional[str]:
-    """Return where a worker of this host keeps its notes of that *name*; None if the store has no place."""
+    """Return where a worker of this host keeps its notes of that *name*; None if there is no place to be trusted."""
     folder = run_folder(store)
     return None if folder is None else os.path.join(folder, worker_id + name)
 
@@ -206,7 +206,7 @@ def leaders_of(store: Store, worker_id: str, run_ids: FrozenSet[int]) -> Dict[in
     if path is None:
         return found
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="ascii", opener=opener) as file:
             lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno in identity.OUT_OF:

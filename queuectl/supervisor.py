@@ -208,7 +208,7 @@ class Supervisor:
                 self._renew(now_mono)
             changed = self._store.changed()
             if changed and not self._store.many_hosts:
-                doorbell.ring(recovery.run_folder(self._store) or "")
+                doorbell.ring(recovery.run_folder(self._store))
             if changed or not self._all_as_before(now_mono):
                 self._look(now_mono)
             if not self._stop:  # it would hold up the end

@@ -43,7 +43,7 @@ def doctor(args: Args) -> int:
     findings: List[Finding] = list(_versions(args.db or os.environ.get("QUEUECTL_DB", "")))
     try:
         with Queue(args.db, create=args.may_make_store) as queue:
-            for check in (_files, _damage, _workers, _jobs):
+            for check in (_files, _run_folder, _damage, _workers, _jobs):
                 findings += check(queue)
     except QueuectlError as error:  # it cannot be opened, or not be read to the end: that is what is wrong with it
         findings.append(_unusable(error))
@@ -158,6 +158,26 @@ def _permissions(path: str, folders: Sequence[str]) -> Iterator[Finding]:
         yield Finding(BAD, "access", f"others may use {name} (mode {mode:03o}).", advice)
     if not wrong:
         yield Finding(OK, "access", "only you can read the store")
+
+
+def _run_folder(queue: Queue) -> Iterator[Finding]:
+    """What is in the run folder is believed, and others may put files beside a store in a folder for everybody."""
+    run_folder = queue.store.run_folder
+    beside = os.path.dirname(run_folder.path)
+    trouble, for_all = "", False
+    try:
+        mode = os.stat(beside).st_mode
+        for_all = os.name != "nt" and bool(mode & 0o1000 and mode & 0o022)
+        trouble = run_folder.trouble()
+    except OSError:  # there is none: no worker has run yet
+        pass
+    if trouble:
+        text = f"{run_folder.path} {trouble}: it is not used, so idle workers look for jobs once a second only."
+        advice = "Have it removed and start the workers anew, or move the store to a folder of your own."
+        yield Finding(BAD, "access", text, advice)
+    if for_all:
+        text = f"others may put files beside the store: {beside} is for everybody."
+        yield Finding(NOTE, "access", text, "Keep the store in a folder of your own, such as ~/.queuectl.")
 
 
 def _damage(queue: Queue) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
+    from queuectl.db.run_folder import RunFolder
     from queuectl.db.transfer import Port
     from queuectl.job import (
         Claim,
@@ -65,6 +66,8 @@ class Store(ABC):
     #: Whether whoever uses this store is in a hurry: calls wait for other writers for a second at most. A handler
     #: of a signal may set it, while a call waits.
     in_a_hurry: bool = False
+    #: Where the workers of this host keep bells and notes.
+    run_folder: RunFolder
     #: How long a look waits for a server that is away, in seconds, before it fails.
     outlast_s: float = 0.0
 

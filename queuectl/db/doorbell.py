@@ -14,7 +14,10 @@ name says the port, which no ringer has to open: an open file could not be taken
 from __future__ import annotations
 
 import os
+import stat
 import sys
+
+from queuectl.db.run_folder import NO_FOLLOW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +27,10 @@ if TYPE_CHECKING:
 SUFFIX = ".bell"
 
 
-def ring(folder: str) -> None:
+def ring(folder: Optional[str]) -> None:
     """Wake every worker that sleeps on a bell in *folder*. Never fails: a bell is only a hint."""
+    if folder is None:
+        return
     try:
         names = os.listdir(folder)
     except OSError:
@@ -40,13 +45,14 @@ def _ring_one(path: str) -> None:
         _ring_udp(path[: -len(SUFFIX)].rpartition(".")[2])
         return
     try:
-        bell = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        bell = os.open(path, os.O_WRONLY | os.O_NONBLOCK | NO_FOLLOW)
     except OSError as error:
         if error.errno == 6:  # ENXIO: nobody reads, the worker died
             _remove(path)
         return
     try:
-        os.write(bell, b"!")
+        if stat.S_ISFIFO(os.fstat(bell).st_mode):  # nothing else is written to, whatever it is called
+            os.write(bell, b"!")
     except OSError:  # full: it has been rung often enough
         pass
     finally:

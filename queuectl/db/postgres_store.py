@@ -19,6 +19,7 @@ from queuectl.db.postgres_bell import PostgresBell
 from queuectl.db.postgres_claim import NO_LINES, Turn, come_back, sendable, stray
 from queuectl.db.postgres_workers import PostgresWorkers
 from queuectl.db.rules import PLENTY
+from queuectl.db.run_folder import RunFolder
 from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
@@ -63,7 +64,7 @@ class PostgresStore(PostgresWorkers, Store):
         self._bell: Optional[PostgresBell] = None
         self._connected()
         #: Where the workers of this host keep their notes.
-        self.run_folder = os.path.join(home(), f"run-{self.store_id}")
+        self.run_folder = RunFolder(os.path.join(home(), f"run-{self.store_id}"), home())
 
     def _once(self, sql: str, parameters: Parameters = None, prepare: Optional[bool] = None) -> List[Any]:
         self.places_until_s = {}  # whatever is written may put a job before them

@@ -13,6 +13,7 @@ import time
 from queuectl import db
 from queuectl.db import doorbell, sqlite_make
 from queuectl.db.migrate import NEWEST, TABLES, UNFINISHED
+from queuectl.db.run_folder import RunFolder
 from queuectl.errors import NotDurable, StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
@@ -51,7 +52,8 @@ class SqliteFile:
         self._identity = self._existing(path, create)
         # SQLite follows links and puts the WAL beside the file itself; so do doorbells and notes.
         self._real_path = os.path.realpath(path)
-        self.run_folder, self._wal_path = self._real_path + "-run", self._real_path + "-wal"
+        self.run_folder = RunFolder(self._real_path + "-run", self._real_path)
+        self._wal_path = self._real_path + "-wal"
         self._closed = False
         self._ring_after = False
         self._sync_after = True
@@ -411,7 +413,7 @@ class _Write:
                 self._roll_back()
                 file._fail(trouble)
             if file._ring_after:
-                doorbell.ring(file.run_folder)
+                doorbell.ring(file.run_folder.at_hand())
             if file._sync_after:
                 try:
                     file.sync()

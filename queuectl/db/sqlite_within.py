@@ -62,7 +62,7 @@ def add_within(store: SqliteStore, connection: Any, specs: Sequence[JobSpec]) ->
             f"could not enqueue on the connection that was given: {error}. Roll back and try again."
         ) from error
     if own:
-        doorbell.ring(store.run_folder)
+        doorbell.ring(store.run_folder.at_hand())
         try:
             store.sync()
         except StoreUnavailable as error:

@@ -60,6 +60,36 @@ def test_a_store_behind_a_link(cli: Callable[..., Any], add: Callable[..., str],
         assert f"bad   access   others may use {folder} (mode 777).\n" in result.out
 
 
+@pytest.mark.posix
+def test_a_run_folder_that_others_may_write_to(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
+    """It is not used, which is said; without it, and with one that is fine, there is nothing to say."""
+    add("true")
+    folder = home / "jobs.db-run"
+    assert 0 == cli("doctor", "-q").code
+    folder.mkdir(0o700)
+    assert ("", "", 0) == cli("doctor", "-q")
+    folder.chmod(0o777)
+
+    result = cli("doctor", "-q")
+
+    assert result.code == 1
+    assert result.out.startswith(f"bad   access   {folder} may be written by others (mode 777): it is not used, ")
+
+
+@pytest.mark.posix
+def test_a_store_in_a_folder_for_everybody(cli: Callable[..., Any], home: Any) -> None:
+    """A sticky bit keeps others from taking files away, not from putting some beside the store."""
+    shared = home.parent / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    env = {"QUEUECTL_DB": str(shared / "jobs.db")}
+    cli("enqueue", "--", "true", env=env, code=0)
+
+    result = cli("doctor", env=env, code=0)
+
+    assert f"note  access   others may put files beside the store: {shared} is for everybody.\n" in result.out
+
+
 def test_jobs_that_nobody_takes(cli: Callable[..., Any], add: Callable[..., str]) -> None:
     """Due for more than a minute without a live worker."""
     add("true", "--at", "2020-01-01T00:00:00Z", "--queue", "mail")

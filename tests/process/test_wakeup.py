@@ -48,6 +48,22 @@ def test_a_lost_bell_costs_a_moment(scene: Scene) -> None:
     group.stop()
 
 
+def test_workers_do_without_a_run_folder_that_is_not_to_be_trusted(scene: Scene) -> None:
+    """Others may write to it: nothing is put there, and jobs are found all the same, also one behind a long row."""
+    folder = scene.folder / ".queuectl" / "jobs.db-run"
+    folder.mkdir()
+    folder.chmod(0o777)
+    group = scene.start()
+
+    scene.until(scene.queue.enqueue("true").id, "completed")
+    for job_id in scene.queue.enqueue_many(["true"] * 60 + ["sleep 0.3"]):
+        scene.until(job_id, "completed")
+
+    assert [] == list(folder.iterdir())
+    group.stop()
+    assert [] == scene.queue.store.check()
+
+
 def test_a_commit_that_rings_no_bell_is_noticed(scene: Scene) -> None:
     """A program enqueues over its own connection: only its commit makes the job visible, and nothing rings then."""
     group = scene.start()
