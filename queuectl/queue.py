@@ -1,20 +1,19 @@
 """The Python API: everything the command line does is a method of ``Queue`` first.
 
-Threads and forks: a ``Queue`` may be shared by threads (one lock lets them in one at a time;
-``wait`` and ``follow`` hold it only while they look). After a fork the child gets a connection of its
-own by itself; the inherited one is neither used nor closed there.
+Threads and forks: a ``Queue`` may be shared by threads. One lock lets them in one at a time; what waits (``wait``,
+``follow``, ``cancel``) holds it only while it looks.
+After a fork the child gets a connection of its own by itself: see ``queuectl.forking``.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import time
 
 from queuectl import jobspec
-from queuectl.db import open_store
 from queuectl.errors import InvalidJob, JobExists, JobNotFound, QueuectlError, shown
 from queuectl.following import FIRST_LOOK_S, Following
+from queuectl.forking import Forkable
 from queuectl.switches import Switches
 
 TYPE_CHECKING = False
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from queuectl.copying import Copied
     from queuectl.db import Location
-    from queuectl.db.base import Store
     from queuectl.job import Job, JobFilter, Problem, Run, Status, Worker
     from queuectl.jobspec import JobSpec
 
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 PAGE = 1000
 
 
-class Queue(Following, Switches):
+class Queue(Forkable, Following, Switches):
     """A job queue over one store.
 
     Args:
@@ -41,39 +39,15 @@ class Queue(Following, Switches):
     """
 
     def __init__(self, location: Optional[Location] = None, create: bool = True) -> None:
-        self._location = location
-        self._lock = threading.RLock()
-        self._pid = os.getpid()
-        self._inherited: List[Store] = []  # of a parent process: kept alive, never touched
-        self._open: Optional[Store] = open_store(location, create)
+        super().__init__(location, create)
 
     # -- life ---------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Close the store; later calls raise ``QueuectlError``."""
-        with self._lock:
-            if self._open is not None and self._pid == os.getpid():
-                self._open.close()
-            self._open = None
 
     def __enter__(self) -> Queue:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    @property
-    def store(self) -> Store:
-        """The store of this process; for queuectl's own modules."""
-        if self._open is None:
-            raise QueuectlError("this Queue is closed. Open a new one.")
-        if self._pid != os.getpid():
-            # A connection must not cross a fork: two processes would share one file position and one lock.
-            self._inherited.append(self._open)
-            self._lock = threading.RLock()
-            self._open = open_store(self._location, create=False)
-            self._pid = os.getpid()
-        return self._open
 
     def now(self) -> float:
         """Return the time by the store's clock, in Unix seconds."""
@@ -277,10 +251,9 @@ class Queue(Following, Switches):
             QueuectlError: Workers were left after *timeout* seconds; nothing was deleted.
         """
         from queuectl.control import stop_workers
-        from queuectl.recovery import live_workers
 
         with self._lock:
-            left = stop_workers(self.store, True, timeout, all_hosts=True, newcomers=True) or live_workers(self.store)
+            left = stop_workers(self.store, True, timeout, all_hosts=True, newcomers=True)
             names = ", ".join(f"pid {worker.pid} on {worker.host}" for worker in left[:5])
             if left:
                 raise QueuectlError(f"cannot reset: workers are running ({names}). Stop them first.")

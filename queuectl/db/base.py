@@ -12,6 +12,7 @@ what is there is not a store of ours that this version can use; both are ``Queue
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 
 TYPE_CHECKING = False
@@ -66,6 +67,10 @@ class Store(ABC):
     #: Whether whoever uses this store is in a hurry: calls wait for other writers for a second at most. A handler
     #: of a signal may set it, while a call waits.
     in_a_hurry: bool = False
+    #: Whether nothing is on its way over the connection, or a child could do without it anyway, so that the process may
+    #: fork although a thread is here; and what keeps it so while it is held.
+    at_rest: bool = True
+    gate = threading.Lock()
     #: Where the workers of this host keep bells and notes.
     run_folder: RunFolder
     #: How long a look waits for a server that is away, in seconds, before it fails.
@@ -76,6 +81,10 @@ class Store(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the store. Calling it twice is allowed."""
+
+    def leave(self) -> None:
+        """Let go of it in a child process, where this was inherited; what is the parent's is not disturbed."""
+        return
 
     @abstractmethod
     def now(self) -> float:

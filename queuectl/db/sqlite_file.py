@@ -55,6 +55,7 @@ class SqliteFile:
         self.run_folder = RunFolder(self._real_path + "-run", self._real_path)
         self._wal_path = self._real_path + "-wal"
         self._closed = False
+        self.at_rest, self.gate = False, threading.Lock()
         self._ring_after = False
         self._sync_after = True
         self._wal: Optional[int] = None  # descriptor of the WAL, to sync it
@@ -196,12 +197,15 @@ class SqliteFile:
             self._closed = True
             if db.process_ends_soon and self._has_short_wal():
                 return
-            if self._wal is not None:
-                os.close(
-                    self._wal
-                )  # first: Windows cannot remove a file that is open, and the last to close removes it
-                self._wal = None
-            self._db.close()
+            self.leave()
+
+    def leave(self) -> None:
+        """See ``Store.leave``: the locks are the parent's, and stay, and with them the log."""
+        self._closed = True
+        if self._wal is not None:
+            os.close(self._wal)  # first: Windows cannot remove a file that is open, and the last to close removes it
+            self._wal = None
+        self._db.close()
 
     def _has_short_wal(self) -> bool:
         try:
@@ -301,7 +305,13 @@ class SqliteFile:
             raise StoreUnavailable(f"the store {self.path} was busy for {waited_s:.0f} s{who}. Try again.")
         longest_s = 0.0003 if waited_s < 0.002 else 0.002 if waited_s < 0.02 else 0.01
         # Not the random module: it takes a worker 5 ms and 1 MB to import.
-        time.sleep(longest_s * (0.1 + 0.9 * os.urandom(1)[0] / 255))
+        part = 0.1 + 0.9 * os.urandom(1)[0] / 255
+        self.at_rest = True
+        try:
+            time.sleep(longest_s * part)
+        finally:
+            with self.gate:  # it is closed while the process forks
+                self.at_rest = False
         return deadline
 
     def lock_holder(self) -> Optional[int]:

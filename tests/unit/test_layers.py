@@ -30,7 +30,7 @@ ROWS: Tuple[Tuple[str, ...], ...] = (
     ("ahead", "recovery", "execution"),
     ("membership", "numbering", "output_flow", "pruning", "report", "service_task", "wakeup"),
     ("ends", "patience", "pidfile"),
-    ("control", "copying", "explain", "following", "service", "switches", "worker"),
+    ("control", "copying", "explain", "following", "forking", "service", "switches", "worker"),
     ("queue", "launch", "worker_main"),
     ("supervisor", "render"),
     ("cli_commands",),

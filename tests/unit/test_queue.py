@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sqlite3
 import threading
+import traceback
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from queuectl import Queue
+from queuectl import Queue, forking
 from queuectl.errors import InvalidJob, InvalidSetting, JobExists, JobNotFound, NotInDlq, QueuectlError, StoreRefused
 from queuectl.job import JobFilter, State
 from queuectl.jobspec import JobSpec
@@ -488,6 +491,149 @@ def test_threads_may_share_a_queue(queue):
         thread.join()
 
     assert ([], 100) == (troubles, len(set(ids)))
+
+
+#: From 3.12 on Python warns of each fork while there are threads.
+threads_and_forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+
+def forked(work):
+    """Run *work* in a forked child; return its wait status, 0 if all went well."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1]
+
+
+@pytest.fixture
+def inside(queue):
+    """Return ``inside(work)``: have another thread run *work* with the queue's lock, and come back when it does."""
+    threads = []
+
+    def enter(work):
+        there = threading.Event()
+
+        def run():
+            with queue._lock:
+                there.set()
+                work()
+
+        threads.append(threading.Thread(target=run))
+        threads[-1].start()
+        there.wait()
+
+    yield enter
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.posix
+@threads_and_forks
+def test_a_fork_while_a_thread_waits_for_the_file(queue, inside):
+    """It waits for another process, for as long as that likes: the child goes on without it."""
+    locker = sqlite3.connect(queue.store.path, isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+    inside(lambda: queue.enqueue("parent"))
+    looked = forked(queue.status)
+    locker.execute("ROLLBACK")
+    locker.close()
+    with queue._lock:
+        pass
+
+    assert (0, 0) == (looked, forked(lambda: queue.enqueue("child")))
+    assert ["parent", "child"] == [job.command for job in queue.jobs()]
+
+
+@pytest.mark.posix
+@threads_and_forks
+def test_a_fork_while_a_thread_is_in_a_transaction(queue, inside):
+    """It waits until that is over: SQLite would have the child keep the lock of a thread that it does not have."""
+    writing, go_on = threading.Event(), threading.Event()
+    os.register_at_fork(before=go_on.set)  # the hook that is registered last is the first to run
+
+    def write():
+        with queue.store._write:
+            writing.set()
+            go_on.wait()
+
+    inside(write)
+    writing.wait()
+
+    assert 0 == forked(lambda: queue.enqueue("child"))
+    assert ["child"] == [job.command for job in queue.jobs()]
+    assert [] == queue.check()
+
+
+@pytest.mark.posix
+@threads_and_forks
+def test_a_fork_that_cannot_wait_says_so_in_the_child(queue, inside, monkeypatch):
+    """A thread stays inside: the child is told, and the parent is not disturbed."""
+    monkeypatch.setattr(forking, "PATIENCE_S", 0.0)
+    go_on = threading.Event()
+    inside(go_on.wait)
+
+    def child():
+        with pytest.raises(QueuectlError, match="another thread was using this Queue"):
+            queue.enqueue("child")
+        queue.close()
+        with pytest.raises(QueuectlError):
+            queue.status()
+
+    status = forked(child)
+    go_on.set()
+    queue.enqueue("parent")
+
+    assert (0, ["parent"]) == (status, [job.command for job in queue.jobs()])
+
+
+@pytest.mark.posix
+def test_what_a_child_stores_outlives_its_parent_s_connection(queue):
+    """The last to close a store removes its log: not the parent, who does not see the child behind its own locks."""
+    location = queue.store.location
+    stored, closed = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            queue.enqueue("before")
+            os.write(stored[1], b"!")
+            os.read(closed[0], 1)
+            queue.enqueue("after")
+        finally:
+            os._exit(0)
+    os.read(stored[0], 1)
+    queue.close()
+    os.write(closed[1], b"!")
+    os.waitpid(pid, 0)
+    for end in (*stored, *closed):
+        os.close(end)
+
+    with Queue(location) as again:
+        assert ["before", "after"] == [job.command for job in again.jobs()]
+        assert [] == again.check()
+
+
+@pytest.mark.posix
+def test_a_child_may_close_what_it_inherited(queue):
+    """Used or not, and once it is forgotten: its parent's connection stays, and its log."""
+    queue.enqueue("parent")
+
+    def child():
+        queue.close()
+        with pytest.raises(QueuectlError, match="closed"):
+            queue.status()
+        gc.collect()
+
+    assert 0 == forked(child)
+    queue.enqueue("parent")
+    assert 0 == forked(lambda: queue.enqueue("child"))
+    assert ["parent", "parent", "child"] == [job.command for job in queue.jobs()]
 
 
 @pytest.mark.posix

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from queuectl import Queue
 from queuectl.db import migrate, open_store, postgres_schema
 from queuectl.db.postgres import parse_url
 from queuectl.errors import MissingExtra, StoreError, StoreRefused, StoreUnavailable
@@ -327,3 +330,23 @@ def test_a_worker_works(as_role, store):
     hand.unregister("w3")
     with pytest.raises(StoreRefused, match="this role may not do that"):
         hand.reset()
+
+
+def test_a_forked_child_leaves_its_parent_s_connection_alone(url):
+    """It has one of its own; the other's socket is neither read nor closed, however soon the child forgets it."""
+    with Queue(url) as queue:
+        queue.enqueue("parent")
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                queue.enqueue("child")
+                queue.close()
+                gc.collect()
+                code = 0
+            finally:
+                os._exit(code)
+        status = os.waitpid(pid, 0)[1]
+        queue.enqueue("parent")
+
+        assert (0, ["parent", "child", "parent"]) == (status, [job.command for job in queue.jobs()])
