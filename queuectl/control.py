@@ -13,7 +13,7 @@ from queuectl.runner import QUIT, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, List, Optional, Sequence, Set
+    from typing import Callable, Dict, List, Optional, Sequence, Set
 
     from queuectl.db.base import Store
     from queuectl.job import Worker
@@ -78,6 +78,7 @@ def stop_workers(
     hosts: Sequence[str] = (),
     all_hosts: bool = False,
     newcomers: bool = False,
+    nap: Callable[[float], object] = time.sleep,
 ) -> List[Worker]:
     """Stop the workers and supervisors in reach; return those left when *timeout_s* is over.
 
@@ -91,6 +92,7 @@ def stop_workers(
         hosts: Only those of hosts with these names; empty: of this host.
         all_hosts: Those of every host.
         newcomers: Also groups that are started meanwhile.
+        nap: What sleeps between two looks.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     reach = Reach(store, hosts, all_hosts)
@@ -118,7 +120,7 @@ def stop_workers(
             faults.point("stopping")
         if deadline is not None and time.monotonic() >= deadline:
             return left
-        time.sleep(LOOK_S if all(map(reach.is_here, left)) else FAR_LOOK_S)
+        nap(LOOK_S if all(map(reach.is_here, left)) else FAR_LOOK_S)
 
 
 def _ask(store: Store, workers: List[Worker], here: List[Worker], now: bool) -> None:

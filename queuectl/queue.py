@@ -1,13 +1,14 @@
 """The Python API: everything the command line does is a method of ``Queue`` first.
 
 Threads and forks: a ``Queue`` may be shared by threads. One lock lets them in one at a time; what waits (``wait``,
-``follow``, ``cancel``) holds it only while it looks.
+``follow``, ``cancel``, ``stop_workers``, ``reset``) holds it only while it looks, ``copy_to`` as long as it copies.
 After a fork the child gets a connection of its own by itself: see ``queuectl.forking``.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 from queuectl import jobspec
@@ -253,7 +254,7 @@ class Queue(Forkable, Following, Switches):
         from queuectl.control import stop_workers
 
         with self._lock:
-            left = stop_workers(self.store, True, timeout, all_hosts=True, newcomers=True)
+            left = stop_workers(self.store, True, timeout, all_hosts=True, newcomers=True, nap=self._leave)
             names = ", ".join(f"pid {worker.pid} on {worker.host}" for worker in left[:5])
             if left:
                 raise QueuectlError(f"cannot reset: workers are running ({names}). Stop them first.")
@@ -283,7 +284,11 @@ class Queue(Forkable, Following, Switches):
         from queuectl.control import stop_workers
 
         with self._lock:
-            return stop_workers(self.store, now, timeout, hosts, all_hosts)
+            return stop_workers(self.store, now, timeout, hosts, all_hosts, nap=self._leave)
+
+    def _leave(self, seconds: float) -> None:
+        """Sleep, and let other threads in meanwhile: however often this one has come in, it is out."""
+        threading.Condition(self._lock).wait(seconds)
 
     # -- the store ----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from typing import Any, Callable, Tuple
 
 import pytest
@@ -25,6 +26,24 @@ def test_nobody_to_stop(cli: Cli) -> None:
     """Without workers it says so and is content, whatever the options."""
     for words in ((), ("--now",), ("--timeout", "5")):
         assert Result("No workers are running.\n", "", 0) == cli("worker", "stop", *words)
+
+
+def test_other_threads_go_on_while_one_stops_the_workers(scene: Scene) -> None:
+    """The Queue is free between its looks: here it is another thread that has the last job end."""
+    job_id = scene.queue.enqueue(HELD).id
+    group = scene.start()
+    scene.until(job_id, "processing")
+    stopping = threading.Thread(target=scene.queue.stop_workers)
+    stopping.start()
+    with Queue(scene.queue.store.location) as other:
+        scene.eventually(lambda: any(other.store.orders(worker.id).stop for worker in other.store.workers()))
+
+    assert 1 == scene.queue.status().jobs["processing"]
+    (scene.folder / "go").touch()
+    stopping.join()
+
+    assert "completed" == scene.state(job_id)
+    assert not group.running
 
 
 def test_it_reaches_every_group(scene: Scene, cli: Cli) -> None:
