@@ -157,34 +157,46 @@ def _sync_folder(folder: str) -> None:
         os.close(handle)
 
 
+# Several kernels have the same files under their hands, and SQLite's WAL needs memory that all its users share.
 NETWORK_FILE_SYSTEMS = frozenset(
-    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "afs", "lustre")
-)
+    (
+        "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "afs", "lustre", "gpfs", "beegfs", "gfs2",
+        "ocfs2", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.rclone", "fuse.s3fs",
+    )
+)  # fmt: skip
+# A folder of a virtual machine's host, as containers get it from Docker Desktop, Podman or Lima. Also with one user in
+# one machine: what is written there through a mapping and by calls does not always come together, and a WAL is damaged.
+HOST_SHARES = frozenset(("virtiofs", "vboxsf", "fuse.vmhgfs-fuse", "fuse.grpcfuse", "fuse.osxfs"))
+# How the kernel writes what would end a word of the table of mounts; the backslash last, for it begins the others.
+ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
 
 def network_file_system(folder: str) -> Optional[str]:
-    """Return the kind of network file system that holds *folder*, None if it is none or cannot be told."""
+    """Return the kind of network file system or host's share that holds *folder*, None if it is none or unknown."""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            lines = file.read().splitlines()
+            lines = file.read().rstrip("\n").split("\n")  # other ends of lines may be in a name
     except OSError:
         return None
     real = os.path.realpath(folder)
     best, kind = "", ""
     for line in lines:
         before, _, after = line.partition(" - ")
-        mount = before.split(" ")[4].replace("\\040", " ")
+        mount = before.split(" ")[4]
+        for escape, character in ESCAPES if "\\" in mount else ():
+            mount = mount.replace(escape, character)
         inside = real == mount or real.startswith(mount.rstrip("/") + "/")
         if inside and len(mount) >= len(best):
             best, kind = mount, after.split(" ")[0]
-    return kind if kind in NETWORK_FILE_SYSTEMS else None
+    return kind if kind in NETWORK_FILE_SYSTEMS or kind in HOST_SHARES else None
 
 
 def refuse_network(folder: str) -> None:
     """Refuse to put a store where SQLite's locks cannot be trusted."""
     kind = network_file_system(folder)
     if kind:
+        what = "a virtual machine's share of its host's files" if kind in HOST_SHARES else "a network file system"
         raise StoreRefused(
-            f"{folder} is on a network file system ({kind}), where SQLite's locks cannot be trusted. "
+            f"{folder} is on {what} ({kind}), where SQLite's locks cannot be trusted. "
             "Set QUEUECTL_HOME to a local directory, or share a queue through PostgreSQL."
         )
