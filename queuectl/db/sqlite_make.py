@@ -164,9 +164,10 @@ NETWORK_FILE_SYSTEMS = frozenset(
         "ocfs2", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.rclone", "fuse.s3fs",
     )
 )  # fmt: skip
-# A folder of a virtual machine's host, as containers get it from Docker Desktop, Podman or Lima. Also with one user in
-# one machine: what is written there through a mapping and by calls does not always come together, and a WAL is damaged.
-HOST_SHARES = frozenset(("virtiofs", "vboxsf", "fuse.vmhgfs-fuse", "fuse.grpcfuse", "fuse.osxfs"))
+# A folder of a virtual machine's host. Also with one user in one machine: what is written there through a mapping and
+# by calls does not always come together, and a WAL is damaged. Not virtiofs: whole machines and containers have their
+# root on it, used by one kernel alone, where it behaves; a folder of a desktop's host is not told from that.
+HOST_SHARES = frozenset(("vboxsf", "fuse.vmhgfs-fuse", "fuse.grpcfuse", "fuse.osxfs"))
 # How the kernel writes what would end a word of the table of mounts; the backslash last, for it begins the others.
 ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 

@@ -125,10 +125,10 @@ def test_a_network_file_system_is_refused(path, monkeypatch):
 
 def test_a_share_of_a_virtual_machine_is_refused(path, monkeypatch):
     """It is no network, and is called what it is."""
-    monkeypatch.setattr(sqlite_make, "network_file_system", lambda folder: "virtiofs")
+    monkeypatch.setattr(sqlite_make, "network_file_system", lambda folder: "vboxsf")
 
     with pytest.raises(
-        StoreRefused, match="a virtual machine's share of its host's files .virtiofs., where SQLite's locks"
+        StoreRefused, match="a virtual machine's share of its host's files .vboxsf., where SQLite's locks"
     ):
         open_store(path)
 
@@ -140,7 +140,7 @@ MOUNTS = """\
 22 21 0:40 / /home rw,relatime shared:1 - nfs4 server:/home rw
 23 22 8:2 / /home/local rw - xfs /dev/sdb1 rw
 24 21 0:41 / /mnt/two\\040words rw - fuse.sshfs host: rw
-25 21 0:42 / /mnt/a\\011tab rw - virtiofs share rw
+25 21 0:42 / /mnt/a\\011tab rw - vboxsf share rw
 26 21 0:43 / /mnt/a\\012line rw - vboxsf share rw
 27 21 0:44 / /mnt/back\\134slash rw - gpfs share rw
 28 21 0:45 / /mnt/no\\134040space rw - fuse.s3fs share rw
@@ -158,7 +158,7 @@ MOUNTS = """\
         ("/home/local/me", None),
         ("/homes/me", None),
         ("/mnt/two words/q", "fuse.sshfs"),
-        ("/mnt/a\ttab/q", "virtiofs"),
+        ("/mnt/a\ttab/q", "vboxsf"),
         ("/mnt/a\nline", "vboxsf"),
         ("/mnt/back\\slash/q", "gpfs"),
         ("/mnt/no\\040space/q", "fuse.s3fs"),
