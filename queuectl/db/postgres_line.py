@@ -11,7 +11,7 @@ import psycopg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Generator, Optional
+    from typing import Any, Dict, Generator, Optional
 
 
 def boot_s() -> float:
@@ -29,6 +29,8 @@ class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
     """A connection whose every answer may be waited for only so long."""
 
     patience_s: Optional[float] = None
+    #: How long the server waits for a lock, where that was set; see ``PostgresLink``.
+    locks_s: Optional[float] = None
 
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Wait for *gen*, psycopg's name for one exchange with the server."""
@@ -37,30 +39,8 @@ class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
         try:
             return super().wait(_bounded(gen, self.patience_s), *args, **kwargs)
         except NoAnswer:
-            self._call_off()
             self.close()  # whatever comes now belongs to a question that nobody asks any more
             raise
-
-    def _call_off(self) -> None:
-        """Have the server forget the question, in a thread, as it may be out of reach.
-
-        It would go on waiting for a lock whose asker is gone, beside that one's next connection, and the next.
-        Not through a pooler, which may have given its connection to somebody else.
-        """
-        if self.prepare_threshold is None:
-            return
-        try:
-            cancel = self.pgconn.get_cancel()
-            threading.Thread(target=_quietly, args=(cancel.cancel,), daemon=True).start()
-        except (psycopg.Error, RuntimeError):
-            pass  # it may end on its own
-
-
-def _quietly(call: Callable[[], None]) -> None:
-    try:
-        call()
-    except psycopg.Error:
-        pass
 
 
 def _bounded(gen: Any, patience_s: float) -> Generator[Any, Any, Any]:

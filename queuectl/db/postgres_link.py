@@ -120,11 +120,13 @@ class PostgresLink:
             raise StoreUnavailable(f"the store {self.location} is closed.")
         if self._line is not None and not is_lost(self._line):
             self._line.patience_s = self._patience_now_s()
+            self._bound_locks(self._line)
             return self._line
         self._drop()
         self._line = line = self._open()
         try:
             self._greet(line)
+            self._bound_locks(line)
         except BaseException:
             self._drop()
             raise
@@ -189,6 +191,22 @@ class PostgresLink:
                 self._fail(error)
         self._arrived(line)
         self._pause_s = 0.0
+
+    def _bound_locks(self, line: Line) -> None:
+        """Have the server give up on a lock before this process gives up on the server.
+
+        Its session would go on waiting for the lock, beside that of the next connection, and the next.
+        """
+        patience_s = line.patience_s
+        if patience_s is None or self.pooled:
+            return
+        if line.locks_s is None or not patience_s / 4 <= line.locks_s < patience_s:
+            locks_s = patience_s * 0.8
+            try:
+                line.execute(f"SET lock_timeout = {locks_s * 1000:.0f}")
+            except psycopg.Error as error:
+                self._fail(error)
+            line.locks_s = locks_s
 
     def _arrived(self, line: Line) -> None:
         """Look at the store behind a new connection."""
@@ -325,7 +343,8 @@ class PostgresLink:
             ) from error
         if state == "55P03":
             raise StoreUnavailable(
-                f"the store {self.location} was busy for {PATIENCE_S:.0f} s: somebody holds a lock. Try again."
+                f"the store {self.location} was busy for {self._line.locks_s or PATIENCE_S:.3g} s: "
+                "somebody holds a lock. Try again."
             ) from error
         if state == "25006":
             raise StoreUnavailable(f"{self.location} is read-only now, such as a standby is.") from error

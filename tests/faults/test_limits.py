@@ -76,7 +76,7 @@ def test_what_cannot_be_read_for_want_of_descriptors_may_be_there(scene: Scene) 
     """Neither a process, its environment and the host's name nor a dead worker's notes: nobody says there is none."""
     pid, store = os.getpid(), scene.queue.store
     started = identity.process_started(pid) or ""
-    os.makedirs(recovery.run_folder(store) or "", exist_ok=True)
+    assert store.run_folder.make()
     notes = [recovery.note_path(store, "w", name) or "" for name in (recovery.NOTES, journal.NAME)]
     for path in notes:
         Path(path).touch()

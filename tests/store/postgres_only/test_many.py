@@ -129,7 +129,7 @@ def test_an_open_transaction_that_enqueues_is_waited_for_by_no_worker(store, ope
     assert [] == store.check()
 
 
-def test_a_question_that_is_given_up_is_called_off(store, open_one, url):
+def test_questions_behind_a_lock_leave_no_sessions_behind(store, open_one, url):
     """Behind a table lock a worker that asks again and again does not leave a session of its own each time."""
     mine = open_one(url)
     mine.be_patient(1.5)
