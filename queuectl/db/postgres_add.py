@@ -32,6 +32,7 @@ QUIET_S = 0.05
 FIND_OUT_S = 10.0
 # ... among the newest rows, so many of them.
 FIND_OUT_ROWS = 5_000_000
+TAKEN = "23505"  # unique violation
 COPY_BYTES = 256 * 1024
 NULL = "\\N"
 
@@ -50,14 +51,33 @@ class PostgresAdd(PostgresViews):
             return []
         token = int.from_bytes(os.urandom(8), "big") >> 1
         ids = None
-        if len(specs) == 1 and specs[0].id is None:
-            ids = self._add_one(specs[0], token, now)
-        elif len(specs) > LARGE and all(spec.id is None for spec in specs):
-            ids = self._add_large(specs, token, now)
-        if ids is None:
+        try:
+            if len(specs) == 1 and specs[0].id is None:
+                ids = self._add_one(specs[0], token, now)
+            elif len(specs) > LARGE and all(spec.id is None for spec in specs):
+                ids = self._add_large(specs, token, now)
+            if ids is None:
+                ids = self._add_batch(specs, token, now)
+        except StoreUnavailable as error:
+            self._note_taken(error)
             ids = self._add_batch(specs, token, now)
         faults.point("added")
         return ids
+
+    def _note_taken(self, error: StoreUnavailable) -> None:
+        """Note the numbers that jobs bear and nobody noted, if *error* says that a new job was given one; else raise.
+
+        Nobody noted them where ``enqueue()`` was called with ``standard_conforming_strings`` off: see migration 0006.
+        """
+        if getattr(error.__cause__, "sqlstate", None) != TAKEN:
+            raise error
+
+        def body(run: Run) -> None:
+            run(_LOCK_NUMBERS)
+            run(f"INSERT INTO queuectl.taken_numbers {UNNOTED}")
+            run("UPDATE queuectl.numbers SET has_taken = true WHERE one")
+
+        self._write(body)
 
     @property
     def channel(self) -> str:
@@ -337,6 +357,16 @@ _STORED = """
       FROM queuectl.jobs
      WHERE token = %(token)s::bigint AND seq > (SELECT coalesce(max(seq), 0) FROM queuectl.jobs) - %(rows)s::bigint
      ORDER BY seq
+    """
+
+# Numbers that are to be given to new jobs although a job bears them and nobody noted it.
+UNNOTED = """
+    SELECT number
+      FROM (SELECT CASE WHEN id ~ '^job[1-9][0-9]{0,17}$' THEN substr(id, 4)::bigint END AS number
+              FROM queuectl.jobs WHERE id >= 'job1' AND id < 'jok') AS j
+     WHERE number >= (SELECT next_number FROM queuectl.numbers WHERE one)
+       AND NOT EXISTS (SELECT 1 FROM queuectl.taken_numbers AS t WHERE t.number = j.number)
+     ORDER BY number
     """
 
 # Wakes idle workers after the commit; for the rare changes that make work ready without adding any.

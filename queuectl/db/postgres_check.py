@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from queuectl.db.migrate import checksum, migrations
+from queuectl.db.postgres_add import UNNOTED
 from queuectl.db.postgres_views import COUNTED
 from queuectl.job import Problem
 
@@ -18,6 +19,8 @@ INDEXES = (
 )  # fmt: skip
 # A transaction that is open so long keeps all dead rows: claims get slower and slower.
 LONG_S = 600.0
+# So many numbers are named at once.
+MOST_NUMBERS = 20
 REPORT = "Please report this as a bug."
 
 
@@ -64,6 +67,23 @@ def _counters(run: Run, _: PostgresLink) -> List[Problem]:
     return [Problem(f"the counters of queue {name} disagree with its jobs", REPORT) for (name,) in run(_WRONG_COUNTERS)]
 
 
+def _numbers(run: Run, store: PostgresLink) -> List[Problem]:
+    numbers = [row[0] for row in run(UNNOTED + "LIMIT %s", (MOST_NUMBERS,))]
+    if not numbers:
+        return []
+    names = ", ".join("job%d" % number for number in numbers)
+    values = ", ".join("(%d)" % number for number in numbers)
+    note = store.text(
+        f"INSERT INTO queuectl.taken_numbers VALUES {values}; UPDATE queuectl.numbers SET has_taken = true"
+    )
+    return [
+        Problem(
+            f"ids that jobs have are still to be given to new jobs, as if nobody had taken them: {names}",
+            f"Note them as taken, as the store's owner: {note}",
+        )
+    ]
+
+
 def _runs(run: Run, _: PostgresLink) -> List[Problem]:
     problems = []
     stray = run(_STRAY_RUNS).fetchone()[0]
@@ -94,7 +114,9 @@ def _old_transactions(run: Run, _: PostgresLink) -> List[Problem]:
     ]
 
 
-_LOOKS: List[Callable[[Any, Any], List[Problem]]] = [_schema, _indexes, _counters, _runs, _old_transactions]
+_LOOKS: List[Callable[[Any, Any], List[Problem]]] = [
+    _schema, _indexes, _counters, _numbers, _runs, _old_transactions,
+]  # fmt: skip
 
 _SOUND_INDEXES = """
     SELECT c.relname

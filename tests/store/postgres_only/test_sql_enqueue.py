@@ -12,6 +12,8 @@ import psycopg
 import pytest
 
 from queuectl import InvalidJob, Queue
+from queuectl.db import postgres_schema
+from queuectl.db.migrate import migrations
 from queuectl.jobspec import from_fields
 
 
@@ -217,3 +219,87 @@ def test_from_psql(server, store, schema, url):
     assert b"job1\n" == done.stdout
     with Queue(url) as queue:
         assert ("echo from psql", "mail") == (queue.get("job1").command, queue.get("job1").queue)
+
+
+# -- strings with backslashes that mean something ---------------------------------------------
+
+
+@pytest.fixture
+def ask_old_style(server, schema):
+    """Run SQL on a connection with ``standard_conforming_strings`` off; the store's schema stands for ``{s}``."""
+    with psycopg.connect(server._direct(), autocommit=True, options="-c standard_conforming_strings=off") as line:
+        yield lambda sql: line.execute(sql.replace("{s}", schema)).fetchone()[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("echo hi", "{}"),
+        ("\t S", '{"delay": "1.5h", "timeout": "2m", "priority": -12, "max_retries": 3}'),
+        ("true", '{"run_at": "2031-05-06T07:08:09.25Z", "cwd": "/tmp", "env": {"QUEUECTLxRUNxID": "1"}}'),
+    ],
+)
+def test_it_reads_the_same_in_a_session_with_old_strings(ask, ask_old_style, store, command, options):
+    """Commands, times, numbers and names; the patterns in the function are its own."""
+    mine = store.get(ask(command, options))
+    theirs = store.get(ask_old_style(f"SELECT {{s}}.enqueue('{command}', '{options}')"))
+
+    same = ("command", "priority", "max_retries", "timeout_s", "cwd", "env", "state")
+    assert [getattr(mine, name) for name in same] == [getattr(theirs, name) for name in same]
+    assert pytest.approx(mine.run_at - theirs.run_at, abs=60) == 0
+
+
+def test_a_number_is_taken_whatever_the_sessions_strings(ask, ask_old_style, store, raw):
+    """The generated ids go past it: from SQL, and from Python."""
+    ask_old_style("""SELECT {s}.enqueue('true', '{"id": "job2"}')""")
+
+    assert [(2,)] == raw("SELECT number FROM {s}.taken_numbers")
+    assert ["job1", "job3"] == [ask("true"), *store.add([from_fields({"command": "a"}, "/")])]
+
+
+@pytest.mark.parametrize("size", [1, 3, 6000])
+def test_a_number_that_nobody_noted_is_found_and_gone_past(ask, store, raw, size):
+    """As older releases left some: doctor names them, and a new job that comes to one is given another."""
+    ask("true", {"id": "job2"})
+    ask("true", {"id": "job4"})
+    raw("DELETE FROM {s}.taken_numbers")
+    raw("UPDATE {s}.numbers SET has_taken = false")
+    (problem,) = store.check()
+    assert "job2, job4" in problem.what
+
+    ids = [ask("true"), *store.add([from_fields({"command": "a"}, "/")] * size), ask("true")]
+
+    assert ["job1", "job3", "job5"] == ids[:3] or size == 6000  # a large batch has drawn its numbers in vain
+    assert size + 2 == len(set(ids))
+    assert [] == store.check()
+
+
+def test_the_advice_about_a_number_that_nobody_noted_helps(ask, store, raw):
+    """Even for the very next number."""
+    ask("true", {"id": "job2"})
+    raw("DELETE FROM {s}.taken_numbers")
+    raw("UPDATE {s}.numbers SET has_taken = false, next_number = 2")
+    (problem,) = store.check()
+
+    raw(problem.advice.partition(": ")[2])
+
+    assert [] == store.check()
+    assert ["job3", "job4"] == [*store.add([from_fields({"command": "a"}, "/")]), ask("true")]
+
+
+def test_a_session_that_called_it_before_the_upgrade_is_cured_too(monkeypatch, url, open_one, ask_old_style, raw):
+    """What a session has kept of the older functions is made anew, on a schema of any name."""
+    older = [step for step in migrations("postgres") if step.number <= 5]
+    with monkeypatch.context() as patched:
+        patched.setattr(postgres_schema, "migrations", lambda _: older)
+        patched.setattr(postgres_schema, "NEWEST", 5)
+        open_one(url)
+    assert "job16" == ask_old_style("""SELECT {s}.enqueue('echo S', '{"id": "job16"}')""")
+    assert [] == raw("SELECT number FROM {s}.taken_numbers")
+
+    store = open_one(url)
+
+    assert "job17" == ask_old_style("""SELECT {s}.enqueue('ls', '{"id": "job17"}')""")
+    assert [(17,)] == raw("SELECT number FROM {s}.taken_numbers")
+    ids = store.add([from_fields({"command": "a"}, "/")] * 17)
+    assert ["job15", "job18", "job19"] == ids[-3:]
