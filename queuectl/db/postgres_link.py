@@ -164,7 +164,7 @@ class PostgresLink:
         """Learn what the server is, and prepare the session."""
         try:
             sent_s = boot_s()
-            version, encoding, isolation, pid, clock_at = line.execute(_WHO).fetchall()[0]
+            version, encoding, isolation, strings, pid, clock_at = line.execute(_WHO).fetchall()[0]
             self._clock_is(clock_at, sent_s)
         except psycopg.Error as error:
             self._fail(error)
@@ -183,6 +183,10 @@ class PostgresLink:
                 raise StoreRefused(
                     f"{self.location} has default_transaction_isolation = {isolation} behind a pooler. "
                     "Set it to 'read committed' for this role."
+                )
+            if strings != "on":  # libpq would double the backslashes of what it passes through as bytes
+                raise StoreRefused(
+                    f"{self.location} has standard_conforming_strings = off behind a pooler. Set it to on for this role."
                 )
         else:
             try:
@@ -389,7 +393,8 @@ class PostgresLink:
 
 _WHO = """
     SELECT current_setting('server_version_num'), current_setting('server_encoding'),
-           current_setting('default_transaction_isolation'), pg_backend_pid(),
+           current_setting('default_transaction_isolation'), current_setting('standard_conforming_strings'),
+           pg_backend_pid(),
            extract(epoch FROM clock_timestamp())::float8
     """
 
@@ -400,6 +405,7 @@ _WHO = """
 # server ends its session after a while.
 _SESSION = f"""
     SET default_transaction_isolation = 'read committed';
+    SET standard_conforming_strings = on;
     SET enable_seqscan = off;
     SET enable_bitmapscan = off;
     SET enable_hashjoin = off;

@@ -160,6 +160,31 @@ def test_a_database_in_another_encoding_is_refused(server):
         server.execute("DROP DATABASE latin")
 
 
+@pytest.fixture
+def with_setting(server, store, schema, raw):
+    """Return the URL of the store for a role for which a setting is another."""
+    role = f"odd_{schema}"
+    raw(f"CREATE ROLE {role} LOGIN SUPERUSER")
+
+    def url(setting):
+        raw(f"ALTER ROLE {role} SET {setting}")
+        return server.url(schema, user=role)
+
+    yield url
+    raw(f"DROP ROLE {role}")
+
+
+def test_output_is_kept_as_it_is_where_strings_are_of_the_old_kind(store, with_setting, open_one):
+    """libpq doubles backslashes for such a session, and bytes are sent with some: our sessions are of the new kind."""
+    other = open_one(with_setting("standard_conforming_strings = off"))
+    other.add([spec()], T0)
+    (claim,) = other.claim("w1", 1, (), T0)
+
+    other.append_output(claim.run_id, [(0, b"\xfc \\ n\n")])
+
+    assert [(0, b"\xfc \\ n\n")] == store.output(claim.run_id)
+
+
 @pytest.mark.parametrize("name", ["", "A", "a-b", "a b", "1a", "pg_x", "x" * 41, "a;drop", 'a"b', "ä"])
 def test_a_schema_must_have_a_plain_name(server, name):
     """It stands in statements."""

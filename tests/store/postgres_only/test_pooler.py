@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from queuectl.errors import StoreRefused
 from queuectl.job import Outcome
 from tests.postgres_server import NOBODY, PostgresServer, shared_server
 from tests.store.build import EVERYTHING, T0, bring_to, claim_ids, completed, failed, spec, specs, worker
@@ -138,6 +139,20 @@ def test_all_verbs_go_through_a_pooler(pooled, store):
         assert pooled.oldest_due(now) is None
     assert (32, 0) == (pooled.prune(EVERYTHING), pooled.work_left())
     assert pooled.renew("w1", 30.0, 3.0)
+
+
+def test_old_strings_behind_a_pooler_are_refused(store, server, schema, raw, open_one):
+    """What output is sent with cannot be set there for a session."""
+    raw("ALTER DATABASE postgres SET standard_conforming_strings = off")
+    try:
+        pooler = Pooler(server, "transaction")
+        try:
+            with pytest.raises(StoreRefused, match="standard_conforming_strings = off behind a pooler"):
+                open_one(server.url(schema, pooler.port))
+        finally:
+            pooler.close()
+    finally:
+        raw("ALTER DATABASE postgres RESET standard_conforming_strings")
 
 
 def test_a_bell_that_cannot_ring_is_not_waited_for(store, pooled, pooler):
