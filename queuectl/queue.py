@@ -215,9 +215,8 @@ class Queue(Forkable, Following, Switches):
 
     def retry_where(self, which: JobFilter) -> int:
         """Start all jobs of *which* over that are ended or failed; return how many."""
-        which = which.checked()
         with self._lock:
-            return self.store.retry_where(which)
+            return self.store.retry_where(which.checked())
 
     def edit(self, job_id: str, **fields: Any) -> Job:
         """Change fields of a job that waits (pending or failed) and return it; None: as if it had not been given.
@@ -249,14 +248,15 @@ class Queue(Forkable, Following, Switches):
         """Stop all workers now, on every host, delete all jobs and runs, put the settings to default.
 
         Raises:
-            QueuectlError: Workers were left after *timeout* seconds; nothing was deleted.
+            QueuectlError: Workers were left after *timeout* seconds, or this user may not reset; nothing was deleted.
         """
         from queuectl.control import stop_workers
 
         with self._lock:
+            self.store.refuse_reset()  # before anybody is stopped
             left = stop_workers(self.store, True, timeout, all_hosts=True, newcomers=True, nap=self._leave)
-            names = ", ".join(f"pid {worker.pid} on {worker.host}" for worker in left[:5])
             if left:
+                names = ", ".join(f"pid {worker.pid} on {worker.host}" for worker in left[:5])
                 raise QueuectlError(f"cannot reset: workers are running ({names}). Stop them first.")
             self.store.reset()
 

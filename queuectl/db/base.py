@@ -298,6 +298,10 @@ class Store(ABC):
         Run ids go on growing: they are fencing tokens. Workers stay registered.
         """
 
+    def refuse_reset(self) -> None:
+        """Raise StoreRefused if it is known that ``reset`` would not be allowed: workers are stopped for it first."""
+        return
+
     # -- looking ------------------------------------------------------------------------------
 
     @abstractmethod

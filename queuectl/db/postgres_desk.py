@@ -196,6 +196,12 @@ class PostgresDesk(PostgresAdd):
 
         self._write(body)
 
+    def refuse_reset(self) -> None:
+        """See ``Store.refuse_reset``."""
+        lacking = [row[0] for row in self._rows(_RIGHTS_LACKING, {"schema": self.schema})]
+        if lacking:
+            raise self._not_allowed(f"reset needs {', '.join(lacking)}")
+
     # -- switches -----------------------------------------------------------------------------
 
     def _make_queue(self, run: Run, queue: str) -> None:
@@ -266,6 +272,15 @@ _COUNT = f"""
      ORDER BY queue
     ON CONFLICT (queue, shard) DO UPDATE
        SET {", ".join(f"{state} = c.{state} + excluded.{state}" for state in COUNTED)}
+    """
+
+# What ``reset`` does, and this role may not.
+_RIGHTS_LACKING = """
+    SELECT word || ' on ' || name
+      FROM (VALUES ('TRUNCATE', 'jobs'), ('TRUNCATE', 'runs'), ('TRUNCATE', 'output'), ('TRUNCATE', 'counts'),
+                   ('TRUNCATE', 'queues'), ('INSERT', 'queues'), ('DELETE', 'settings'), ('DELETE', 'taken_numbers'),
+                   ('UPDATE', 'numbers'), ('UPDATE', 'store')) AS needed (word, name)
+     WHERE NOT has_table_privilege(%(schema)s || '.' || name, word)
     """
 
 _CANCEL = """

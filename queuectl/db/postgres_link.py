@@ -340,7 +340,7 @@ class PostgresLink:
             self._drop()
             raise ConnectionLost(self.location, what, committing) from error
         if state == "42501":
-            raise StoreRefused(f"this role may not do that in {self.location}: {what}.") from error
+            raise self._not_allowed(what) from error
         if state.startswith("42") or state == "3F000":
             raise StoreRefused(
                 f"{self.location} is not a complete queuectl store ({what}); it was left as it is."
@@ -355,6 +355,13 @@ class PostgresLink:
         if state == "53100":
             raise StoreUnavailable(f"the disk of {self.location} is full; nothing was changed.") from error
         raise StoreUnavailable(f"the store {self.location} failed: {what}.") from error
+
+    def _not_allowed(self, what: str) -> StoreRefused:
+        """Return the error that says that this role lacks a right."""
+        return StoreRefused(
+            f"this role may not do that in {self.location}: {what}. "
+            "'Roles' in docs/how-to/postgres.md lists the rights that each kind of role needs."
+        )
 
     # -- the clock ----------------------------------------------------------------------------
 

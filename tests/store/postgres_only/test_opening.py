@@ -353,6 +353,9 @@ def test_a_worker_works(as_role, store):
     assert hand.renew("w3", 30.0, 1.0)
     hand.finish("w3", [completed(answer.claims[0], T0)], now=T0)
     hand.unregister("w3")
+    with pytest.raises(StoreRefused, match="reset needs TRUNCATE on jobs, .* 'Roles' in docs/how-to/postgres.md"):
+        hand.refuse_reset()
+    store.refuse_reset()
     with pytest.raises(StoreRefused, match="this role may not do that"):
         hand.reset()
 
@@ -375,3 +378,18 @@ def test_a_forked_child_leaves_its_parent_s_connection_alone(url):
         queue.enqueue("parent")
 
         assert (0, ["parent", "child", "parent"]) == (status, [job.command for job in queue.jobs()])
+
+
+@pytest.mark.posix
+def test_who_may_not_reset_stops_nobody(as_role, store, server, schema, monkeypatch, cli, background, eventually):
+    """It is known before the workers of all hosts are stopped."""
+    as_role("worker").close()
+    monkeypatch.setenv("QUEUECTL_DB", server.url(schema, user=f"worker_{schema}"))
+    with background("worker", "start") as group:
+        eventually(lambda: len(store.workers()) == 4)  # with w1, w2 and the supervisor
+
+        refused = cli("reset", "--yes", code=1)
+
+        assert "this role may not do that" in refused.err
+        assert [0] * 4 == [store.orders(one.id).stop for one in store.workers()]
+        assert group.running
