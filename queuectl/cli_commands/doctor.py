@@ -107,6 +107,9 @@ def _files(queue: Queue) -> Iterator[Finding]:
     path = queue.store.location
     if "://" in path:
         yield Finding(OK, "store", path)
+        problem = queue.store.read_only()
+        if problem is not None:
+            yield Finding(BAD, "access", problem.what + ".", problem.advice)
         return
     found = os.stat(path)
     yield Finding(OK, "store", f"{path}, {size_text(found.st_size)}")

@@ -350,6 +350,10 @@ class Store(ABC):
     def check(self) -> List[Problem]:
         """Look for damage: integrity, schema, counters that disagree with the rows, stuck jobs."""
 
+    def read_only(self) -> Optional[Problem]:
+        """Return why this store's server takes no changes from here, None if it does; a file's mode tells by itself."""
+        return None
+
     @abstractmethod
     def port(self) -> Port:
         """Return what copies this whole store, or into it."""

@@ -9,7 +9,7 @@ from queuectl.job import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List
+    from typing import Any, Callable, List, Optional
 
     from queuectl.db.postgres_link import PostgresLink, Run
 
@@ -37,6 +37,22 @@ def check(store: PostgresLink) -> List[Problem]:
         return problems
 
     return store._write(body)
+
+
+def read_only(store: PostgresLink) -> Optional[Problem]:
+    """See ``Store.read_only``."""
+    standby, session = store._rows("SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'")[0]
+    what = f"you may only read {store.location}: nothing can be enqueued or run from here"
+    if standby:
+        return Problem(
+            f"{what}, as the server is a standby", "Name the primary, or all with ?target_session_attrs=read-write."
+        )
+    if session:
+        return Problem(
+            f"{what}, as default_transaction_read_only is on",
+            "Set it to off for this role, database or server, or use another role.",
+        )
+    return None
 
 
 def _schema(run: Run, _: PostgresLink) -> List[Problem]:

@@ -186,7 +186,8 @@ class PostgresLink:
                 )
             if strings != "on":  # libpq would double the backslashes of what it passes through as bytes
                 raise StoreRefused(
-                    f"{self.location} has standard_conforming_strings = off behind a pooler. Set it to on for this role."
+                    f"{self.location} has standard_conforming_strings = off behind a pooler. "
+                    "Set it to on for this role."
                 )
         else:
             try:

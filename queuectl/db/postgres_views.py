@@ -181,6 +181,12 @@ class PostgresViews(PostgresSchema):
 
         return check(self)
 
+    def read_only(self) -> Optional[Problem]:
+        """See ``Store.read_only``."""
+        from queuectl.db.postgres_check import read_only
+
+        return read_only(self)
+
 
 def within(state: str) -> str:
     """Return the condition "in this state, after row %s" for one of LISTED; rows come by ``ORDER BY state, seq``.

@@ -236,3 +236,42 @@ def test_a_worker_that_is_cut_off_ends_its_command_by_itself(
         job, runs = queue.get(job_id), queue.runs(job_id)
         assert ("processing", "w3", claim.run_id) == (job.state, job.worker_id, runs[-1].run_id)
         assert [Outcome.LOST, Outcome.RUNNING] == [run.state for run in runs]
+
+
+def test_doctor_says_that_a_role_may_change_nothing(url, store, server, schema, raw, monkeypatch, cli):
+    """As for a file that may only be read."""
+    role = f"watcher_{schema}"
+    raw(f"CREATE ROLE {role} LOGIN SUPERUSER")
+    raw(f"ALTER ROLE {role} SET default_transaction_read_only = on")
+    monkeypatch.setenv("QUEUECTL_DB", server.url(schema, user=role))
+    try:
+        told = cli("doctor", code=1).out
+    finally:
+        raw(f"DROP ROLE {role}")
+
+    assert "bad   access   you may only read postgresql://" in told
+    assert "default_transaction_read_only is on." in told
+    monkeypatch.setenv("QUEUECTL_DB", url)
+    assert "access" not in cli("doctor", code=0).out
+
+
+def test_doctor_says_that_a_server_is_a_standby(frail_server, monkeypatch, cli):
+    """A standby answers all looks; nothing can be enqueued there."""
+    with fresh_schema(frail_server) as url:
+        open_store(url).close()
+        sign = os.path.join(frail_server.data, "standby.signal")
+        with open(sign, "wb"):
+            os.chown(sign, os.stat(frail_server.data).st_uid, -1)
+        try:
+            frail_server.restart()
+            monkeypatch.setenv("QUEUECTL_DB", url)
+            told = cli("doctor", code=1).out
+            refused = cli("enqueue", "--", "true", code=1).err
+        finally:
+            frail_server.stop()
+            os.unlink(sign)
+            frail_server.start()
+
+    assert "bad   access   you may only read postgresql://" in told
+    assert "the server is a standby." in told
+    assert "is read-only now" in refused

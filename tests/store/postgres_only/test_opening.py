@@ -175,7 +175,7 @@ def with_setting(server, store, schema, raw):
 
 
 def test_output_is_kept_as_it_is_where_strings_are_of_the_old_kind(store, with_setting, open_one):
-    """libpq doubles backslashes for such a session, and bytes are sent with some: our sessions are of the new kind."""
+    """The driver doubles backslashes there, and bytes are sent with some: our sessions are of the new kind."""
     other = open_one(with_setting("standard_conforming_strings = off"))
     other.add([spec()], T0)
     (claim,) = other.claim("w1", 1, (), T0)
