@@ -122,3 +122,13 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error, without a final point."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def why_not_reached(error: BaseException) -> str:
+    """Return why a connection could not be opened, without the place, which the caller names; of several, the last."""
+    import re
+
+    what = re.sub("^connection (failed|is bad): ", "", first_line(error))
+    if "Multiple connection attempts" not in str(error):
+        what = re.sub(r'^connection to server at "[^"]*"( \([^)]*\))?, port \d+ failed: ', "", what)
+    return re.sub(r"\bFATAL: +", "", what)

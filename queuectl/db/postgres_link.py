@@ -11,7 +11,7 @@ import time
 
 import psycopg
 
-from queuectl.db.postgres_line import Opening, boot_s, connect, first_line, is_lost
+from queuectl.db.postgres_line import Opening, boot_s, connect, first_line, is_lost, why_not_reached
 from queuectl.errors import StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
@@ -157,7 +157,7 @@ class PostgresLink:
         except psycopg.Error as error:
             self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), LAST_PAUSE_S)
             self._not_before_s = now_s + self._pause_s * (0.5 + os.urandom(1)[0] / 512)
-            self._trouble = f"cannot reach {self.location}: {first_line(error)}."
+            self._trouble = f"cannot reach {self.location}: {why_not_reached(error)}."
             raise StoreUnavailable(self._trouble) from error
 
     def _greet(self, line: Line) -> None:

@@ -33,7 +33,7 @@ class PostgresSchema(PostgresLink):
         try:
             version = self._version(line)
             if version is None or version < NEWEST:
-                self._upgrade(line)
+                self._upgrade_as_owner(line, version)
             found = line.execute(self.text("SELECT store_id FROM queuectl.store WHERE one")).fetchone()
         except psycopg.Error as error:
             self._fail(error)
@@ -42,6 +42,19 @@ class PostgresSchema(PostgresLink):
         if self.store_id not in ("", found[0]):
             raise StoreRefused(f"the store {self.location} was replaced by another one. Start the command again.")
         self.store_id = found[0]
+
+    def _upgrade_as_owner(self, line: Line, version: Optional[int]) -> None:
+        """Make or upgrade the tables; tell a role that may not upgrade them who has to."""
+        try:
+            self._upgrade(line)
+        except psycopg.errors.InsufficientPrivilege as error:
+            if version is None:
+                raise
+            raise StoreRefused(
+                f"{self.location} was written by an older queuectl (schema {version}; this one needs {NEWEST}), and "
+                "this role may not upgrade it. Call one command, such as 'queuectl status', "
+                "as the role that owns its tables."
+            ) from error
 
     def _version(self, line: Line) -> Optional[int]:
         """Return the number of the newest migration that was applied; None if there is nothing of ours yet."""

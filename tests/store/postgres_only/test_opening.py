@@ -241,6 +241,23 @@ def test_a_server_that_is_not_there_is_unavailable():
         open_store("postgresql://me@127.0.0.1:1/db")
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda url: url.replace("/postgres?", "/nope?"), 'database "nope" does not exist'),
+        (lambda url: url.replace("postgres@", "nobody@"), 'role "nobody" does not exist'),
+        (lambda url: url + "&sslmode=require", "server does not support SSL, but SSL was required"),
+    ],
+)
+def test_why_a_server_cannot_be_reached_is_said_once(url, change, why):
+    """The place is in front already."""
+    with pytest.raises(StoreUnavailable) as told:
+        open_store(change(url))
+
+    assert str(told.value).endswith(f": {why}.")
+    assert "failed" not in str(told.value)
+
+
 def test_without_psycopg_the_extra_is_named(monkeypatch):
     """The core runs without; who asks for PostgreSQL is told what to install."""
     for name in [name for name in sys.modules if name.startswith(("psycopg", "queuectl.db.postgres"))]:
@@ -393,3 +410,13 @@ def test_who_may_not_reset_stops_nobody(as_role, store, server, schema, monkeypa
         assert "this role may not do that" in refused.err
         assert [0] * 4 == [store.orders(one.id).stop for one in store.workers()]
         assert group.running
+
+
+def test_a_worker_after_a_new_release_says_who_has_to_upgrade(as_role, store, raw):
+    """Its role changes no tables: the owner has to come first."""
+    rows = raw("DELETE FROM {s}.schema_version WHERE n = %s RETURNING *", postgres_schema.NEWEST)
+    try:
+        with pytest.raises(StoreRefused, match=r"older queuectl .* as the role that owns its tables\.$"):
+            as_role("worker")
+    finally:
+        raw("INSERT INTO {s}.schema_version VALUES (%s, %s, %s)", *rows[0])
