@@ -32,6 +32,8 @@ class PostgresSchema(PostgresLink):
         """Make or upgrade the tables if need be, and make sure that this is the store it was."""
         try:
             version = self._version(line)
+            if version is None:
+                self._refuse_keyword(line)
             if version is None or version < NEWEST:
                 self._upgrade_as_owner(line, version)
             found = line.execute(self.text("SELECT store_id FROM queuectl.store WHERE one")).fetchone()
@@ -84,6 +86,14 @@ class PostgresSchema(PostgresLink):
             )
         return number
 
+    def _refuse_keyword(self, line: Line) -> None:
+        """Refuse a schema whose name means something in this server's SQL, such as ``order``: names are not quoted."""
+        if line.execute(_IS_KEYWORD, (self.schema,)).fetchone():
+            raise StoreRefused(
+                f"the schema of a store must not be named {self.schema}: that is a word of SQL. "
+                "Name another one: ?schema=NAME at the end of the URL."
+            )
+
     def _upgrade(self, line: Line) -> None:
         """Apply the migrations that are missing, in one transaction, alone."""
         line.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
@@ -123,6 +133,8 @@ class PostgresSchema(PostgresLink):
         line.execute(self.text("INSERT INTO queuectl.numbers DEFAULT VALUES"))
         line.execute(self.text("INSERT INTO queuectl.queues (name) VALUES ('default')"))
 
+
+_IS_KEYWORD = "SELECT 1 FROM pg_get_keywords() WHERE word = %s AND catcode <> 'U'"
 
 # Whether there is a table schema_version as ours is, and how many other tables and views.
 _WHAT_IS_THERE = """

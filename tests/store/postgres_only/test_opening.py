@@ -192,6 +192,27 @@ def test_a_schema_must_have_a_plain_name(server, name):
         open_store(server.url(name))
 
 
+@pytest.mark.parametrize("name", ["out", "user", "order", "default", "values", "int", "char", "between", "left"])
+def test_a_schema_is_not_named_as_a_word_of_sql(server, name):
+    """Statements would mean something else; nothing is made."""
+    with pytest.raises(StoreRefused, match=f"must not be named {name}: that is a word of SQL"):
+        open_store(server.url(name))
+
+    assert [] == server.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", name)
+
+
+@pytest.mark.parametrize("name", ["work", "name", "text", "temporary"])
+def test_a_schema_may_be_named_as_what_is_a_word_only_at_its_place(server, open_one, name):
+    """Such as ``BEGIN WORK``."""
+    store = open_one(server.url(name))
+    try:
+        assert ["job1"] == store.add([spec()], T0)
+        assert [] == store.check()
+    finally:
+        store.close()
+        server.execute(f"DROP SCHEMA {name} CASCADE")
+
+
 # -- messages ---------------------------------------------------------------------------------
 
 
