@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     Location = Union[str, bytes, os.PathLike[str]]  # a path or a URL
 
 
+# What lists of libpq's parameters begin with.
+_CONNINFO = ("dbname", "host", "hostaddr", "passfile", "password", "port", "service", "sslmode", "user")
+
 #: Set by the console script: closing a store may leave to the end of the process what is only tidying.
 process_ends_soon = False
 
@@ -41,6 +44,8 @@ def open_store(location: Optional[Location] = None, create: bool = True, unfinis
 
         store: Store = open_postgres(location, unfinished)
         return store
+    if not colon:
+        _refuse_conninfo(location)
     from queuectl.db.sqlite import SqliteStore
 
     if colon and scheme == "sqlite":
@@ -51,6 +56,19 @@ def open_store(location: Optional[Location] = None, create: bool = True, unfinis
 
         raise StoreRefused(f"unknown kind of store {scheme}://. Give a path or postgresql://...")
     return SqliteStore(os.path.abspath(os.path.expanduser(location)), create, unfinished)
+
+
+def _refuse_conninfo(location: str) -> None:
+    """Refuse what libpq also takes, ``host=db.example dbname=jobs``: as a path it would be a file of that name."""
+    name, equals, _ = location.partition("=")
+    if equals and name.strip() in _CONNINFO:
+        from queuectl.errors import StoreRefused
+
+        # It may hold a password: it is not repeated.
+        raise StoreRefused(
+            "a PostgreSQL store is named by a URL such as postgresql://user@host:5432/database, not by a list such as "
+            "'host=... dbname=...'. For a file of that name, put ./ in front."
+        )
 
 
 def home() -> str:

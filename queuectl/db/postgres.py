@@ -1,6 +1,6 @@
 """Opening a PostgreSQL store by its URL; the engine itself is imported only then, and needs psycopg 3.
 
-``postgresql://user@host:5432/database?schema=queuectl``: anything that libpq understands, and ``schema``, the
+``postgresql://user@host:5432/database?schema=queuectl``: anything that libpq understands in a URL, and ``schema``, the
 schema that holds the store. The password may stand in the URL, in ``PGPASSWORD`` or in ``~/.pgpass``;
 no message ever shows it.
 """

@@ -67,6 +67,21 @@ def test_an_unknown_kind_of_store_is_refused(home):
         Queue("mysql://host/db")
 
 
+@pytest.mark.parametrize(
+    "location",
+    ["host=127.0.0.1 port=5432 dbname=jobs", "dbname = jobs password=s3cr3t", "service=jobs", "host=/run/pg"],
+)
+def test_a_list_of_libpqs_parameters_is_refused(home, location):
+    """It would be the name of a file, into which the jobs went where no worker looks."""
+    with pytest.raises(StoreRefused, match="postgresql://user@host:5432/database") as refused:
+        Queue(location)
+
+    assert "s3cr3t" not in str(refused.value)
+    assert [] == [name for name in os.listdir() if "=" in name]
+    with Queue("./dbname=jobs") as queue:  # who means a file can have it
+        assert os.path.basename(queue.store.location) == "dbname=jobs"
+
+
 def test_a_closed_queue_says_so(queue):
     """Every use after the closing is an error of the family; closing again is allowed."""
     queue.close()
