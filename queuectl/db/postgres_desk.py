@@ -5,7 +5,7 @@ from __future__ import annotations
 from queuectl import faults
 from queuectl.db.postgres_add import NOTIFY, PostgresAdd
 from queuectl.db.postgres_views import COUNTED, LISTED, conditions, within
-from queuectl.db.rules import CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, due_after_edit, to_json
+from queuectl.db.rules import CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, due_after_edit, possible, to_json
 from queuectl.errors import JobNotFound, NotInDlq, WrongState
 
 TYPE_CHECKING = False
@@ -29,7 +29,7 @@ class PostgresDesk(PostgresAdd):
             """
             SELECT id, seq, queue, state FROM queuectl.jobs WHERE id = ANY(%s::text[]) ORDER BY seq FOR UPDATE
             """,
-            (list(job_ids),),
+            (possible(job_ids),),
         )
         return {row[0]: row[1:] for row in rows}
 

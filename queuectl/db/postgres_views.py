@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from queuectl.db.postgres_schema import PostgresSchema
+from queuectl.db.rules import possible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class PostgresViews(PostgresSchema):
         """See ``Store.get``."""
         from queuectl.job import Job
 
+        if not possible([job_id]):
+            return None
         rows = self._rows(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = %s", (job_id,))
         return Job._make(rows[0]) if rows else None
 
@@ -82,13 +85,13 @@ class PostgresViews(PostgresSchema):
 
     def states(self, job_ids: Sequence[str]) -> Dict[str, str]:
         """See ``Store.states``."""
-        return dict(self._rows("SELECT id, state FROM queuectl.jobs WHERE id = ANY(%s::text[])", (list(job_ids),)))
+        return dict(self._rows("SELECT id, state FROM queuectl.jobs WHERE id = ANY(%s::text[])", (possible(job_ids),)))
 
     def runs(self, job_id: str) -> List[Run]:
         """See ``Store.runs``."""
         from queuectl.job import Run
 
-        rows = self._rows(_RUNS, {"id": job_id})
+        rows = self._rows(_RUNS, {"id": job_id}) if possible([job_id]) else []
         return [Run._make(row) for row in rows]
 
     def output(self, run_id: int, start: int = 0) -> List[Part]:
@@ -222,11 +225,12 @@ def conditions(which: JobFilter) -> Tuple[List[str], List[Any]]:
             where.append("worker_id IS NOT NULL")
     if which.queues:
         where.append("queue = ANY(%s::text[])")
-        parameters.append(list(which.queues))
+        parameters.append(possible(which.queues))
     if which.tags:
         # Tags have no character that JSON escapes, so the quoted tag is found as text.
-        where.append("(" + " OR ".join(["strpos(tags, %s) > 0"] * len(which.tags)) + ")")
-        parameters += [f'"{tag}"' for tag in which.tags]
+        tags = possible(which.tags)
+        where.append("(" + (" OR ".join(["strpos(tags, %s) > 0"] * len(tags)) or "false") + ")")
+        parameters += [f'"{tag}"' for tag in tags]
     if which.ended_before is not None:
         where.append("ended_at IS NOT NULL AND ended_at < %s::float8")
         parameters.append(which.ended_before)

@@ -26,6 +26,11 @@ def generated_number(job_id: str) -> Optional[int]:
     return None
 
 
+def possible(names: Iterable[Any]) -> List[str]:
+    """Return those of *names* that an id, a queue or a tag can have: PostgreSQL takes neither others' type nor NUL."""
+    return [name for name in names if isinstance(name, str) and name.isascii() and "\0" not in name]
+
+
 def number_jobs(specs: Sequence[JobSpec], next_number: int, taken: Iterable[int]) -> Tuple[List[str], int, Set[int]]:
     """Return the ids of new jobs, the next number after them, and the taken numbers that are still ahead of it.
 

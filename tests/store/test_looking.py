@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from queuectl.errors import JobNotFound
 from queuectl.job import STATES, JobFilter, Outcome
 from tests.store.build import (
     EVERYTHING,
@@ -36,6 +37,28 @@ def test_a_job_that_does_not_exist_is_none(store):
     store.add([spec()], T0)
 
     assert (None, None, []) == (store.get("job2"), store.get("JOB1"), store.runs("job2"))
+
+
+@pytest.mark.parametrize("job_id", [7, 2**40, None, b"job1", "job1\0", "jöb1"], ids=repr)
+def test_what_can_be_no_id_is_the_id_of_no_job(store, job_id):
+    """Not found, as any other id that no job has; no trouble with the store."""
+    store.add([spec()], T0)
+
+    assert (None, [], {"job1": "pending"}) == (store.get(job_id), store.runs(job_id), store.states([job_id, "job1"]))
+    for verb in (store.cancel, store.retry, lambda ids: store.edit(ids[0], {"priority": 1})):
+        with pytest.raises(JobNotFound):
+            verb([job_id])
+
+
+@pytest.mark.parametrize("name", [7, b"a", "a\0", "ä"], ids=repr)
+def test_what_can_be_no_name_chooses_no_job(store, name):
+    """Neither as a queue nor as a tag, alone and beside one."""
+    store.add([spec(queue="a", tags=("a",))], T0)
+
+    for which in (JobFilter(queues=(name,)), JobFilter(tags=(name,)), JobFilter(("pending",), (name,))):
+        assert [] == store.jobs(which)
+    for which in (JobFilter(queues=(name, "a")), JobFilter(tags=(name, "a"))):
+        assert ["job1"] == ids(store.jobs(which))
 
 
 def test_states_of_the_jobs_that_exist(store):
