@@ -20,6 +20,7 @@ JOB_COLUMNS = (
     "CASE WHEN worker_id IS NOT NULL THEN last_run_id END, worker_id, "
     "cancel_requested, created_at, updated_at, ended_at, reason"
 )
+CANCEL = 19  # the place of cancel_requested among them
 COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
 RATE_WINDOW_S = 60.0
 RATE_ROWS = 10_000
@@ -35,7 +36,7 @@ class SqliteViews(SqliteFile):
         from queuectl.job import Job
 
         rows = self._rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (job_id,))
-        return Job._make(rows[0]) if rows else None
+        return Job._make(job_row(rows[0])) if rows else None
 
     def jobs(
         self,
@@ -62,7 +63,7 @@ class SqliteViews(SqliteFile):
             parameters += [limit, after_seq]
         clause = " WHERE " + " AND ".join(where) if where else ""
         rows = self._rows(f"SELECT {JOB_COLUMNS} FROM jobs{clause} {tail}", parameters)
-        return [Job._make(row) for row in rows]
+        return [Job._make(job_row(row)) for row in rows]
 
     def _enough(self, state: str) -> bool:
         """Say whether any job is in *state*, from the counters: without a look at the jobs."""
@@ -212,6 +213,11 @@ class SqliteViews(SqliteFile):
         from queuectl.db.sqlite_check import check
 
         return check(self)
+
+
+def job_row(row: Sequence[Any]) -> Sequence[Any]:
+    """Return a row of JOB_COLUMNS as the fields of a Job: SQLite knows no truth values."""
+    return (*row[:CANCEL], row[CANCEL] == 1, *row[CANCEL + 1 :])
 
 
 def conditions(which: JobFilter) -> Tuple[List[str], List[Any]]:

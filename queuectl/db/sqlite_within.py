@@ -6,7 +6,7 @@ import os
 import sqlite3
 
 from queuectl.db import doorbell
-from queuectl.db.sqlite_views import JOB_COLUMNS
+from queuectl.db.sqlite_views import JOB_COLUMNS, job_row
 from queuectl.errors import NotDurable, QueuectlError, StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
@@ -67,7 +67,7 @@ def add_within(store: SqliteStore, connection: Any, specs: Sequence[JobSpec]) ->
             store.sync()
         except StoreUnavailable as error:
             raise NotDurable(str(error), ids) from error
-    return [Job._make(row) for row in jobs]
+    return [Job._make(job_row(row)) for row in jobs]
 
 
 def _refuse_another(store: SqliteStore, within: Any) -> None:

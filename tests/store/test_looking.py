@@ -39,6 +39,18 @@ def test_a_job_that_does_not_exist_is_none(store):
     assert (None, None, []) == (store.get("job2"), store.get("JOB1"), store.runs("job2"))
 
 
+def test_whether_a_job_is_to_be_cancelled_is_true_or_false(store):
+    """No number, whatever the engine keeps: alone, in a list, and as it was claimed."""
+    store.add(specs(2), T0)
+    claims = store.claim("w1", 2, (), T0)
+    store.cancel(["job1"], T0)
+
+    listed = [job.cancel_requested for job in store.jobs(EVERYTHING)]
+    found = [store.get(job_id).cancel_requested for job_id in ("job1", "job2")]
+    assert ([True, False], listed) == (found, [True, False])
+    assert {bool} == {type(flag) for flag in (*listed, *found, *(claim.job.cancel_requested for claim in claims))}
+
+
 @pytest.mark.parametrize("job_id", [7, 2**40, None, b"job1", "job1\0", "jöb1"], ids=repr)
 def test_what_can_be_no_id_is_the_id_of_no_job(store, job_id):
     """Not found, as any other id that no job has; no trouble with the store."""
