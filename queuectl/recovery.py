@@ -125,7 +125,8 @@ def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[L
         run_ids = frozenset(run_id for _, run_id in store.runs_of(worker.id))
         born_by = identity.start_time_at(worker.renewed_mono_s + config.lease)
         leaders = leaders_of(store, worker.id, run_ids)
-        if run_ids and not end_runs_at_once(store.store_id, run_ids, leaders, born_by):
+        born_after = identity.as_start_time(worker.pid_started)  # the worker's own: it made them all
+        if run_ids and not end_runs_at_once(store.store_id, run_ids, leaders, born_by, born_after):
             return []
     if worker.host_id == here or identity.boot_of(worker.host_id) == identity.boot_of(here) != "":
         _take_up(store, worker.id)

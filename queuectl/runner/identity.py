@@ -134,6 +134,21 @@ def start_time_at(mono_s: float) -> Optional[int]:
     return int((mono_s + slept_s) * os.sysconf("SC_CLK_TCK")) + 1
 
 
+def as_start_time(started: str) -> Optional[int]:
+    """Return what ``process_started`` said as a number of which the later is greater; None where it is none."""
+    return int(started) if sys.platform == "linux" and started.isdigit() else None
+
+
+def birth_of(pid: int) -> Optional[int]:
+    """Return a process's start time as a number, a zombie's too; None if there is no process or no number.
+
+    Raises:
+        OSError: That cannot be told now.
+    """
+    fields = stat_of(pid) if sys.platform == "linux" and _HAS_PROC else []
+    return int(fields[19]) if fields else None
+
+
 def name_process(name: str) -> None:
     """Have ``top``, ``ps -e`` and ``pgrep`` call this process *name* (15 bytes of it); Linux, elsewhere nothing.
 

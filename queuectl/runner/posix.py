@@ -9,7 +9,7 @@ import sys
 
 assert sys.platform != "win32"
 
-from queuectl.runner import CannotStart, tree
+from queuectl.runner import CannotStart, identity, tree
 from queuectl.runner.output import OutputBuffer
 
 TYPE_CHECKING = False
@@ -37,6 +37,7 @@ class Command:
 
     started: Optional[str] = None  # the leader's start time, once somebody looked
     _reaped = False
+    _born: Optional[int] = None
 
     def __init__(self, pid: int, fd: int, run_id: int, store_id: str, limit: int) -> None:
         self.pid = pid
@@ -85,7 +86,15 @@ class Command:
 
     def tree(self) -> List[Process]:
         """Return the living processes of this run."""
-        return tree.members(self._store_id, (self._run_id,), self._leaders())
+        return tree.members(self._store_id, (self._run_id,), self._leaders(), born_after=self._birth())
+
+    def _birth(self) -> Optional[int]:
+        """Return the leader's start time as a number, None if it is not known or is none."""
+        if self._born is None and self.started:
+            self._born = identity.as_start_time(self.started)
+        elif self._born is None and not self._reaped:
+            self._born = identity.birth_of(self.pid)
+        return self._born
 
     def terminate(self) -> None:
         """Ask the whole tree to end."""
@@ -99,7 +108,8 @@ class Command:
     def kill(self) -> None:
         """Kill the whole tree."""
         try:
-            tree.send(tree.stopped(self._store_id, (self._run_id,), self._leaders()), signal.SIGKILL)
+            found = tree.stopped(self._store_id, (self._run_id,), self._leaders(), born_after=self._birth())
+            tree.send(found, signal.SIGKILL)
         except OSError:
             pass  # ``leftovers`` will not say that all are gone
         self._signal_group(signal.SIGKILL)  # also where the process table cannot be read
@@ -260,11 +270,15 @@ def used(usage: Any) -> Tuple[Optional[int], Optional[float]]:
 
 
 def end_runs_at_once(
-    store_id: str, run_ids: Container[int], leaders: Dict[int, Optional[str]], born_by: Optional[int] = None
+    store_id: str,
+    run_ids: Container[int],
+    leaders: Dict[int, Optional[str]],
+    born_by: Optional[int] = None,
+    born_after: Optional[int] = None,
 ) -> bool:
     """Kill all that these runs of a dead worker left; False if something would not go.
 
     Raises:
         OSError: The process table cannot be read now; something may be left.
     """
-    return tree.end_at_once(store_id, run_ids, leaders, born_by)
+    return tree.end_at_once(store_id, run_ids, leaders, born_by, born_after)

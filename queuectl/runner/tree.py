@@ -43,6 +43,7 @@ def members(
     run_ids: Container[int],
     leaders: Optional[Dict[int, Optional[str]]] = None,
     born_by: Optional[int] = None,
+    born_after: Optional[int] = None,
 ) -> List[Process]:
     """Return the living processes of these runs, children before their parents, this process never among them.
 
@@ -54,11 +55,13 @@ def members(
         born_by: When the runs' worker was last known to live, as a start time; None: it lives. A session whose
             leader is gone may be another's by then, whose leader got the same pid: of such a session only
             processes that started no later are the run's, and their descendants.
+        born_after: A start time before which none of the runs had begun; None: not known. What is older is nobody's
+            child here and is not read any further: on a machine with thousands of processes that is nearly all.
 
     Raises:
         OSError: The process table cannot be read now; who is in it is not known.
     """
-    table = _Table(store_id, run_ids)
+    table = _Table(store_id, run_ids, born_after)
     found: Set[int] = set()
     # A process may fork and end while the table is read, which takes milliseconds. What is new since then is read
     # too, which is quick, for it is little; again as long as one of these runs is among it, or may have been.
@@ -135,12 +138,13 @@ def _add_children(table: Dict[int, Process], found: Set[int]) -> None:
 class _Table:
     """The process table, as far as it was read."""
 
-    def __init__(self, store_id: str, run_ids: Container[int]) -> None:
-        self.processes: Dict[int, Process] = {}  # the living ones, in the order in which they were seen
+    def __init__(self, store_id: str, run_ids: Container[int], born_after: Optional[int]) -> None:
+        self.processes: Dict[int, Process] = {}  # the living ones that count, in the order in which they were seen
         self.marked: Set[int] = set()  # those with the mark of one of the runs
         self.missed = False  # whether the last look came too late for a process, or too early
         self._store_id = store_id
         self._run_ids = run_ids
+        self._born_after = born_after or 0
         self._seen: Set[str] = set()
         self._bare: Set[str] = set()  # those without any environment when they were first read
 
@@ -168,6 +172,8 @@ class _Table:
             return
         if not fields or fields[0] in (b"Z", b"X"):
             self.missed = True  # what it left behind may be younger than the list
+            return
+        if int(fields[19]) < self._born_after:
             return
         process = Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
         environment = _environment(pid)
@@ -248,11 +254,15 @@ def _stop_group(group: int, processes: Iterable[Process]) -> None:
     """
     for process in processes:
         if process.group == group and identity.process_started(process.pid) == process.started:
-            try:
-                os.killpg(group, signal.SIGSTOP)
-            except OSError:
-                pass
+            _send_group(group, signal.SIGSTOP)
             return
+
+
+def _send_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except OSError:
+        pass
 
 
 def stopped(
@@ -260,6 +270,7 @@ def stopped(
     run_ids: Container[int],
     leaders: Dict[int, Optional[str]],
     born_by: Optional[int] = None,
+    born_after: Optional[int] = None,
 ) -> List[Process]:
     """Stop the living processes of these runs and return them; arguments, order and errors are those of ``members``.
 
@@ -267,8 +278,12 @@ def stopped(
     """
     held: Set[int] = set()
     left: List[Process] = []
+    for leader, started in leaders.items():
+        # Before the first look, which takes the longer the more a command forks meanwhile.
+        if started is None or identity.process_started(leader) == started:
+            _send_group(leader, signal.SIGSTOP)
     for _ in range(MOST_LOOKS):
-        left = members(store_id, run_ids, leaders, born_by)
+        left = members(store_id, run_ids, leaders, born_by, born_after)
         fresh = [process for process in left if process.pid not in held]
         if not fresh:
             break
@@ -284,6 +299,7 @@ def end_at_once(
     run_ids: Container[int],
     leaders: Optional[Dict[int, Optional[str]]] = None,
     born_by: Optional[int] = None,
+    born_after: Optional[int] = None,
     patience_s: float = 5.0,
 ) -> bool:
     """Kill everything of these runs and wait until it is gone; False if something would not go.
@@ -296,7 +312,7 @@ def end_at_once(
     deadline = time.monotonic() + patience_s
     clean = 0
     while True:
-        left = stopped(store_id, run_ids, leaders or {}, born_by)
+        left = stopped(store_id, run_ids, leaders or {}, born_by, born_after)
         clean = 0 if left else clean + 1
         if clean == 2:
             return True

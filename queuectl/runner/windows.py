@@ -289,7 +289,11 @@ def used(usage: Usage) -> Tuple[Optional[int], Optional[float]]:
 
 
 def end_runs_at_once(
-    store_id: str, run_ids: Container[int], leaders: Dict[int, Optional[str]], born_by: Optional[int] = None
+    store_id: str,
+    run_ids: Container[int],
+    leaders: Dict[int, Optional[str]],
+    born_by: Optional[int] = None,
+    born_after: Optional[int] = None,
 ) -> bool:
     """Make sure that nothing is left of the runs of a worker that has ended; False if something would not go.
 

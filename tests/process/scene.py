@@ -57,8 +57,8 @@ def alive(pid: int) -> bool:
 
 
 def seconds_of_its_own() -> str:
-    """Return a time for ``sleep`` by which its processes are told from all others of the machine."""
-    return f"6{secrets.randbelow(10**6)}.5"
+    """Return a time for ``sleep`` by which its processes are told from all others of the machine: a minute and some."""
+    return f"6{secrets.randbelow(10)}.{secrets.randbelow(10**6):06d}"
 
 
 def sleeping(seconds: str) -> List[int]:

@@ -138,14 +138,15 @@ def test_nothing_escapes_from_a_run_that_goes_on_forking(scene: Scene, round_: i
     """A child made while the run is being killed, in a session and an environment of its own, is found too."""
     mark = seconds_of_its_own()
     scene.queue.set_setting("max_lost", "1")
-    body = f"while :; do setsid env -i {SLEEP} {mark} & done"
+    # It would go on for a while, not for ever: should it get away, the tests beside this one must not suffer.
+    body = f"n=0; while [ $n -lt 800 ]; do setsid env -i {SLEEP} {mark} & n=$((n + 1)); done; sleep 60"
     job_id = scene.queue.enqueue(scene.journal.command(body)).id
     group = scene.start()
     scene.noted("start", 1)
     scene.eventually(lambda: len(sleeping(mark)) > 20, what="twenty children")
 
     os.kill(group.pids()[0], signal.SIGKILL)
-    scene.until(job_id, "dead")
+    scene.until(job_id, "dead", timeout=60)
 
     left = sleeping(mark)
     for pid in left:

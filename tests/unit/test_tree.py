@@ -9,8 +9,8 @@ import pytest
 pytestmark = pytest.mark.posix
 
 if sys.platform != "win32":
-    from queuectl.runner.identity import process_started, start_time_at
-    from queuectl.runner.tree import Process, _belonging
+    from queuectl.runner.identity import as_start_time, birth_of, process_started, start_time_at
+    from queuectl.runner.tree import Process, _belonging, members
 
 
 def table(*rows):
@@ -51,3 +51,24 @@ def test_the_bound_is_not_earlier_than_a_process_that_starts_now():
     import time
 
     assert int(process_started(os.getpid())) <= start_time_at(time.monotonic())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="start times are numbers on Linux alone")
+def test_what_is_older_than_the_run_is_not_looked_at():
+    """A process of the very moment of the bound is; one that is older is not read any further, whatever its mark."""
+    import os
+    import subprocess
+
+    env = {"PATH": os.environ["PATH"], "QUEUECTL_STORE_ID": "a-store", "QUEUECTL_RUN_ID": "7"}
+    with subprocess.Popen(["sleep", "60"], env=env) as child:
+        try:
+            born = as_start_time(process_started(child.pid))
+            assert birth_of(child.pid) == born
+            found = [
+                [each.pid for each in members("a-store", (7,), born_after=bound)] for bound in (None, born, born + 1)
+            ]
+        finally:
+            child.kill()
+
+    assert [[child.pid], [child.pid], []] == found
+    assert birth_of(child.pid) is None
