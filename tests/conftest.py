@@ -60,6 +60,7 @@ class Result(NamedTuple):
     code: int
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
     """Skip on Windows what is marked as needing POSIX, and under Wine what that cannot do; the mark says why."""
     for name, here in (("posix", WINDOWS), ("no_wine", WINE)):
@@ -68,6 +69,22 @@ def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
             if mark:
                 reason = mark.args[0] if mark.args else "POSIX signals, process groups, or commands for /bin/sh"
                 item.add_marker(pytest.mark.skip(reason=f"{name}: {reason}"))
+    _begin_with_the_long_ones(items)
+
+
+def _begin_with_the_long_ones(items: List[pytest.Item]) -> None:
+    """Put what is marked ``long`` where each process of xdist begins, so that none of it is alone at the end."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    ordered: List[pytest.Item] = []
+    for at in range(count):
+        end = len(ordered) + (len(items) - len(ordered)) // (count - at)  # as --dist=worksteal deals them out
+        ordered += first[at::count]
+        room = max(0, end - len(ordered))
+        ordered += others[:room]
+        del others[:room]
+    items[:] = ordered
 
 
 def pytest_make_parametrize_id(val: object) -> Optional[str]:

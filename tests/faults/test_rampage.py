@@ -14,6 +14,7 @@ from tests.process.scene import Scene
 pytestmark = pytest.mark.posix
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.limit(300)
 def test_nothing_is_lost_doubled_or_stuck(home: Path) -> None:

@@ -71,6 +71,7 @@ def test_every_host_sees_the_workers_and_jobs_of_all(fleet, queue, eventually):
     stop(queue, fleet)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_jobs_of_a_host_without_power_run_elsewhere_within_45_seconds(fleet, queue, beating, journal, eventually):
     """By the default lease, without anybody's help; the host itself is welcome again."""
@@ -120,6 +121,7 @@ def test_a_host_that_is_cut_off_ends_its_commands_and_goes_on_when_the_link_is_b
     stop(queue, fleet)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.limit(300)
 def test_a_storm_loses_nothing_and_runs_nothing_twice_at_once(needed, tmp_path):

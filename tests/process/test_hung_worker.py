@@ -130,6 +130,7 @@ def test_a_group_that_was_paused_alone_keeps_its_job(scene: Scene) -> None:
     scene.judge()
 
 
+@pytest.mark.long
 def test_a_lease_that_is_shortened_harms_nobody(scene: Scene) -> None:
     """Workers that renewed for the long lease have time to hear of the short one, whether they work or not."""
     scene.queue.set_setting("lease", "12")

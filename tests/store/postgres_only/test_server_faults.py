@@ -202,6 +202,7 @@ def test_a_transaction_that_stays_open_neither_stops_nor_doubles_work(own_server
 # -- the link ---------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.posix
 def test_a_worker_behind_a_slow_link_works_with_the_shortest_lease(
