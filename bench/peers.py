@@ -2,7 +2,8 @@
 
 ``python3 -m bench.peers [--seconds N] [--pending N] [--rounds N]``, in an environment that has psycopg, the server's
 programs, ``procrastinate`` and ``pgqueuer`` (with asyncpg): their own calls, as their workers make them; no command
-is run. All keep each end; each table holds as many pending jobs. The figures go into the part ``postgres``.
+is run. All keep each end; each table holds as many pending jobs. Beside them the least SQL that does it
+(``bench.bare``). The figures go into the part ``postgres``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from datetime import timedelta
 from typing import Any, Callable, Dict, List
 from uuid import uuid4
 
+from bench.bare import make_bare, work_bare
 from bench.measure import keep, machine, median
 from bench.postgres_store import SETTINGS, adding, crowd, filled, turns, woken
 from bench.report import write
@@ -163,6 +165,9 @@ def compare(server: PostgresServer, given: argparse.Namespace) -> Dict[str, Any]
             note("procrastinate", rate(work_procrastinate, server, given.seconds))
             note("pgqueuer", rate(work_pgqueuer(1), server, given.seconds))
             note("pgqueuer in batches", rate(work_pgqueuer(BATCH), server, given.seconds))
+            for name, batch in (("bare", 1), ("bare in batches", BATCH), ("bare row", ROW)):
+                make_bare(server, given.pending)
+                note(name, rate(work_bare(batch), server, given.seconds))
     return ratios(figures, given)
 
 
@@ -187,6 +192,13 @@ def ratios(figures: Dict[str, List[float]], given: argparse.Namespace) -> Dict[s
         ),
         f"claim and finish as workers do, {ROW} at a time, {size} pending / pgqueuer, {BATCH} at a time": over(
             "row", "pgqueuer in batches"
+        ),
+        "claim and finish, one at a time / the least SQL": over("pending", "bare"),
+        f"claim and finish, {BATCH} at a time / the least SQL": over("batches", "bare in batches"),
+        f"claim and finish as workers do, {ROW} at a time / the least SQL": over("row", "bare row"),
+        "the least SQL, one at a time / pgqueuer": over("bare", "pgqueuer"),
+        f"the least SQL, {BATCH} at a time / pgqueuer, {BATCH} at a time": over(
+            "bare in batches", "pgqueuer in batches"
         ),
         f"rate, {size} pending / 1,000 pending": over("pending", "1k pending"),
         f"rate, {size} pending and {size} finished / 1,000 pending": over("finished", "1k pending"),
