@@ -116,10 +116,7 @@ class Command:
 
     def _signal_group(self, number: int) -> None:
         if not self._reaped:  # its pid, which is the group's number, cannot have passed to another
-            try:
-                os.killpg(self.pid, number)
-            except OSError:
-                pass
+            tree.send_group(self.pid, number)
 
     def leftovers(self) -> bool:
         """Say whether anything of the tree may be alive; what forks is hard to see, so two looks must find nothing."""

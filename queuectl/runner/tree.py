@@ -254,11 +254,12 @@ def _stop_group(group: int, processes: Iterable[Process]) -> None:
     """
     for process in processes:
         if process.group == group and identity.process_started(process.pid) == process.started:
-            _send_group(group, signal.SIGSTOP)
+            send_group(group, signal.SIGSTOP)
             return
 
 
-def _send_group(group: int, number: int) -> None:
+def send_group(group: int, number: int) -> None:
+    """Signal a process group, if there is one and this user may."""
     try:
         os.killpg(group, number)
     except OSError:
@@ -281,7 +282,7 @@ def stopped(
     for leader, started in leaders.items():
         # Before the first look, which takes the longer the more a command forks meanwhile.
         if started is None or identity.process_started(leader) == started:
-            _send_group(leader, signal.SIGSTOP)
+            send_group(leader, signal.SIGSTOP)
     for _ in range(MOST_LOOKS):
         left = members(store_id, run_ids, leaders, born_by, born_after)
         fresh = [process for process in left if process.pid not in held]

@@ -94,9 +94,8 @@ def test_a_store_that_is_deleted_while_nobody_looks(scene: Scene, busy: Group, c
 
 def test_a_home_that_is_deleted(scene: Scene, busy: Group, home: Path) -> None:
     """Store, notes and bells are gone: the group ends its commands and goes."""
-    subprocess.run(
-        "until rm -rf .queuectl; do :; done", shell=True, cwd=home.parent, check=True, timeout=30
-    )  # workers make files
+    # More than once: workers make files meanwhile.
+    subprocess.run("until rm -rf .queuectl; do :; done", shell=True, cwd=home.parent, check=True, timeout=30)
 
     ends_with(scene, busy, "jobs.db has vanished.")
 

@@ -340,8 +340,7 @@ def test_any_history_goes_as_the_contract_says(engine):
     run_state_machine_as_test(
         lambda: StoreMachine(engine),
         settings=settings(
-            # An example takes four times as long there.
-            max_examples=settings.default.max_examples // (2 if engine == "postgres" else 1),
+            max_examples=settings.default.max_examples,
             stateful_step_count=40,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
         ),
