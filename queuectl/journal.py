@@ -172,10 +172,7 @@ def _packed(
                  (verdict.state._value_, *verdict[1:]))
                 for claim, end, verdict in ended
             ],
-            [
-                (run_id, [(start, bytes(part)) for start, part in parts], replace_from)
-                for run_id, parts, replace_from in outputs
-            ],
+            list(outputs),
             known if known is None else list(known),
         )
     )  # fmt: skip
