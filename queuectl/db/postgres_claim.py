@@ -90,6 +90,7 @@ class Turn:
         self._slack = SLACK
         self._again = False  # whether ends are sent that were sent before
         self._sending: Sequence[Dict[str, Any]] = ()  # the ends of the statement that is on its way
+        self._claiming = False  # whether it may claim
 
     # -- what a call is made of ---------------------------------------------------------------
 
@@ -153,7 +154,7 @@ class Turn:
         try:
             return self._store._once(sql, values, prepare=True)
         except ConnectionLost:
-            self._store.in_doubt(self._worker_id, self._sending)
+            self._no_answer(self._sending)
             raise
 
     def _inside(self, run: Run) -> Execute:
@@ -163,8 +164,18 @@ class Turn:
         try:
             return self._store._write(body)
         except ConnectionLost:
-            self._store.in_doubt(self._worker_id, ends)
+            self._no_answer(ends)
             raise
+
+    def _no_answer(self, ends: Sequence[Dict[str, Any]]) -> None:
+        """Note what may have been done all the same.
+
+        Where nothing was to be claimed no run is in doubt: whoever hands in what a dead worker left is told of none of
+        its runs, and may not put them back for that.
+        """
+        self._store.unanswered(ends)
+        if self._claiming:
+            self._store.in_doubt(self._worker_id)
 
     def _kind(self) -> str:
         """Choose the statement: for one or few queues if there are probably no others, which it verifies."""
@@ -197,7 +208,7 @@ class Turn:
         more: Optional[Dict[str, Any]] = None,
     ) -> List[int]:
         """Run one statement, take its claims, and return the places of the accepted ends."""
-        self._sending = ends
+        self._sending, self._claiming = ends, kind != NONE
         single = self._single(kind, count, ends)
         if kind == LINES and not single:
             kind = MANY

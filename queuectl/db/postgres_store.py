@@ -164,8 +164,8 @@ class PostgresStore(PostgresWorkers, Store):
         self._plenty_until_s = -self._plenty_until_s
         try:
             self.give_back(worker_id, [claim.run_id for claim in claims[count:]], now)
-        except StoreUnavailable:
-            return  # the worker holds them for a moment
+        except StoreUnavailable:  # perhaps they were, and run elsewhere: none may begin here, told of or not
+            self.in_doubt(worker_id)
         del claims[count:]
 
     def give_back(self, worker_id: str, run_ids: Sequence[int], now: Optional[float] = None) -> int:
@@ -187,10 +187,13 @@ class PostgresStore(PostgresWorkers, Store):
         self._held.setdefault(worker_id, set()).update(claim.run_id for claim in claims)
         return claims
 
-    def in_doubt(self, worker_id: str, ends: Sequence[Dict[str, Any]]) -> None:
-        """Note that a turn got no answer."""
+    def in_doubt(self, worker_id: str) -> None:
+        """Note that the worker may own runs that it was not told of."""
         self._doubt.add(worker_id)
         self._wary.add(worker_id)
+
+    def unanswered(self, ends: Sequence[Dict[str, Any]]) -> None:
+        """Note that these ends were sent and got no answer."""
         self._sent.update(end["run_id"] for end in ends)
 
     def sent_before(self, ends: Sequence[Dict[str, Any]]) -> bool:

@@ -146,6 +146,42 @@ def test_runs_that_the_worker_knows_stay_its_own(store, far_store, proxy):
     assert ["completed", "pending", "pending"] == [store.get(f"job{number}").state for number in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("before", [False, True], ids=["answer lost", "request lost"])
+def test_what_was_given_back_without_an_answer_is_not_begun(store, far_store, proxy, before):
+    """Of the jobs claimed ahead the last are given back; if that was done, others run them by then."""
+    store.add(specs(3), T0)
+    far_store._plenty_until_s = time.monotonic() + 60
+    CutAtCommit(far_store, proxy, before)
+
+    claims = far_store.finish("w1", (), 1, (), T0, ahead=3).claims
+    others = store.claim("w2", 3, (), T0)
+
+    assert ["job1"] == claim_ids(claims)
+    assert ([] if before else ["job2", "job3"]) == claim_ids(others)
+    again(lambda: far_store.claim("w1", 0, (), T0))
+    assert [("job1", claims[0].run_id)] == store.runs_of("w1")
+
+
+@pytest.mark.parametrize("lose", ["lose_next_answer", "delay_next_request"])
+def test_whoever_hands_in_for_a_dead_worker_puts_nothing_back(store, far_store, proxy, lose):
+    """It is told of none of that worker's runs: an end that was noted still counts, and the other run is lost."""
+    store.add(specs(2), T0)
+    noted, lost = store.claim("w1", 2, (), T0)
+    store.condemn("w1", 100.0)
+    getattr(proxy, lose)()
+    with pytest.raises(StoreUnavailable):
+        far_store.finish("w1", [completed(noted)], now=T0)
+
+    answer = again(lambda: far_store.finish("w1", [completed(noted)], now=T0))
+    proxy.deliver_late()
+
+    assert [True] == answer.accepted
+    assert "completed" == store.get("job1").state
+    assert [("job2", lost.run_id)] == store.runs_of("w1")
+    assert [("job2", "pending")] == far_store.release_lost("w1", 3, T0)
+    assert [Outcome.LOST] == [run.state for run in store.runs("job2")]
+
+
 @pytest.mark.parametrize("end", [completed, failed, stopped])
 @pytest.mark.parametrize("count", [0, 1])
 def test_an_end_whose_answer_was_lost_counts_once_and_as_accepted(store, far_store, proxy, end, count):
