@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
+    from queuectl.cli_commands import Entry
     from queuectl.cli_commands.spec import Args, Option
 
     Offer = Tuple[str, str]  # a word, and what it is
@@ -149,9 +150,7 @@ def offers(before: Sequence[str], current: str) -> List[Offer]:
     if entry is None:
         return []
     if entry.subcommands and len(found) == 1:
-        known = commands_of(entry.name)
-        verbs = [(verb, known[f"{entry.name} {verb}"].summary) for verb in entry.subcommands]
-        return _matching(verbs, current)
+        return _matching(_verbs(entry), current)
     command = commands_of(entry.name).get(" ".join(before[at] for at in found))
     if command is None:
         return []
@@ -193,7 +192,7 @@ def _in_command(command: Command, rest: List[str], current: str) -> List[Offer]:
         return _of_option(rest[-1], options, current, rest)
     if is_option(current) or current == "-":
         return _matching(names, current)
-    plain = 0
+    plain: List[str] = []
     skip = False
     for word in rest:
         if skip:
@@ -201,12 +200,27 @@ def _in_command(command: Command, rest: List[str], current: str) -> List[Offer]:
         elif is_option(word):
             skip = _wants_value([word])
         else:
-            plain += 1
+            plain.append(word)
     for positional in command.positionals:
-        if positional.most is None or plain < positional.most:
+        if positional.complete == "commands":
+            return _matching(_topics(plain), current)
+        if positional.most is None or len(plain) < positional.most:
             return _of_kind(positional.complete, current, rest)
-        plain -= positional.most
+        plain = plain[positional.most :]
     return _matching(names, current)  # nothing else may follow
+
+
+def _topics(before: Sequence[str]) -> List[Offer]:
+    """Return what ``help`` may be asked about after the words *before*: a command, then a noun's verbs."""
+    if not before:
+        return _first_words("")
+    entry = TABLE.get(before[0])
+    return _verbs(entry) if entry is not None and len(before) == 1 else []
+
+
+def _verbs(entry: Entry) -> List[Offer]:
+    known = commands_of(entry.name) if entry.subcommands else {}
+    return [(verb, known[f"{entry.name} {verb}"].summary) for verb in entry.subcommands]
 
 
 def _of_option(name: str, options: Iterable[Option], current: str, words: Sequence[str]) -> List[Offer]:
@@ -244,8 +258,6 @@ def _fixed(kind: str) -> List[Offer]:
         from queuectl.jobspec import FIELDS
 
         return [(field + "=", "") for field in FIELDS if field != "id"]
-    if kind == "commands":
-        return [(entry.name, entry.summary) for entry in TABLE.values() if entry.group]
     if kind == "shells":
         return [(shell, "") for shell in SHELLS]
     return [("none", "no limit")] if kind == "none" else []
