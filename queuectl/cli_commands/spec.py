@@ -204,13 +204,27 @@ def _state(text: str) -> str:
     return name
 
 
+def _name_of(what: str) -> Kind:
+    """Return the kind of names by which jobs are chosen: nothing has another, so it is a slip, such as an empty variable."""
+
+    def convert(text: str) -> str:
+        from queuectl.errors import UsageError
+        from queuectl.jobspec import NAME_RULE, is_name
+
+        if not is_name(text):
+            raise UsageError(f"{what} must be {NAME_RULE}, not {text[:40]!r}.")
+        return text
+
+    return Kind(convert, "a name")
+
+
 DURATION = Kind(_duration, "seconds or a duration such as 90, 1.5h, 2h30m or 1d, up to 100 years")
 STATE = Kind(_state, "a state")
 
 JOB = Positional("id", "ID", "the job's id", complete="jobs")
 
 STATE_OPTION = Option("--state", "only jobs in this state", "S", STATE, repeat=True, complete="states")
-QUEUE_OPTION = Option("--queue", "only jobs of this queue", "Q", repeat=True, complete="queues")
-TAG_OPTION = Option("--tag", "only jobs with this tag", "T", repeat=True)
+QUEUE_OPTION = Option("--queue", "only jobs of this queue", "Q", _name_of("a queue's name"), repeat=True, complete="queues")
+TAG_OPTION = Option("--tag", "only jobs with this tag", "T", _name_of("a tag"), repeat=True)
 YES_OPTION = Option("-y --yes", "do not ask")
 TABLE_OPTION = Option("--table", "a table, also when standard output is not a terminal")

@@ -463,9 +463,7 @@ def test_each_command_has_help(command: Any, capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.posix("bytes as words")
-@pytest.mark.parametrize(
-    "words", [["show"], ["cancel"], ["logs"], ["wait"], ["dlq", "retry"], ["list", "--queue"]], ids=" ".join
-)
+@pytest.mark.parametrize("words", [["show"], ["cancel"], ["logs"], ["wait"], ["dlq", "retry"]], ids=" ".join)
 def test_a_name_that_is_no_utf8_is_nobodys(cli, words):
     """What a file's name may be and no id can: said in a sentence."""
     cli("enqueue", "--", "true")
@@ -478,6 +476,18 @@ def test_a_store_without_a_name_is_not_the_default_one(cli, words):
     """A variable that a shell found empty must not lead to another store."""
     done = cli(*words)
     assert (2, "", True) == (done.code, done.out, "--db wants a path or a URL" in done.err), done.err
+
+
+@pytest.mark.parametrize(
+    "words", [["list"], ["retry"], ["prune", "--yes"], ["dlq", "list"], ["dlq", "purge", "--yes"]], ids=" ".join
+)
+@pytest.mark.parametrize("text", ["", "a b", "-x"])
+def test_a_filter_by_a_name_that_nothing_has_is_a_slip(cli, words, text):
+    """An empty variable of a shell is not an empty result."""
+    cli("enqueue", "--", "true", code=0)
+    rule = "1-128 of A-Z a-z 0-9 . _ -, not starting with - or ."
+    assert ("", f"queuectl: a tag must be {rule}, not {text!r}.\n", 2) == cli(*words, "--tag=" + text)
+    assert ("", f"queuectl: a queue's name must be {rule}, not {text!r}.\n", 2) == cli(*words, "--queue=" + text)
 
 
 @pytest.mark.parametrize("words", [["list", "extra"], ["dlq", "list", "extra"]], ids=" ".join)
