@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from queuectl.clock import format_duration, local_text
 from queuectl.config import Config
-from queuectl.recovery import live_workers
+from queuectl.recovery import MARGIN, is_paused, live_workers
 from queuectl.retry import backoff_delay
 
 TYPE_CHECKING = False
@@ -47,8 +47,12 @@ def _waiting(store: Store, job: Job, now: float) -> List[str]:
     elif not blocked:
         told.append(_in_line(store.ahead_of(job), job.queue))
     told.append(_who_runs_it(workers, job.queue))
-    if workers and not blocked and job.run_at <= now:
-        told += _busy(store, workers, job, now)
+    paused = [worker for worker in workers if is_paused(worker)]
+    if paused:
+        told.append(_who_is_paused(paused, len(workers)))
+    awake = [worker for worker in workers if worker not in paused]
+    if awake and not blocked and job.run_at <= now:
+        told += _busy(store, awake, job, now)
     if job.state == "failed" or job.run_at > now:
         command = f"queuectl retry {job.id}" if job.state == "failed" else f"queuectl edit {job.id} delay=0"
         told.append(f"'{command}' makes it due now.")
@@ -108,6 +112,16 @@ def _who_runs_it(workers: List[Worker], queue: str) -> str:
     return f"{_times(len(workers), 'live worker')} {'serves' if len(workers) == 1 else 'serve'} queue {queue}{at_once}."
 
 
+def _who_is_paused(paused: List[Worker], of: int) -> str:
+    who = "It is" if of == 1 else f"{len(paused)} of them {'is' if len(paused) == 1 else 'are'}"
+    pids = " ".join(str(worker.pid) for worker in paused)
+    return f"{who} paused by a signal, such as Ctrl-Z sends one. 'kill -CONT {pids}' lets {_it(paused)} go on."
+
+
+def _it(workers: List[Worker]) -> str:
+    return "it" if len(workers) == 1 else "them"
+
+
 def _busy(store: Store, workers: List[Worker], job: Job, now: float) -> List[str]:
     """Return that nobody has a slot free, the most usual reason of all; nothing if somebody has."""
     runs = [store.runs_of(worker.id) for worker in workers]
@@ -131,12 +145,19 @@ def _processing(store: Store, job: Job, now: float) -> List[str]:
         return [f"{job.id} is processing."]
     begun = f"{local_text(run.started_at, now)}, {format_duration(max(now - run.started_at, 0.0))} ago"
     told = [f"{job.id} is running: run {run.number}, begun at {begun}, by the worker with pid {run.pid} on {run.host}."]
-    if run.worker not in {worker.id for worker in live_workers(store)}:
+    config = Config(store.settings())
+    worker = next((worker for worker in live_workers(store) if worker.id == run.worker), None)
+    if worker is None:
         told.append(
             "That worker is not alive. The next worker that looks, or 'queuectl worker start', ends what the run "
             "left behind and makes the job pending again; that costs no retry."
         )
-    config = Config(store.settings())
+    elif is_paused(worker):
+        told.append(
+            f"That worker is paused by a signal, such as Ctrl-Z sends one. 'kill -CONT {worker.pid}' lets it go on. Others "
+            f"wait {format_duration(config.lease * (1 + MARGIN))} for it, then end it and what it runs, and the job is "
+            "pending again; that costs no retry."
+        )
     timeout_s = config.timeout if job.timeout_s is None else job.timeout_s
     if timeout_s is not None:
         told.append(f"It may take {format_duration(timeout_s)}, then its processes are ended and the run has failed.")

@@ -67,6 +67,11 @@ def live_workers(store: Store, lease_s: Optional[float] = None) -> List[Worker]:
     return [worker for worker in workers if condition(worker, store, lease_s or 0.0) != DEAD]
 
 
+def is_paused(worker: Worker) -> bool:
+    """Say whether a worker of this host was stopped by a signal, Ctrl-Z say: it lives, and takes and ends nothing."""
+    return worker.host_id == identity.host_id() and identity.is_stopped(worker.pid)
+
+
 def lease_of(store: Store) -> float:
     """Return the lease in force, in seconds."""
     from queuectl.config import Config

@@ -193,7 +193,7 @@ def _damage(queue: Queue) -> Iterator[Finding]:
 
 def _workers(queue: Queue) -> Iterator[Finding]:
     """Look for workers that died or hang with jobs in their hands."""
-    from queuectl.recovery import DEAD, HUNG, condition, lease_of
+    from queuectl.recovery import DEAD, HUNG, condition, is_paused, lease_of
     from queuectl.render import plural
 
     store = queue.store
@@ -203,7 +203,11 @@ def _workers(queue: Queue) -> Iterator[Finding]:
         state = condition(worker, store, lease_s)
         alive += state != DEAD and worker.role == "worker"
         jobs = len(store.runs_of(worker.id))
-        if state == HUNG:
+        if state != DEAD and is_paused(worker):
+            who = f"worker {worker.number}" if worker.role == "worker" else "a supervisor"
+            text = f"{who}, pid {worker.pid}, is paused by a signal, such as Ctrl-Z sends one."
+            yield Finding(BAD, "workers", text, f"It goes on at: kill -CONT {worker.pid}")
+        elif state == HUNG:
             yield Finding(
                 BAD,
                 "workers",

@@ -66,6 +66,13 @@ def jobs_text(running: List[Running], now: float) -> str:
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
+def orders_text(worker: Worker) -> str:
+    """Return what else is to be said of a worker: that it stops, or that a signal holds it."""
+    from queuectl.recovery import is_paused
+
+    return (", stopping" if worker.stop else "") + (", paused by a signal" if is_paused(worker) else "")
+
+
 def in_order(workers: Sequence[Worker]) -> List[Worker]:
     """Return *workers* group by group, the oldest first, each by the numbers in its lines."""
     first: Dict[str, float] = {}
@@ -124,9 +131,8 @@ def _print_workers(queue: Queue, status: Status) -> None:
     print(f"Workers: {len(status.workers)} alive")
     for worker in in_order(status.workers):
         queues = f" [{', '.join(worker.queues)}]" if worker.queues else ""
-        stopping = ", stopping" if worker.stop else ""
-        doing = jobs_text(running_jobs(queue, worker), now)
-        print(f"  [worker {worker.number}] pid {worker.pid} on {escape(worker.host)}{queues}: {doing}{stopping}")
+        doing = jobs_text(running_jobs(queue, worker), now) + orders_text(worker)
+        print(f"  [worker {worker.number}] pid {worker.pid} on {escape(worker.host)}{queues}: {doing}")
     if not status.workers and status.jobs["processing"]:
         print("  'queuectl worker start' starts one, which also takes back what is processing.")
     elif not status.workers and status.jobs["pending"] + status.jobs["failed"]:

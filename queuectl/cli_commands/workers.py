@@ -198,7 +198,7 @@ SPARE = ("AT ONCE", "SINCE", "QUEUES", "HOST")
 def list_workers(args: Args) -> int:
     """``worker list``."""
     from queuectl import render
-    from queuectl.cli_commands.status import in_order, jobs_text, running_jobs, worker_json
+    from queuectl.cli_commands.status import in_order, jobs_text, orders_text, running_jobs, worker_json
     from queuectl.clock import local_text
 
     with Queue(args.db, create=args.may_make_store) as queue:
@@ -222,7 +222,7 @@ def list_workers(args: Args) -> int:
                     ", ".join(worker.queues) or "all",
                     str(worker.concurrency),
                     local_text(worker.started_at, now),
-                    jobs_text(running_jobs(queue, worker), now) + (", stopping" if worker.stop else ""),
+                    jobs_text(running_jobs(queue, worker), now) + orders_text(worker),
                 )
                 for worker in workers
             ]

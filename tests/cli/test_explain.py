@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import sys
 from typing import Any, Callable, Optional
 
 import pytest
@@ -95,6 +98,44 @@ def test_a_job_that_waits_for_a_slot(
         assert not any("taken" in line for line in lines)
     else:
         assert re.fullmatch(said, lines[-1]), lines
+
+
+@pytest.mark.posix("signals that stop a process")
+@pytest.mark.skipif(sys.platform != "linux", reason="whether a process is stopped is read from /proc")
+def test_a_worker_that_a_signal_holds(
+    cli: Callable[..., Any], add: Callable[..., str], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """It lives and does nothing: told by ``explain`` of what it runs and of what waits, by the lists and ``doctor``."""
+    add("sleep 60")
+    add("true", "--queue", "mail")
+    with worker("--queue", "default") as group, worker("--queue", "mail"):
+        eventually(lambda: "picked job job1" in group.out)
+        eventually(lambda: "completed" in cli("show", "job2").out)
+        pids = {each["queues"][0]: each["pid"] for each in json.loads(cli("worker", "list", "--json").out)}
+        for pid in pids.values():
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            add("true", "--queue", "mail")
+            running, waiting = (cli("explain", job_id, code=0).out for job_id in ("job1", "job3"))
+            seen = [cli(*words).out for words in (["status"], ["worker", "list", "--table"], ["doctor"])]
+        finally:
+            for pid in pids.values():
+                os.kill(pid, signal.SIGCONT)
+        after = cli("explain", "job1", code=0).out
+        cli("cancel", "job1", code=0)
+
+    held = "paused by a signal, such as Ctrl-Z sends one."
+    assert (
+        f"That worker is {held} 'kill -CONT {pids['default']}' lets it go on. Others wait 42 s for it, then end it and "
+        "what it runs, and the job is pending again; that costs no retry.\n"
+    ) in running
+    assert waiting.endswith(
+        f"1 live worker serves queue mail.\nIt is {held} 'kill -CONT {pids['mail']}' lets it go on.\n"
+    )
+    assert [", paused by a signal\n" in text for text in seen[:2]] == [True, True]
+    assert f"worker 0, pid {pids['mail']}, is {held}\n" in seen[2]
+    assert f"It goes on at: kill -CONT {pids['mail']}\n" in seen[2]
+    assert "paused" not in after
 
 
 def test_failed_and_dead(
