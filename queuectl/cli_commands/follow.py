@@ -16,7 +16,7 @@ from queuectl.render import is_terminal, note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, Iterator, Optional
+    from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Sequence
 
     from queuectl.cli_commands.spec import Args
     from queuectl.job import Job, Run
@@ -27,6 +27,8 @@ SIGNALLED = 128  # plus the signal's number, as shells say it
 # How often ``run`` looks for its job's next run, and for workers, while it has nothing to show.
 LOOK_S = 0.02
 WORKERS_LOOK_S = 2.0
+# Of so many jobs ``wait`` says what they wait for; the others are like them.
+MOST_LOOKED_AT = 100
 # A queue without a worker for this long has none: one that died has another in its place by then.
 ALONE_S = 1.0
 
@@ -120,6 +122,7 @@ class _Runner:
                 else:
                     goes_on = f"{self.job_id} goes on. Follow it: queuectl logs -f {self.job_id}."
                     pass_through(self._next_run(), goes_on)
+                    self._tell_lost()
                 continue
             if job.state in ENDED:
                 return job
@@ -154,6 +157,13 @@ class _Runner:
             self._tell_retry(job)
         else:
             self._waiting.look(job)
+
+    def _tell_lost(self) -> None:
+        """Say that the run behind what was shown is no failed one, and that the output to come begins anew."""
+        state = next((run.state for run in self.queue.runs(self.job_id) if run.number == self.seen), "")
+        how = {"lost": "lost its worker", "stopped": "was put back by a worker that stopped"}.get(state)
+        if how and not self.silent and self.queue.get(self.job_id).state not in ("dead", "cancelled"):
+            self.note(f"{self.job_id} {how}, and runs again.")
 
     def _tell_retry(self, job: Job) -> None:
         from queuectl.clock import format_duration
@@ -273,7 +283,7 @@ def wait(args: Args) -> int:
     job_ids = list(dict.fromkeys(args.ids))
     with Queue(args.db, create=args.may_make_store) as queue:
         try:
-            jobs = queue.wait_all(job_ids, args.timeout)
+            jobs = queue.wait_all(job_ids, args.timeout, _teller(queue, job_ids, bool(args.quiet)))
         except TimeoutError:
             return _told_timeout(queue, job_ids, args)
         if args.json:
@@ -287,6 +297,25 @@ def wait(args: Args) -> int:
         for job in jobs:
             print(f"{job.id} {job.state}" + (f" ({escape(job.reason)})" if job.reason else ""))
     return 0 if all(job.state == "completed" for job in jobs) else 1
+
+
+def _teller(queue: Queue, job_ids: Sequence[str], silent: bool) -> Callable[[], None]:
+    """Return what says, when it is called now and then, which queues of these jobs no worker serves or are paused."""
+    waiting: Dict[str, _Waiting] = {}
+    next_look_at = 0.0
+
+    def look() -> None:
+        nonlocal next_look_at
+        if silent or time.monotonic() < next_look_at:
+            return
+        next_look_at = time.monotonic() + ALONE_S
+        now = queue.now()
+        for job_id in job_ids[:MOST_LOOKED_AT]:
+            job = queue.get(job_id)
+            if job.run_at <= now:
+                waiting.setdefault(job.queue, _Waiting(queue, False)).look(job)
+
+    return look
 
 
 def _told_timeout(queue: Queue, job_ids: Iterable[str], args: Args) -> int:

@@ -63,6 +63,36 @@ def test_retries_are_followed_to_the_last_run(cli: Callable[..., Any], worker: C
     assert "queuectl: job1 failed (exit 1), retry 1 of 2 in " in result.err
 
 
+@pytest.mark.posix("its command is written for a POSIX shell")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [((), "job1 lost its worker, and runs again."), (("--now",), "job1 was put back by a worker that stopped, and runs again.")],
+    ids=["killed", "stopped"],
+)
+def test_a_run_that_is_no_failure_is_told_of(
+    background: Callable[..., Any],
+    cli: Callable[..., Any],
+    worker: Callable[..., Any],
+    eventually: Callable[..., Any],
+    words: Any,
+    told: str,
+) -> None:
+    """Else the output just begins anew, in the middle of a line."""
+    command = "printf 'begin '; [ $QUEUECTL_ATTEMPT = 2 ] || sleep 60; echo end"
+    with worker():
+        following = background("run", "--command", command)
+        eventually(lambda: following.out)
+        if words:
+            cli("worker", "stop", *words, code=0)
+        else:
+            os.kill(json.loads(cli("worker", "list", "--json").out)[0]["pid"], signal.SIGKILL)
+        with worker():
+            result = following.wait()
+
+    assert ("begin begin end\n", 0) == (result.out, result.code)
+    assert f"queuectl: {told}\n" in result.err
+
+
 def test_without_a_worker_it_says_so_and_waits(
     background: Callable[..., Any], worker: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:

@@ -63,3 +63,28 @@ def test_it_wakes_when_the_last_one_ends(
         open("go", "w").close()
 
         assert ("job1 completed\n", "", 0) == waiting.wait()
+
+
+def test_what_keeps_the_jobs_waiting_is_told_once(
+    background: Callable[..., Any],
+    cli: Callable[..., Any],
+    add: Callable[..., str],
+    worker: Callable[..., Any],
+    eventually: Callable[..., Any],
+) -> None:
+    """As ``run`` and ``logs -f`` do: else nobody knows that it waits for ever. Of a job that is not due, nothing."""
+    cli("queue", "pause", "mail", code=0)
+    for words in (["--queue", "mail"], ["--delay", "1h", "--queue", "later"], ["--queue", "fast"], []):
+        add("true", *words)
+    with worker("--queue", "mail", "--queue", "fast"):
+        waiting = background("wait", "job1", "job2", "job3", "job4")
+        quiet = background("wait", "-q", "job4")
+        eventually(lambda: waiting.err.count("\n") == 2)
+        assert sorted(waiting.err.splitlines()) == [
+            "queuectl: no live worker serves queue default, so job4 waits. Start one: queuectl worker start",
+            "queuectl: queue mail is paused, so job1 waits. Resume it: queuectl queue resume mail",
+        ]
+        cli("cancel", "job1", "job2", "job4", code=0)
+
+        assert (waiting.wait().code, waiting.err.count("\n")) == (1, 2)
+        assert ("", 1) == (quiet.wait().err, quiet.wait().code)
