@@ -278,7 +278,8 @@ class Host:
         return self._enter([sys.executable, "-m", "queuectl", *words])
 
     def _enter(self, words: Sequence[str]) -> List[str]:
-        enter = ["nsenter", "-t", str(self._pid), "-n", "-p", "-m", "-u"]
+        # -r: a mount namespace is entered at its own root, which is not this one where the tests run in a chroot.
+        enter = ["nsenter", "-t", str(self._pid), "-n", "-p", "-m", "-u", "-r"]
         return [*enter, "env", "-C", str(self.folder), *words]
 
     def _environ(self) -> Dict[str, str]:
