@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: Text on one line, with whatever could play tricks with a screen escaped: workers' lines need it too.
 escape = events.printable
 
+# A console of Windows goes to the next line as soon as one is full: the line's end would then leave an empty one.
+_SPARED_COLUMNS = 1 if os.name == "nt" else 0
+
 _COLOURS = {
     "processing": "36", "completed": "32", "failed": "33", "dead": "31", "cancelled": "35",
     "running": "36", "timed_out": "33", "lost": "31", "stopped": "35",
@@ -49,12 +52,12 @@ def is_terminal(stream: Optional[TextIO] = None) -> bool:
 
 
 def terminal_width() -> int:
-    """Return the columns of the terminal; ``COLUMNS`` wins."""
+    """Return how many columns of the terminal a line may take; ``COLUMNS`` wins."""
     given = os.environ.get("COLUMNS", "")
     if given.isdigit() and int(given[:6]) > 0:
         return int(given[:6])
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+        return (os.get_terminal_size(sys.stdout.fileno()).columns or 80) - _SPARED_COLUMNS
     except (AttributeError, OSError, ValueError):
         return 80
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from typing import Callable
 
@@ -112,6 +113,30 @@ def test_a_table_on_a_narrow_terminal(
     out = capsys.readouterr().out
     assert shown == out
     assert all(render.width(line) <= columns for line in out.splitlines())
+
+
+class _Terminal(io.StringIO):
+    """Standard output that has a descriptor, for who asks how wide it is."""
+
+    def fileno(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(("windows", "widest"), [(False, 38), (True, 37)])
+def test_the_last_column_of_a_windows_console_stays_free(
+    monkeypatch: pytest.MonkeyPatch, on_terminal: Callable[[int], None], windows: bool, widest: int
+) -> None:
+    """A full line moves its cursor on, and each cut row would be followed by an empty line."""
+    on_terminal(0)
+    monkeypatch.delenv("COLUMNS")
+    shown = _Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setattr("os.get_terminal_size", lambda fd: os.terminal_size((38, 24)))
+    monkeypatch.setattr(render, "_SPARED_COLUMNS", 1 if windows else 0)
+
+    render.write_table(("ID", "COMMAND"), [("job1", "x" * 100)])
+
+    assert widest == max(render.width(line) for line in shown.getvalue().splitlines())
 
 
 def test_the_last_column_may_be_wrapped(capsys: pytest.CaptureFixture[str], on_terminal: Callable[[int], None]) -> None:
