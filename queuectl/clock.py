@@ -97,7 +97,7 @@ def format_duration(duration_s: float) -> str:
 def parse_time(when: Union[str, datetime]) -> float:
     """Return the instant that *when*, ISO 8601 text or a ``datetime``, means, in Unix seconds.
 
-    ``Z`` and offsets are read; a time without either is local time.
+    ``Z`` and offsets are read; a time without either is local time. ``20300131T080000Z`` is the same as with separators.
 
     Raises:
         ValueError: The text is no ISO 8601 time, or the time lies outside the years 1970 to 2199.
@@ -122,6 +122,7 @@ def _strict_iso(text: str) -> str:
     """
     if text[-1:] in ("Z", "z"):
         text = text[:-1] + "+00:00"
+    text = _with_separators(text.replace(",", ".", 1))  # as "date -Ins" writes a fraction, and ISO 8601 would rather
     day, gap, rest = text[:10], text[10:11], text[11:]
     sign = max(rest.find("+"), rest.find("-"))
     daytime, zone = (rest[:sign], rest[sign:]) if sign >= 0 else (rest, "")
@@ -134,6 +135,17 @@ def _strict_iso(text: str) -> str:
     if point and not (fraction.isascii() and fraction.isdigit() and len(daytime) == 8):
         raise ValueError(text)
     return f"{day}{gap and 'T'}{daytime}{point}{fraction[:6].ljust(6, '0') if point else ''}{zone}"
+
+
+def _with_separators(text: str) -> str:
+    """Return *text* with the hyphens and colons that ISO 8601's basic format, ``20300131T080000``, leaves out."""
+    if not text[:8].isdigit() or text[8:9] not in ("T", "t", ""):
+        return text
+    digits = next((at for at, letter in enumerate(text[9:]) if not letter.isdigit()), len(text[9:]))
+    if digits not in ((4, 6) if len(text) > 8 else (0,)):
+        raise ValueError(text)
+    daytime = ":".join(text[at : at + 2] for at in range(9, 9 + digits, 2))
+    return f"{text[:4]}-{text[4:6]}-{text[6:8]}{text[8:9]}{daytime}{text[9 + digits :]}"
 
 
 _TIME_SHAPES = frozenset("0000-00-00" + rest for rest in ("", "00:00", "00:00:00", "00:00+00:00", "00:00:00+00:00"))
