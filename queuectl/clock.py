@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import List, Optional, Tuple, Union
 
-UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 # A hundred years: long enough for any queue, and far from the end of datetime's range.
 LONGEST_S = 100 * 366 * 86400.0
@@ -26,7 +26,7 @@ TIME_HELP = (
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds that *text* means: ``90``, ``1.5h``, ``2h30m``, ``500ms``.
+    """Return the seconds that *text* means: ``90``, ``1.5h``, ``2h30m``, ``500ms``, and what ``format_duration`` writes.
 
     Raises:
         ValueError: *text* is no duration, is negative, or is longer than 100 years.
@@ -56,14 +56,15 @@ def _sum_of_units(rest: str, text: str) -> float:
         digits = 0
         while digits < len(rest) and (rest[digits].isdigit() or rest[digits] == "."):
             digits += 1
-        letters = digits
-        while letters < len(rest) and rest[letters].isalpha():
-            letters += 1
-        unit = rest[digits:letters]
         try:
             number = _plain_number(rest[:digits])
         except ValueError:
             raise ValueError(f"not a duration: {text!r}") from None
+        rest = rest[digits:].lstrip()
+        letters = 0
+        while letters < len(rest) and rest[letters].isalpha():
+            letters += 1
+        unit = rest[:letters]
         if unit not in UNITS_S:
             raise ValueError(f"not a duration: {text!r}")
         total_s += number * UNITS_S[unit]

@@ -50,6 +50,8 @@ def zone(monkeypatch):
         ("1m500ms", 60.5),
         ("  5M ", 300.0),
         ("0s", 0.0),
+        ("5min", 300.0),
+        ("2 h 30 min", 9000.0),
     ],
 )
 def test_a_duration_is_the_sum_of_its_parts(text, expected_s):
@@ -63,7 +65,7 @@ def test_a_duration_is_the_sum_of_its_parts(text, expected_s):
     "text",
     [
         "", " ", ".", "-1", "-1s", "+5", "nan", "inf", "infinity", "1e3", "1_000", "0x10", "1..5", "1.2.3",
-        "s", "h2", "2h30", "5 minutes", "1y", "1h-5m", "five", "1,5h", "٣", "³", "5\0", "1h\x001m",
+        "s", "h2", "2h30", "5 minutes", "2 30m", "2 h 30", "h 2", "1y", "1h-5m", "five", "1,5h", "٣", "³", "5\0", "1h\x001m",
         "\ud800", "9" * 5000, "9" * 5000 + "w", "5229w",
     ],
 )  # fmt: skip
@@ -166,6 +168,7 @@ def test_a_shown_duration_is_near_the_real_one(duration_s):
     largest = sizes[pairs[0][1]]
     slack_s = {86400: 3600, 3600: 60, 60: 1, 1: 1, 0.001: 0.0001}[largest]
     assert abs(shown_s - duration_s) <= slack_s
+    assert shown_s == pytest.approx(clock.parse_duration(clock.format_duration(duration_s)))
 
 
 # -- instants ---------------------------------------------------------------------------------
