@@ -12,7 +12,7 @@ import sys
 from queuectl.cli_commands.enqueue import apply_options, current_directory
 from queuectl.cli_commands.jsonobject import make_reader
 from queuectl.cli_commands.progress import Bar
-from queuectl.errors import InvalidJob, JobExists, QueuectlError, Unwritten, UsageError, is_without_reader
+from queuectl.errors import InvalidJob, JobExists, QueuectlError, Unwritten, UsageError, is_without_reader, shown
 from queuectl.jobspec import MAX_COMMAND_BYTES, MAX_ENV_BYTES, JobSpec, check_fields, from_fields
 
 TYPE_CHECKING = False
@@ -96,7 +96,7 @@ def _read_all(args: Args, blank: List[int]) -> List[JobSpec]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _specs(file, _line_reader(args), bar, blank)
+        return _specs(file, _line_reader(args), bar, blank, not args.lines)
     finally:
         bar.clear()
         if collecting:
@@ -124,7 +124,9 @@ def _size(file: BinaryIO) -> int:
         return 0
 
 
-def _specs(file: BinaryIO, read_line: Callable[[str], JobSpec], bar: Bar, blank: List[int]) -> List[JobSpec]:
+def _specs(
+    file: BinaryIO, read_line: Callable[[str], JobSpec], bar: Bar, blank: List[int], are_json: bool
+) -> List[JobSpec]:
     size = _size(file) if bar.on else 0
     specs: List[JobSpec] = []
     append = specs.append
@@ -145,8 +147,25 @@ def _specs(file: BinaryIO, read_line: Callable[[str], JobSpec], bar: Bar, blank:
             "Nothing was enqueued."
         ) from None
     except InvalidJob as error:
-        raise InvalidJob(f"line {number}: {error} Nothing was enqueued.") from None
+        told = _no_object(line, str(error)) if are_json else str(error)
+        raise InvalidJob(f"line {number}: {told} Nothing was enqueued.") from None
     return specs
+
+
+def _no_object(line: bytes, error: str) -> str:
+    """Return the message about *line*, which is no job: *error*, or what it is instead of a JSON object.
+
+    What helps with one job on a command line does not help with a file.
+    """
+    tidy = line.strip()
+    if tidy[:1] == b"[":
+        return "an array begins here, and each line has to be an object of its own: jq -c '.[]' FILE makes such lines."
+    if tidy == b"{":
+        return "an object of several lines begins here, and each has to be on one: jq -c . FILE makes such lines."
+    if tidy[:1] == b"{" or not error.startswith("not a JSON object"):
+        return error
+    text = shown(tidy.decode("utf-8", "replace"))
+    return f"not a JSON object: {text}. A file of plain commands: queuectl enqueue --lines --file FILE."
 
 
 def _chunks(file: BinaryIO) -> Iterator[List[bytes]]:
