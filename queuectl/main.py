@@ -6,6 +6,7 @@ more, as for every tool that SIGPIPE ends. ``run`` and ``wait`` have more of the
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -13,7 +14,7 @@ from queuectl.errors import QueuectlError, Unwritten, UsageError, is_without_rea
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional, Sequence
+    from typing import Any, List, Optional, Sequence, TextIO
 
     from queuectl.cli_commands.spec import Args
 
@@ -186,8 +187,25 @@ def _is_nowhere() -> bool:
     return False
 
 
+class _Output(io.FileIO):
+    """Standard output that remembers whether it refused anything: of a long text nothing is kept to try it again."""
+
+    failed = False
+    before: Optional[TextIO] = None  # what it stands in for
+
+    def write(self, data: Any) -> int:
+        """Write as a file does; note it where that fails."""
+        try:
+            return super().write(data)
+        except OSError:
+            self.failed = True
+            raise
+
+
 def _takes_output() -> bool:
-    """Say whether standard output takes what was printed; what it refused once is kept, and refused again."""
+    """Say whether standard output takes what was printed; what it refused once is often kept, and refused again."""
+    if getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "failed", False):
+        return False
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -228,16 +246,23 @@ def _prepare_streams() -> None:
 
 
 def _buffer_output() -> None:
-    """Give standard output a buffer if ``PYTHONUNBUFFERED`` took it away, as in many containers.
+    """Have standard output remember what it refuses; buffered, also where ``PYTHONUNBUFFERED`` says otherwise.
 
     Whatever has to be seen at once is flushed anyway; and what a buffer holds tells, if it cannot be written, that
     it was the output that failed.
     """
-    import io
-
-    if isinstance(getattr(sys.stdout, "buffer", None), io.FileIO):
-        encoding, number = sys.stdout.encoding, sys.stdout.fileno()
-        sys.stdout = open(number, "w", encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    buffer = getattr(sys.stdout, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    if type(raw) is io.FileIO:  # a Windows console is none
+        text = sys.stdout
+        output = _Output(raw.fileno(), "w", closefd=False)
+        output.before = text  # which closes the descriptor when nobody has it any more
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(output),
+            encoding=text.encoding,
+            errors="backslashreplace",
+            line_buffering=text.isatty(),
+        )
 
 
 def _heed_term() -> None:

@@ -293,6 +293,8 @@ def test_a_reader_that_leaves_is_no_error(cli: Callable[..., Any]) -> None:
     [
         ("status", "The command itself was carried out."),
         ("queue pause mail", "The command itself was carried out."),
+        ("list", "What was done by then stays done."),
+        ("list --table", "What was done by then stays done."),
         ("enqueue -- true", "The job was enqueued: job2."),
         ("enqueue -q -- true", "The job was enqueued: job2."),
         ("enqueue --json -- true", "The job was enqueued: job2."),
@@ -304,7 +306,7 @@ def test_output_that_cannot_be_written_is_said(
     cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, unbuffered: str, words: str, done: str
 ) -> None:
     """A full disk behind ``>`` must not look like success, nor as if nothing was done: somebody would do it again."""
-    cli("enqueue", "--", "true", code=0)
+    cli("enqueue", "--", "true", "x" * 100_000, code=0)
     with open("lines", "w") as lines:
         lines.write("true\n" * 2000)
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
