@@ -168,6 +168,10 @@ def write_table(
         shown = _that_fit(widths, [headers.index(name) for name in spare], soft, room)
         _share(widths, shown, soft, room)
         most.update((at, widths[at]) for at in soft)
+        last = shown[-1]
+        if last in soft:  # more rows may follow, and one that is wider may have all that the others leave
+            left = room - sum(widths[at] + GAP for at in shown[:-1])
+            most[last] = max(left, widths[last])
     columns = [
         _Column(widths[at], headers[at] in right, colour and headers[at] == state_column, most.get(at)) for at in shown
     ]
@@ -226,8 +230,13 @@ def _write_row(cells: Sequence[str], columns: Sequence[_Column], wrap: bool) -> 
         first, *more = textwrap.wrap(cells[-1], last.width)
         cells = [*cells[:-1], first]
     shown = []
+    over = 0  # columns that cells took beyond their own, in a row that is wider than those the widths are from
     for cell, column in zip(cells, columns):
-        plain = cell if column.most is None else shorten(cell, column.most)
+        most = column.most
+        if most is not None and column is last:
+            most = max(most - over, LEAST_TEXT - GAP)
+        plain = cell if most is None else shorten(cell, most)
+        over += max(width(plain) - column.width, 0)
         space = " " * (column.width - width(plain))
         text = paint(plain, plain, column.painted)
         shown.append(space + text if column.right else text + space)

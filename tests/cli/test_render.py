@@ -164,6 +164,19 @@ def test_an_id_is_never_cut(capsys: pytest.CaptureFixture[str], on_terminal: Cal
     assert "job100000  true" == capsys.readouterr().out.splitlines()[-1]
 
 
+def test_rows_beyond_those_that_the_widths_are_from(
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[int], None]
+) -> None:
+    """One with a longer id is cut to the terminal all the same, and one with a longer text not before it has to be."""
+    on_terminal(30)
+    rows = [("j1", "make"), *[("j2", "x")] * 1000, ("job100000", "y" * 30), ("j3", "z" * 26), ("j4", "z" * 27)]
+
+    render.write_table(("ID", "COMMAND"), rows)
+
+    out = capsys.readouterr().out.splitlines()
+    assert ["job100000  " + "y" * 18 + "\u2026", "j3  " + "z" * 26, "j4  " + "z" * 25 + "\u2026"] == out[-3:]
+
+
 @pytest.mark.parametrize(
     ("columns", "shown"),
     [
