@@ -134,7 +134,7 @@ def find(key: Any) -> Setting:
 
         near = get_close_matches(name, list(SETTINGS), 1)
         hint = f"Did you mean {near[0]}?" if near else "'queuectl config list' shows them all."
-        raise InvalidSetting(f"unknown setting {key!r}. {hint}")
+        raise InvalidSetting(f"unknown setting {key[:40]!r}. {hint}")
     return SETTINGS[name]
 
 

@@ -65,12 +65,13 @@ def _carry_out(words: List[str], alone: bool) -> int:
 
 
 def _dispatch(words: List[str]) -> int:
-    # A worker process is started by queuectl itself and wants nothing of the command line's tables.
-    if words[:2] == ["worker", "run"]:
+    # A worker process is started by queuectl itself and wants nothing of the command line's tables. Who types the
+    # like, which is no command, gives other words behind it.
+    if words[:2] == ["worker", "run"] and len(words) > 6 and words[2].isdigit():
         from queuectl import worker_main
 
         return worker_main.main(words[2:])
-    if words[:2] == ["worker", "supervise"]:
+    if words[:2] == ["worker", "supervise"] and words[2:3] and words[2].startswith("{"):
         from queuectl import supervisor
 
         return supervisor.main(words[2:])

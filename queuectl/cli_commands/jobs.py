@@ -37,7 +37,7 @@ def sort_key(text: str) -> Tuple[Optional[str], bool]:
     if name not in SORT_FIELDS:
         from queuectl.cli_commands.suggest import did_you_mean
 
-        raise UsageError(f"cannot sort by {name!r}. {did_you_mean(name, SORT_FIELDS, 'The fields are ')}")
+        raise UsageError(f"cannot sort by {name[:40]!r}. {did_you_mean(name, SORT_FIELDS, 'The fields are ')}")
     # Ids as text would put job10 before job2: the order of arrival is what is meant.
     return (None if name == "id" else name), text.startswith("-")
 

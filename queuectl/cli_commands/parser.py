@@ -155,6 +155,13 @@ def _place(command: Command, plain: List[str], values: Dict[str, Any]) -> None:
         wants = " ".join(_metavar(positional) for positional in command.positionals) or "no arguments"
         hint = f" Put a command's words after --: queuectl {command.name} -- ..." if command.words else ""
         shown = left[0] if len(left[0]) <= 40 else left[0][:40] + "..."
+        if any(option.long == "--state" for option in command.options):
+            from queuectl.cli_commands.suggest import STATES as ELSEWHERE
+            from queuectl.job import STATES
+
+            state = left[0].lower()
+            if state in STATES or state in ELSEWHERE:
+                hint = f" Did you mean --state {ELSEWHERE.get(state, state)}?"
         raise UsageError(f"{command.name} takes {wants}, so {shown!r} is too much.{hint}")
 
 
@@ -189,11 +196,13 @@ def _unknown_option(token: str, known: Sequence[str], where: str) -> UsageError:
 
 def unknown_command(word: str, noun: str = "") -> UsageError:
     """Return the error for a *word* that is no command (of *noun*), with the one that was perhaps meant."""
-    from queuectl.cli_commands.suggest import COMMANDS, did_you_mean
+    from queuectl.cli_commands.suggest import COMMANDS, VERBS, did_you_mean
 
     shown = word if len(word) <= 40 else word[:40] + "..."
     if noun:
-        hint = did_you_mean(word, TABLE[noun].subcommands, "There are ")
+        verbs_here = TABLE[noun].subcommands
+        elsewhere = {name: verb for name, meant in VERBS.items() for verb in meant[::-1] if verb in verbs_here}
+        hint = did_you_mean(word, verbs_here, "There are ", elsewhere)
         return UsageError(f"unknown command {noun} {shown!r}. {hint}")
     verbs = {verb: f"{name} {verb}" for name, entry in TABLE.items() for verb in entry.subcommands}
     hint = did_you_mean(word, [name for name, entry in TABLE.items() if entry.group], "", {**verbs, **COMMANDS})

@@ -200,7 +200,7 @@ def _state(text: str) -> str:
     name = text.lower()
     if name not in STATES:
         hint = suggest.did_you_mean(name, STATES, "The states are ", suggest.STATES)
-        raise UsageError(f"unknown state {text!r}. {hint}")
+        raise UsageError(f"unknown state {text[:40]!r}. {hint}")
     return name
 
 

@@ -15,6 +15,15 @@ COMMANDS = {
     "clean": "prune", "clear": "reset", "workers": "worker list", "daemon": "worker start --daemon",
     "queues": "queue list", "dead": "dlq list", "settings": "config list", "backup": "copy", "version": "--version",
 }  # fmt: skip
+# The same for what stands behind a noun; the first that the noun has is meant.
+VERBS = {
+    "ls": ("list",), "ps": ("list",), "show": ("list",), "status": ("list",), "run": ("start",), "launch": ("start",),
+    "start": ("resume", "install"), "stop": ("pause", "uninstall"), "kill": ("stop",), "hold": ("pause",),
+    "unpause": ("resume",), "release": ("resume",), "restart": ("retry",), "requeue": ("retry",), "rerun": ("retry",),
+    "add": ("set",), "enable": ("install",), "disable": ("uninstall",), "rm": ("purge", "unset", "uninstall"),
+    "remove": ("purge", "unset", "uninstall"), "delete": ("purge", "unset", "uninstall"), "clear": ("purge", "unset"),
+    "clean": ("purge",), "prune": ("purge",), "reset": ("unset",),
+}  # fmt: skip
 STATES = {
     "queued": "pending", "waiting": "pending", "ready": "pending", "running": "processing", "active": "processing",
     "retrying": "failed", "done": "completed", "success": "completed", "succeeded": "completed",
@@ -43,7 +52,7 @@ def did_you_mean(
     from difflib import get_close_matches  # costs several ms: only wrong input pays
 
     names = list(known)
-    near = get_close_matches(word[:60], names, 1)
+    near = get_close_matches(word[:60], [*names, *(elsewhere or ())], 1)
     if near:
-        return f"Did you mean {near[0]}?"
+        return f"Did you mean {near[0] if near[0] in names else (elsewhere or {})[near[0]]}?"
     return otherwise + ", ".join(names) + "." if otherwise else ""

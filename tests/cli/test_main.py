@@ -92,6 +92,16 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
         (["list", "--state", "ded"], "unknown state 'ded'. Did you mean dead?"),
         (["list", "--state", "xyzzy"], "unknown state 'xyzzy'. The states are pending, processing, failed,"),
         (["list", "--sort", "priorty"], "cannot sort by 'priorty'. Did you mean priority?"),
+        (["list", "--state", "runing"], "unknown state 'runing'. Did you mean processing?"),
+        (["list", "--state", "x" * 10_000], "unknown state 'xxxx"),
+        (["list", "--sort", "x" * 100], "cannot sort by 'xxxx"),
+        (["worker", "run"], "unknown command worker 'run'. Did you mean start?"),
+        (["worker", "run", "--queue", "mail", "--count", "3", "--drain"], "unknown command worker 'run'. Did you mean start?"),
+        (["worker", "supervise"], "unknown command worker 'supervise'."),
+        (["queue", "stop", "mail"], "unknown command queue 'stop'. Did you mean pause?"),
+        (["dlq", "rm", "job1"], "unknown command dlq 'rm'. Did you mean purge?"),
+        (["list", "failed"], "list takes no arguments, so 'failed' is too much. Did you mean --state failed?"),
+        (["list", "running"], "list takes no arguments, so 'running' is too much. Did you mean --state processing?"),
         (["list", "more"], "list takes no arguments, so 'more' is too much."),
         (["show"], "show needs ID: queuectl show ID"),
         (["help", "lst"], "unknown command 'lst'. Did you mean list?"),
@@ -122,6 +132,8 @@ def test_suggestions_exist() -> None:
     assert not set(suggest.COMMANDS) & set(TABLE)
     assert set(suggest.OPTIONS.values()) <= FLAGS | VALUED
     assert not set(suggest.OPTIONS) & (FLAGS | VALUED | {"-h", "-q", "-v", "-f", "-y"})
+    verbs = {verb for entry in TABLE.values() for verb in entry.subcommands}
+    assert {verb for meant in suggest.VERBS.values() for verb in meant} <= verbs
     assert set(suggest.STATES.values()) <= set(STATES)
     assert not set(suggest.STATES) & set(STATES)
 
