@@ -45,9 +45,11 @@ def job_fields(args: Args, what: str) -> Dict[str, Any]:
         if args.job is not None or args.command is not None:
             other = "JSON" if args.job is not None else "--command"
             raise UsageError(f"{what} was given {other} and words after --. Give one of them.")
-        if not args.words:
+        if not (args.words and args.words[0]):  # a program without a name, such as an empty variable
             raise UsageError(f"{what} needs a command after --: queuectl {what} -- echo hi.")
         fields["command"] = quoted(args.words)
+        if len(args.words) == 1 and " " in args.words[0] and not args.quiet:
+            _doubt(args.words[0], what)
     elif args.job is not None:
         from queuectl.cli_commands.jsonobject import make_reader
 
@@ -60,6 +62,17 @@ def job_fields(args: Args, what: str) -> Dict[str, Any]:
     if fields.get("cwd") is None:
         fields["cwd"] = current_directory()
     return fields
+
+
+def _doubt(word: str, what: str) -> None:
+    """Say how *word*, which is no program here, would be a line for the shell: other tools take it as one."""
+    from shutil import which
+
+    if which(word) is None:
+        from queuectl.render import note, shorten
+
+        line = quoted([shorten(word, 200)])
+        note(f"the one word after -- is a program's name, and there is none here. For the shell: queuectl {what} --command {line}")
 
 
 def apply_options(fields: Dict[str, Any], args: Args) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any, Callable, Dict, List
@@ -45,6 +46,24 @@ def test_json_prints_the_job_as_one_document(cli: Callable[..., Any], home: Any)
         "failures": 0, "losses": 0, "max_retries": 3, "backoff_base": None, "timeout": None, "cwd": str(home.parent),
         "env": {}, "tags": [], "cancel_requested": False, "ended_at": None, "reason": None,
     } == document  # fmt: skip
+
+
+@pytest.mark.posix("the quotes are a POSIX shell's")
+def test_a_line_for_the_shell_after_the_dashes_is_doubted(
+    cli: Callable[..., Any], job: Callable[[str], Dict[str, Any]]
+) -> None:
+    """It arrives as typed, one word; who is used to other tools learns at once that this is no line for the shell."""
+    said = "queuectl: the one word after -- is a program's name, and there is none here. For the shell: queuectl "
+    assert cli("enqueue", "--", "sleep 1; echo hi") == (
+        "Enqueued job job1\n", f"{said}enqueue --command 'sleep 1; echo hi'\n", 0,
+    )  # fmt: skip
+    assert "'sleep 1; echo hi'" == job("job1")["command"]
+    with open("my program", "w") as file:
+        file.write("#!/bin/sh\n")
+    os.chmod("my program", 0o700)
+
+    for words in (["-q", "--", "echo hi"], ["--", "./my program"], ["--", "echo", "a b"], ["--command", "echo hi"]):
+        assert ("", 0) == cli("enqueue", *words)[1:]
 
 
 def test_every_field_has_an_option(cli: Callable[..., Any], job: Callable[[str], Dict[str, Any]], home: Any) -> None:
@@ -224,6 +243,8 @@ def test_a_bad_job_is_refused_without_a_trace(cli: Callable[..., Any], text: str
     [
         ([], "enqueue needs a job"),
         (["--"], "enqueue needs a command after --"),
+        (["--", ""], "enqueue needs a command after --"),
+        (["--", "", "x"], "enqueue needs a command after --"),
         (["{}", "more"], "'more' is too much"),
         (["echo", "hi"], "Put a command's words after --: queuectl enqueue -- ..."),
         (["{}", "--", "a"], "was given JSON and words after --"),
