@@ -45,16 +45,19 @@ def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[f
     the verdict must not hold the pause against others, which may have been paused with it.
 
     On one host the process table decides, and the monotonic clock, which stands still while the
-    machine sleeps: neither a jump of the wall clock nor hours of suspend make a worker dead. Across
-    hosts only the lease tells.
+    machine sleeps: neither a jump of the wall clock nor hours of suspend make a worker dead. In another
+    pid namespace of this machine, a container say, that clock alone does; across hosts only the lease tells.
     """
     here = identity.host_id()
+    silent = (time.monotonic() if now_mono is None else now_mono) - worker.renewed_mono_s > lease_s * (1 + MARGIN)
     if worker.host_id == here:
         if not identity.is_running(worker.pid, worker.pid_started):
             return DEAD
-        silent_s = (time.monotonic() if now_mono is None else now_mono) - worker.renewed_mono_s
-        return HUNG if worker.state == "lost" or silent_s > lease_s * (1 + MARGIN) else ALIVE
-    if not store.many_hosts and identity.boot_of(worker.host_id) != identity.boot_of(here):
+        return HUNG if worker.state == "lost" or silent else ALIVE
+    boot, its_boot = identity.boot_of(here), identity.boot_of(worker.host_id)
+    if boot == its_boot != "":
+        return DEAD if silent else ALIVE
+    if not store.many_hosts and boot and its_boot:  # where one is not known it may be the other
         return DEAD  # the store is a file of this machine, which has started anew since
     return DEAD if store.now() > worker.lease_expires_at + lease_s * MARGIN else ALIVE
 
@@ -92,8 +95,11 @@ def sweep(store: Store, judge_hung: bool = False) -> List[Lost]:
     config = Config(store.settings())
     released: List[Lost] = []
     now_mono = time.monotonic()
-    for worker in store.workers():
+    workers = store.workers()
+    for worker in workers:
         state = condition(worker, store, config.lease, now_mono)
+        if state == DEAD and not store.many_hosts and _is_kept(worker, workers, config.lease, now_mono):
+            continue
         # One that hangs without a run keeps no job waiting: it goes on when it wakes up.
         if state == DEAD or (state == HUNG and (judge_hung or worker.state == "lost") and store.runs_of(worker.id)):
             try:
@@ -109,6 +115,19 @@ def sweep(store: Store, judge_hung: bool = False) -> List[Lost]:
         if gone:
             released += [Lost(0, *given) for given in store.release_lost(worker_id, config.max_lost)]
     return released
+
+
+def _is_kept(worker: Worker, workers: List[Worker], lease_s: float, now_mono: float) -> bool:
+    """Say whether a silent worker of another pid namespace is for a supervisor there, which can end what it runs.
+
+    A worker on a store of one host does not end its commands by itself when its lease is over, and from here
+    nobody can. Where the supervisor is gone too, its container most likely is, with all that ran in it.
+    """
+    here, there = identity.host_id(), worker.host_id
+    return here != there and identity.boot_of(here) == identity.boot_of(there) != "" and any(
+        other.role == "supervisor" and other.host_id == there and now_mono - other.renewed_mono_s <= lease_s
+        for other in workers
+    )  # fmt: skip
 
 
 def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[Lost]:

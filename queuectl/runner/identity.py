@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 OUT_OF = frozenset((errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 _GONE = frozenset((errno.ENOENT, errno.ESRCH, errno.ENOTDIR))
 _HAS_PROC = sys.platform != "win32" and os.path.exists("/proc/self/stat")
+# For the programs that tell what there is no /proc to tell: cron's PATH does not lead to all of them, and the start of a
+# process would be another in another locale or time zone, which a traveller's machine changes under its workers.
+_PLAIN = {"PATH": "/bin:/usr/bin:/sbin:/usr/sbin", "LC_ALL": "C", "TZ": "UTC0"}
 _known_host: Optional[str] = None
 
 
@@ -68,13 +71,8 @@ def _boot() -> str:
     text = _read("/proc/sys/kernel/random/boot_id")
     if text:
         return text
-    import subprocess
-
     try:
-        answer = subprocess.run(
-            ["sysctl", "-n", "kern.bootsessionuuid"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
-        )
-        return answer.stdout.decode("ascii", "replace").strip()
+        return said_by("sysctl", "-n", "kern.bootsessionuuid").decode("ascii", "replace").strip()
     except OSError as error:
         if error.errno in OUT_OF:
             raise
@@ -113,13 +111,20 @@ def process_started(pid: int) -> Optional[str]:
         from queuectl.runner.windows import process_created
 
         return process_created(pid)
+    answer = said_by("ps", "-o", "state=,lstart=", "-p", str(pid))
+    state, _, started = answer.decode("ascii", "replace").strip().partition(" ")
+    return None if not started or state.startswith("Z") else started.strip()
+
+
+def said_by(*words: str) -> bytes:
+    """Return what a program of the system, ``ps`` say, prints: the same to every process of this machine.
+
+    Raises:
+        OSError: It could not be started.
+    """
     import subprocess
 
-    answer = subprocess.run(
-        ["ps", "-o", "state=,lstart=", "-p", str(pid)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
-    )
-    state, _, started = answer.stdout.decode("ascii", "replace").strip().partition(" ")
-    return None if not started or state.startswith("Z") else started.strip()
+    return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_PLAIN, check=False).stdout
 
 
 def start_time_at(mono_s: float) -> Optional[int]:

@@ -191,11 +191,7 @@ class _Table:
 
 def _snapshot_by_ps() -> Dict[int, Process]:
     """Read the table through ``ps`` where there is no /proc (macOS, BSD)."""
-    import subprocess
-
-    answer = subprocess.run(
-        ["ps", "-axo", "pid=,ppid=,pgid=,sess=,state=,lstart="], stdout=subprocess.PIPE, check=False
-    ).stdout.decode("ascii", "replace")
+    answer = identity.said_by("ps", "-axo", "pid=,ppid=,pgid=,sess=,state=,lstart=").decode("ascii", "replace")
     table = {}
     for line in answer.splitlines():
         fields = line.split(None, 5)
@@ -230,12 +226,7 @@ def _environment(pid: int) -> List[bytes]:
                 raise
             return []
         return text.split(b"\0") if text else []
-    import subprocess
-
-    answer = subprocess.run(
-        ["ps", "-Eww", "-o", "command=", "-p", str(pid)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
-    )
-    return answer.stdout.split()
+    return identity.said_by("ps", "-Eww", "-o", "command=", "-p", str(pid)).split()
 
 
 def send(processes: Iterable[Process], number: int) -> None:

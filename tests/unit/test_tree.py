@@ -9,6 +9,7 @@ import pytest
 pytestmark = pytest.mark.posix
 
 if sys.platform != "win32":
+    from queuectl.runner import identity, tree
     from queuectl.runner.identity import as_start_time, birth_of, process_started, start_time_at
     from queuectl.runner.tree import Process, _belonging, members
 
@@ -72,3 +73,43 @@ def test_what_is_older_than_the_run_is_not_looked_at():
 
     assert [[child.pid], [child.pid], []] == found
     assert birth_of(child.pid) is None
+
+
+@pytest.fixture
+def no_proc(monkeypatch):
+    """A system without /proc, as macOS is."""
+    import shutil
+
+    if not shutil.which("ps"):
+        pytest.skip("needs ps")
+    monkeypatch.setattr(identity, "_HAS_PROC", False)
+    monkeypatch.setattr(tree, "_HAS_PROC", False)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"TZ": "Asia/Tokyo"}, {"TZ": "America/New_York"}, {"PATH": "/nowhere"}, {"LC_ALL": "de_DE.UTF-8"}],
+    ids=lambda variables: next(iter(variables)),
+)
+def test_a_process_is_the_same_to_whoever_looks(no_proc, monkeypatch, variables):
+    """Without /proc its start is a date, which must not depend on the time zone or language of the looker."""
+    import os
+
+    before = process_started(os.getpid())
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+
+    assert before and before == process_started(os.getpid())
+    assert before == tree._snapshot_by_ps()[os.getpid()].started
+
+
+def test_the_boot_is_known_whatever_the_path(no_proc, monkeypatch, tmp_path):
+    """Cron's does not lead to sysctl: a worker that it started would be one of another boot, that is a dead one."""
+    program = tmp_path / "sysctl"
+    program.write_text("#!/bin/sh\necho 0F5E-BOOT\n")
+    program.chmod(0o755)
+    monkeypatch.setitem(identity._PLAIN, "PATH", str(tmp_path))
+    monkeypatch.setattr(identity, "_read", lambda path: "")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+
+    assert "0F5E-BOOT" == identity._boot()
