@@ -9,7 +9,7 @@ import psycopg
 from queuectl.db.migrate import UNFINISHED
 from queuectl.db.postgres_add import NULL, blocks, escape
 from queuectl.db.postgres_views import COUNTED
-from queuectl.db.transfer import MARK, Numbers, Port, refuse_used, source_of, where
+from queuectl.db.transfer import MARK, Numbers, Port, names_in, refuse_used, source_of, where
 from queuectl.errors import StoreError
 
 TYPE_CHECKING = False
@@ -98,6 +98,9 @@ class PostgresPort(Port):
                 f"DELETE FROM queuectl.{table.name}{_where(table, after, until)}",
                 [*(after or ()), *(until or ())],
             )
+            if table.unique:
+                names = names_in(table, rows)
+                run(f"DELETE FROM queuectl.{table.name} WHERE {table.unique} = ANY(%s::text[])", (names,))
             run.copy(f"COPY queuectl.{table.name} ({', '.join(table.columns)}) FROM STDIN", blocks(map(_line, rows)))
 
         self._store._write(body)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from queuectl.db.migrate import NEWEST, UNFINISHED
 from queuectl.db.sqlite_views import COUNTED
-from queuectl.db.transfer import MARK, Numbers, Port, refuse_used, source_of, where
+from queuectl.db.transfer import MARK, Numbers, Port, names_in, refuse_used, source_of, where
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ class SqlitePort(Port):
         with self._file._write as db:
             self._file._sync_after = False  # once at the end: what a loss of power takes is copied again
             db.execute(f"DELETE FROM {table.name}{clause}", [*(after or ()), *(until or ())])
+            if table.unique:
+                names = [(name,) for name in names_in(table, rows)]
+                db.executemany(f"DELETE FROM {table.name} WHERE {table.unique} = ?", names)
             db.executemany(f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES ({marks})", rows)
 
     @contextmanager

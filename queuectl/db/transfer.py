@@ -32,6 +32,7 @@ class Table(NamedTuple):
     key: Tuple[str, ...]
     columns: Tuple[str, ...]
     large: bool = True  # whether a copy that goes on skips what is there
+    unique: str = ""  # another column in which no two rows are equal
 
     def key_of(self, row: Row) -> Key:
         """Return the part of *row* by which rows are ordered."""
@@ -50,6 +51,7 @@ TABLES = (
             "backoff_base", "max_retries", "attempts", "failures", "losses", "run_no", "last_run_id", "worker_id",
             "cancel_requested", "created_at", "updated_at", "ended_at", "reason",
         ),
+        unique="id",
     ),
     Table(
         "runs",
@@ -100,7 +102,10 @@ class Port(ABC):
 
     @abstractmethod
     def replace(self, table: Table, after: Optional[Key], until: Optional[Key], rows: Sequence[Row]) -> None:
-        """Put *rows* in the place of those after one key and up to another, in one transaction."""
+        """Put *rows* in the place of those after one key and up to another, in one transaction.
+
+        A row elsewhere that is equal to one of them in the ``unique`` column goes: it was deleted in the source since.
+        """
 
     @abstractmethod
     def locked(self) -> ContextManager[None]:
@@ -113,6 +118,12 @@ class Port(ABC):
     @abstractmethod
     def finish(self, numbers: Numbers) -> None:
         """Set counters and numbers to what the rows and the source say, and take the mark away, in one transaction."""
+
+
+def names_in(table: Table, rows: Sequence[Row]) -> List[str]:
+    """Return what stands in the ``unique`` column of *rows*."""
+    place = table.columns.index(table.unique)
+    return [row[place] for row in rows]
 
 
 def source_of(mark: str) -> str:

@@ -17,6 +17,7 @@ from queuectl.config import Config
 from queuectl.db import open_store
 from queuectl.db.transfer import TABLES
 from queuectl.errors import Refused, StoreRefused
+from queuectl.job import JobFilter
 from queuectl.runner import identity
 from tests.conftest import Result
 from tests.store.build import worker
@@ -232,6 +233,27 @@ def test_a_copy_that_has_changed_since_is_not_taken_for_complete(
         queue.copy_to(target)
 
     assert before == rows_of(target)
+
+
+@pytest.mark.parametrize("how", ["pruned", "reset"])
+def test_an_id_that_comes_again_meanwhile(places: Tuple[str, str], how: str) -> None:
+    """The job that had it was copied and is deleted; the next one of this name comes in behind it."""
+    source, target = places
+    with Queue(source) as queue, Queue(source) as somebody:
+        queue.enqueue("echo old", id="mine")
+        queue.cancel("mine")
+        queue.enqueue_many(["true"] * 600)
+
+        def replace(what: str, done: int, _rows: int) -> None:
+            if what == "copying" and somebody.get("mine").command == "echo old" and done > 500:
+                somebody.reset() if how == "reset" else somebody.prune(JobFilter(("cancelled",)))
+                somebody.enqueue("echo new", id="mine")
+                somebody.enqueue("true")
+
+        queue.copy_to(target, tell=replace)
+        assert "echo new" == queue.get("mine").command
+
+    assert rows_of(source) == rows_of(target)
 
 
 def test_what_is_no_target(places: Tuple[str, str], cli: Cli) -> None:
