@@ -9,6 +9,7 @@ import time
 from queuectl import faults, recovery
 from queuectl.db import doorbell
 from queuectl.errors import StoreError
+from queuectl.patience import deadline_of
 from queuectl.runner import QUIT, identity
 
 TYPE_CHECKING = False
@@ -94,7 +95,7 @@ def stop_workers(
         newcomers: Also groups that are started meanwhile.
         nap: What sleeps between two looks.
     """
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    deadline = deadline_of(timeout_s)
     reach = Reach(store, hosts, all_hosts)
     asked: Dict[str, Worker] = {}
     groups: Optional[Set[str]] = None

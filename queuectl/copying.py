@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, List, Optional
 
+    from queuectl.db import Location
     from queuectl.db.base import Store
     from queuectl.db.transfer import Key, Port, Row, Table
 
@@ -42,7 +43,7 @@ class Copied(NamedTuple):
     already: bool = False  # whether the copy was complete before, so that nothing was written
 
 
-def copy(source: Store, location: str, tell: Optional[Tell] = None) -> Copied:
+def copy(source: Store, location: Location, tell: Optional[Tell] = None) -> Copied:
     """Copy *source* into the store at *location*, which is new, empty, or a copy of the same source, finished or not.
 
     Args:

@@ -10,13 +10,17 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional, Sequence
+    from typing import Any, Dict, Optional, Sequence, Tuple, Type
 
 
 class QueuectlError(Exception):
     """Base of the family: something could not be done; the command exits with 1."""
 
     exit_code = 1
+
+    def __reduce__(self) -> Any:
+        """Go to another process as it is; Python would give the sentence to ``__init__``, which wants its parts."""
+        return _arrived, (type(self), self.args, self.__dict__)
 
 
 class UsageError(QueuectlError):
@@ -53,7 +57,7 @@ class JobNotFound(QueuectlError):
     """No job has this id."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"Job not found: {job_id}. 'queuectl list' shows the ids.")
+        super().__init__(f"Job not found: {_named(job_id)}. 'queuectl list' shows the ids.")
         self.job_id = job_id
 
 
@@ -61,7 +65,7 @@ class NotInDlq(QueuectlError):
     """A DLQ command named a job that is not dead, or does not exist."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"Job not found in DLQ: {job_id}.")
+        super().__init__(f"Job not found in DLQ: {_named(job_id)}.")
         self.job_id = job_id
 
 
@@ -115,6 +119,19 @@ class Unwritten(QueuectlError):
 
 class Refused(QueuectlError):
     """The user said no, or a precondition that the user can change does not hold."""
+
+
+def _named(job_id: str) -> str:
+    """Return an id that nothing bears for a message: it may be any text, also none that can be printed."""
+    return job_id if job_id and len(job_id) <= 200 and job_id.isprintable() else shown(job_id)
+
+
+def _arrived(kind: Type[QueuectlError], arguments: Tuple[object, ...], attributes: Dict[str, object]) -> QueuectlError:
+    """Return an error from another process."""
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(attributes)
+    return error
 
 
 def is_without_reader(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from queuectl.errors import JobNotFound, QueuectlError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from typing import Callable, Generator, Iterator, List, Optional, Sequence
+    from typing import Callable, Generator, Iterable, Iterator, List, Optional
 
     from queuectl.db.base import Store
     from queuectl.job import Job, Run
@@ -127,14 +127,15 @@ class Following:
         return self.wait_all([job_id], timeout)[0]
 
     def wait_all(
-        self, job_ids: Sequence[str], timeout: Optional[float] = None, tick: Optional[Callable[[], None]] = None
+        self, job_ids: Iterable[str], timeout: Optional[float] = None, tick: Optional[Callable[[], None]] = None
     ) -> List[Job]:
         """Wait until all of *job_ids* have ended; as ``wait``. *tick* is called between looks."""
         from queuectl.job import ENDED
-        from queuectl.patience import Patient, deadline_of, different
+        from queuectl.patience import Patient, deadline_of, several
 
         deadline = deadline_of(timeout)
-        open_ids = different(job_ids)
+        job_ids = several(job_ids)
+        open_ids = list(dict.fromkeys(job_ids))
         sleep_s = FIRST_LOOK_S
         while True:
             with self._lock, Patient(self.store, deadline):

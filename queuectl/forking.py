@@ -15,12 +15,12 @@ import threading
 import time
 from _weakrefset import WeakSet  # as threading does: weakref itself takes a millisecond more
 
-from queuectl.db import open_store
+from queuectl.db import located, open_store
 from queuectl.errors import QueuectlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, List, Optional
+    from typing import Callable, List, NoReturn, Optional
 
     from queuectl.db import Location
     from queuectl.db.base import Store
@@ -33,12 +33,13 @@ class Forkable:
     """A lock and a store behind it, which are this process's own also after a fork."""
 
     def __init__(self, location: Optional[Location], create: bool) -> None:
-        self._location = location
+        # As it was meant here: the child may have another working directory, or another environment.
+        self._location = located(location)
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._torn = False  # whether a thread was inside when this process was forked off
         self._anew = False  # whether to open the store when it is needed
-        self._open: Optional[Store] = open_store(location, create)
+        self._open: Optional[Store] = open_store(self._location, create)
         _all.add(self)
 
     @property
@@ -64,6 +65,10 @@ class Forkable:
             if self._open is not None and self._pid == os.getpid():
                 self._open.close()
             self._open, self._anew = None, False
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied."""
+        raise TypeError("a Queue cannot be pickled or copied. Open one where it is needed: Queue(location).")
 
     def _hold(self, deadline: float) -> Callable[[], object]:
         """Keep the connection at rest, and return what undoes that; behind *deadline* it may not be."""

@@ -204,9 +204,10 @@ class JobFilter(NamedTuple):
         """
         lists = []
         for name, values in (("states", self.states), ("queues", self.queues), ("tags", self.tags)):
-            if isinstance(values, str):
-                raise QueuectlError(f"{name} of a JobFilter must be a list, not {values[:40]!r}. Put it into brackets.")
-            lists.append(tuple(values or ()))
+            several: Any = values or ()
+            if isinstance(several, str) or not hasattr(several, "__iter__"):
+                raise QueuectlError(f"{name} of a JobFilter must be a list, not {shown(values)}. Put it into brackets.")
+            lists.append(tuple(several))
         before: Any = self.ended_before
         if hasattr(before, "timestamp"):  # a datetime
             before = before.timestamp()
@@ -214,6 +215,17 @@ class JobFilter(NamedTuple):
             raise QueuectlError(f"ended_before of a JobFilter must be a time in Unix seconds, not {shown(before)}.")
         states = tuple(map(state_name, lists[0]))
         return self._replace(states=states, queues=lists[1], tags=lists[2], ended_before=before)
+
+
+def checked_filter(which: Any) -> JobFilter:
+    """Return *which* as a store takes it.
+
+    Raises:
+        QueuectlError: It is no ``JobFilter``, or one that cannot be meant.
+    """
+    if not isinstance(which, JobFilter):
+        raise QueuectlError(f"which jobs are meant is said by a JobFilter, not by {shown(which)}.")
+    return which.checked()
 
 
 def state_name(state: Any) -> str:

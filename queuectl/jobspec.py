@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from queuectl import clock
 from queuectl.config import MAX_INT
-from queuectl.errors import InvalidJob, shown
+from queuectl.errors import InvalidJob, JobNotFound, QueuectlError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Mapping, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 # Linux hands no single argument over 128 KiB to a program (MAX_ARG_STRLEN, with the final NUL).
 MAX_COMMAND_BYTES = 128 * 1024 - 1
@@ -72,6 +72,23 @@ class JobSpec:
 def is_name(text: str) -> bool:
     """Say whether *text* may be an id, a queue's name or a tag."""
     return 0 < len(text) <= MAX_ID_LENGTH and text[0] not in "-." and NAME_CHARACTERS.issuperset(text)
+
+
+def check_ids(job_ids: Iterable[Any], missing: Callable[[str], QueuectlError] = JobNotFound) -> List[str]:
+    """Return ids of jobs as a store may look for them.
+
+    Raises:
+        JobNotFound: One can be no job's, being no name; or what *missing* makes of it.
+        QueuectlError: One is no text.
+    """
+    checked = []
+    for job_id in job_ids:
+        if not isinstance(job_id, str):
+            raise QueuectlError(f"a job is named by its id, a text such as 'job1', not {shown(job_id)}.")
+        if not is_name(job_id):
+            raise missing(job_id)
+        checked.append(job_id)
+    return checked
 
 
 def refuse(field: str, wanted: str, got: Any) -> InvalidJob:

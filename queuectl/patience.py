@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
-from queuectl.errors import QueuectlError, StoreUnavailable
+from queuectl.errors import QueuectlError, StoreUnavailable, shown
+from queuectl.jobspec import check_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional, Sequence
+    from typing import Iterable, List, Optional
 
     from queuectl.db.base import Store
 
@@ -46,15 +47,17 @@ def deadline_of(timeout: Optional[float]) -> Optional[float]:
     return time.monotonic() + timeout
 
 
-def different(job_ids: Sequence[str]) -> List[str]:
-    """Return the ids without those that come again.
+def several(job_ids: Iterable[str]) -> List[str]:
+    """Return ids to wait for.
 
     Raises:
-        QueuectlError: It is one id, which would be taken for its letters.
+        JobNotFound: One can be no job's.
+        QueuectlError: It is one id, which would be taken for its letters, or none at all.
     """
-    if isinstance(job_ids, str):
-        raise QueuectlError(f"wait_all takes several ids. Put it into brackets: wait_all([{job_ids!r}]).")
-    return list(dict.fromkeys(job_ids))
+    if isinstance(job_ids, (str, bytes)) or not hasattr(job_ids, "__iter__"):
+        given = shown(job_ids)
+        raise QueuectlError(f"wait_all takes several ids. Put it into brackets: wait_all([{given}]).")
+    return check_ids(job_ids)
 
 
 def has_news(store: Store) -> bool:

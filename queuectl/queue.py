@@ -12,7 +12,7 @@ import threading
 import time
 
 from queuectl import jobspec
-from queuectl.errors import InvalidJob, JobExists, JobNotFound, QueuectlError, shown
+from queuectl.errors import InvalidJob, JobExists, JobNotFound, NotInDlq, QueuectlError, StoreRefused, shown
 from queuectl.following import FIRST_LOOK_S, Following
 from queuectl.forking import Forkable
 from queuectl.switches import Switches
@@ -83,7 +83,7 @@ class Queue(Forkable, Following, Switches):
             InvalidJob, JobExists: Nothing was stored; the message names the position, from 1.
         """
         # Their letters, or their fields' names, would be taken for commands.
-        if isinstance(jobs, (str, bytes)) or hasattr(jobs, "keys"):
+        if isinstance(jobs, (str, bytes)) or hasattr(jobs, "keys") or not hasattr(jobs, "__iter__"):
             raise InvalidJob(f"enqueue_many wants a list of jobs, not {shown(jobs)}. Put it into brackets.")
         cwd = os.getcwd()
         specs = []
@@ -115,6 +115,7 @@ class Queue(Forkable, Following, Switches):
         Raises:
             JobNotFound: There is none with this id.
         """
+        jobspec.check_ids([job_id])
         with self._lock:
             job = self.store.get(job_id)
         if job is None:
@@ -129,11 +130,13 @@ class Queue(Forkable, Following, Switches):
         descending: bool = False,
     ) -> Iterator[Job]:
         """Yield jobs, oldest first, or by the field *sort*; read page by page, never all at once."""
-        from queuectl.job import SORTABLE, JobFilter
+        from queuectl.job import SORTABLE, JobFilter, checked_filter
 
         if sort is not None and sort not in SORTABLE:
             raise QueuectlError(f"cannot sort by {shown(sort)}. Choose from {', '.join(SORTABLE)}.")
-        which = (which or JobFilter()).checked()
+        if limit is not None and not isinstance(limit, int):
+            raise QueuectlError(f"a limit is a whole number, or None for none, not {shown(limit)}.")
+        which = checked_filter(JobFilter() if which is None else which)
         left = limit
         after = 0
         while left is None or left > 0:
@@ -188,11 +191,14 @@ class Queue(Forkable, Following, Switches):
 
         Returns the state of each: at once, or after up to *wait_s* seconds for those that were running.
         """
+        from queuectl.patience import deadline_of
+
+        jobspec.check_ids(job_ids)
+        deadline = deadline_of(wait_s)
         with self._lock:
             states = self.store.cancel(job_ids)
-        deadline = time.monotonic() + wait_s
         running = [job_id for job_id, state in states.items() if state == "processing"]
-        while running and time.monotonic() < deadline:
+        while running and (deadline is None or time.monotonic() < deadline):
             time.sleep(FIRST_LOOK_S * 2)
             with self._lock:
                 states.update(self.store.states(running))
@@ -201,6 +207,7 @@ class Queue(Forkable, Following, Switches):
 
     def retry(self, *job_ids: str) -> None:
         """Start jobs over (completed, dead, cancelled, or failed): pending, due now, counts at 0; all or none."""
+        jobspec.check_ids(job_ids)
         with self._lock:
             self.store.retry(job_ids)
 
@@ -210,13 +217,17 @@ class Queue(Forkable, Following, Switches):
         Raises:
             NotInDlq: One is not dead or does not exist; nothing was changed.
         """
+        jobspec.check_ids(job_ids, NotInDlq)
         with self._lock:
             self.store.retry(job_ids, only_dead=True)
 
     def retry_where(self, which: JobFilter) -> int:
         """Start all jobs of *which* over that are ended or failed; return how many."""
+        from queuectl.job import checked_filter
+
+        which = checked_filter(which)
         with self._lock:
-            return self.store.retry_where(which.checked())
+            return self.store.retry_where(which)
 
     def edit(self, job_id: str, **fields: Any) -> Job:
         """Change fields of a job that waits (pending or failed) and return it; None: as if it had not been given.
@@ -224,6 +235,7 @@ class Queue(Forkable, Following, Switches):
         Raises:
             InvalidJob, WrongState, JobNotFound: Nothing was changed.
         """
+        jobspec.check_ids([job_id])
         changes = jobspec.check_fields(fields)
         if "id" in changes:
             raise InvalidJob("job field 'id' cannot be changed. Enqueue a new job and cancel this one.")
@@ -235,7 +247,9 @@ class Queue(Forkable, Following, Switches):
 
     def prune(self, which: JobFilter) -> int:
         """Delete the ended jobs of *which* with their runs and output; return how many."""
-        which = which.checked()
+        from queuectl.job import checked_filter
+
+        which = checked_filter(which)
         deleted = 0
         while True:
             with self._lock:
@@ -283,6 +297,8 @@ class Queue(Forkable, Following, Switches):
         """
         from queuectl.control import stop_workers
 
+        if isinstance(hosts, str):  # its letters would be taken for hosts
+            raise QueuectlError(f"hosts must be a list, not {shown(hosts)}. Put it into brackets.")
         with self._lock:
             return stop_workers(self.store, now, timeout, hosts, all_hosts, nap=self._leave)
 
@@ -294,7 +310,7 @@ class Queue(Forkable, Following, Switches):
 
     def copy_to(
         self,
-        location: str,
+        location: Location,
         stop: bool = False,
         now: bool = False,
         timeout: Optional[float] = None,
@@ -314,6 +330,8 @@ class Queue(Forkable, Following, Switches):
         """
         from queuectl.copying import copy
 
+        if not location:  # which elsewhere means the usual store
+            raise StoreRefused("a copy needs a location: a path or a URL.")
         with self._lock:
             if stop:
                 self.stop_workers(now, timeout, all_hosts=True)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from typing import Optional, Union
 
     from queuectl.db.base import Store
+    from queuectl.errors import StoreRefused
 
     Location = Union[str, bytes, os.PathLike[str]]  # a path or a URL
 
@@ -30,42 +31,56 @@ def open_store(location: Optional[Location] = None, create: bool = True, unfinis
         StoreError: It cannot be opened; the message says why and what to do.
         MissingExtra: The engine's driver is not installed.
     """
+    where = located(location)
+    if "://" in where:
+        from queuectl.db.postgres import open_postgres
+
+        store: Store = open_postgres(where, unfinished)
+        return store
+    from queuectl.db.sqlite import SqliteStore
+
+    return SqliteStore(where, create, unfinished)
+
+
+def located(location: Optional[Location] = None) -> str:
+    """Return what *location* means here and now: a URL of PostgreSQL, or an absolute path; see ``open_store``.
+
+    Raises:
+        StoreRefused: It is neither.
+    """
     if location is not None:
         try:
             location = os.fsdecode(location)
         except TypeError:
-            from queuectl.errors import StoreRefused
-
-            raise StoreRefused(f"a store's location is a path or a URL, not {location!r}.") from None
+            raise _refused(f"a store's location is a path or a URL, not {location!r}.") from None
+        if "\0" in location:
+            raise _refused(f"a store's location has no NUL characters; {location!r} has.")
     location = location or os.environ.get("QUEUECTL_DB") or default_path()
     scheme, colon, rest = location.partition("://")
     if colon and scheme in ("postgresql", "postgres"):
-        from queuectl.db.postgres import open_postgres
-
-        store: Store = open_postgres(location, unfinished)
-        return store
+        return location
     if not colon:
         _refuse_conninfo(location)
-    from queuectl.db.sqlite import SqliteStore
-
-    if colon and scheme == "sqlite":
+    elif scheme == "sqlite":
         # sqlite:///C:/jobs.db: the slash before a drive is the URL's.
         location = rest[1:] if rest.startswith("//") or (os.name == "nt" and rest[2:3] == ":") else rest
-    elif colon and scheme.isalpha():
-        from queuectl.errors import StoreRefused
+    elif scheme.isalpha():
+        raise _refused(f"unknown kind of store {scheme}://. Give a path or postgresql://...")
+    return os.path.abspath(os.path.expanduser(location))
 
-        raise StoreRefused(f"unknown kind of store {scheme}://. Give a path or postgresql://...")
-    return SqliteStore(os.path.abspath(os.path.expanduser(location)), create, unfinished)
+
+def _refused(why: str) -> StoreRefused:
+    from queuectl.errors import StoreRefused
+
+    return StoreRefused(why)
 
 
 def _refuse_conninfo(location: str) -> None:
     """Refuse what libpq also takes, ``host=db.example dbname=jobs``: as a path it would be a file of that name."""
     name, equals, _ = location.partition("=")
     if equals and name.strip() in _CONNINFO:
-        from queuectl.errors import StoreRefused
-
         # It may hold a password: it is not repeated.
-        raise StoreRefused(
+        raise _refused(
             "a PostgreSQL store is named by a URL such as postgresql://user@host:5432/database, not by a list such as "
             "'host=... dbname=...'. For a file of that name, put ./ in front."
         )
@@ -79,9 +94,7 @@ def home() -> str:
     found = os.path.join(os.path.expanduser("~"), ".queuectl")
     # An empty or relative HOME, as some services have, would be the root or wherever one happens to be.
     if not os.path.isabs(found) or (os.name != "nt" and not os.path.isabs(os.environ.get("HOME", "/"))):
-        from queuectl.errors import StoreRefused
-
-        raise StoreRefused("this user has no home directory. Set QUEUECTL_HOME to a directory of yours.")
+        raise _refused("this user has no home directory. Set QUEUECTL_HOME to a directory of yours.")
     return found
 
 

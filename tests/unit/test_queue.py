@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
+import pickle
+import re
 import sqlite3
 import threading
 import traceback
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
-from queuectl import Queue, forking
+import queuectl
+from queuectl import Queue, errors, forking
 from queuectl.errors import InvalidJob, InvalidSetting, JobExists, JobNotFound, NotInDlq, QueuectlError, StoreRefused
 from queuectl.job import JobFilter, State
 from queuectl.jobspec import JobSpec
@@ -343,6 +348,92 @@ def test_ids_to_wait_for_are_several(queue):
         queue.wait_all("job1")
 
 
+def test_ids_to_wait_for_come_from_whatever_yields_them(queue):
+    """They are gone through more than once."""
+    ids = queue.enqueue_many(["true", "true"])
+    queue.cancel(*ids)
+
+    assert ids == [job.id for job in queue.wait_all(iter(ids), 5)]
+
+
+@pytest.mark.parametrize("verb", ["get", "runs", "output", "explain", "edit", "cancel", "retry", "retry_dead", "wait"])
+def test_what_can_be_no_job_s_id_is_not_looked_for(queue, verb):
+    """Engines take such values for mistakes of ours, and a terminal cannot print them."""
+    job = queue.enqueue("true")
+
+    for text in ("", "job1\0", "\ud800", "x" * 10000, "-x"):
+        with pytest.raises((JobNotFound, NotInDlq)) as refused:
+            getattr(queue, verb)(text)
+        assert str(refused.value).isprintable()
+        assert len(str(refused.value)) < 200
+    for value in (None, 1, b"job1", ["job1"], job):
+        with pytest.raises(QueuectlError, match=r"a job is named by its id, a text such as 'job1', not "):
+            getattr(queue, verb)(value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda queue: list(queue.jobs("dead")), "by a JobFilter, not by 'dead'"),
+        (lambda queue: list(queue.jobs(limit="5")), "a limit is a whole number, or None for none, not '5'"),
+        (lambda queue: list(queue.jobs(JobFilter(states=5))), "states of a JobFilter must be a list, not 5"),
+        (lambda queue: queue.prune(None), "by a JobFilter, not by None"),
+        (lambda queue: queue.retry_where(("dead",)), "by a JobFilter, not by"),
+        (lambda queue: queue.cancel("job1", wait_s="5"), "a timeout is a number of seconds"),
+        (lambda queue: queue.stop_workers(timeout="5"), "a timeout is a number of seconds"),
+        (lambda queue: queue.stop_workers(hosts="db1"), "hosts must be a list, not 'db1'"),
+        (lambda queue: queue.enqueue_many(None), "enqueue_many wants a list of jobs, not None"),
+        (lambda queue: queue.wait_all(None), "wait_all takes several ids"),
+        (lambda queue: queue.copy_to(None), "a copy needs a location"),
+        (lambda queue: queue.copy_to(""), "a copy needs a location"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_refused_with_a_sentence(queue, call, message):
+    """Before anything is done."""
+    queue.enqueue("true")
+
+    with pytest.raises(QueuectlError, match=message):
+        call(queue)
+    assert "pending" == queue.get("job1").state
+
+
+@pytest.mark.parametrize("module", [pickle, copy])
+def test_a_queue_says_that_it_cannot_go_to_another_process(queue, module):
+    """As multiprocessing does with arguments where it does not fork."""
+    with pytest.raises(TypeError, match=r"a Queue cannot be pickled or copied\. Open one where it is needed"):
+        (module.copy if module is copy else module.dumps)(queue)
+
+
+def test_errors_come_back_from_another_process_as_they_are(queue):
+    """A pool sends them pickled; one that could not be read there would hang it for good."""
+    queue.enqueue("true")
+    raised = [errors.MissingExtra("this", "that", "more"), errors.NotDurable("No disk.", ["job1"])]
+    for call in (
+        lambda: queue.enqueue("true", id="job1"),
+        lambda: queue.get("job2"),
+        lambda: queue.retry("job1"),
+        lambda: queue.retry_dead("job1"),
+        lambda: queue.enqueue(""),
+    ):
+        with pytest.raises(QueuectlError) as caught:
+            call()
+        raised.append(caught.value)
+
+    for error in raised:
+        back = pickle.loads(pickle.dumps(error))
+        assert (type(error), str(error), vars(error)) == (type(back), str(back), vars(back))
+
+
+def test_all_errors_that_the_reference_names_are_at_hand():
+    """But those that only the command line raises."""
+    reference = Path(__file__).parent.parent.parent / "docs/reference/python-api.md"
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", reference.read_text().partition("\n## Errors")[2], re.MULTILINE)
+
+    assert len(rows) > 10
+    for name, when in rows:
+        assert ("not raised by the API" in when) != (getattr(queuectl, name, None) is getattr(errors, name))
+
+
 def test_a_location_is_a_path_or_a_url(tmp_path):
     """Of any of Python's types of paths; whatever else it is, the message shows it."""
     with Queue(tmp_path / "jobs.db") as ours, Queue(os.fsencode(tmp_path / "jobs.db")) as theirs:
@@ -351,6 +442,8 @@ def test_a_location_is_a_path_or_a_url(tmp_path):
 
     with pytest.raises(StoreRefused, match="a store's location is a path or a URL, not 7"):
         Queue(7)
+    with pytest.raises(StoreRefused, match="a store's location has no NUL characters"):
+        Queue("jobs\0.db")
 
 
 def test_waiting_for_a_job_that_is_deleted_ends(queue):
@@ -669,6 +762,22 @@ def test_a_forked_child_has_a_connection_of_its_own(queue):
 
     assert (0, ["parent", "child", "parent"]) == (status, [job.command for job in queue.jobs()])
     assert [] == queue.check()
+
+
+@pytest.mark.posix
+@pytest.mark.parametrize("location", ["relative.db", None])
+def test_a_forked_child_finds_the_store_from_wherever_it_goes(tmp_path, monkeypatch, location):
+    """A path is relative to where the queue was opened, and the usual store is the one that was usual then."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QUEUECTL_DB", "usual.db")
+    (tmp_path / "elsewhere").mkdir()
+    with Queue(location) as queue:
+        queue.enqueue("parent")
+        os.chdir("elsewhere")
+        monkeypatch.setenv("QUEUECTL_DB", "another.db")
+
+        assert 0 == forked(lambda: queue.enqueue("child"))
+        assert ["parent", "child"] == [job.command for job in queue.jobs()]
 
 
 def test_a_datetime_says_what_ended_before_it(queue):
