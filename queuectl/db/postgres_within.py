@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import psycopg
 from psycopg.rows import tuple_row
+from psycopg.types.numeric import FloatLoader
 
 from queuectl.db.postgres_line import first_line, is_lost
 from queuectl.db.postgres_link import Run
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _Within(Run):
-    """A ``Run`` on a connection that is not ours; its rows are tuples whatever the caller likes better."""
+    """A ``Run`` on a connection that is not ours; its rows are as ours whatever the caller likes better."""
 
     __slots__ = ("_theirs",)
 
@@ -33,11 +34,14 @@ class _Within(Run):
         self._theirs = connection
 
     def __call__(self, sql: str, parameters: Parameters = None) -> Any:
-        return self._theirs.cursor(row_factory=tuple_row).execute(self._link.text(sql), parameters)
+        # Not by cursor(): theirs may be of a kind that has parameters of another form.
+        cursor = psycopg.Cursor(self._theirs, row_factory=tuple_row)
+        cursor.adapters.register_loader("float8", FloatLoader)
+        return cursor.execute(self._link.text(sql), parameters)
 
     def copy(self, sql: str, blocks: Iterable[bytes]) -> None:
         """Send *blocks* into a COPY."""
-        with self._theirs.cursor() as cursor, cursor.copy(self._link.text(sql)) as copy:
+        with psycopg.Cursor(self._theirs) as cursor, cursor.copy(self._link.text(sql)) as copy:
             for block in blocks:
                 copy.write(block)
 
@@ -51,18 +55,34 @@ def add_within(store: PostgresAdd, connection: Any, specs: Sequence[JobSpec]) ->
         raise QueuectlError(f"connection must be an open psycopg.Connection for {store.location}, not a {kind}.")
     if connection.closed:
         raise StoreUnavailable("the connection that was given is closed. Open it again.")
+    if connection.info.encoding != "utf-8":
+        encoding = connection.info.parameter_status("client_encoding")
+        raise QueuectlError(
+            f"the connection that was given has client_encoding = {encoding}, in which a job may not come through as it "
+            "is. Open it with client_encoding='UTF8'."
+        )
     run = _Within(store, connection)
     try:
         # In autocommit each statement would be a transaction of its own; a block inside another is a savepoint.
         with connection.transaction() if connection.autocommit else nullcontext():
-            found = run("SELECT store_id FROM queuectl.store WHERE one").fetchone()
+            found = run(_STORE_AND_DIGITS).fetchone()
             if found is None or found[0] != store.store_id:
                 raise StoreRefused(f"the connection that was given does not lead to the store {store.location}.")
+            digits = found[1]
+            if digits < 1:  # times would come rounded
+                run(_SET_DIGITS, ("1",))
             ids = store._batch(run, specs, int.from_bytes(os.urandom(8), "big") >> 1)
             rows = run(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = ANY(%s::text[]) ORDER BY seq", (ids,))
-            return [Job._make(row) for row in rows]
+            jobs = [Job._make(row) for row in rows]
+            if digits < 1:
+                run(_SET_DIGITS, (str(digits),))
+            return jobs
     except psycopg.Error as error:
         _fail(store, connection, error)
+
+
+_STORE_AND_DIGITS = "SELECT store_id, current_setting('extra_float_digits')::int FROM queuectl.store WHERE one"
+_SET_DIGITS = "SELECT set_config('extra_float_digits', %s, true)"
 
 
 def _fail(store: PostgresAdd, connection: Any, error: psycopg.Error) -> NoReturn:

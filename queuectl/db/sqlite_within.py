@@ -25,12 +25,12 @@ class _Within:
         self._theirs = connection
 
     def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
-        cursor = self._theirs.cursor()
+        cursor = sqlite3.Cursor(self._theirs)  # not by cursor(), which a class of theirs may have made its own
         cursor.row_factory = None
         return cursor.execute(sql, parameters)
 
     def executemany(self, sql: str, rows: Iterable[Any]) -> sqlite3.Cursor:
-        return self._theirs.cursor().executemany(sql, rows)
+        return sqlite3.Cursor(self._theirs).executemany(sql, rows)
 
 
 def add_within(store: SqliteStore, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
@@ -41,9 +41,11 @@ def add_within(store: SqliteStore, connection: Any, specs: Sequence[JobSpec]) ->
         kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
         raise QueuectlError(f"connection must be an open sqlite3.Connection to {store.path}, not a {kind}.")
     within: Any = _Within(connection)
+    text_factory = connection.text_factory
     try:
+        connection.text_factory = str  # fetched here, text has to be text
         _refuse_another(store, within)
-        own = not connection.in_transaction and connection.isolation_level is None
+        own = not connection.in_transaction and _commits_by_itself(connection)
         if not connection.in_transaction:
             within.execute("BEGIN IMMEDIATE")  # as every writer: a deferred one may fail when it comes to write
         try:
@@ -61,6 +63,8 @@ def add_within(store: SqliteStore, connection: Any, specs: Sequence[JobSpec]) ->
         raise StoreUnavailable(
             f"could not enqueue on the connection that was given: {error}. Roll back and try again."
         ) from error
+    finally:
+        connection.text_factory = text_factory
     if own:
         doorbell.ring(store.run_folder.at_hand())
         try:
@@ -68,6 +72,15 @@ def add_within(store: SqliteStore, connection: Any, specs: Sequence[JobSpec]) ->
         except StoreUnavailable as error:
             raise NotDurable(str(error), ids) from error
     return [Job._make(job_row(row)) for row in jobs]
+
+
+def _commits_by_itself(connection: sqlite3.Connection) -> bool:
+    """Say whether nobody would commit a transaction that is begun here: the connection is in autocommit mode.
+
+    From Python 3.12 on that is what ``autocommit`` says, if it is True or False, and ``isolation_level`` means nothing.
+    """
+    autocommit = getattr(connection, "autocommit", None)
+    return autocommit if isinstance(autocommit, bool) else connection.isolation_level is None
 
 
 def _refuse_another(store: SqliteStore, within: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import sys
 
 import pytest
 
@@ -120,3 +121,56 @@ def test_a_commit_wakes_a_worker(queue, location, background, eventually, monkey
         assert "completed" == queue.wait("job1", 20).state
     assert b"hi" + os.linesep.encode() == queue.output("job1")
     assert 0 == group.wait().code
+
+
+def test_the_connection_may_have_its_own_ideas_of_text(queue, location):
+    """Of text, numbers and cursors; they are as they were afterwards."""
+    with connect(location) as line:
+        if "://" in location:
+            import psycopg
+            from psycopg.types.numeric import NumericLoader
+
+            line.cursor_factory = psycopg.RawCursor
+            line.adapters.register_loader("float8", NumericLoader)
+            line.execute("SET extra_float_digits = -15")
+        else:
+            line.text_factory = bytes
+        queue.enqueue("true", connection=line, delay=90)
+        job = queue.enqueue("true", connection=line, delay=90, tags=["a"])
+        if "://" in location:
+            assert {"extra_float_digits": "-15"} == line.execute("SHOW extra_float_digits").fetchone()
+        else:
+            assert bytes is line.text_factory
+        line.commit()
+
+    assert job == queue.get("job2")
+    assert 80 < job.run_at - queue.now() <= 90
+
+
+def test_a_connection_with_another_encoding_is_refused(queue, location):
+    """It would store other letters than those that were given."""
+    if "://" not in location:
+        pytest.skip("SQLite knows one encoding")
+    with connect(location) as line:
+        line.execute("SET client_encoding = 'LATIN1'")
+        with pytest.raises(QueuectlError, match="has client_encoding = LATIN1"):
+            queue.enqueue("echo \u00e9", connection=line)
+    assert [] == list(queue.jobs())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="connections have no autocommit before 3.12")
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_autocommit_of_newer_pythons_is_followed(queue, location, autocommit):
+    """With True nothing is left open, since commit() would do nothing; with False a transaction is always open."""
+    if "://" in location:
+        pytest.skip("this is about sqlite3")
+    line = sqlite3.connect(location, autocommit=autocommit)
+    with contextlib.closing(line):
+        queue.enqueue("true", connection=line)
+        assert autocommit is not line.in_transaction
+        line.rollback()
+        assert autocommit == bool(list(queue.jobs()))
+        line.execute("BEGIN" if autocommit else "SELECT 1")
+        queue.enqueue("true", connection=line, id="second")
+        line.execute("ROLLBACK") if autocommit else line.commit()
+        assert autocommit != any(job.id == "second" for job in queue.jobs())
