@@ -190,9 +190,9 @@ def settle(job: Job, end: RunEnd, config: Config, now: float, random: float = 0.
 class JobFilter(NamedTuple):
     """Which jobs a listing, a bulk retry or a prune is about; None or empty: no condition."""
 
-    states: Tuple[str, ...] = ()
-    queues: Tuple[str, ...] = ()
-    tags: Tuple[str, ...] = ()  # a job with any of them
+    states: Union[Tuple[str, ...], List[str]] = ()
+    queues: Union[Tuple[str, ...], List[str]] = ()
+    tags: Union[Tuple[str, ...], List[str]] = ()  # a job with any of them
     ended_before: Union[float, datetime, None] = None  # Unix seconds, or a datetime
 
     def checked(self) -> JobFilter:

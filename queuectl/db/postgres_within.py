@@ -58,8 +58,8 @@ def add_within(store: PostgresAdd, connection: Any, specs: Sequence[JobSpec]) ->
     if connection.info.encoding != "utf-8":
         encoding = connection.info.parameter_status("client_encoding")
         raise QueuectlError(
-            f"the connection that was given has client_encoding = {encoding}, in which a job may not come through as it "
-            "is. Open it with client_encoding='UTF8'."
+            f"the connection that was given has client_encoding = {encoding}, in which a job may not come through as "
+            "it is. Open it with client_encoding='UTF8'."
         )
     run = _Within(store, connection)
     try:
