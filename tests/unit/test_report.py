@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import pytest
@@ -30,14 +31,17 @@ Told = Tuple[Report, Callable[[float], Optional[StoreUnavailable]], Callable[[],
 
 
 @pytest.fixture
-def reporting(eventually: Callable[..., Any]) -> Iterator[Callable[..., Told]]:
-    """Make the report of one end to a disk, with functions that begin and await its sync, and read the console."""
+def reporting(eventually: Callable[..., Any], tmp_path: Path) -> Iterator[Callable[..., Told]]:
+    """Make the report of one end to a disk, with functions that begin and await its sync, and read the console.
+
+    The console is a file: into a pipe it writes in a thread of its own on Windows, and some time later.
+    """
     open_fds: List[int] = []
+    shown = tmp_path / "shown"
 
     def make(disk: Any) -> Told:
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)
-        open_fds.extend((reading, writing))
+        writing = os.open(str(shown), os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+        open_fds.append(writing)
         over = threading.Event()
         console = Console(writing)
         report = Report(disk, console, over.set)
@@ -49,13 +53,7 @@ def reporting(eventually: Callable[..., Any]) -> Iterator[Callable[..., Told]]:
             eventually(lambda: report.is_synced() and over.is_set(), what="the end of the sync")
             return error
 
-        def shown() -> bytes:
-            try:
-                return os.read(reading, 4096)
-            except BlockingIOError:
-                return b""
-
-        return report, tell, shown
+        return report, tell, shown.read_bytes
 
     yield make
     for fd in open_fds:

@@ -202,11 +202,22 @@ def test_one_switch_trades_power_cuts_for_speed(path, synced, monkeypatch, asked
     assert waits == bool(synced)
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def descriptors():
+    """Return those of this process; on Windows, those of its C library, as the log's is one."""
+    found = []
+    for fd in range(4096):
+        try:
+            os.fstat(fd)
+            found.append(fd)
+        except OSError:
+            pass
+    return found
+
+
 def test_two_threads_that_sync_first_open_the_log_once(path):
     """A worker's thread and its loop: no descriptor is left when the store is closed."""
     open_store(path).close()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(100):
         store = open_store(path)
         store.settings()  # opens the log
@@ -223,4 +234,4 @@ def test_two_threads_that_sync_first_open_the_log_once(path):
             thread.join()
         store.close()
 
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert before == descriptors()
