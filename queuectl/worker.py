@@ -345,15 +345,15 @@ class WorkerProcess:
             # not: a wall clock that jumped past a job's time.
             look = self._store.changed() or now_mono >= self._look_mono
             if look:
-                self._look_mono = now_mono + LOOK_S
+                self._look_mono = 0.0  # at the next tick again, should this one fail
                 self._hungry = True
                 self._read_settings()  # a lease that was made shorter binds at once
             if not self._membership.renew_in_time(self._config.lease, now_mono):
                 self._fenced()
                 return
-            orders = self._store.orders(self._membership.id) if look else None
-            if orders is not None:
-                self._obey(orders, now_mono)
+            if look:
+                self._obey(self._store.orders(self._membership.id), now_mono)
+                self._look_mono = now_mono + LOOK_S
             self._store.tidy()
         except StoreUnavailable as error:
             self._trouble(str(error))

@@ -123,14 +123,21 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             if outputs:
                 self._append(db, outputs)
             states = [self._finish_one(db, worker_id, end, now, moves) for end in ended]
-            self._ring_after = "pending" in states
-            if "pending" in states or "failed" in states:
+            waits = "pending" in states or "failed" in states
+            # A sleeper knows neither of a retry's time nor of a place that nobody here takes.
+            self._ring_after = waits or (not count + ahead and self._frees(db, states))
+            if waits:
                 write_moves(db, moves)  # a job that was put back may be the one to claim
             claims = self._claim(db, worker_id, count, queues, now, moves, ahead) if count + ahead > 0 else []
             write_moves(db, moves)
             faults.point("finishing" if ended else "claiming")
         faults.point("finished" if ended else "claimed")
         return Finished([state is not None for state in states], claims)
+
+    def _frees(self, db: sqlite3.Connection, states: Sequence[Optional[str]]) -> bool:
+        """Say whether these ends may leave a place in a queue with a limit."""
+        limited = "SELECT 1 FROM queues WHERE max_running IS NOT NULL LIMIT 1"
+        return any(states) and db.execute(limited).fetchone() is not None
 
     def _finish_one(
         self, db: sqlite3.Connection, worker_id: str, ended: Ended, now: float, moves: Moves

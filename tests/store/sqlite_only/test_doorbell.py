@@ -11,7 +11,7 @@ from queuectl import recovery
 from queuectl.db import doorbell
 from queuectl.db.doorbell import Doorbell
 from queuectl.errors import JobExists
-from tests.store.build import EVERYTHING, T0, bring_to, spec, worker
+from tests.store.build import EVERYTHING, T0, bring_to, completed, failed, spec, worker
 
 pytestmark = pytest.mark.posix
 
@@ -43,6 +43,36 @@ RINGING = {
     "limit": lambda store: store.set_limit("default", None),
     "release": lambda store: store.release_lost("gone", 3, T0),
 }
+
+
+def run_one(store):
+    """Have w1 run a job."""
+    store.add([spec(priority=9)], T0)
+    return store.claim("w1", 1, (), T0)[0]
+
+
+@pytest.mark.parametrize("end, count, rings", [(failed, 0, True), (failed, 1, True), (completed, 0, False)])
+def test_a_retry_rings(store, bell, end, count, rings):
+    """Its worker may be busy when its time comes; whoever sleeps has to know when that is."""
+    claim = run_one(store)
+    bell.hush()
+
+    store.finish("w1", [end(claim)], count, (), T0)
+
+    assert rings == rang(bell)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_place_that_is_left_rings(store, bell, count):
+    """In a queue with a limit another worker may run the next job; this one perhaps is to stop."""
+    claim = run_one(store)
+    store.set_limit("default", 1)
+    store.add([spec()], T0)
+    bell.hush()
+
+    store.finish("w1", [completed(claim)], count, (), T0)
+
+    assert rang(bell)
 
 
 @pytest.mark.parametrize("verb", sorted(RINGING))
