@@ -114,6 +114,18 @@ class PostgresLink:
             self._line.close()
             self._line = None
 
+    def _at_rest(self) -> Line:
+        """Return a connection as ``_connected`` does on which nothing is under way.
+
+        A signal's handler may have raised, in a program that went on, before anybody could roll back: what is written
+        in that transaction would count as done, and be undone with the connection.
+        """
+        line = self._connected()
+        if line.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            self._drop()
+            line = self._connected()
+        return line
+
     def _connected(self) -> Line:
         """Return a connection that is not known to be broken, opening one if need be."""
         if self._closed:
@@ -272,7 +284,7 @@ class PostgresLink:
         After a lost connection it may have been done: whoever calls can do it again, or find out.
         """
         for attempt in range(TRIES):
-            line = self._connected()
+            line = self._at_rest()
             try:
                 rows: List[Any] = line.execute(self.text(sql), parameters, prepare=prepare).fetchall()
                 return rows
@@ -312,7 +324,7 @@ class PostgresLink:
 
     def _begin(self) -> Line:
         for last in (False, True):
-            line = self._connected()
+            line = self._at_rest()
             try:
                 line.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 return line

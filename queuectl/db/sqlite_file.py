@@ -47,8 +47,7 @@ class SqliteFile:
             raise StoreRefused(
                 f"SQLite {sqlite3.sqlite_version} is too old: queuectl needs 3.24 or newer. Use a newer Python."
             )
-        self.path = path
-        self.location = path
+        self.path = self.location = path
         self._identity = self._existing(path, create)
         # SQLite follows links and puts the WAL beside the file itself; so do doorbells and notes.
         self._real_path = os.path.realpath(path)
@@ -56,8 +55,7 @@ class SqliteFile:
         self._wal_path = self._real_path + "-wal"
         self._closed = False
         self.at_rest, self.gate = False, threading.Lock()
-        self._ring_after = False
-        self._sync_after = True
+        self._ring_after, self._sync_after = False, True
         self._wal: Optional[int] = None  # descriptor of the WAL, to sync it
         self._opening = threading.Lock()  # a worker syncs in a thread, and now and then in its loop
         self.syncs = os.environ.get("QUEUECTL_SYNCHRONOUS", "").lower() != "normal"
@@ -285,6 +283,9 @@ class SqliteFile:
                 self._db.execute("BEGIN IMMEDIATE")
                 return
             except sqlite3.Error as error:
+                if self._db.in_transaction:  # left there: a signal's handler raised in the one place not covered below
+                    self._write._roll_back()
+                    continue
                 if not _is_busy(error):
                     self._fail(error)
                 deadline = self._wait_turn(deadline)
@@ -387,9 +388,8 @@ class SqliteFile:
 
     def changed(self) -> bool:
         """Say whether another connection has committed since the last call."""
-        version = self._rows("PRAGMA data_version")[0][0]
-        before, self._seen_version = self._seen_version, version
-        return bool(version != before)
+        before, self._seen_version = self._seen_version, self._rows("PRAGMA data_version")[0][0]
+        return bool(self._seen_version != before)
 
 
 _fdatasync = getattr(os, "fdatasync", os.fsync)
@@ -404,10 +404,13 @@ class _Write:
         self._file = file
 
     def __enter__(self) -> sqlite3.Connection:
-        self._file._begin()
-        self._file._ring_after = False
-        self._file._sync_after = True
-        return self._file._db
+        try:
+            self._file._begin()
+            self._file._ring_after, self._file._sync_after = False, True
+            return self._file._db
+        except BaseException:  # a signal's handler raised, and the program may go on, with the lock
+            self._roll_back()
+            raise
 
     def __exit__(
         self,
@@ -435,14 +438,12 @@ class _Write:
             file._fail(error)
 
     def _roll_back(self) -> None:
-        # A full disk or an I/O error may have ended the transaction already.
-        if self._file._db.in_transaction:
-            try:
+        try:
+            if self._file._db.in_transaction:  # a full disk or an I/O error may have ended it already
                 self._file._db.execute("ROLLBACK")
-            except sqlite3.Error:
-                pass
+        except sqlite3.Error:
+            pass
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
-    text = str(error)
-    return "locked" in text or "busy" in text
+    return any(word in str(error) for word in ("locked", "busy"))
