@@ -12,6 +12,7 @@ import time
 import psycopg
 
 from queuectl.db.postgres_line import Opening, boot_s, connect, first_line, is_lost, why_not_reached
+from queuectl.db.postgres_session import PATIENCE_S, greet, refuse_session, set_up
 from queuectl.errors import StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     Parameters = Union[None, List[Any], Tuple[Any, ...], Dict[str, Any]]
 
 OLDEST_SERVER = 130000
-# How long a statement waits for what others have locked.
-PATIENCE_S = 30.0
 # A transaction that lost a deadlock was rolled back, so it may be done again; this often.
 TRIES = 8
 # After a connection attempt that failed the next ones wait a little, each process its own time.
@@ -176,12 +175,12 @@ class PostgresLink:
         """Learn what the server is, and prepare the session."""
         try:
             sent_s = boot_s()
-            version, encoding, isolation, strings, pid, clock_at = line.execute(_WHO).fetchall()[0]
+            version, encoding, pid, clock_at, needed = greet(line)
             self._clock_is(clock_at, sent_s)
         except psycopg.Error as error:
             self._fail(error)
-        if int(version) < OLDEST_SERVER:
-            raise StoreRefused(f"{self.location} is PostgreSQL {int(version) // 10000}; queuectl needs 13 or newer.")
+        if version < OLDEST_SERVER:
+            raise StoreRefused(f"{self.location} is PostgreSQL {version // 10000}; queuectl needs 13 or newer.")
         if encoding != "UTF8":
             raise StoreRefused(
                 f"the database of {self.location} has the encoding {encoding}. "
@@ -191,19 +190,10 @@ class PostgresLink:
         self.pooled = pid != line.info.backend_pid
         if self.pooled:
             line.prepare_threshold = None
-            if isolation != "read committed":
-                raise StoreRefused(
-                    f"{self.location} has default_transaction_isolation = {isolation} behind a pooler. "
-                    "Set it to 'read committed' for this role."
-                )
-            if strings != "on":  # libpq would double the backslashes of what it passes through as bytes
-                raise StoreRefused(
-                    f"{self.location} has standard_conforming_strings = off behind a pooler. "
-                    "Set it to on for this role."
-                )
+            refuse_session(self.location, needed)
         else:
             try:
-                line.execute(_SESSION)
+                set_up(line, version, needed)
             except psycopg.Error as error:
                 self._fail(error)
         self._arrived(line)
@@ -409,28 +399,3 @@ class PostgresLink:
         snapshot = self._rows("SELECT txid_current_snapshot()::text")[0][0]
         before, self._snapshot = self._snapshot, snapshot
         return bool(snapshot != before)
-
-
-_WHO = """
-    SELECT current_setting('server_version_num'), current_setting('server_encoding'),
-           current_setting('default_transaction_isolation'), current_setting('standard_conforming_strings'),
-           pg_backend_pid(),
-           extract(epoch FROM clock_timestamp())::float8
-    """
-
-# Plans are kept for the life of a session, and tables grow meanwhile from nothing to millions of rows: a plan
-# that reads a whole table is never the right one to keep. check() undoes this for itself.
-#
-# The timeouts are for a client that is paused with a transaction open: others say that the store is busy, and the
-# server ends its session after a while.
-_SESSION = f"""
-    SET default_transaction_isolation = 'read committed';
-    SET standard_conforming_strings = on;
-    SET enable_seqscan = off;
-    SET enable_bitmapscan = off;
-    SET enable_hashjoin = off;
-    SET enable_mergejoin = off;
-    SET jit = off;
-    SET lock_timeout = '{PATIENCE_S:.0f}s';
-    SET idle_in_transaction_session_timeout = '{2 * PATIENCE_S:.0f}s'
-    """

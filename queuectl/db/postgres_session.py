@@ -1,0 +1,92 @@
+"""What a session of ours is set to, whatever the role, the database or the server says; behind a pooler it cannot be.
+
+Startup options would do the same, but not every pooler takes them. ``default_transaction_read_only`` is left alone: it
+is there to be obeyed.
+"""
+
+from __future__ import annotations
+
+from queuectl.errors import StoreRefused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Sequence, Tuple
+
+    from queuectl.db.postgres_line import Line
+
+# How long a statement waits for what others have locked.
+PATIENCE_S = 30.0
+
+# Settings without which what is read or stored would be another, and their good values; a session is set to the first.
+NEEDED = (
+    ("default_transaction_isolation", ("read committed",)),
+    # The driver doubles the backslashes of what it passes through as bytes where this is off.
+    ("standard_conforming_strings", ("on",)),
+    # Below, times come rounded.
+    ("extra_float_digits", ("1", "2", "3")),
+    # What was acknowledged is on the disk.
+    ("synchronous_commit", ("on", "local", "remote_write", "remote_apply")),
+)
+
+
+def greet(line: Line) -> Tuple[int, str, int, float, List[str]]:
+    """Return what the server is: version, encoding, process and clock; and what ``NEEDED`` is set to."""
+    version, encoding, pid, clock_us, found = line.execute(_GREET).fetchall()[0]
+    return version, encoding, pid, clock_us / 1e6, found
+
+
+def set_up(line: Line, version: int, found: Sequence[str]) -> None:
+    """Set the session up, in one exchange."""
+    wrong = {name: good[0] for (name, good), value in zip(NEEDED, found) if value not in good}
+    newer = {name: "0" for name, since in _NEWER.items() if version >= since}
+    settings = {**_SETTINGS, **newer, **wrong}
+    line.execute("; ".join(f"SET {name} = '{value}'" for name, value in settings.items()))
+
+
+def set_up_listener(line: Line, version: int) -> None:
+    """Set up a session that only listens: it has nothing to do for days."""
+    if version >= _NEWER[IDLE]:
+        line.execute(f"SET {IDLE} = 0")
+
+
+def refuse_session(location: str, found: Sequence[str]) -> None:
+    """Refuse a session that has to be taken as it is, behind a pooler, if it would not do.
+
+    Raises:
+        StoreRefused: The message names the setting.
+    """
+    for (name, good), value in zip(NEEDED, found):
+        if value not in good:
+            raise StoreRefused(
+                f"{location} has {name} = {value} behind a pooler. Set it to '{good[0]}' for this role."
+            )
+
+
+IDLE = "idle_session_timeout"
+
+# Plans are kept for the life of a session, and tables grow meanwhile from nothing to millions of rows: a plan
+# that reads a whole table is never the right one to keep. check() undoes this for itself.
+#
+# The timeouts are for a client that is paused with a transaction open: others say that the store is busy, and the
+# server ends its session after a while. Others would end statements that take long, such as a large batch, or workers
+# that have nothing to do.
+_SETTINGS = {
+    "search_path": "pg_catalog",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "lock_timeout": f"{PATIENCE_S:.0f}s",
+    "idle_in_transaction_session_timeout": f"{2 * PATIENCE_S:.0f}s",
+    "statement_timeout": "0",
+}
+# Timeouts that end idle sessions and long transactions, and the first version that has them.
+_NEWER = {IDLE: 140000, "transaction_timeout": 170000}
+
+# The clock as a whole number, which comes through whatever digits a float has.
+_GREET = f"""
+    SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), pg_backend_pid(),
+           (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
+           ARRAY[{", ".join(f"current_setting('{name}')" for name, _ in NEEDED)}]
+    """

@@ -1,0 +1,162 @@
+"""Roles whose sessions begin with settings of their own: what queuectl reads, keeps and waits for stays the same."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from queuectl.db import open_store
+from queuectl.errors import StoreRefused
+from queuectl.job import State
+from tests.postgres_server import shared_server
+from tests.store.build import EVERYTHING, T0, bring_to, claim_ids, completed, failed, spec, worker
+from tests.store.postgres_only.test_pooler import Pooler
+
+ODD = {
+    "extra_float_digits": "-15",
+    "statement_timeout": "250ms",
+    "lock_timeout": "1ms",
+    "idle_in_transaction_session_timeout": "250ms",
+    "default_transaction_isolation": "serializable",
+    "default_transaction_deferrable": "on",
+    "search_path": "odd, pg_catalog",
+    "TimeZone": "Asia/Kathmandu",
+    "DateStyle": "German, DMY",
+    "IntervalStyle": "sql_standard",
+    "bytea_output": "escape",
+    "client_encoding": "LATIN1",
+    "row_security": "off",
+    "standard_conforming_strings": "off",
+    "synchronous_commit": "off",
+}
+
+
+@pytest.fixture
+def role(server, raw, schema):
+    """A role without settings so far, and functions in its way."""
+    name = f"odd_{schema}"
+    raw(f"CREATE ROLE {name} LOGIN SUPERUSER")
+    raw("CREATE SCHEMA IF NOT EXISTS odd")
+    raw("CREATE OR REPLACE FUNCTION odd.now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT timestamptz 'epoch' $$")
+    yield name
+    raw("DROP SCHEMA odd CASCADE")
+    raw(f"DROP OWNED BY {name} CASCADE")
+    raw(f"DROP ROLE {name}")
+
+
+@pytest.fixture
+def odd(server, schema, raw, role):
+    """The URL of the store for a role with everything set oddly."""
+    settings = dict(ODD)
+    if server.execute("SHOW server_version_num")[0][0] >= "140000":
+        settings["idle_session_timeout"] = "250ms"
+    for name, value in settings.items():
+        raw(f"ALTER ROLE {role} SET {name} = {value}" if name == "search_path" else f"ALTER ROLE {role} SET {name} = '{value}'")
+    return server.url(schema, user=role)
+
+
+def test_a_store_is_made_by_an_odd_role(odd, open_one):
+    """The tables, and all that is in their defaults and functions."""
+    made = open_one(odd)
+
+    assert ["job1"] == made.add([spec()])
+    assert [] == made.check()
+
+
+def test_jobs_are_the_same_for_an_odd_role(store, odd, open_one):
+    """Times to the microsecond, output to the byte, letters of all scripts; read by it and by others."""
+    other = open_one(odd)
+    now = T0 + 0.123456
+    other.add([spec("echo \u20ac \\ '", timeout_s=1.25), spec(run_at=now + 1000.654321)], now)
+    (claim,) = other.claim("w1", 1, (), now)
+    other.append_output(claim.run_id, [(0, b"\xfc \\ \0 n\n")])
+    other.finish("w1", [failed(claim, now, now + 0.000123)], now=now)
+    bring_to(other, "dead", now=now)
+
+    for each in ("job1", "job2", "job3"):
+        assert store.get(each) == other.get(each)
+        assert store.runs(each) == other.runs(each)
+    assert ("echo \u20ac \\ '", now + 0.000123) == (store.get("job1").command, store.get("job1").run_at)
+    assert [(0, b"\xfc \\ \0 n\n")] == other.output(claim.run_id) == store.output(claim.run_id)
+    assert abs(other.now() - store.now()) < 1
+    (claim,) = other.claim("w1", 1, (), now + 1)
+    other.finish("w1", [completed(claim, now + 1.5)], now=now + 1.5)
+    assert State.COMPLETED == store.get(claim.job.id).state
+    assert [] == other.check()
+    assert 2 == other.prune(EVERYTHING)
+
+
+def test_an_odd_role_waits_as_long_as_any(store, odd, open_one):
+    """Statements take as long as they take, and idle sessions stay: so does a worker's that only listens."""
+    other = open_one(odd)
+    other.wake_fd()
+    pids = [line.info.backend_pid for line in (other._line, other._bell._line)]
+    other._rows("SELECT pg_sleep(0.4)")
+    time.sleep(0.4)
+    other._write(lambda run: time.sleep(0.4))
+    other.add([spec()])
+    other.hush()
+
+    assert pids == [line.info.backend_pid for line in (other._line, other._bell._line)]
+    assert [("on", "read committed")] == other._rows(
+        "SELECT current_setting('synchronous_commit'), current_setting('transaction_isolation')"
+    )
+
+
+def test_what_is_kept_more_safely_stays_so(store, server, schema, raw, role, open_one):
+    """A role may wait for standbys, and read times with more digits."""
+    raw(f"ALTER ROLE {role} SET synchronous_commit = 'remote_apply'")
+    raw(f"ALTER ROLE {role} SET extra_float_digits = 3")
+
+    found = open_one(server.url(schema, user=role))._rows(
+        "SELECT current_setting('synchronous_commit'), current_setting('extra_float_digits')"
+    )
+
+    assert [("remote_apply", "3")] == found
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("extra_float_digits", "0", "1"),
+        ("synchronous_commit", "off", "on"),
+        ("default_transaction_isolation", "serializable", "read committed"),
+        ("standard_conforming_strings", "off", "on"),
+    ],
+)
+def test_a_session_that_cannot_be_set_up_is_refused(store, server, schema, raw, name, value, wanted):
+    """Behind a pooler in transaction mode, where a session is anybody's."""
+    raw(f"ALTER DATABASE postgres SET {name} = '{value}'")
+    pooler = Pooler(shared_server(), "transaction")
+    try:
+        with pytest.raises(StoreRefused, match=f"{name} = {value} behind a pooler. Set it to '{wanted}'"):
+            open_store(server.url(schema, pooler.port))
+    finally:
+        pooler.close()
+        raw(f"ALTER DATABASE postgres RESET {name}")
+
+
+def test_a_pooler_with_odd_timeouts_and_formats_will_do(store, server, schema, raw, pooled_oddly):
+    """What only changes how values are written is nothing to us."""
+    pooled_oddly.register(worker("w9"))
+    pooled_oddly.add([spec(run_at=T0 + 0.123456)], T0)
+
+    assert pooled_oddly.pooled
+    assert ["job1"] == claim_ids(pooled_oddly.claim("w9", 1, (), T0 + 1))
+    assert T0 + 0.123456 == pooled_oddly.get("job1").run_at
+
+
+@pytest.fixture
+def pooled_oddly(store, server, schema, raw):
+    """The store behind a pooler, with the settings that need not be refused."""
+    names = ["TimeZone", "DateStyle", "IntervalStyle", "bytea_output", "row_security", "search_path"]
+    for name in names:
+        raw(f"ALTER DATABASE postgres SET {name} = {ODD[name] if name == 'search_path' else repr(ODD[name])}")
+    pooler = Pooler(shared_server(), "transaction")
+    opened = open_store(server.url(schema, pooler.port))
+    yield opened
+    opened.close()
+    pooler.close()
+    for name in names:
+        raw(f"ALTER DATABASE postgres RESET {name}")
