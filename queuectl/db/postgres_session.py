@@ -57,9 +57,7 @@ def refuse_session(location: str, found: Sequence[str]) -> None:
     """
     for (name, good), value in zip(NEEDED, found):
         if value not in good:
-            raise StoreRefused(
-                f"{location} has {name} = {value} behind a pooler. Set it to '{good[0]}' for this role."
-            )
+            raise StoreRefused(f"{location} has {name} = {value} behind a pooler. Set it to '{good[0]}' for this role.")
 
 
 IDLE = "idle_session_timeout"

@@ -52,7 +52,11 @@ def odd(server, schema, raw, role):
     if server.execute("SHOW server_version_num")[0][0] >= "140000":
         settings["idle_session_timeout"] = "250ms"
     for name, value in settings.items():
-        raw(f"ALTER ROLE {role} SET {name} = {value}" if name == "search_path" else f"ALTER ROLE {role} SET {name} = '{value}'")
+        raw(
+            f"ALTER ROLE {role} SET {name} = {value}"
+            if name == "search_path"
+            else f"ALTER ROLE {role} SET {name} = '{value}'"
+        )
     return server.url(schema, user=role)
 
 
