@@ -136,8 +136,10 @@ def _arrived(kind: Type[QueuectlError], arguments: Tuple[object, ...], attribute
 
 def is_without_reader(error: BaseException) -> bool:
     """Say whether *error* means that nobody reads a pipe any more: for a command that is no trouble to speak of."""
-    # Windows calls a pipe without a reader "invalid argument".
-    return isinstance(error, BrokenPipeError) or (os.name == "nt" and getattr(error, "errno", 0) == 22)
+    if isinstance(error, BrokenPipeError):
+        return True
+    # Windows calls a pipe without a reader "invalid argument", and a path that can be none; only that has a name.
+    return os.name == "nt" and isinstance(error, OSError) and error.errno == 22 and error.filename is None
 
 
 def shown(value: Any) -> str:

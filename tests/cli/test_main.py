@@ -297,6 +297,15 @@ def test_a_reader_that_leaves_is_no_error(cli: Callable[..., Any]) -> None:
     assert (process.wait(30), err) == (141, b"")
 
 
+@pytest.mark.skipif(os.name != "nt", reason="elsewhere all but one character may be in a name")
+def test_a_path_that_can_be_none_is_not_taken_for_a_reader_that_left(cli: Callable[..., Any]) -> None:
+    """Windows has one number for both, and the second ends without a word."""
+    result = cli("--db", "jobs.db", "worker", "start", "--daemon", env={"QUEUECTL_HOME": r"C:\a|b"}, code=1)
+
+    assert r"a|b" in result.err
+    assert result.err.startswith("queuectl: ") and 1 == result.err.count("\n")
+
+
 @POSIX
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
