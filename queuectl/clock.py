@@ -26,7 +26,7 @@ TIME_HELP = (
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds that *text* means: ``90``, ``1.5h``, ``2h30m``, ``500ms``, and what ``format_duration`` writes.
+    """Return the seconds that *text* means: ``90``, ``1.5h``, ``2h30m``, ``500ms``, ``2 h 30 min``.
 
     Raises:
         ValueError: *text* is no duration, is negative, or is longer than 100 years.
@@ -98,7 +98,7 @@ def format_duration(duration_s: float) -> str:
 def parse_time(when: Union[str, datetime]) -> float:
     """Return the instant that *when*, ISO 8601 text or a ``datetime``, means, in Unix seconds.
 
-    ``Z`` and offsets are read; a time without either is local time. ``20300131T080000Z`` is the same as with separators.
+    ``Z`` and offsets are read; a time without either is local time. ``20300131T080000Z`` is as good as with separators.
 
     Raises:
         ValueError: The text is no ISO 8601 time, or the time lies outside the years 1970 to 2199.

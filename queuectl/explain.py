@@ -154,9 +154,9 @@ def _processing(store: Store, job: Job, now: float) -> List[str]:
         )
     elif is_paused(worker):
         told.append(
-            f"That worker is paused by a signal, such as Ctrl-Z sends one. 'kill -CONT {worker.pid}' lets it go on. Others "
-            f"wait {format_duration(config.lease * (1 + MARGIN))} for it, then end it and what it runs, and the job is "
-            "pending again; that costs no retry."
+            f"That worker is paused by a signal, such as Ctrl-Z sends one. 'kill -CONT {worker.pid}' lets it go on. "
+            f"Others wait {format_duration(config.lease * (1 + MARGIN))} for it, then end it and what it runs, and the "
+            "job is pending again; that costs no retry."
         )
     timeout_s = config.timeout if job.timeout_s is None else job.timeout_s
     if timeout_s is not None:

@@ -131,6 +131,7 @@ def _specs(
     specs: List[JobSpec] = []
     append = specs.append
     before = number = 0
+    line = b""
     try:
         for lines in _chunks(file):
             for number, line in enumerate(lines, before + 1):

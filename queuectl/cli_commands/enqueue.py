@@ -72,7 +72,8 @@ def _doubt(word: str, what: str) -> None:
         from queuectl.render import note, shorten
 
         line = quoted([shorten(word, 200)])
-        note(f"the one word after -- is a program's name, and there is none here. For the shell: queuectl {what} --command {line}")
+        told = "the one word after -- is a program's name, and there is none here."
+        note(f"{told} For the shell: queuectl {what} --command {line}")
 
 
 def apply_options(fields: Dict[str, Any], args: Args) -> None:

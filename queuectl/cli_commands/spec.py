@@ -205,7 +205,7 @@ def _state(text: str) -> str:
 
 
 def _name_of(what: str) -> Kind:
-    """Return the kind of names by which jobs are chosen: nothing has another, so it is a slip, such as an empty variable."""
+    """Return the kind of names by which jobs are chosen; another is a slip, such as an empty variable."""
 
     def convert(text: str) -> str:
         from queuectl.errors import UsageError
@@ -224,7 +224,9 @@ STATE = Kind(_state, "a state")
 JOB = Positional("id", "ID", "the job's id", complete="jobs")
 
 STATE_OPTION = Option("--state", "only jobs in this state", "S", STATE, repeat=True, complete="states")
-QUEUE_OPTION = Option("--queue", "only jobs of this queue", "Q", _name_of("a queue's name"), repeat=True, complete="queues")
+QUEUE_OPTION = Option(
+    "--queue", "only jobs of this queue", "Q", _name_of("a queue's name"), repeat=True, complete="queues"
+)
 TAG_OPTION = Option("--tag", "only jobs with this tag", "T", _name_of("a tag"), repeat=True)
 YES_OPTION = Option("-y --yes", "do not ask")
 TABLE_OPTION = Option("--table", "a table, also when standard output is not a terminal")

@@ -67,7 +67,10 @@ def test_options_hold_for_every_line(cli: Callable[..., Any], jobs: Callable[...
         (b'{"command":"a","state":"dead"}', "line 3: job field 'state' is set by queuectl itself"),
         (b"7", "line 3: a job must be a JSON object"),
         (b"echo hi", "line 3: not a JSON object: 'echo hi'. A file of plain commands: queuectl enqueue --lines --file"),
-        (b'[{"command":"a"},', "line 3: an array begins here, and each line has to be an object of its own: jq -c '.[]'"),
+        (
+            b'[{"command":"a"},',
+            "line 3: an array begins here, and each line has to be an object of its own: jq -c '.[]'",
+        ),
         (b"[]", "line 3: an array begins here"),
         (b"{ ", "line 3: an object of several lines begins here, and each has to be on one: jq -c . FILE"),
     ],

@@ -96,7 +96,10 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
         (["list", "--state", "x" * 10_000], "unknown state 'xxxx"),
         (["list", "--sort", "x" * 100], "cannot sort by 'xxxx"),
         (["worker", "run"], "unknown command worker 'run'. Did you mean start?"),
-        (["worker", "run", "--queue", "mail", "--count", "3", "--drain"], "unknown command worker 'run'. Did you mean start?"),
+        (
+            ["worker", "run", "--queue", "mail", "--count", "3", "--drain"],
+            "unknown command worker 'run'. Did you mean start?",
+        ),
         (["worker", "supervise"], "unknown command worker 'supervise'."),
         (["queue", "stop", "mail"], "unknown command queue 'stop'. Did you mean pause?"),
         (["dlq", "rm", "job1"], "unknown command dlq 'rm'. Did you mean purge?"),

@@ -66,7 +66,10 @@ def test_retries_are_followed_to_the_last_run(cli: Callable[..., Any], worker: C
 @pytest.mark.posix("its command is written for a POSIX shell")
 @pytest.mark.parametrize(
     ("words", "told"),
-    [((), "job1 lost its worker, and runs again."), (("--now",), "job1 was put back by a worker that stopped, and runs again.")],
+    [
+        ((), "job1 lost its worker, and runs again."),
+        (("--now",), "job1 was put back by a worker that stopped, and runs again."),
+    ],
     ids=["killed", "stopped"],
 )
 def test_a_run_that_is_no_failure_is_told_of(
