@@ -20,6 +20,8 @@ LEAST_FREE_BYTES = 100 * 1024 * 1024
 LARGE_WAL_BYTES = 64 * 1024 * 1024
 # A due job that nobody takes for so long is stuck, not just new.
 STUCK_S = 60.0
+# As many of a queue's jobs are looked at to find the one that has been due longest; more only if all have past times.
+MOST_LOOKED_AT = 1000
 # sqlite.org/wal.html: a checkpoint and a commit at the same moment may lose pages; fixed in 3.51.3.
 WAL_RACE_FROM, WAL_RACE_TO = (3, 7, 0), (3, 51, 2)
 
@@ -247,11 +249,18 @@ def _jobs(queue: Queue) -> Iterator[Finding]:
 
 
 def _oldest_due_age(queue: Queue, name: str) -> float:
-    """Return for how long the queue's oldest due job has been due; 0 if none is, or ages are not known."""
+    """Return for how long the queue's oldest due job has been due; 0 if none is.
+
+    One that was given a time long past has been due since it was there: nobody kept it waiting before.
+    """
     from queuectl.job import WAITING, JobFilter
 
-    first = next(queue.jobs(JobFilter(WAITING, (name,)), 1, "run_at"), None)
-    return 0.0 if first is None else max(queue.now() - first.run_at, 0.0)
+    now = oldest_at = queue.now()
+    for job in queue.jobs(JobFilter(WAITING, (name,)), MOST_LOOKED_AT, "run_at"):
+        if job.run_at >= oldest_at:
+            break  # so are all that follow
+        oldest_at = min(oldest_at, max(job.run_at, job.created_at))
+    return now - oldest_at
 
 
 COMMANDS = (

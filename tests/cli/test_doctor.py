@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -90,14 +91,18 @@ def test_a_store_in_a_folder_for_everybody(cli: Callable[..., Any], home: Any) -
     assert f"note  access   others may put files beside the store: {shared} is for everybody.\n" in result.out
 
 
-def test_jobs_that_nobody_takes(cli: Callable[..., Any], add: Callable[..., str]) -> None:
-    """Due for more than a minute without a live worker."""
+def test_jobs_that_nobody_takes(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
+    """Due for more than a minute without a live worker; one that came just now with a time long past is not."""
     add("true", "--at", "2020-01-01T00:00:00Z", "--queue", "mail")
+    assert "none is stuck" in cli("doctor", code=0).out
+    add("true", "--at", "2020-01-02T00:00:00Z", "--queue", "mail")
+    with contextlib.closing(sqlite3.connect(str(home / "jobs.db"), isolation_level=None)) as store:
+        store.execute("UPDATE jobs SET created_at = created_at - 7200 WHERE id = 'job2'")
 
     result = cli("doctor", "-q")
 
     assert result.code == 1
-    assert result.out.startswith("bad   jobs     queue mail has jobs due for ")
+    assert result.out.startswith("bad   jobs     queue mail has jobs due for 2 h, ")
     assert "Type: queuectl worker start\n" in result.out
 
 
