@@ -96,7 +96,8 @@ def _tell(count: int, args: Args) -> None:
     if args.json:
         write_json({"retried": count})
     elif args.quiet:
-        pass
+        if args.all:  # of ids nobody asked how many they are
+            print(count)
     elif count == 0:
         print("No jobs in the DLQ.")
     else:

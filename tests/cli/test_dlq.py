@@ -59,6 +59,7 @@ def test_retry_one(cli: Callable[..., Any], dead: None, job: Callable[[str], Dic
 def test_retry_several_and_all(cli: Callable[..., Any], dead: None, jobs: Callable[..., List[Any]]) -> None:
     """Only dead ones, however it is said."""
     assert ("2 jobs retried\n", "", 0) == cli("dlq", "retry", "job1", "job2")
+    assert ("0\n", "", 0) == cli("dlq", "retry", "--all", "-q")  # as "retry --state dead -q" says it
     assert ("No jobs in the DLQ.\n", "", 0) == cli("dlq", "retry", "--all")
     assert ["pending", "pending", "completed"] == [found["state"] for found in jobs()]
 
