@@ -306,7 +306,8 @@ def test_a_path_that_can_be_none_is_not_taken_for_a_reader_that_left(cli: Callab
     result = cli("--db", "jobs.db", "worker", "start", "--daemon", env={"QUEUECTL_HOME": r"C:\a|b"}, code=1)
 
     assert r"a|b" in result.err
-    assert result.err.startswith("queuectl: ") and 1 == result.err.count("\n")
+    assert result.err.startswith("queuectl: ")
+    assert 1 == result.err.count("\n")
 
 
 @POSIX
