@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from queuectl.clock import format_duration, local_text
 from queuectl.config import Config
 from queuectl.recovery import MARGIN, is_paused, live_workers
@@ -16,16 +18,34 @@ if TYPE_CHECKING:
 
 # As far as Store.ahead_of counts.
 MOST_AHEAD = 1000
+# A disk with less than this has no room for what SQLite writes to begin or end a run.
+FULL_BYTES = 64 * 1024
 
 
 def explain(store: Store, job: Job) -> List[str]:
     """Return sentences about *job*: its state and the reason, what it waits for, what to type next."""
     now = store.now()
     if job.state in ("pending", "failed"):
-        return _waiting(store, job, now)
+        return _waiting(store, job, now) + _full_disk(store)
     if job.state == "processing":
-        return _processing(store, job, now)
+        return _processing(store, job, now) + _full_disk(store)
     return _ended(job, now)
+
+
+def _full_disk(store: Store) -> List[str]:
+    """Return that nothing can be written beside a store that is a file; nothing if it can."""
+    from shutil import disk_usage
+
+    if "://" in store.location:
+        return []
+    try:
+        free = disk_usage(os.path.dirname(os.path.realpath(store.location))).free
+    except OSError:
+        return []
+    told = (
+        f"The disk of {store.location} is full: no run begins, and no end of one is stored, before some space is free."
+    )
+    return [told] if free < FULL_BYTES else []
 
 
 # -- waiting ----------------------------------------------------------------------------------

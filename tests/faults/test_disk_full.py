@@ -82,8 +82,10 @@ def test_enqueuing_on_a_full_disk(disk: Disk, scene: Scene, cli: Callable[..., A
     assert ("", FULL.format(disk.path), 1) == many
     assert "  pending: 1\n" in cli("status", code=0).out
     assert 1 == cli("doctor").out.count("bad   disk")
+    assert f"The disk of {disk.path}/jobs.db is full: no run begins" in cli("explain", "job1", code=0).out
 
     disk.free()
+    assert "is full" not in cli("explain", "job1", code=0).out
     assert "job2\n" == cli("enqueue", "-q", "--", "true").out
     scene.drain()
     scene.judge()
