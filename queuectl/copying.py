@@ -19,11 +19,12 @@ from queuectl.errors import Refused, StoreError, StoreRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, List, Optional
+    from typing import Callable, List, Optional, Sequence
 
     from queuectl.db import Location
     from queuectl.db.base import Store
     from queuectl.db.transfer import Key, Port, Row, Table
+    from queuectl.job import Worker
 
     Tell = Callable[[str, int, int], None]
 
@@ -80,15 +81,27 @@ def copy(source: Store, location: Location, tell: Optional[Tell] = None) -> Copi
 
 def _refuse_workers(store: Store) -> None:
     recovery.sweep(store)  # what dead workers had is given back, so that no row speaks of a run
-    found = recovery.live_workers(store)
-    live = [worker for worker in found if worker.role == "worker"] or found
+    live = recovery.live_workers(store)
     if live:
-        names = ", ".join(f"pid {worker.pid} on {worker.host}" for worker in live[:5])
-        names += f" and {len(live) - 5} more" if len(live) > 5 else ""
         raise Refused(
-            f"cannot copy while workers run ({names}). Give --stop to stop them first, wherever they are: they finish "
-            "their jobs; with --now as well they put them back."
+            f"cannot copy while workers run ({_names(live)}). Give --stop to stop them first, wherever they are: they "
+            "finish their jobs; with --now as well they put them back."
         )
+
+
+def refuse_left(left: Sequence[Worker], timeout: Optional[float]) -> None:
+    """Refuse to copy where *left* have not stopped, as they were told, within *timeout* seconds."""
+    if left:
+        raise Refused(
+            f"the workers had not all stopped after {timeout or 0:g} s ({_names(left)}), so nothing was copied. They "
+            "stop after their jobs: give the command again then, or with --now, which puts the jobs back."
+        )
+
+
+def _names(found: Sequence[Worker]) -> str:
+    workers = [worker for worker in found if worker.role == "worker"] or found
+    names = ", ".join(f"pid {worker.pid} on {worker.host}" for worker in workers[:5])
+    return names + (f" and {len(workers) - 5} more" if len(workers) > 5 else "")
 
 
 def _begin(source: Store, target: Store, theirs: Port) -> bool:

@@ -328,13 +328,13 @@ class Queue(Forkable, Following, Switches):
         Raises:
             Refused, StoreError: See ``queuectl.copying.copy``; called again it goes on where it was.
         """
-        from queuectl.copying import copy
+        from queuectl.copying import copy, refuse_left
 
         if not location:  # which elsewhere means the usual store
             raise StoreRefused("a copy needs a location: a path or a URL.")
         with self._lock:
             if stop:
-                self.stop_workers(now, timeout, all_hosts=True)
+                refuse_left(self.stop_workers(now, timeout, all_hosts=True), timeout)
             return copy(self.store, location, tell)
 
     def check(self) -> List[Problem]:
