@@ -13,6 +13,7 @@ from queuectl.db.sqlite_file import SqliteFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import sqlite3
     from typing import Any, Dict, List, Optional, Sequence, Tuple
 
     from queuectl.job import Orders, Worker
@@ -26,6 +27,13 @@ ALL_QUEUES = "[]"
 # A worker copies hot pages back less often than SQLite by itself, which does so from 1,000 pages on. Not whoever
 # enqueues, and waits for the disk: while a WAL still grows, each sync takes twice as long as over an old part.
 CHECKPOINT_PAGES = 4000
+
+# More runs than can begin until the disk catches up, which takes 30 ms, or a minute with a disk that stands still.
+RUN_ID_GAP = 1_000_000
+
+_LEAVE_GAP = """
+    UPDATE store SET last_run_id = ? + max(last_run_id, (SELECT coalesce(max(run_id), 0) FROM runs))
+    """
 
 _UNBEGUN = """
     SELECT seq, queue, cancel_requested, (SELECT previous_id FROM runs WHERE run_id = last_run_id)
@@ -46,7 +54,8 @@ class SqliteWorkers(SqliteFile):
             sqlite_make.refuse_network(os.path.dirname(os.path.realpath(self.path)))
         self._rows("PRAGMA wal_autocheckpoint = %d" % CHECKPOINT_PAGES)
         with self._write as db:
-            self._sync_after = False  # after a cut of the power no worker is left that these rows could tell of
+            # The row itself need not be on the disk: after a cut of the power there is no worker that it could tell of.
+            self._sync_after = _begin_boot(db, worker.host_id)
             db.execute(f"INSERT OR REPLACE INTO workers ({WORKER_COLUMNS}) VALUES ({marks})", row)
 
     def _whereabouts(self, worker_id: str) -> Tuple[str, Optional[int]]:
@@ -189,6 +198,22 @@ class SqliteWorkers(SqliteFile):
             """
         )
         return [row[0] for row in rows]
+
+
+def _begin_boot(db: sqlite3.Connection, host_id: str) -> bool:
+    """Leave a gap in the run ids if the machine was started anew; say whether that must be on the disk before a claim.
+
+    A claim is not synced. If power failed, the newest runs are gone whose commands knew their ids: as fencing
+    tokens these must not come again.
+    """
+    boot = host_id.split(":")[1] if host_id.count(":") == 2 else ""
+    known = db.execute("SELECT boot_id FROM store").fetchone()[0]
+    if boot in ("", known):
+        return False
+    if known:
+        db.execute(_LEAVE_GAP, (RUN_ID_GAP,))
+    db.execute("UPDATE store SET boot_id = ?", (boot,))
+    return True
 
 
 def _queues(text: str) -> Tuple[str, ...]:

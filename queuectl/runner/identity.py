@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 OUT_OF = frozenset((errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 _GONE = frozenset((errno.ENOENT, errno.ESRCH, errno.ENOTDIR))
 _HAS_PROC = sys.platform != "win32" and os.path.exists("/proc/self/stat")
-# For the programs that tell what there is no /proc to tell: cron's PATH does not lead to all of them, and the start of a
-# process would be another in another locale or time zone, which a traveller's machine changes under its workers.
+# For the programs that tell what there is no /proc to tell: cron's PATH does not lead to all of them, and the start of
+# a process would be another in another locale or time zone, which a traveller's machine changes under its workers.
 _PLAIN = {"PATH": "/bin:/usr/bin:/sbin:/usr/sbin", "LC_ALL": "C", "TZ": "UTC0"}
 _known_host: Optional[str] = None
 

@@ -104,6 +104,7 @@ def made_anonymous(path: Path) -> None:
     """Take out what tells of this machine, so that the workers are those of a machine that is no more."""
     with contextlib.closing(sqlite3.connect(str(path))) as db:
         db.execute("UPDATE runs SET host = 'example'")
+        db.execute("UPDATE store SET boot_id = 'boot-of-old'")
         db.execute("UPDATE workers SET host = 'example', host_id = 'machine-of-old/boot-of-old'")
         db.commit()
 

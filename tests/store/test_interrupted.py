@@ -38,7 +38,7 @@ def cancel_nothing(store):
 
 
 @pytest.mark.parametrize(
-    "name, event", [("_begin", "return"), ("__enter__", "return"), ("__exit__", "call"), ("_roll_back", "call")]
+    ("name", "event"), [("_begin", "return"), ("__enter__", "return"), ("__exit__", "call"), ("_roll_back", "call")]
 )
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_comes_after_an_interruption_is_stored(store, open_again, name, event, count):

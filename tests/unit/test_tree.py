@@ -99,8 +99,8 @@ def test_a_process_is_the_same_to_whoever_looks(no_proc, monkeypatch, variables)
     for name, text in variables.items():
         monkeypatch.setenv(name, text)
 
-    assert before and before == process_started(os.getpid())
-    assert before == tree._snapshot_by_ps()[os.getpid()].started
+    assert before
+    assert before == process_started(os.getpid()) == tree._snapshot_by_ps()[os.getpid()].started
 
 
 def test_the_boot_is_known_whatever_the_path(no_proc, monkeypatch, tmp_path):

@@ -51,7 +51,7 @@ def run_one(store):
     return store.claim("w1", 1, (), T0)[0]
 
 
-@pytest.mark.parametrize("end, count, rings", [(failed, 0, True), (failed, 1, True), (completed, 0, False)])
+@pytest.mark.parametrize(("end", "count", "rings"), [(failed, 0, True), (failed, 1, True), (completed, 0, False)])
 def test_a_retry_rings(store, bell, end, count, rings):
     """Its worker may be busy when its time comes; whoever sleeps has to know when that is."""
     claim = run_one(store)
