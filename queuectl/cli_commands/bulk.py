@@ -25,6 +25,7 @@ CHUNK_BYTES = 1 << 20
 # JSON may write each byte of a command and of an environment as \u00XX; with room for the other fields.
 MAX_LINE_BYTES = 6 * (MAX_COMMAND_BYTES + MAX_ENV_BYTES) + (1 << 20)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def enqueue_file(args: Args) -> int:
@@ -143,10 +144,10 @@ def _specs(
             if bar.on:
                 bar.show(file.tell() / size if size else None, f"{len(specs):,} jobs read")
     except UnicodeDecodeError as error:
-        raise InvalidJob(
-            f"line {number}: not valid UTF-8 (byte {error.start + 1} is 0x{error.object[error.start]:02x}). "
-            "Nothing was enqueued."
-        ) from None
+        what = f"not valid UTF-8 (byte {error.start + 1} is 0x{error.object[error.start]:02x})."
+        if number == 1 and error.object.startswith(UTF_16_MARKS):
+            what = "UTF-16, as '>' of Windows PowerShell writes, not UTF-8. There: | Set-Content -Encoding utf8 FILE."
+        raise InvalidJob(f"line {number}: {what} Nothing was enqueued.") from None
     except InvalidJob as error:
         told = _no_object(line, str(error)) if are_json else str(error)
         raise InvalidJob(f"line {number}: {told} Nothing was enqueued.") from None

@@ -40,6 +40,17 @@ def test_blank_lines_and_line_ends_do_not_count(cli: Callable[..., Any], text: s
     assert (answer, "", 0) == cli("enqueue", "--file", "-", input=text)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("words", [["--lines"], []])
+def test_a_file_in_utf_16_is_called_so(cli: Callable[..., Any], encoding: str, words: List[str]) -> None:
+    """Windows PowerShell redirects into such files, and shows them as any other."""
+    result = cli("enqueue", *words, "--file", "-", input='\ufeff{"command":"a"}\r\n'.encode(encoding))
+
+    assert ("", 1) == (result.out, result.code)
+    assert "line 1: UTF-16, as '>' of Windows PowerShell writes" in result.err
+    assert "Nothing was enqueued." in result.err
+
+
 def test_plain_commands(cli: Callable[..., Any], jobs: Callable[..., List[Dict[str, Any]]]) -> None:
     """With ``--lines`` a line is a command for the shell, whatever is in it."""
     cli("enqueue", "--lines", "--file", "-", input="echo 'a b' | cat\n\n  {\"command\":1}  \r\n", code=0)
