@@ -353,6 +353,8 @@ def _json_trouble(text: str, why: str) -> str:
     """Explain bad JSON; the usual reason is a shell that took the quotes away."""
     tidy = text.strip()
     if tidy[:1] == "{" and '"' not in tidy and ":" in tidy:
+        if tidy[1:].lstrip().startswith("'"):
+            return f"not a JSON object: {shown(text)}: JSON has double quotes, not single ones."
         return (
             f"not a JSON object: {shown(text)}: the shell took the double quotes away. "
             'Say it with options: queuectl enqueue --command "echo hi"'

@@ -173,6 +173,8 @@ BAD_JOBS = [
     ("null", "a job must be a JSON object"),
     ("echo hi", "For a plain command: queuectl enqueue -- COMMAND ARG ..."),
     ("{command:echo hi}", "the shell took the double quotes away"),
+    ("{ 'command': 'echo hi'}", "JSON has double quotes, not single ones."),
+    ("{command:it's}", "the shell took the double quotes away"),
     ("{}", "job field 'command' is missing"),
     ('{"command":["echo"]}', "'command' must be a string, not [\"echo\"]"),
     ('{"command":"  \\t "}', "'command' must be a command, not blank"),

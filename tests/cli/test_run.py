@@ -218,6 +218,12 @@ def test_json_is_one_document_at_the_end(cli: Callable[..., Any], worker: Callab
     assert (document["state"], document["output"].strip(), len(document["runs"])) == ("completed", "hi", 1)
 
 
+def test_a_plain_command_is_told_how_to_be_run(cli: Callable[..., Any]) -> None:
+    """By this command, not by ``enqueue``, which is where the sentence comes from."""
+    told = "For a plain command: queuectl run -- COMMAND ARG ... or queuectl run --command 'COMMAND'"
+    assert ("", f"queuectl: not a JSON object: 'make test'. {told}\n", 1) == cli("run", "make test")
+
+
 def test_wrong_usage(cli: Callable[..., Any]) -> None:
     """Nothing is enqueued."""
     assert cli("run").code == 2
