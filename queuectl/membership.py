@@ -36,6 +36,13 @@ def is_time(last_mono: float, now_mono: float, period_s: float, together: bool) 
     return now_mono - last_mono >= period_s
 
 
+def slept_s() -> float:
+    """Return for how long this machine has slept since it was started, as nearly as that can be told; else 0."""
+    if sys.platform != "linux":
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
 class Membership:
     """One worker process among those that the store knows."""
 
@@ -47,6 +54,7 @@ class Membership:
         self._concurrency = concurrency
         self._queues = queues
         self._renewed_mono = 0.0
+        self._slept_s = 0.0  # how long the machine had slept by then
         self._granted_s = 0.0  # the lease that the last renewal was given
         self.note_mono: Optional[float] = None  # when runs are to be written down, None if all are
         self._notes: Optional[str] = None
@@ -65,6 +73,7 @@ class Membership:
         else:
             self._bell = None if folder is None else Doorbell(folder, self.id)
         now_mono, now, pid = time.monotonic(), self._store.now(), os.getpid()
+        self._slept_s = slept_s()
         self._store.register(
             Worker(
                 self.id,
@@ -104,12 +113,17 @@ class Membership:
     # -- the lease ----------------------------------------------------------------------------
 
     def renew_in_time(self, lease_s: float, now_mono: float) -> bool:
-        """Renew the lease if a third of it has passed; False if the store has condemned this worker."""
-        if not is_time(self._renewed_mono, now_mono, lease_s / 3, not self._store.many_hosts):
+        """Renew the lease if a third of it has passed; False if the store has condemned this worker.
+
+        Other hosts' clocks go on while this machine sleeps: when it wakes up its jobs may run elsewhere.
+        """
+        slept = slept_s() if self._store.many_hosts else 0.0
+        due = is_time(self._renewed_mono, now_mono, lease_s / 3, not self._store.many_hosts)
+        if not due and slept - self._slept_s < lease_s / 3:
             return True
         renewed = self._store.renew(self.id, lease_s, now_mono)
         if renewed:
-            self._renewed_mono = now_mono
+            self._renewed_mono, self._slept_s = now_mono, slept
             self._granted_s = lease_s
         return renewed
 

@@ -12,7 +12,16 @@ import threading
 import time
 
 from queuectl import jobspec
-from queuectl.errors import InvalidJob, JobExists, JobNotFound, NotInDlq, QueuectlError, StoreRefused, shown
+from queuectl.errors import (
+    InvalidJob,
+    JobExists,
+    JobNotFound,
+    NotInDlq,
+    QueuectlError,
+    StoreRefused,
+    StoreUnavailable,
+    shown,
+)
 from queuectl.following import FIRST_LOOK_S, Following
 from queuectl.forking import Forkable
 from queuectl.switches import Switches
@@ -69,12 +78,17 @@ class Queue(Forkable, Following, Switches):
 
         Raises:
             InvalidJob, JobExists: Nothing was stored.
+            StoreUnavailable: Nor was it then, unless the message names the job: do not store that again.
         """
         spec = jobspec.from_fields({"command": command, **fields}, os.getcwd())
         if connection is not None:
             with self._lock:
                 return self.store.add_within(connection, [spec])[0]
-        return self.get(self.add([spec])[0])
+        job_id = self.add([spec])[0]
+        try:
+            return self.get(job_id)
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"{job_id} is stored, but could not be read: {error}") from error
 
     def enqueue_many(self, jobs: Iterable[JobLike]) -> List[str]:
         """Store all *jobs* (commands or mappings of job fields) in one transaction; return their ids.
