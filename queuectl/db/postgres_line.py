@@ -6,12 +6,16 @@ import select
 import sys
 import threading
 import time
+from functools import lru_cache
 
 import psycopg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Generator, Optional
+    from typing import Any, Dict, Generator, List, Optional, Tuple
+
+# psycopg keeps in mind how a text of at most so many characters is sent; a longer one it would take apart each time.
+MOST_REMEMBERED = 4096
 
 
 def boot_s() -> float:
@@ -32,6 +36,14 @@ class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
     #: How long the server waits for a lock, where that was set; see ``PostgresLink``.
     locks_s: Optional[float] = None
 
+    def execute(self, query: Any, params: Any = None, *, prepare: Optional[bool] = None, binary: bool = False) -> Any:
+        """Run a statement and return its cursor."""
+        if len(query) <= MOST_REMEMBERED or not isinstance(params, dict):
+            return super().execute(query, params, prepare=prepare, binary=binary)
+        text, names = numbered(query)
+        cursor = psycopg.RawCursor(self)
+        return cursor.execute(text, [params[name] for name in names], prepare=prepare, binary=binary)
+
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Wait for *gen*, psycopg's name for one exchange with the server."""
         if self.patience_s is None:
@@ -41,6 +53,21 @@ class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
         except NoAnswer:
             self.close()  # whatever comes now belongs to a question that nobody asks any more
             raise
+
+
+@lru_cache(128)
+def numbered(query: str) -> Tuple[str, List[str]]:
+    """Return *query* with ``$1`` for ``%(name)s``, as the server wants it, and the names in the order of their numbers.
+
+    There must be no other sign of per cent in it.
+    """
+    names: Dict[str, int] = {}
+    first, *rest = query.split("%(")
+    parts = [first]
+    for each in rest:
+        name, _, text = each.partition(")s")
+        parts.append(f"${names.setdefault(name, len(names) + 1)}{text}")
+    return "".join(parts), list(names)
 
 
 def _bounded(gen: Any, patience_s: float) -> Generator[Any, Any, Any]:

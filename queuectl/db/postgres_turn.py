@@ -16,6 +16,7 @@ the same columns.
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 
 from queuectl.db.postgres_views import READY_QUEUES
 
@@ -40,6 +41,7 @@ def chunk(count: int) -> int:
     return count if count <= 32 else min(1 << (count.bit_length() - 1), MOST)
 
 
+@lru_cache(128)
 def turn_sql(kind: str, count: int, slack: int = SLACK, ahead: bool = False) -> str:
     """Return the statement for a turn; its rows begin with the version of the settings.
 
@@ -251,7 +253,7 @@ _ANSWER = """
     """
 FIRST_OF_JOB = 12  # where in a row the job begins: after the columns above, the place, state before and previous run
 
-# The same columns. Texts of less than 4096 characters: psycopg remembers how they are sent.
+# The same columns.
 _SINGLE = """
     SELECT t.settings, t.now_at, CASE WHEN t.accepted THEN ARRAY[%(ord)s::int] END, NULL, t.due, t.others, t.limited,
            0, NULL, 1, NULL, NULL,

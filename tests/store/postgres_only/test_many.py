@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 import threading
 import time
 
@@ -270,3 +271,20 @@ def test_the_usual_turn_is_one_call_of_a_function(store, names, queues):
     assert ["job9"] == [claim.job.id for claim in claims]
     assert sent
     assert {True} == {f"{store.schema}.{function}(" in statement for statement in sent}
+
+
+@pytest.mark.parametrize("kind", ["none", "known", "alone", "many", "limited"])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_long_statement_is_taken_apart_once(kind, ahead):
+    """The driver does so at each call where a text has more than 4096 characters: that was a fifth of a turn."""
+    from queuectl.db.postgres_line import numbered
+    from queuectl.db.postgres_turn import turn_sql
+
+    ahead = ahead and kind in ("known", "alone")
+    sql = turn_sql(kind, 3, ahead=ahead)
+    text, names = numbered(sql)
+
+    assert text is numbered(turn_sql(kind, 3, ahead=ahead))[0]
+    assert "%" not in text
+    assert len(set(names)) == len(names) == len(set(re.findall(r"%\((\w+)\)s", sql)))
+    assert re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found.group(1)) + 1}", sql) == text
