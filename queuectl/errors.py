@@ -121,9 +121,10 @@ class Refused(QueuectlError):
     """The user said no, or a precondition that the user can change does not hold."""
 
 
-def _named(job_id: str) -> str:
-    """Return an id that nothing bears for a message: it may be any text, also none that can be printed."""
-    return job_id if job_id and len(job_id) <= 200 and job_id.isprintable() else shown(job_id)
+def _named(job_id: object) -> str:
+    """Return an id that nothing bears for a message: it may be anything, also a text that cannot be printed."""
+    printable = isinstance(job_id, str) and 0 < len(job_id) <= 200 and job_id.isprintable()
+    return str(job_id) if printable else shown(job_id)
 
 
 def _arrived(kind: Type[QueuectlError], arguments: Tuple[object, ...], attributes: Dict[str, object]) -> QueuectlError:

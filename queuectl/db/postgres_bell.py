@@ -18,7 +18,7 @@ import psycopg
 
 from queuectl.db.postgres_add import NOTIFY, QUIET_S
 from queuectl.db.postgres_line import is_lost
-from queuectl.db.postgres_session import set_up_listener
+from queuectl.db.postgres_session import listen
 from queuectl.errors import StoreError
 
 TYPE_CHECKING = False
@@ -74,9 +74,7 @@ class PostgresBell:
     def _listen(self) -> None:
         try:
             self._line = line = self._store._open()
-            if not self._store.pooled:
-                set_up_listener(line, line.info.server_version)
-            line.execute(f'LISTEN "{self._store.channel}"')
+            listen(line, self._store.channel, self._store.pooled)
             if self._store.pooled and not self._hears(line):
                 self._useless = True
                 self._forget()

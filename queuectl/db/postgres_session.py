@@ -43,10 +43,10 @@ def set_up(line: Line, version: int, found: Sequence[str]) -> None:
     line.execute("; ".join(f"SET {name} = '{value}'" for name, value in settings.items()))
 
 
-def set_up_listener(line: Line, version: int) -> None:
-    """Set up a session that only listens: it has nothing to do for days."""
-    if version >= _NEWER[IDLE]:
-        line.execute(f"SET {IDLE} = 0")
+def listen(line: Line, channel: str, pooled: bool) -> None:
+    """Begin a session that only listens: it may have nothing to do for days."""
+    stay = "" if pooled or line.info.server_version < _NEWER[IDLE] else f"SET {IDLE} = 0; "
+    line.execute(f'{stay}LISTEN "{channel}"')
 
 
 def refuse_session(location: str, found: Sequence[str]) -> None:

@@ -175,7 +175,7 @@ def test_a_server_that_is_down_is_told_once_and_comes_back_by_itself(frail_serve
     store.close()
 
 
-@pytest.mark.parametrize("step", ["_WHO", "_SESSION"])
+@pytest.mark.parametrize("step", ["greet", "set_up"])
 def test_a_connection_that_breaks_while_it_is_prepared_is_lost_like_any_other(frail_url, monkeypatch, step):
     """Each statement of the greeting may be the one: never psycopg's own error, which would end a supervisor."""
     from queuectl.db import postgres_link
@@ -184,7 +184,9 @@ def test_a_connection_that_breaks_while_it_is_prepared_is_lost_like_any_other(fr
     store.add([spec()], T0)
     store._drop()
     with monkeypatch.context() as patch:
-        patch.setattr(postgres_link, step, "SELECT pg_terminate_backend(pg_backend_pid())")
+        patch.setattr(
+            postgres_link, step, lambda line, *_: line.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        )
         with pytest.raises(StoreUnavailable, match="lost the connection"):
             store.work_left()
 
