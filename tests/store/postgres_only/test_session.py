@@ -49,8 +49,11 @@ def role(server, raw, schema):
 def odd(server, schema, raw, role):
     """The URL of the store for a role with everything set oddly."""
     settings = dict(ODD)
-    if server.execute("SHOW server_version_num")[0][0] >= "140000":
+    version = server.execute("SHOW server_version_num")[0][0]
+    if version >= "140000":
         settings["idle_session_timeout"] = "250ms"
+    if version >= "170000":
+        settings["transaction_timeout"] = "250ms"
     for name, value in settings.items():
         raw(
             f"ALTER ROLE {role} SET {name} = {value}"
