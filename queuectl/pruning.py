@@ -6,6 +6,7 @@ import time
 
 from queuectl import recovery
 from queuectl.config import Config
+from queuectl.errors import StoreUnavailable
 from queuectl.job import JobFilter
 
 TYPE_CHECKING = False
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 # How often to look for such jobs.
 PRUNE_S = 60.0
 # How many are deleted at once. It takes a tenth of a second or two, in which nobody else can write.
-STEP = 1000
+STEP, LEAST = 1000, 10
 # How long others may write before the next ones are deleted.
 REST_S = 0.05
 
@@ -26,6 +27,7 @@ class Pruner:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._due_mono = time.monotonic() + PRUNE_S
+        self._step = STEP  # fewer where a database server does not answer in time
 
     def step(self, now_mono: float) -> float:
         """Delete some of the jobs that are to go, if it is time; return when the next step is due."""
@@ -36,6 +38,21 @@ class Pruner:
         config = Config(self._store.settings())
         now = self._store.now()
         for keep_s, states in ((config.keep_completed, ("completed", "cancelled")), (config.keep_dead, ("dead",))):
-            if keep_s is not None and self._store.prune(JobFilter(states, ended_before=now - keep_s), STEP) == STEP:
+            if keep_s is not None and self._prune(JobFilter(states, ended_before=now - keep_s)):
                 self._due_mono = time.monotonic() + REST_S
         return self._due_mono
+
+    def _prune(self, which: JobFilter) -> bool:
+        """Delete some jobs of *which*; say whether there may be more.
+
+        Raises:
+            StoreUnavailable: Next time it is tried with half as many: what takes too long once always would.
+        """
+        step = self._step
+        try:
+            full = self._store.prune(which, step) == step
+        except StoreUnavailable:
+            self._step = max(step // 2, LEAST)
+            raise
+        self._step = min(step * 2, STEP)
+        return full
