@@ -261,7 +261,7 @@ def test_an_unknown_kind_of_store(cli: Callable[..., Any]) -> None:
 
 def test_messages_are_on_one_line_whatever_they_name(cli: Callable[..., Any]) -> None:
     """Ids, keys and paths are shown with control characters escaped."""
-    assert "Job not found: a\\nb\\x1b[31m." in cli("show", "a\nb\x1b[31m").err
+    assert "Job not found: 'a\\nb\\x1b[31m'." in cli("show", "a\nb\x1b[31m").err
 
 
 @POSIX
