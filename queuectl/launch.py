@@ -13,7 +13,7 @@ from queuectl.db import home
 from queuectl.errors import QueuectlError, StoreError, StoreUnavailable
 from queuectl.pidfile import PidFile
 from queuectl.records import NamedTuple
-from queuectl.runner import RUN_VARIABLES
+from queuectl.runner import RUN_VARIABLES, WORKER, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,11 +55,16 @@ def environment(location: Optional[str]) -> Dict[str, str]:
     The store's location goes this way and not by argument: a URL may hold a password, which ``ps`` shows. What they
     hand on to their commands must name the same store from the directory of any job.
     """
-    inherited = {name: text for name, text in os.environ.items() if name not in RUN_VARIABLES}
+    inherited = {name: text for name, text in os.environ.items() if name not in (*RUN_VARIABLES, WORKER)}
     inherited["QUEUECTL_HOME"] = home()
     if location is not None:
         inherited["QUEUECTL_DB"] = location
     return inherited
+
+
+def worker_environment(location: Optional[str]) -> Dict[str, str]:
+    """Return the environment for one worker, with what its id is to begin with."""
+    return {**environment(location), WORKER: identity.new_origin()}
 
 
 class Started(NamedTuple):

@@ -12,7 +12,7 @@ from queuectl.db.doorbell import Doorbell
 from queuectl.db.run_folder import NO_FOLLOW
 from queuectl.errors import QueuectlError
 from queuectl.job import Worker
-from queuectl.runner import identity
+from queuectl.runner import WORKER, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Membership:
 
     def __init__(self, store: Store, number: int, group_id: str, concurrency: int, queues: Tuple[str, ...]) -> None:
         self.id = ""
+        self._origin = os.environ.get(WORKER) or identity.new_origin()
+        self._entered = 0  # how often
         self._store = store
         self._number = number
         self._group_id = group_id
@@ -63,7 +65,8 @@ class Membership:
 
     def enter(self, lease_s: float) -> None:
         """Register under a fresh id: results of an earlier one can never be taken for this one's."""
-        self.id = os.urandom(8).hex()
+        self._entered += 1
+        self.id = f"{self._origin}{self._entered:04x}"
         folder = self._store.run_folder.make()
         self._notes = None if folder is None else os.path.join(folder, self.id + recovery.NOTES)
         # A store that others on other hosts write to brings a bell of its own.

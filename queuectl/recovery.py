@@ -150,7 +150,8 @@ def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[L
         born_by = identity.start_time_at(worker.renewed_mono_s + config.lease)
         leaders = leaders_of(store, worker.id, run_ids)
         born_after = identity.as_start_time(worker.pid_started)  # the worker's own: it made them all
-        if run_ids and not end_runs_at_once(store.store_id, run_ids, leaders, born_by, born_after):
+        origin = identity.origin_of(worker.id)
+        if run_ids and not end_runs_at_once(store.store_id, run_ids, leaders, born_by, born_after, origin):
             return []
     if worker.host_id == here or identity.boot_of(worker.host_id) == identity.boot_of(here) != "":
         _take_up(store, worker.id)

@@ -15,7 +15,7 @@ from queuectl.db import doorbell, home, open_store
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 from queuectl.execution import signal_name
 from queuectl.job import Worker
-from queuectl.launch import environment, python_command, start_daemon
+from queuectl.launch import python_command, start_daemon, worker_environment
 from queuectl.membership import hurry_at, is_time
 from queuectl.notify import Notifier
 from queuectl.pidfile import PidFile
@@ -164,7 +164,7 @@ class Supervisor:
         return subprocess.Popen(
             [*python_command(), "worker", "run", *given, *options["queues"]],
             stdin=subprocess.PIPE,
-            env=environment(options["location"]),
+            env=worker_environment(options["location"]),
             bufsize=0,
         )
 

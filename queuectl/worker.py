@@ -20,7 +20,7 @@ from queuectl.job import Outcome, RunEnd, settle
 from queuectl.membership import Membership
 from queuectl.output_flow import OutputFlow
 from queuectl.report import Report
-from queuectl.runner import FAULT, QUIT, RUN_VARIABLES, CannotStart
+from queuectl.runner import NOT_FOR_COMMANDS, QUIT, CannotStart
 
 if sys.platform == "win32":
     from queuectl.runner.reactor_windows import Reactor
@@ -74,7 +74,7 @@ class WorkerProcess:
         self._reactor = Reactor(STOP_SIGNALS, lifeline)
         self._flow = OutputFlow(store, console, self._reactor)
         self._report = Report(store, console, self._reactor.nudge)
-        self._environment = {name: text for name, text in os.environ.items() if name not in (*RUN_VARIABLES, FAULT)}
+        self._environment = {name: text for name, text in os.environ.items() if name not in NOT_FOR_COMMANDS}
         self._running: Dict[int, Execution] = {}  # by pid
         self._timed: Dict[int, Execution] = {}  # those of them with a deadline, or being ended
         self._ends = Ends(store, console, number, self._flow, self._report, self._running)

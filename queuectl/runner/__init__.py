@@ -50,6 +50,10 @@ STORE_ID = "QUEUECTL_STORE_ID"
 RUN_VARIABLES: Tuple[str, ...] = ("QUEUECTL_JOB_ID", "QUEUECTL_QUEUE", "QUEUECTL_ATTEMPT", RUN_ID, STORE_ID)
 #: Not for commands either: a fault is meant for the worker.
 FAULT = "QUEUECTL_FAULT"
+#: What a worker's own id begins with, from its supervisor. A command that was made and has not become a program yet,
+#: because its worker was killed in that moment, still has the worker's environment: by this it is found.
+WORKER = "QUEUECTL_WORKER"
+NOT_FOR_COMMANDS: Tuple[str, ...] = (*RUN_VARIABLES, FAULT, WORKER)
 #: SIGQUIT, which ends a worker and its commands at once; on Windows, a number that stands for it.
 QUIT = 3
 
@@ -59,6 +63,6 @@ else:
     from queuectl.runner.posix import Command, end_runs_at_once, how_ended, start, used
 
 __all__ = [
-    "FAULT", "QUIT", "RUN_ID", "RUN_VARIABLES", "STORE_ID", "CannotStart", "Command", "end_runs_at_once", "how_ended",
-    "start", "used",
+    "FAULT", "NOT_FOR_COMMANDS", "QUIT", "RUN_ID", "RUN_VARIABLES", "STORE_ID", "WORKER", "CannotStart", "Command",
+    "end_runs_at_once", "how_ended", "start", "used",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ _HAS_PROC = sys.platform != "win32" and os.path.exists("/proc/self/stat")
 # For the programs that tell what there is no /proc to tell: cron's PATH does not lead to all of them, and the start of
 # a process would be another in another locale or time zone, which a traveller's machine changes under its workers.
 _PLAIN = {"PATH": "/bin:/usr/bin:/sbin:/usr/sbin", "LC_ALL": "C", "TZ": "UTC0"}
+ORIGIN_LENGTH = 12
 _known_host: Optional[str] = None
 
 
@@ -65,6 +66,16 @@ def _machine() -> str:
         if text:
             return text
     return host_name().replace(":", "_")
+
+
+def new_origin() -> str:
+    """Return something that is no other worker's: the ids by which one process registers begin with it."""
+    return os.urandom(ORIGIN_LENGTH // 2).hex()
+
+
+def origin_of(worker_id: str) -> str:
+    """Return what the process that registered so was given by its supervisor, or made itself."""
+    return worker_id[:ORIGIN_LENGTH]
 
 
 def _boot() -> str:

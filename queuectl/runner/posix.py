@@ -272,10 +272,11 @@ def end_runs_at_once(
     leaders: Dict[int, Optional[str]],
     born_by: Optional[int] = None,
     born_after: Optional[int] = None,
+    origin: str = "",
 ) -> bool:
     """Kill all that these runs of a dead worker left; False if something would not go.
 
     Raises:
         OSError: The process table cannot be read now; something may be left.
     """
-    return tree.end_at_once(store_id, run_ids, leaders, born_by, born_after)
+    return tree.end_at_once(store_id, run_ids, leaders, born_by, born_after, origin)

@@ -16,7 +16,7 @@ assert sys.platform != "win32"
 
 from queuectl import faults
 from queuectl.records import NamedTuple
-from queuectl.runner import identity
+from queuectl.runner import WORKER, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def members(
     leaders: Optional[Dict[int, Optional[str]]] = None,
     born_by: Optional[int] = None,
     born_after: Optional[int] = None,
+    origin: str = "",
 ) -> List[Process]:
     """Return the living processes of these runs, children before their parents, this process never among them.
 
@@ -57,11 +58,13 @@ def members(
             processes that started no later are the run's, and their descendants.
         born_after: A start time before which none of the runs had begun; None: not known. What is older is nobody's
             child here and is not read any further: on a machine with thousands of processes that is nearly all.
+        origin: Of the runs' worker, which is dead; empty: it lives. A command that it was making in that moment has
+            its worker's environment, and no mark, until it becomes a program.
 
     Raises:
         OSError: The process table cannot be read now; who is in it is not known.
     """
-    table = _Table(store_id, run_ids, born_after)
+    table = _Table(store_id, run_ids, born_after, origin)
     found: Set[int] = set()
     # A process may fork and end while the table is read, which takes milliseconds. What is new since then is read
     # too, which is quick, for it is little; again as long as one of these runs is among it, or may have been.
@@ -138,13 +141,14 @@ def _add_children(table: Dict[int, Process], found: Set[int]) -> None:
 class _Table:
     """The process table, as far as it was read."""
 
-    def __init__(self, store_id: str, run_ids: Container[int], born_after: Optional[int]) -> None:
+    def __init__(self, store_id: str, run_ids: Container[int], born_after: Optional[int], origin: str) -> None:
         self.processes: Dict[int, Process] = {}  # the living ones that count, in the order in which they were seen
         self.marked: Set[int] = set()  # those with the mark of one of the runs
         self.missed = False  # whether the last look came too late for a process, or too early
         self._store_id = store_id
         self._run_ids = run_ids
         self._born_after = born_after or 0
+        self._unborn = f"{WORKER}={origin}".encode() if origin else b""
         self._seen: Set[str] = set()
         self._bare: Set[str] = set()  # those without any environment when they were first read
 
@@ -158,9 +162,7 @@ class _Table:
                     self._read(name)
         elif not self.processes:
             self.processes = _snapshot_by_ps()
-            self.marked = {
-                pid for pid in self.processes if _is_marked(_environment(pid), self._store_id, self._run_ids)
-            }
+            self.marked = {pid for pid in self.processes if self._counts(_environment(pid))}
         return set(list(self.processes)[before:])
 
     def _read(self, name: str) -> None:
@@ -185,8 +187,13 @@ class _Table:
                 self._seen.discard(name)
                 return
         self.processes[pid] = process
-        if _is_marked(environment, self._store_id, self._run_ids):
+        if self._counts(environment):
             self.marked.add(pid)
+
+    def _counts(self, environment: List[bytes]) -> bool:
+        return _is_marked(environment, self._store_id, self._run_ids) or (
+            self._unborn != b"" and self._unborn in environment
+        )
 
 
 def _snapshot_by_ps() -> Dict[int, Process]:
@@ -263,6 +270,7 @@ def stopped(
     leaders: Dict[int, Optional[str]],
     born_by: Optional[int] = None,
     born_after: Optional[int] = None,
+    origin: str = "",
 ) -> List[Process]:
     """Stop the living processes of these runs and return them; arguments, order and errors are those of ``members``.
 
@@ -275,7 +283,7 @@ def stopped(
         if started is None or identity.process_started(leader) == started:
             send_group(leader, signal.SIGSTOP)
     for _ in range(MOST_LOOKS):
-        left = members(store_id, run_ids, leaders, born_by, born_after)
+        left = members(store_id, run_ids, leaders, born_by, born_after, origin)
         fresh = [process for process in left if process.pid not in held]
         if not fresh:
             break
@@ -292,6 +300,7 @@ def end_at_once(
     leaders: Optional[Dict[int, Optional[str]]] = None,
     born_by: Optional[int] = None,
     born_after: Optional[int] = None,
+    origin: str = "",
     patience_s: float = 5.0,
 ) -> bool:
     """Kill everything of these runs and wait until it is gone; False if something would not go.
@@ -304,7 +313,7 @@ def end_at_once(
     deadline = time.monotonic() + patience_s
     clean = 0
     while True:
-        left = stopped(store_id, run_ids, leaders or {}, born_by, born_after)
+        left = stopped(store_id, run_ids, leaders or {}, born_by, born_after, origin)
         clean = 0 if left else clean + 1
         if clean == 2:
             return True

@@ -294,6 +294,7 @@ def end_runs_at_once(
     leaders: Dict[int, Optional[str]],
     born_by: Optional[int] = None,
     born_after: Optional[int] = None,
+    origin: str = "",
 ) -> bool:
     """Make sure that nothing is left of the runs of a worker that has ended; False if something would not go.
 
