@@ -109,8 +109,10 @@ def _read_all(args: Args, blank: List[int]) -> List[JobSpec]:
 def _open(name: str) -> BinaryIO:
     if name == "-":
         return sys.stdin.buffer
+    from os.path import expanduser  # as for --cwd, --db and --to: bash leaves a ~ behind = to the program
+
     try:
-        return open(name, "rb")
+        return open(expanduser(name), "rb")
     except OSError as error:
         raise QueuectlError(f"cannot read {name}: {error.strerror}.") from None
 

@@ -217,3 +217,11 @@ def test_two_files(cli: Callable[..., Any]) -> None:
 
     said = "queuectl: option --file was given twice, and takes one FILE. Call the command for each.\n"
     assert ("", said, 2) == done
+
+
+def test_a_file_in_the_home_folder(cli: Callable[..., Any], home: Any) -> None:
+    """Shells leave the tilde of ``--file=~/jobs`` as it is; the other options that name files read it too."""
+    (home.parent / "jobs").write_text("true\n")
+    (home.parent / "sub").mkdir()
+
+    assert "Enqueued 1 job (job1)\n" == cli("enqueue", "--lines", "--file=~/jobs", cwd="sub", code=0).out
