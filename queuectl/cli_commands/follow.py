@@ -309,11 +309,15 @@ def _teller(queue: Queue, job_ids: Sequence[str], silent: bool) -> Callable[[], 
         if silent or time.monotonic() < next_look_at:
             return
         next_look_at = time.monotonic() + ALONE_S
-        now = queue.now()
-        for job_id in job_ids[:MOST_LOOKED_AT]:
-            job = queue.get(job_id)
-            if job.run_at <= now:
-                waiting.setdefault(job.queue, _Waiting(queue, False)).look(job)
+        try:
+            now = queue.now()
+            states = queue.store.states(list(job_ids))
+            for job_id in [job_id for job_id in job_ids if states.get(job_id) == "pending"][:MOST_LOOKED_AT]:
+                job = queue.get(job_id)
+                if job.run_at <= now:
+                    waiting.setdefault(job.queue, _Waiting(queue, False)).look(job)
+        except StoreUnavailable:
+            pass  # who waits puts up with that, for longer than a look
 
     return look
 
