@@ -106,7 +106,10 @@ def test_a_valid_field_is_taken(field, value, attribute, expected):
 
 def test_a_path_object_is_a_directory():
     """As ``pathlib`` has it; on Windows one without a drive is on that of the current directory."""
-    assert os.path.abspath("/srv/data") == spec(cwd=PurePath("/srv/data")).cwd
+    path = PurePath("/srv/data")
+
+    # Not of "/srv/data": Wine takes that for a path of the system below it.
+    assert os.path.abspath(str(path)) == spec(cwd=path).cwd
 
 
 @pytest.mark.parametrize("name", ["max_retries", "max-retries"])
