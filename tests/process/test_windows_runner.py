@@ -20,6 +20,7 @@ from queuectl.runner import CannotStart, Command, end_runs_at_once, how_ended, s
 from queuectl.runner.identity import process_started, send_signal
 from queuectl.runner.reactor_windows import Reactor
 from queuectl.runner.windows_api import process_table
+from tests.conftest import WINE
 
 PYTHON = f'"{sys.executable}"'
 LIMIT = 1 << 20
@@ -282,7 +283,8 @@ def test_what_a_run_used_is_known(bench: Bench) -> None:
 
     memory, cpu_s = used(bench.ends[running.pid][1])
     assert cpu_s is not None
-    assert 0 <= cpu_s < 60
+    # Of a process that has ended Wine tells the time that the asking one has used.
+    assert 0 <= cpu_s < 60 + (time.process_time() if WINE else 0)
     assert memory is None or memory > 100_000
 
 
