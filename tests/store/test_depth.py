@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from queuectl.db.migrate import migrations
 from tests.store.build import EVERYTHING, completed, dead, failed, spec
 
 COLUMNS = "queue, due, delayed, running, dead, oldest_due_age_s, max_running, paused"
@@ -77,6 +80,11 @@ def test_a_store_of_the_first_schema_is_brought_up_to_date(store, location, open
     else:
         with store._write as db:
             db.execute("DROP VIEW queue_depth")
+            db.execute("ALTER TABLE store RENAME TO newer")
+            db.execute(re.search(r"CREATE TABLE store \(.*?\n\)", migrations("sqlite")[0].sql, re.DOTALL).group())
+            columns = ", ".join(row[1] for row in db.execute("PRAGMA table_info(store)"))
+            db.execute(f"INSERT INTO store ({columns}) SELECT {columns} FROM newer")
+            db.execute("DROP TABLE newer")
             db.execute("DELETE FROM schema_version WHERE n > 1")
             db.execute("PRAGMA user_version = 1")
 
