@@ -218,10 +218,10 @@ def test_a_worker_behind_a_slow_link_works_with_the_shortest_lease(
             job_id = store.add([spec("sleep 0.2")])[0]
             eventually(lambda job_id=job_id: store.get(job_id).state == "completed", timeout=40)
             waits = store.add([spec("sleep 30")])[0]
-            eventually(lambda job_id=waits: store.get(job_id).state == "processing", timeout=20)
+            eventually(lambda job_id=waits: store.get(job_id).state == "processing", timeout=40)
             proxy.freeze()
             said = group.out.count("Waiting.")
-            eventually(lambda said=said: group.out.count("Waiting.") > said, timeout=20)
+            eventually(lambda said=said: group.out.count("Waiting.") > said, timeout=40)
             proxy.thaw()
             store.cancel([waits])
             eventually(lambda job_id=waits: store.get(job_id).state == "cancelled", timeout=40)
