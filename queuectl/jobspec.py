@@ -327,8 +327,8 @@ def _no_twins(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     return found
 
 
-def fields_from_json(text: str) -> Dict[str, Any]:
-    """Return the fields of the job that the JSON object *text* describes, not yet checked.
+def fields_from_json(text: str, verb: str = "enqueue") -> Dict[str, Any]:
+    """Return the fields of the job that the JSON object *text*, an argument of *verb*, describes, not yet checked.
 
     Raises:
         InvalidJob: *text* is no JSON object; the message says where it goes wrong.
@@ -339,7 +339,7 @@ def fields_from_json(text: str) -> Dict[str, Any]:
         value = json.loads(text, object_pairs_hook=_no_twins)
     except json.JSONDecodeError as error:
         what = error.msg[:-3] if error.msg.endswith(" at") else error.msg  # "Invalid control character at"
-        raise InvalidJob(_json_trouble(text, f"{what} at character {error.pos + 1}")) from None
+        raise InvalidJob(_json_trouble(text, f"{what} at character {error.pos + 1}", verb)) from None
     except RecursionError:
         raise InvalidJob("not a JSON object: it is nested too deeply.") from None
     except ValueError:  # since Python 3.11: an integer of more than 4300 digits
@@ -349,7 +349,7 @@ def fields_from_json(text: str) -> Dict[str, Any]:
     return value
 
 
-def _json_trouble(text: str, why: str) -> str:
+def _json_trouble(text: str, why: str, verb: str) -> str:
     """Explain bad JSON; the usual reason is a shell that took the quotes away."""
     tidy = text.strip()
     if tidy[:1] == "{" and '"' not in tidy and ":" in tidy:
@@ -357,11 +357,11 @@ def _json_trouble(text: str, why: str) -> str:
             return f"not a JSON object: {shown(text)}: JSON has double quotes, not single ones."
         return (
             f"not a JSON object: {shown(text)}: the shell took the double quotes away. "
-            'Say it with options: queuectl enqueue --command "echo hi"'
+            f'Say it with options: queuectl {verb} --command "echo hi"'
         )
     if tidy[:1] not in ("{", "["):
         return (
             f"not a JSON object: {shown(text)}. For a plain command: "
-            "queuectl enqueue -- COMMAND ARG ... or queuectl enqueue --command 'COMMAND'"
+            f"queuectl {verb} -- COMMAND ARG ... or queuectl {verb} --command 'COMMAND'"
         )
     return f"not a JSON object: {why}: {shown(text)}."

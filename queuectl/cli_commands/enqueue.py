@@ -6,7 +6,7 @@ import os
 import sys
 
 from queuectl.cli_commands.spec import Command, Option, Positional
-from queuectl.errors import InvalidJob, QueuectlError, Unwritten, UsageError, is_without_reader
+from queuectl.errors import QueuectlError, Unwritten, UsageError, is_without_reader
 from queuectl.jobspec import from_fields
 
 TYPE_CHECKING = False
@@ -53,10 +53,7 @@ def job_fields(args: Args, what: str) -> Dict[str, Any]:
     elif args.job is not None:
         from queuectl.cli_commands.jsonobject import make_reader
 
-        try:
-            fields = make_reader()(args.job)
-        except InvalidJob as error:  # its advice is to enqueue
-            raise InvalidJob(str(error).replace("queuectl enqueue ", f"queuectl {what} ")) from None
+        fields = make_reader(what)(args.job)
     elif args.command is None:
         raise UsageError(
             f"""{what} needs a job: queuectl {what} '{{"command":"echo hi"}}', or queuectl {what} -- echo hi."""

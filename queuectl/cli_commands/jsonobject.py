@@ -40,12 +40,16 @@ class _Rules:
     parse_constant = staticmethod(_constant)
 
 
-def make_reader() -> Callable[[str], Dict[str, Any]]:
-    """Return a function from the text of a JSON object to its fields; it raises ``InvalidJob``."""
+def make_reader(verb: str = "enqueue") -> Callable[[str], Dict[str, Any]]:
+    """Return a function from the text of a JSON object to its fields; or ``InvalidJob``, with advice for *verb*."""
+
+    def explain(text: str) -> Dict[str, Any]:
+        return fields_from_json(text, verb)
+
     try:
         from _json import make_scanner
     except ImportError:  # not CPython
-        return fields_from_json
+        return explain
     rules: Any = _Rules()  # it asks for no more than these attributes
     scan: Scanner = make_scanner(rules)
 
@@ -55,9 +59,9 @@ def make_reader() -> Callable[[str], Dict[str, Any]]:
             value, end = scan(tidy, 0)
         except (ValueError, StopIteration, RecursionError, SystemError):
             # SystemError: the scanner wants to raise json's own error, and json is not imported.
-            return fields_from_json(text)
+            return explain(text)
         if end != len(tidy) or type(value) is not dict:
-            return fields_from_json(text)
+            return explain(text)
         return value
 
     return read

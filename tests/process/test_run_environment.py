@@ -6,10 +6,13 @@ import os
 import shlex
 import signal
 import sys
+from pathlib import Path
 from typing import Callable, Dict
 
 import pytest
 
+from queuectl.runner import WORKER
+from queuectl.runner.identity import origin_of
 from tests.conftest import Result
 from tests.process.scene import Scene, alive
 
@@ -230,3 +233,17 @@ def test_a_command_may_use_the_queue(scene: Scene) -> None:
 
     assert "Enqueued job job2\n" == scene.output(job_id)
     assert "inner\n" == scene.output("job2")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process was started with is read from /proc")
+def test_a_worker_bears_what_its_id_begins_with(scene: Scene) -> None:
+    """By it a command is found that was being made when the worker was killed; its commands do not have it."""
+    group = scene.start("--count", "2")
+    seen = {}
+    for worker in group.workers():
+        text = Path(f"/proc/{worker.pid}/environ").read_text(errors="surrogateescape")
+        seen[worker.id] = environment(text)[WORKER]
+    group.stop()
+
+    assert 2 == len(set(seen.values()))
+    assert all(origin and origin == origin_of(worker_id) for worker_id, origin in seen.items())

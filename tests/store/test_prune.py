@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
+from queuectl import pruning
+from queuectl.errors import StoreUnavailable
 from queuectl.job import ENDED, STATES, JobFilter
+from queuectl.pruning import Pruner
 from tests.store.build import T0, bring_to, completed, counters, recount, snapshot, spec, specs
 
 # -- prune ------------------------------------------------------------------------------------
@@ -152,3 +157,28 @@ def test_the_store_keeps_its_name_over_a_reset(store, open_again):
 
     assert (name, name) == (store.store_id, open_again().store_id)
     assert after > before
+
+
+@pytest.mark.parametrize("most", [100, 60, 12])
+def test_a_server_that_is_slow_is_asked_for_less(store, monkeypatch, most):
+    """Large outputs on a slow disk: each try would be given up and undone, and none of them would ever go."""
+    store.set_setting("keep_completed", "1h")
+    then = store.now() - 7200
+    store.add(specs(250), then)
+    store.finish("w1", [completed(claim, then) for claim in store.claim("w1", 250, (), then)], now=then)
+    monkeypatch.setattr(pruning, "STEP", 100)
+    prune = store.prune
+
+    def in_time(which, limit):
+        if limit > most:
+            raise StoreUnavailable("no answer for 5.0 s")
+        return prune(which, limit)
+
+    monkeypatch.setattr(store, "prune", in_time)
+    pruner = Pruner(store)
+    pruner._step = 100
+    for _ in range(200):
+        with contextlib.suppress(StoreUnavailable):
+            pruner.step(pruner._due_mono + pruning.PRUNE_S)
+
+    assert [] == list(store.jobs(JobFilter()))

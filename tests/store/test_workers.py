@@ -6,7 +6,9 @@ import time
 
 import pytest
 
+from queuectl import membership
 from queuectl.job import Orders, Outcome
+from queuectl.membership import Membership
 from tests.store.build import T0, bring_to, claim_ids, completed, failed, snapshot, spec, specs, stopped, worker
 
 # -- registering and leases -------------------------------------------------------------------
@@ -324,3 +326,24 @@ def test_counters_follow_a_release(store):
     queue = store.queues()[0]
 
     assert (0, 0, 0, 0, 1, 1) == queue[3:]
+
+
+def test_a_machine_that_wakes_up_asks_at_once_whether_its_jobs_are_still_its_own(empty, monkeypatch):
+    """Its own clock stood still, those of other hosts did not; where there are none, nobody has taken anything."""
+    slept = [5.0]
+    monkeypatch.setattr(membership, "slept_s", lambda: slept[0])
+    place = Membership(empty, 0, "g", 1, ())
+    place.enter(30.0)
+    now_mono = 1000.0
+    monkeypatch.setattr(place, "_renewed_mono", now_mono)  # not near the end of a period that all have together
+
+    def renewed(now_mono):
+        assert place.renew_in_time(30.0, now_mono)
+        return {row.renewed_mono_s for row in empty.workers()} == {now_mono}
+
+    assert not renewed(now_mono + 0.5)
+    slept[0] += 3600
+
+    assert empty.many_hosts == renewed(now_mono + 1)
+    assert not renewed(now_mono + 1.5)
+    place.leave()
