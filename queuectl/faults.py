@@ -9,10 +9,10 @@ The steps, in the order of a job's life: ``adding`` and ``added`` (before and af
 ``promoting``; ``claiming``, ``claimed`` (before and after the commit); ``spawned``; ``flushing`` (output of a running
 command); ``ended`` (the command's end is seen); ``finishing``, ``finished`` (before and after the commit),
 ``synced``; ``noting`` (an end that is kept back is about to be noted), ``noted``, ``giving`` (claims back);
-``renewing``; ``condemned``, ``clearing`` (one process that a lost run left was killed), ``cleared`` (all
-are gone), ``releasing``, ``released``; ``cancelling``; ``retrying``; ``pruning``; ``resetting``; ``migrating``;
-``making`` and ``made`` (a new store's file); ``stopping``; ``copying`` (after each block of a copy), ``copied``
-(after its last commit).
+``renewing``; ``judging`` (whether workers hang); ``condemned``, ``clearing`` (one process that a lost run left was
+killed), ``cleared`` (all are gone), ``releasing``, ``released``; ``cancelling``; ``retrying``; ``pruning``;
+``resetting``; ``migrating``; ``making`` and ``made`` (a new store's file); ``stopping``; ``copying`` (after each block
+of a copy), ``copied`` (after its last commit).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import sys
 
 STEPS = (
     "making", "made", "migrating", "adding", "added", "promoting", "claiming", "claimed", "spawned", "flushing",
-    "ended", "finishing", "finished", "synced", "noting", "noted", "giving", "renewing", "condemned", "clearing",
-    "cleared", "releasing", "released", "cancelling", "retrying", "pruning", "resetting", "stopping", "copying",
-    "copied",
+    "ended", "finishing", "finished", "synced", "noting", "noted", "giving", "renewing", "judging", "condemned",
+    "clearing", "cleared", "releasing", "released", "cancelling", "retrying", "pruning", "resetting", "stopping",
+    "copying", "copied",
 )  # fmt: skip
 
 _fault = os.environ.get("QUEUECTL_FAULT")

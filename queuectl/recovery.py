@@ -82,19 +82,22 @@ def lease_of(store: Store) -> float:
     return Config(store.settings()).lease
 
 
-def sweep(store: Store, judge_hung: bool = False) -> List[Lost]:
+def sweep(store: Store, judge_hung: bool = False, now_mono: Optional[float] = None) -> List[Lost]:
     """Give back the jobs of all dead workers; return them.
 
     Args:
         store: The store.
         judge_hung: Also end workers of this host that live but have not renewed their lease. Only for a
             caller that could itself renew all the time: a disk that was full is nobody's fault.
+        now_mono: When the caller was seen to be one. Since then it may have been paused, and they with it.
     """
     from queuectl.config import Config
 
     config = Config(store.settings())
     released: List[Lost] = []
-    now_mono = time.monotonic()
+    if judge_hung:
+        faults.point("judging")
+    now_mono = time.monotonic() if now_mono is None else now_mono
     workers = store.workers()
     for worker in workers:
         state = condition(worker, store, config.lease, now_mono)

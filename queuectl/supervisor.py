@@ -239,7 +239,7 @@ class Supervisor:
     def _look(self, now_mono: float) -> None:
         """Give back what dead workers had; see who is there and what is asked for."""
         self._read_lease()
-        self._give_back()
+        self._give_back(now_mono)
         self._living = local_workers(self._store)
         self._pids.keep(self._living)
         self._tell_ready()
@@ -248,9 +248,9 @@ class Supervisor:
         buried = len(self._living) == len(self._store.workers())
         self._look_mono = now_mono + LOOK_S if buried else 0.0
 
-    def _give_back(self) -> None:
+    def _give_back(self, now_mono: Optional[float] = None) -> None:
         judge = time.monotonic() - self._healthy_since_mono > self._lease_s * 2
-        for lost in recovery.sweep(self._store, judge):
+        for lost in recovery.sweep(self._store, judge, now_mono):
             self._console.line(events.lost(*lost))
 
     def _unblock(self) -> bool:

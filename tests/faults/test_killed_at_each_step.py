@@ -33,6 +33,8 @@ WORKER = {
 ROW = ("noting", "noted", "giving")
 #: What whoever recovers lost runs is killed at.
 SWEEPER = ("condemned", "clearing", "cleared", "releasing", "released")
+#: What a supervisor of busy workers is killed at; "renewing" is another such step.
+SUPERVISOR = ("judging",)
 #: What an enqueuer is killed at, and the id that the next enqueue gets.
 ENQUEUER = {"migrating": "job1", "making": "job1", "made": "job1", "adding": "job1", "added": "job2"}
 #: Commands that move or delete jobs, and the step that each is killed at.
@@ -55,7 +57,7 @@ AFTER = {
 
 def test_no_step_is_left_out() -> None:
     """A step that is new in the code needs a test here."""
-    assert sorted(faults.STEPS) == sorted([*WORKER, *ROW, *SWEEPER, *ENQUEUER, *DESK, *COPY])
+    assert sorted(faults.STEPS) == sorted([*WORKER, *ROW, *SWEEPER, *SUPERVISOR, *ENQUEUER, *DESK, *COPY])
 
 
 BODIES = {"flushing": "echo said; sleep 0.4", "renewing": "sleep 1.6"}
@@ -124,14 +126,16 @@ def test_a_recovery_killed_at(
     scene.judge(acknowledged=[job_id])
 
 
-def test_a_supervisor_killed_while_it_renews(scene: Scene, fault: Callable[..., Any]) -> None:
-    """Its worker ends its job and goes; the lock that the supervisor held is free."""
+@pytest.mark.parametrize("step", ["renewing", *SUPERVISOR])
+def test_a_supervisor_killed_at(scene: Scene, fault: Callable[..., Any], step: str) -> None:
+    """Its worker ends its job and goes; a lock that the supervisor held is free."""
     scene.queue.set_setting("lease", "2")
-    job_id = scene.queue.enqueue(scene.journal.command("sleep 1.5")).id
-    group = scene.start(env=fault("worker start/renewing").env)
+    job_id = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id
+    group = scene.start(env=fault(f"worker start/{step}").env)
     pids = group.pids()
 
     assert -signal.SIGKILL == group.wait().code
+    (scene.folder / "go").touch()
 
     assert "completed" == scene.until(job_id, "completed").state
     assert ["completed"] == scene.outcomes(job_id)

@@ -33,6 +33,8 @@ BETWEEN = {
     "synced": ["completed"],
 }
 SWEEPER = ("condemned", "clearing", "cleared", "released")
+#: A step of a supervisor that others may be paused with.
+SUPERVISOR = ("judging",)
 #: Steps with the write lock held, and what comes to each: a worker with such a job, or a command.
 WITHIN: Dict[str, Any] = {
     "adding": ["enqueue", "-q", "--", "true"],
@@ -56,7 +58,7 @@ ALONE = ("migrating", "making", "made", "added", "stopping", "copying", "copied"
 
 def test_no_step_is_left_out() -> None:
     """A step that is new in the code needs a test here."""
-    assert sorted(faults.STEPS) == sorted([*BETWEEN, *SWEEPER, *WITHIN, *ROW, *ALONE])
+    assert sorted(faults.STEPS) == sorted([*BETWEEN, *SWEEPER, *SUPERVISOR, *WITHIN, *ROW, *ALONE])
 
 
 # -- between transactions ---------------------------------------------------------------------
@@ -129,6 +131,31 @@ def test_a_recovery_that_comes_back_late_touches_nothing(
     scene.until(job_id, "completed")
     assert ["lost", "completed"] == scene.outcomes(job_id)
     assert [0, 0] == [late.stop().code, other.stop().code]
+    scene.judge(acknowledged=[job_id])
+
+
+@pytest.mark.slow
+def test_a_supervisor_holds_no_pause_of_its_own_against_its_worker(scene: Scene, fault: Callable[..., Fault]) -> None:
+    """Both are paused beyond the lease, the one just when it had seen that it may judge: it ends nobody for that."""
+    scene.queue.set_setting("lease", "2")
+    job_id = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id
+    group = scene.start(env=fault("worker start/judging", "STOP").env)
+    both = [group.pid, *group.pids()]
+    scene.eventually(lambda: state_of(group.pid) == "T", what="the pause")
+
+    os.kill(both[1], signal.SIGSTOP)
+    since = time.monotonic()
+    scene.eventually(lambda: time.monotonic() > since + 4)  # two leases
+    os.kill(group.pid, signal.SIGCONT)
+    rows = scene.queue.store.workers
+    scene.eventually(lambda: any(row.pid == group.pid and row.renewed_mono_s > since + 4 for row in rows()))
+    os.kill(both[1], signal.SIGCONT)
+
+    (scene.folder / "go").touch()
+    scene.until(job_id, "completed")
+    assert ["completed"] == scene.outcomes(job_id)
+    assert both == [group.pid, *group.pids()]
+    assert 0 == group.stop().code
     scene.judge(acknowledged=[job_id])
 
 
