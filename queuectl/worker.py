@@ -343,19 +343,19 @@ class WorkerProcess:
         try:
             # Orders, settings and jobs all come by a commit. A look at all of them now and then is for what does
             # not: a wall clock that jumped past a job's time.
-            look = self._store.changed() or now_mono >= self._look_mono
-            if look:
-                self._look_mono = 0.0  # at the next tick again, should this one fail
-                self._hungry = True
+            orders = self._store.news(self._membership.id, now_mono >= self._look_mono)
+            self._hungry = self._hungry or orders is not None
+            if orders is not None and self._store.settings_seen != self._settings_seen:
                 self._read_settings()  # a lease that was made shorter binds at once
             if not self._membership.renew_in_time(self._config.lease, now_mono):
                 self._fenced()
                 return
-            if look:
-                self._obey(self._store.orders(self._membership.id), now_mono)
+            if orders is not None:
+                self._obey(orders, now_mono)
                 self._look_mono = now_mono + LOOK_S
             self._store.tidy()
         except StoreUnavailable as error:
+            self._look_mono = 0.0  # at the next tick again: what was seen to come may not have been read
             self._trouble(str(error))
             return
         if self._reactor.orphaned and now_mono >= self._sweep_mono:

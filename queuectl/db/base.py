@@ -58,7 +58,7 @@ class Store(ABC):
     store_id: str
     #: The URL or path for messages; never with a password.
     location: str
-    #: Grows with each change of a setting, as the last claim saw it: when to read the settings again.
+    #: Grows with each change of a setting, as the last claim or look at orders saw it: when to read the settings again.
     settings_seen: int = 0
     #: Whether ``sync`` has something to do.
     syncs: bool = False
@@ -224,7 +224,14 @@ class Store(ABC):
 
     @abstractmethod
     def orders(self, worker_id: str) -> Orders:
-        """Return what others ask of this worker: to stop, to cancel runs."""
+        """Return what others ask of this worker: to stop, to cancel runs. Sees the version of the settings too."""
+
+    def news(self, worker_id: str, anyway: bool = False) -> Optional[Orders]:
+        """Return ``orders``, or None if nobody can have committed since the last look by this or ``changed``.
+
+        With *anyway* in any case.
+        """
+        return self.orders(worker_id) if self.changed() or anyway else None
 
     @abstractmethod
     def request_stop(self, worker_ids: Sequence[str], level: int) -> None:

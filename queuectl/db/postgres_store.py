@@ -250,7 +250,19 @@ class PostgresStore(PostgresWorkers, Store):
         self.doorbell().hush()
 
     def orders(self, worker_id: str) -> Orders:
-        """See ``Store.orders``; a busy worker comes here often, so its notifications are taken on the way.
+        """See ``Store.orders``."""
+        self._come_by(worker_id)
+        return super().orders(worker_id)
+
+    def news(self, worker_id: str, anyway: bool = False) -> Optional[Orders]:
+        """See ``Store.news``."""
+        orders = super().news(worker_id, anyway)
+        if orders is not None:
+            self._come_by(worker_id)
+        return orders
+
+    def _come_by(self, worker_id: str) -> None:
+        """Take a worker's notifications on the way: it looks for orders often when it is busy.
 
         A request that was given up may reach the server late, after the worker had asked what it owns: one that
         has met with that asks again.
@@ -259,7 +271,6 @@ class PostgresStore(PostgresWorkers, Store):
             self._bell.drain()
         if worker_id in self._wary:
             self._put_back_untold(worker_id)
-        return super().orders(worker_id)
 
 
 _WAITING = """

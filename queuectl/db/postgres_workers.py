@@ -73,9 +73,18 @@ class PostgresWorkers(PostgresDesk):
 
     def orders(self, worker_id: str) -> Orders:
         """See ``Store.orders``."""
+        return self._orders(*self._rows(_ORDERS, {"worker": worker_id})[0])
+
+    def news(self, worker_id: str, anyway: bool = False) -> Optional[Orders]:
+        """See ``Store.news``; one question, which a worker asks all the time, perhaps over a slow link."""
+        before = "" if anyway else self._snapshot
+        self._snapshot, *answer = self._rows(_NEWS, {"worker": worker_id, "before": before})[0]
+        return None if answer[0] is None else self._orders(*answer)
+
+    def _orders(self, settings: int, state: Optional[str], stop: Optional[int], cancelled: List[int]) -> Orders:
         from queuectl.job import Orders
 
-        state, stop, cancelled = self._rows(_ORDERS, {"worker": worker_id})[0]
+        self.settings_seen = settings
         return Orders(state == "alive", stop or 0, tuple(cancelled))
 
     def request_stop(self, worker_ids: Sequence[str], level: int) -> None:
@@ -176,10 +185,18 @@ _RENEW = """
     RETURNING extract(epoch FROM clock_timestamp())::float8
     """
 
-_ORDERS = """
-    SELECT (SELECT state FROM queuectl.workers WHERE id = %(worker)s),
-           (SELECT stop FROM queuectl.workers WHERE id = %(worker)s),
-           ARRAY(SELECT last_run_id FROM queuectl.jobs WHERE worker_id = %(worker)s AND cancel_requested)
+_OF_ORDERS = (
+    "(SELECT settings_version FROM queuectl.store WHERE one)",
+    "(SELECT state FROM queuectl.workers WHERE id = %(worker)s)",
+    "(SELECT stop FROM queuectl.workers WHERE id = %(worker)s)",
+    "ARRAY(SELECT last_run_id FROM queuectl.jobs WHERE worker_id = %(worker)s AND cancel_requested)",
+)
+_ORDERS = "SELECT " + ", ".join(_OF_ORDERS)
+
+# The cases keep what nobody wants to know from being looked up.
+_NEWS = f"""
+    SELECT now.snapshot, {", ".join(f"CASE WHEN now.snapshot <> %(before)s::text THEN {part} END" for part in _OF_ORDERS)}
+      FROM (SELECT txid_current_snapshot()::text AS snapshot) AS now
     """
 
 _OWNED = """

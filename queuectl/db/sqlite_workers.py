@@ -97,13 +97,19 @@ class SqliteWorkers(SqliteFile):
         """See ``Store.orders``."""
         from queuectl.job import Orders
 
-        rows = self._rows("SELECT state, stop FROM workers WHERE id = ?", (worker_id,))
+        rows = self._rows(
+            """
+            SELECT settings_version, (SELECT state FROM workers WHERE id = ?), (SELECT stop FROM workers WHERE id = ?)
+              FROM store
+            """,
+            (worker_id, worker_id),
+        )
+        self.settings_seen, state, stop = rows[0]
         cancelled = self._rows(
             "SELECT last_run_id FROM jobs WHERE worker_id = ? AND cancel_requested = 1",
             (worker_id,),
         )
-        known = bool(rows) and rows[0][0] == "alive"
-        return Orders(known, rows[0][1] if rows else 0, tuple(row[0] for row in cancelled))
+        return Orders(state == "alive", stop or 0, tuple(row[0] for row in cancelled))
 
     def request_stop(self, worker_ids: Sequence[str], level: int) -> None:
         """See ``Store.request_stop``."""

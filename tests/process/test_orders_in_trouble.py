@@ -9,6 +9,8 @@ from typing import Any, Callable
 
 import pytest
 
+from queuectl.db import open_store
+
 pytestmark = pytest.mark.posix("the worker's standard input is a pipe")
 
 # The worker of a process, whose first call of a method fails once an order is there. It sees a commit once, and the
@@ -35,6 +37,17 @@ sys.exit(worker_main.main(["0", "group", "1", "", ""]))
 """
 
 
+def cancel_and_set() -> None:
+    """Ask for the cancel in a transaction that changes the settings too, so that both are read in one tick."""
+    store = open_store()
+    try:
+        with store._write as db:
+            db.execute("UPDATE jobs SET cancel_requested = 1")
+            db.execute("UPDATE store SET settings_version = settings_version + 1")
+    finally:
+        store.close()
+
+
 @pytest.mark.parametrize("failing", ["settings", "renew", "orders"])
 def test_orders_that_could_not_be_read_are_read_at_the_next_tick(
     cli: Callable[..., Any], eventually: Callable[..., Any], failing: str
@@ -46,7 +59,7 @@ def test_orders_that_could_not_be_read_are_read_at_the_next_tick(
     )
     try:
         eventually(lambda: "processing" == json.loads(cli("show", "job1", "--json").out)["state"])
-        cli("cancel", "job1")
+        cancel_and_set()
         eventually(lambda: "cancelled" == json.loads(cli("show", "job1", "--json").out)["state"])
     finally:
         process.terminate()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from queuectl.errors import JobNotFound
-from queuectl.job import STATES, JobFilter, Outcome
+from queuectl.job import STATES, JobFilter, Orders, Outcome
 from tests.store.build import (
     EVERYTHING,
     T0,
@@ -397,6 +397,37 @@ def test_what_another_connection_writes_is_noticed(store, open_again):
     store.set_paused("default", True)
 
     assert (False, [True, False], True) == (quiet, seen, other.changed())
+
+
+def test_news_are_orders_after_a_commit_of_others(store, open_again):
+    """None if there was none since the last look by either call, unless they are wanted anyway."""
+    other = open_again()
+    other.register(worker("w1"))
+    other.news("w1")
+    quiet = other.news("w1")
+    store.request_stop(["w1"], 2)
+    news = [other.news("w1"), other.news("w1"), other.news("w1", anyway=True)]
+    store.set_setting("lease", "40")
+    looked = other.changed(), other.news("w1")
+
+    stop = Orders(True, 2, ())
+    assert (None, [stop, None, stop], (True, None)) == (quiet, news, looked)
+    assert not other.news("never there", anyway=True).known
+
+
+def test_news_tell_of_settings_and_cancels(store, open_again):
+    """As a look at orders does."""
+    other = open_again()
+    other.register(worker("w1"))
+    store.add([spec()], T0)
+    (claim,) = other.claim("w1", 1, (), T0)
+    other.news("w1")
+    before = other.settings_seen
+    store.set_setting("lease", "40")
+    store.cancel(["job1"], T0)
+
+    assert Orders(True, 0, (claim.run_id,)) == other.news("w1")
+    assert other.settings_seen > before
 
 
 def test_looking_changes_nothing(mixed, open_again):

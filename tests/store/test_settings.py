@@ -42,6 +42,17 @@ def test_a_claim_tells_whether_settings_changed(store, open_again):
     assert seen[0] < seen[1] == seen[2] < seen[3]
 
 
+def test_a_look_at_orders_tells_whether_settings_changed(store, open_again):
+    """So does ``settings_seen`` after it: who works off long jobs does not claim."""
+    other = open_again()
+    store.orders("w1")
+    before = store.settings_seen
+    other.set_setting("lease", "40")
+    store.orders("w1")
+
+    assert store.settings_seen > before
+
+
 def test_a_reset_is_a_change_of_settings(store):
     """Workers read the settings again after it."""
     store.add([spec()], T0)

@@ -64,6 +64,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.now = T0
         self.mono = 100.0
         self.claims = []  # all that were ever given out
+        self.looked_at = {}  # by job: what was known of it when its runs were looked at
+        self.turn = 0
 
     @property
     def store(self):
@@ -281,9 +283,17 @@ class StoreMachine(RuleBasedStateMachine):
         for job_id, expected in self.model.jobs.items():
             actual = {name: getattr(jobs[job_id], name) for name in expected.FIELDS}
             assert expected.facts() == {**actual, "cancel_requested": bool(actual["cancel_requested"])}
-            assert [(run_id, number, outcome) for number, (run_id, outcome) in enumerate(expected.runs, 1)] == [
-                (run.run_id, run.number, run.state) for run in self.store.runs(job_id)
-            ]
+        self.runs_are_those_of_the_model(anew=False)
+
+    def runs_are_those_of_the_model(self, anew):
+        """Those of each job about which something has changed, or of all *anew*."""
+        for job_id, expected in self.model.jobs.items():
+            known = (expected.facts(), [tuple(run) for run in expected.runs])
+            if anew or self.looked_at.get(job_id) != known:
+                self.looked_at[job_id] = known
+                assert [(run_id, number, outcome) for number, (run_id, outcome) in enumerate(expected.runs, 1)] == [
+                    (run.run_id, run.number, run.state) for run in self.store.runs(job_id)
+                ]
 
     @invariant()
     def counters_are_right(self):
@@ -305,22 +315,27 @@ class StoreMachine(RuleBasedStateMachine):
     def no_run_ends_twice_and_no_job_has_two_owners(self):
         """At most one accepted end per run, and each worker owns what the model says, nobody else."""
         assert {1} >= set(self.model.accepted.values())
-        owned = {worker_id: sorted(self.store.runs_of(worker_id)) for worker_id in WORKERS}
-        assert owned == {
-            worker_id: sorted((job.id, job.run_id) for job in self.model.owned(worker_id)) for worker_id in WORKERS
-        }
         assert self.model.ownerless() == set(self.store.ownerless())
         assert self.model.alive == {row.id: row.state for row in self.store.workers()}
-        for worker_id in WORKERS:
-            orders = self.store.orders(worker_id)
-            asked = {job.run_id for job in self.model.owned(worker_id) if job.cancel_requested}
-            assert (self.model.alive.get(worker_id) == "alive", asked) == (orders.known, set(orders.cancelled_runs))
+        self.turn += 1
+        self.what_a_worker_has_is_right(WORKERS[self.turn % len(WORKERS)])
+
+    def what_a_worker_has_is_right(self, worker_id):
+        """Its runs, and what is asked of it: of one worker after each step, of all at the end."""
+        owned = self.model.owned(worker_id)
+        assert sorted((job.id, job.run_id) for job in owned) == sorted(self.store.runs_of(worker_id))
+        orders = self.store.orders(worker_id)
+        asked = {job.run_id for job in owned if job.cancel_requested}
+        assert (self.model.alive.get(worker_id) == "alive", asked) == (orders.known, set(orders.cancelled_runs))
 
     def teardown(self):
         """At the end nothing is damaged, output is whole, and the reaper leaves no job without an owner."""
         try:
             for run_id, text in self.model.output.items():
                 assert text == b"".join(piece for _, piece in self.store.output(run_id))
+            for worker_id in WORKERS:
+                self.what_a_worker_has_is_right(worker_id)
+            self.runs_are_those_of_the_model(anew=True)
             for worker_id in sorted(self.model.ownerless()):
                 self.release(worker_id, 3)
             self.jobs_are_those_of_the_model()

@@ -85,7 +85,11 @@ class Proxy:
                 time.sleep(0.01)
                 continue
             sockets = [one for pair in self._pairs for one in pair]
-            for ready in select.select([self._listener, *sockets], [], [], 0.02)[0]:
+            try:
+                found = select.select([self._listener, *sockets], [], [], 0.02)[0]
+            except (OSError, ValueError):
+                continue  # ``cut`` has just closed one of them
+            for ready in found:
                 if ready is self._listener:
                     self._accept()
                 else:

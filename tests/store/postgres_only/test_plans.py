@@ -204,6 +204,7 @@ VERBS = {
     "work_left": lambda store: store.work_left(),
     "queues": lambda store: store.queues(),
     "orders": lambda store: store.orders("w1"),
+    "news": lambda store: store.news("w1", True),
     "ownerless": lambda store: store.ownerless(),
     "one job": lambda store: (store.get("job1"), store.runs("job1"), store.states(["job1", "job2"])),
     "a page": lambda store: store.jobs(JobFilter(), 0, 10),
