@@ -195,7 +195,8 @@ _ORDERS = "SELECT " + ", ".join(_OF_ORDERS)
 
 # The cases keep what nobody wants to know from being looked up.
 _NEWS = f"""
-    SELECT now.snapshot, {", ".join(f"CASE WHEN now.snapshot <> %(before)s::text THEN {part} END" for part in _OF_ORDERS)}
+    SELECT now.snapshot,
+           {", ".join(f"CASE WHEN now.snapshot <> %(before)s::text THEN {part} END" for part in _OF_ORDERS)}
       FROM (SELECT txid_current_snapshot()::text AS snapshot) AS now
     """
 
