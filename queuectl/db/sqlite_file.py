@@ -336,7 +336,7 @@ class SqliteFile:
         return None
 
     def _check_identity(self) -> None:
-        """Refuse to write into a file that was deleted or replaced: it would be lost without a word."""
+        """Refuse a file that was deleted or replaced: writes would be lost without a word, and news not come."""
         try:
             found = os.stat(self.path)
         except OSError:
@@ -387,7 +387,8 @@ class SqliteFile:
             return False
 
     def changed(self) -> bool:
-        """Say whether another connection has committed since the last call."""
+        """See ``Store.changed``; a file that is gone or another one never has news: that is an error."""
+        self._check_identity()
         before, self._seen_version = self._seen_version, self._rows("PRAGMA data_version")[0][0]
         return bool(self._seen_version != before)
 

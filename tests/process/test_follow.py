@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from pathlib import Path
 from typing import Any, Callable, List
 
 import pytest
@@ -142,3 +144,26 @@ def test_the_output_of_a_run_that_was_ended_is_kept(scene: Scene) -> None:
         assert [how] == scene.outcomes(job_id)
         # A shell may say "Terminated" for its sleep.
         assert ("begun", "ending") == (scene.output(job_id).splitlines()[0], scene.output(job_id).splitlines()[-1])
+
+
+@pytest.mark.parametrize("how", ["has vanished", "was replaced by another file"])
+def test_a_store_that_is_taken_away_from_those_who_wait(
+    scene: Scene, home: Path, background: Callable[..., Any], how: str
+) -> None:
+    """No news can come any more: they say so, instead of waiting for ever for a job that runs elsewhere, if at all."""
+    job_id = scene.queue.enqueue("true").id
+    waiting = [background(*words) for words in (("wait", job_id), ("logs", "-f", job_id), ("run", "--", "true"))]
+    for one in waiting:
+        scene.eventually(lambda at=one: "no live worker" in at.err, what="that it waits")
+
+    os.rename(home / "jobs.db", home / "moved")
+    if how != "has vanished":
+        shutil.copyfile(home / "moved", home / "jobs.db")
+
+    for one in waiting:
+        done = one.wait()
+        assert (1, "") == (done.code, done.out)
+        assert f"queuectl: the store {home / 'jobs.db'} {how}" in done.err
+        assert "Traceback" not in done.err
+    (home / "jobs.db").unlink(missing_ok=True)
+    os.rename(home / "moved", home / "jobs.db")
