@@ -22,11 +22,12 @@ REST_S = 0.05
 
 
 class Pruner:
-    """What one supervisor does for ``keep_completed`` and ``keep_dead``."""
+    """What one supervisor does for ``keep_completed`` and ``keep_dead``; last it gives the room back."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._due_mono = time.monotonic() + PRUNE_S
+        self._deleted = False  # whether there may be room to give back
         self._step = STEP  # fewer where a database server does not answer in time
 
     def step(self, now_mono: float) -> float:
@@ -36,10 +37,14 @@ class Pruner:
         self._due_mono = now_mono + PRUNE_S
         recovery.forget_strays(self._store)
         config = Config(self._store.settings())
-        now = self._store.now()
+        now, more = self._store.now(), False
         for keep_s, states in ((config.keep_completed, ("completed", "cancelled")), (config.keep_dead, ("dead",))):
             if keep_s is not None and self._prune(JobFilter(states, ended_before=now - keep_s)):
-                self._due_mono = time.monotonic() + REST_S
+                more = True
+        if not more and self._deleted:
+            self._deleted = more = self._store.shrink()
+        if more:
+            self._due_mono = time.monotonic() + REST_S
         return self._due_mono
 
     def _prune(self, which: JobFilter) -> bool:
@@ -50,9 +55,10 @@ class Pruner:
         """
         step = self._step
         try:
-            full = self._store.prune(which, step) == step
+            deleted = self._store.prune(which, step)
         except StoreUnavailable:
             self._step = max(step // 2, LEAST)
             raise
         self._step = min(step * 2, STEP)
-        return full
+        self._deleted = self._deleted or deleted > 0
+        return deleted == step

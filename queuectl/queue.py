@@ -270,7 +270,15 @@ class Queue(Forkable, Following, Switches):
                 step = self.store.prune(which, PAGE)
             deleted += step
             if step == 0:
-                return deleted
+                break
+        more = deleted > 0
+        while more:
+            try:
+                with self._lock:
+                    more = self.store.shrink()
+            except StoreUnavailable:  # the jobs are deleted all the same
+                break
+        return deleted
 
     def reset(self, timeout: Optional[float] = None) -> None:
         """Stop all workers now, on every host, delete all jobs and runs, put the settings to default.

@@ -102,6 +102,10 @@ class Store(ABC):
         """Do what a host's processes should do now and then, such as shortening a long WAL; cheap if not needed."""
         return
 
+    def shrink(self) -> bool:
+        """Give some of the room of what was deleted back to the file system; say whether to go on with it."""
+        return False
+
     def lock_holder(self) -> Optional[int]:
         """Return the pid of the process of this host that keeps all others from writing, if there is such a lock."""
         return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from queuectl import faults
 from queuectl.db.rules import CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, due_after_edit, to_json
 from queuectl.db.sqlite_file import SqliteFile
 from queuectl.db.sqlite_views import COUNTED, conditions
-from queuectl.errors import JobNotFound, NotInDlq, WrongState
+from queuectl.errors import JobNotFound, NotInDlq, StoreUnavailable, WrongState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _CHAIN = """
     """
 
 STEP = 1000
+# How many pages are given back to the file system at once, with the write lock held.
+SHRINK_PAGES = 500
 
 
 class SqliteDesk(SqliteFile):
@@ -174,10 +177,25 @@ class SqliteDesk(SqliteFile):
                 db.execute("DELETE FROM jobs WHERE seq = ?", (seq,))
                 move_count(db, queue, state, None)
             faults.point("pruning")
-        if rows:
-            # Give the pages back in step with the deletes: a VACUUM would lock everybody out.
-            self._rows("PRAGMA incremental_vacuum(2000)")
         return len(rows)
+
+    def shrink(self) -> bool:
+        """See ``Store.shrink``: step by step, as a VACUUM would lock everybody out."""
+        free = self._free_pages()
+        if free == 0:
+            return False
+        with self._write as db:
+            self._sync_after = False
+            for _ in range(min(free, SHRINK_PAGES)):
+                # One page at a time: Python 3.11 ends the statement after the first, however many it is told.
+                db.execute("PRAGMA incremental_vacuum(1)").fetchall()
+        left = self._free_pages()
+        if left == 0:
+            self._rows("PRAGMA wal_checkpoint(PASSIVE)")  # only that makes the file itself shorter
+        return 0 < left < free  # in a file that another program copied it may not be possible
+
+    def _free_pages(self) -> int:
+        return int(self._rows("PRAGMA freelist_count")[0][0])
 
     def reset(self) -> None:
         """See ``Store.reset``."""
@@ -189,7 +207,9 @@ class SqliteDesk(SqliteFile):
             db.execute("INSERT INTO queues (name) VALUES ('default')")
             db.execute("UPDATE store SET next_number = 1, settings_version = settings_version + 1")
             faults.point("resetting")
-        self._rows("PRAGMA incremental_vacuum")
+        with suppress(StoreUnavailable):  # all is deleted; the room is wanted, but not more
+            while self.shrink():
+                pass
 
     # -- switches -----------------------------------------------------------------------------
 

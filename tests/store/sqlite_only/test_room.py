@@ -1,0 +1,86 @@
+"""What deleted jobs took of the disk is given back to it, a little at a time."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from queuectl import Queue
+from queuectl.job import JobFilter
+from queuectl.pruning import PRUNE_S, Pruner
+from tests.store.build import completed, snapshot, specs
+
+LARGE = 1 << 20
+
+
+def run_large(store, jobs):
+    """Have *jobs* jobs completed, long ago, with an output of 1 MiB each, and one more waiting behind them."""
+    then = store.now() - 7200
+    store.add(specs(jobs), then)
+    claims = store.claim("w1", jobs, (), then)
+    for claim in claims:
+        store.append_outputs([(claim.run_id, [(0, os.urandom(LARGE))], None)])
+    store.finish("w1", [completed(claim, then) for claim in claims], now=then)
+    store.add(specs(1), then)
+
+
+def size(path, store):
+    """Return how large the file is once the log is in it."""
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return os.path.getsize(path)
+
+
+def prune(path, store):
+    """By hand, as ``queuectl prune`` does it."""
+    with Queue(path) as queue:
+        assert 20 == queue.prune(JobFilter())
+
+
+def keep(path, store):
+    """As a supervisor does it, step by step."""
+    store.set_setting("keep_completed", "1h")
+    pruner = Pruner(store)
+    at_mono = pruner._due_mono
+    while pruner.step(at_mono) <= at_mono:
+        pass
+    assert at_mono + PRUNE_S == pruner._due_mono
+
+
+def reset(path, store):
+    """All of it."""
+    store.reset()
+
+
+@pytest.mark.parametrize("how", [prune, keep, reset])
+def test_the_file_gets_smaller(path, store, how):
+    """20 MiB of output go, and the file with them, on every Python: 3.11 steps a statement without columns but once."""
+    run_large(store, 20)
+    before = size(path, store)
+    assert before > 20 * LARGE
+
+    how(path, store)
+
+    assert size(path, store) < LARGE
+    assert [] == store.check()
+    assert (how is not reset) == ("job21" in [job.id for job in store.jobs(JobFilter())])
+
+
+def test_a_file_that_cannot_get_smaller(path, store):
+    """Another program made the copy of it, without what SQLite needs for that: it is left as it is, and no loop."""
+    run_large(store, 3)
+    store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = DELETE").fetchall()
+        db.execute("PRAGMA auto_vacuum = NONE")
+        db.execute("VACUUM")
+        db.execute("PRAGMA journal_mode = WAL").fetchall()
+    with Queue(path) as queue:
+        before = snapshot(queue.store)[0][-1:]
+
+        assert 3 == queue.prune(JobFilter())
+
+        assert not queue.store.shrink()
+        assert before == snapshot(queue.store)[0]
