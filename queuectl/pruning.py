@@ -61,4 +61,4 @@ class Pruner:
             raise
         self._step = min(step * 2, STEP)
         self._deleted = self._deleted or deleted > 0
-        return deleted == step
+        return deleted == step or (deleted > 0 and bool(self._store.jobs(which, limit=1)))

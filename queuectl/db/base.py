@@ -300,7 +300,10 @@ class Store(ABC):
 
     @abstractmethod
     def prune(self, which: JobFilter, limit: int = 1000) -> int:
-        """Delete up to *limit* ended jobs of *which* with their runs and output; return how many."""
+        """Delete up to *limit* ended jobs of *which* with their runs and output; return how many.
+
+        Fewer where their output is large: others wait for as long as it takes. Only at 0 is nothing left.
+        """
 
     @abstractmethod
     def reset(self) -> None:

@@ -35,6 +35,9 @@ _CHAIN = """
     """
 
 STEP = 1000
+# Of so many pages rows may be deleted at once: with large outputs a thousand jobs would take ten seconds and more,
+# in which nobody else can write, and a log of a gigabyte where SQLite overwrites what it deletes (Debian's does).
+PRUNE_PAGES = 4000
 # How many pages are given back to the file system at once, with the write lock held.
 SHRINK_PAGES = 500
 
@@ -164,20 +167,25 @@ class SqliteDesk(SqliteFile):
         if not states:
             return 0
         where, parameters = conditions(which._replace(states=states))
+        deleted = 0
         with self._write as db:
             rows = db.execute(
                 f"SELECT seq, queue, state FROM jobs WHERE {' AND '.join(where)} LIMIT ?", [*parameters, limit]
             ).fetchall()
             if rows:
                 db.execute(_KEEP_LAST_NUMBERS)
+            enough = self._free_pages() + PRUNE_PAGES
             for seq, queue, state in rows:
                 runs = db.execute(_CHAIN, (seq,)).fetchall()
                 db.executemany("DELETE FROM output WHERE run_id = ?", runs)
                 db.executemany("DELETE FROM runs WHERE run_id = ?", runs)
                 db.execute("DELETE FROM jobs WHERE seq = ?", (seq,))
                 move_count(db, queue, state, None)
+                deleted += 1
+                if self._free_pages() >= enough:
+                    break
             faults.point("pruning")
-        return len(rows)
+        return deleted
 
     def shrink(self) -> bool:
         """See ``Store.shrink``: step by step, as a VACUUM would lock everybody out."""

@@ -68,6 +68,31 @@ def test_the_file_gets_smaller(path, store, how):
     assert (how is not reset) == ("job21" in [job.id for job in store.jobs(JobFilter())])
 
 
+def test_large_outputs_are_deleted_in_small_steps(store):
+    """Others write in between; whoever prunes goes on until all of them are gone."""
+    run_large(store, 50)
+
+    steps = [store.prune(JobFilter()) for _ in range(5)]
+
+    assert (50, 0) == (sum(steps), steps[-1])
+    assert max(steps) < 20
+
+
+def test_a_supervisor_deletes_large_outputs_in_small_steps(store):
+    """It hears signals in between; the next step comes at once as long as there is something left."""
+    store.set_setting("keep_completed", "1h")
+    run_large(store, 50)
+    pruner = Pruner(store)
+    at_mono = pruner._due_mono
+
+    left = []
+    while pruner.step(at_mono) <= at_mono:
+        left.append(store.queues()[0].completed)
+
+    assert left[0] > 30
+    assert 0 == store.queues()[0].completed
+
+
 def test_a_file_that_cannot_get_smaller(path, store):
     """Another program made the copy of it, without what SQLite needs for that: it is left as it is, and no loop."""
     run_large(store, 3)
