@@ -12,6 +12,7 @@ import time
 
 from queuectl import db
 from queuectl.db import doorbell, sqlite_make
+from queuectl.db.file_identity import FileIdentity
 from queuectl.db.migrate import NEWEST, TABLES, UNFINISHED
 from queuectl.db.run_folder import RunFolder
 from queuectl.errors import NotDurable, StoreRefused, StoreUnavailable
@@ -48,11 +49,12 @@ class SqliteFile:
                 f"SQLite {sqlite3.sqlite_version} is too old: queuectl needs 3.24 or newer. Use a newer Python."
             )
         self.path = self.location = path
-        self._identity = self._existing(path, create)
+        found = self._existing(path, create)
         # SQLite follows links and puts the WAL beside the file itself; so do doorbells and notes.
         self._real_path = os.path.realpath(path)
         self.run_folder = RunFolder(self._real_path + "-run", self._real_path)
         self._wal_path = self._real_path + "-wal"
+        self.identity = FileIdentity(path, self._wal_path, found)
         self._closed = False
         self.at_rest, self.gate = False, threading.Lock()
         self._ring_after, self._sync_after = False, True
@@ -64,6 +66,7 @@ class SqliteFile:
         try:
             self._tune()
             self._verify(create, unfinished)
+            self.identity.note_log()
         except BaseException:
             self._db.close()
             raise
@@ -276,7 +279,7 @@ class SqliteFile:
         """
         if self._closed:
             raise StoreUnavailable(f"the store {self.path} is closed.")
-        self._check_identity()
+        self.identity.check()
         deadline = None
         while True:
             try:
@@ -335,17 +338,6 @@ class SqliteFile:
                 return int(fields[4])
         return None
 
-    def _check_identity(self) -> None:
-        """Refuse a file that was deleted or replaced: writes would be lost without a word, and news not come."""
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            raise StoreRefused(
-                f"the store {self.path} has vanished. Put it back, or start again with a new one."
-            ) from None
-        if (found.st_dev, found.st_ino) != self._identity:
-            raise StoreRefused(f"the store {self.path} was replaced by another file. Start the command again.")
-
     def _fail(self, error: sqlite3.Error) -> NoReturn:
         """Raise the error that tells a person what *error* means."""
         text = str(error)
@@ -388,8 +380,8 @@ class SqliteFile:
 
     def changed(self) -> bool:
         """See ``Store.changed``; a file that is gone or another one never has news: that is an error."""
-        self._check_identity()
         before, self._seen_version = self._seen_version, self._rows("PRAGMA data_version")[0][0]
+        self.identity.check()
         return bool(self._seen_version != before)
 
 

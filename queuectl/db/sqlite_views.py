@@ -33,10 +33,10 @@ class SqliteViews(SqliteFile):
 
     def get(self, job_id: str) -> Optional[Job]:
         """See ``Store.get``."""
-        self._check_identity()  # who looks again and again would wait for ever
         from queuectl.job import Job
 
         rows = self._rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (job_id,))
+        self.identity.check()  # who looks again and again would wait for ever
         return Job._make(job_row(rows[0])) if rows else None
 
     def jobs(
