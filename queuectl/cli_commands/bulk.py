@@ -28,6 +28,10 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
+class _TooLong(Exception):
+    """A line of absurd length: its beginning."""
+
+
 def enqueue_file(args: Args) -> int:
     """``enqueue --file FILE``."""
     if args.job is not None or args.words is not None or args.command is not None:
@@ -150,6 +154,11 @@ def _specs(
         if number == 1 and error.object.startswith(UTF_16_MARKS):
             what = "UTF-16, as '>' of Windows PowerShell writes, not UTF-8. There: | Set-Content -Encoding utf8 FILE."
         raise InvalidJob(f"line {number}: {what} Nothing was enqueued.") from None
+    except _TooLong as error:
+        told = f"job field 'command' is more than {MAX_LINE_BYTES:,} bytes long, which no shell can be given."
+        if are_json:
+            told = _no_object(error.args[0], f"not a JSON object: longer than {MAX_LINE_BYTES:,} bytes, and no job is.")
+        raise InvalidJob(f"line {before + 1}: {told} Nothing was enqueued.") from None
     except InvalidJob as error:
         told = _no_object(line, str(error)) if are_json else str(error)
         raise InvalidJob(f"line {number}: {told} Nothing was enqueued.") from None
@@ -186,8 +195,7 @@ def _chunks(file: BinaryIO) -> Iterator[List[bytes]]:
         rest = lines.pop()
         yield lines
         if len(rest) > MAX_LINE_BYTES:
-            yield [rest[: MAX_LINE_BYTES + 1]]
-            return
+            raise _TooLong(rest[:100])
         if is_last:
             break
     if rest:

@@ -40,6 +40,31 @@ def test_blank_lines_and_line_ends_do_not_count(cli: Callable[..., Any], text: s
     assert (answer, "", 0) == cli("enqueue", "--file", "-", input=text)
 
 
+@pytest.mark.parametrize(
+    ("words", "line", "why"),
+    [
+        ([], '{"command":"a"' + " " * 4_000_000 + "}", "not a JSON object: longer than 2,621,"),
+        ([], '{"command":"a"}' + " " * 4_000_000, "not a JSON object: longer than 2,621,"),
+        ([], '{"command":"a","env":{"A":"' + "é" * 2_000_000 + '"}}', "not a JSON object: longer than 2,621,"),
+        ([], "[" + " " * 4_000_000 + '{"command":"a"}]', "an array begins here"),
+        (["--lines"], "true" + " " * 4_000_000, "job field 'command' is more than 2,621,"),
+        (["--lines"], " " * 4_000_000, "job field 'command' is more than 2,621,"),
+    ],
+)
+def test_a_line_of_absurd_length(
+    cli: Callable[..., Any], jobs: Callable[..., List[Dict[str, Any]]], words: List[str], line: str, why: str
+) -> None:
+    """It is called that; the part of it that was read is not taken for a line, nor what follows left out."""
+    before = "echo 1" if words else '{"command":"echo 1"}'
+
+    result = cli("enqueue", *words, "--file", "-", input=f"{before}\n{line}\n{before}\n")
+
+    assert ("", 1) == (result.out, result.code)
+    assert result.err.startswith(f"queuectl: line 2: {why}")
+    assert result.err.endswith(" Nothing was enqueued.\n")
+    assert [] == jobs()
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("words", [["--lines"], []])
 def test_a_file_in_utf_16_is_called_so(cli: Callable[..., Any], encoding: str, words: List[str]) -> None:
