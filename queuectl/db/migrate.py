@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 
 from queuectl import faults
-from queuectl.errors import StoreRefused
+from queuectl.errors import StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
     from typing import List
 
+    from queuectl.db.sqlite_file import SqliteFile
 
 # The newest schema this version writes; tests hold it against the files.
 NEWEST = 3
@@ -85,6 +86,26 @@ def upgrade_sqlite(db: sqlite3.Connection, now: float) -> None:
         )
         faults.point("migrating")
         db.execute(f"PRAGMA user_version = {migration.number}")
+
+
+def upgrade_file(file: SqliteFile, version: int) -> None:
+    """Bring an open store of schema *version* up to the newest.
+
+    Raises:
+        StoreUnavailable: It cannot be written; nothing was changed.
+    """
+    import time
+
+    try:
+        with file._write as db:
+            upgrade_sqlite(db, time.time())
+    except StoreUnavailable as error:
+        if os.access(file.path, os.W_OK):  # a log that may not be written, say: the message names it
+            raise
+        raise StoreUnavailable(
+            f"{file.path} was written by an older queuectl (schema {version}; this one needs {NEWEST}), and this user "
+            "may not upgrade it. Call one command, such as 'queuectl status', as the user that it belongs to."
+        ) from error
 
 
 def _statements(sql: str) -> List[str]:

@@ -144,10 +144,9 @@ class SqliteFile:
                 "Install the newer release."
             )
         if version < NEWEST:
-            from queuectl.db.migrate import upgrade_sqlite
+            from queuectl.db.migrate import upgrade_file
 
-            with self._write:
-                upgrade_sqlite(self._db, time.time())
+            upgrade_file(self, version)
         rows = self._rows(
             f"""
             SELECT store_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Callable, Iterator, List
@@ -14,6 +15,7 @@ from tests.conftest import Result
 from tests.faults.faulty import as_stranger, give_to_stranger
 from tests.faults.test_disk_full import Disk, disk
 from tests.process.scene import Scene
+from tests.process.test_old_stores import STORES
 
 __all__ = ["disk"]
 
@@ -72,6 +74,32 @@ def test_a_file_that_may_only_be_read(store: Path, stranger: Callable[..., Resul
             os.chmod(named, 0o600)
     assert 0 == stranger("worker", "start", "--drain").code
     assert "  completed: 1\n" in stranger("status").out
+
+
+def test_an_old_store_that_may_only_be_read(home: Path, stranger: Callable[..., Result]) -> None:
+    """Not even looked at without an upgrade: whoever may not make it hears of it, and who can."""
+    home.mkdir()
+    shutil.copyfile(STORES[0], home / "jobs.db")
+    give_to_stranger(home, home / "jobs.db")
+    (home / "jobs.db").chmod(0o400)
+
+    for words in (["list"], ["enqueue", "--", "true"], ["worker", "start"]):
+        refused = stranger(*words)
+        assert ("", 1) == (refused.out, refused.code)
+        assert "jobs.db was written by an older queuectl (schema 1; this one needs" in refused.err
+        assert "as the user that it belongs to.\n" in refused.err
+        assert 1 == refused.err.count("\n")
+    found = stranger("doctor")
+    assert 1 == found.code
+    assert "was written by an older queuectl" in found.out
+
+    (home / "jobs.db").chmod(0o600)
+    assert stranger("list").err.startswith(f"queuectl: cannot write to {home / 'jobs.db-'}")  # a log of its mode then
+    for log in home.glob("jobs.db-*"):
+        log.unlink()
+    assert 0 == stranger("status").code
+    (home / "jobs.db").chmod(0o400)
+    assert 0 == stranger("list").code
 
 
 def test_a_log_that_may_only_be_read_behind_a_link(store: Path, stranger: Callable[..., Result]) -> None:
