@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from queuectl.db.migrate import NEWEST, UNFINISHED
 from queuectl.db.sqlite_views import COUNTED
 from queuectl.db.transfer import MARK, Numbers, Port, names_in, refuse_used, source_of, where
+from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,6 +106,9 @@ class SqlitePort(Port):
             _count_anew(db)
             db.execute("DELETE FROM schema_version WHERE n = ?", (UNFINISHED,))
             db.execute(f"PRAGMA user_version = {NEWEST}")
+        with suppress(StoreUnavailable):  # it is done; and what is in the log is not lost
+            # Copies are sent on, and the file alone is to be one.
+            self._file._rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _count_anew(db: sqlite3.Connection) -> None:

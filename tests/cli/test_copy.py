@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Callable
 
@@ -41,6 +42,17 @@ def test_no_bar_in_a_pipe(many: int, cli: Callable[..., Any]) -> None:
     assert ("", "") == (quiet.out, quiet.err)
     assert (many, False) == (told["rows"]["jobs"], told["resumed"])
     assert {64} == {len(text) for text in told["sha256"].values()}
+
+
+def test_the_file_alone_is_the_copy(cli: Callable[..., Any], tmp_path: Path) -> None:
+    """Nothing of it is left in the log: whoever sends the file to another machine has sent all of it."""
+    cli("enqueue", "--", "true", code=0)
+    cli("copy", "--to", str(tmp_path / "copy.db"), code=0)
+
+    shutil.copyfile(tmp_path / "copy.db", tmp_path / "sent.db")
+
+    sent = json.loads(cli("--db", str(tmp_path / "sent.db"), "status", "--json", code=0).out)
+    assert 1 == sent["jobs"]["pending"]
 
 
 def test_refusals_are_one_sentence(many: int, cli: Callable[..., Any]) -> None:
