@@ -92,8 +92,11 @@ class SqliteFile:
                 raise StoreRefused(
                     f"{path} is a device or a pipe, not a store. Name another path with --db or QUEUECTL_DB."
                 )
-            if sys.platform == "linux" and os.major(found.st_dev) == 0:  # it is on no device: read what it is on
-                sqlite_make.refuse_network(os.path.dirname(os.path.realpath(path)))
+            if sys.platform == "linux":
+                real_path = os.path.realpath(path)
+                sqlite_make.refuse_mounted_alone(real_path)
+                if os.major(found.st_dev) == 0:  # it is on no device: read what it is on
+                    sqlite_make.refuse_network(os.path.dirname(real_path))
         except OSError as error:
             raise StoreUnavailable(f"cannot open the store {path}: {error.strerror or error}.") from None
         return found.st_dev, found.st_ino

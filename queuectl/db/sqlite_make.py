@@ -192,6 +192,26 @@ def network_file_system(folder: str) -> Optional[str]:
     return kind if kind in NETWORK_FILE_SYSTEMS or kind in HOST_SHARES else None
 
 
+def refuse_mounted_alone(path: str) -> None:
+    """Refuse the file *path* if it was mounted without its folder, as ``docker run -v jobs.db:...`` does.
+
+    SQLite puts the log beside the name by which it opens the file: who comes by the folder, and each other container,
+    has a log of its own, and what one of them writes the others lose.
+    """
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            table = file.read()
+    except OSError:
+        return
+    name = os.fsencode(path)
+    for escape, character in reversed(ESCAPES):
+        name = name.replace(character.encode(), escape.encode())
+    if b" %s " % name in table and any(line.split(b" ")[4] == name for line in table.rstrip(b"\n").split(b"\n")):
+        raise StoreRefused(
+            f"{path} was mounted alone, without the log that belongs to it. Mount its folder, where the log lies too."
+        )
+
+
 def refuse_network(folder: str) -> None:
     """Refuse to put a store where SQLite's locks cannot be trusted."""
     kind = network_file_system(folder)

@@ -146,6 +146,32 @@ def test_a_read_only_root(scene: Scene) -> None:
     assert "again\n" in done.out
 
 
+@pytest.mark.parametrize("name", ["elsewhere", "a place \\ too"])
+def test_a_store_that_was_mounted_alone(scene: Scene, name: str) -> None:
+    """As ``docker run -v jobs.db:...`` does: the log would be another one, so it is refused, with what to mount."""
+    scene.queue.enqueue("echo hello")
+    place = scene.folder / name
+    place.mkdir()
+    (place / "jobs.db").touch()
+    script = f"""
+        mount --bind '{scene.folder}/.queuectl/jobs.db' '{place}/jobs.db' || exit 9
+        export QUEUECTL_HOME='{place}'
+        for words in 'enqueue --command two' list 'worker start --drain' 'doctor -q'; do
+            {sys.executable} -m queuectl $words 2>&1 && exit 8
+        done
+        echo end
+    """
+
+    done = run(["unshare", "--mount", "sh", "-c", script])
+
+    *said, end = done.out.splitlines()
+    assert (0, "", "end") == (done.code, done.err, end), done
+    assert 4 == done.out.count(f"{place}/jobs.db was mounted alone, without the log that belongs to it.")
+    assert said[0].endswith(" Mount its folder, where the log lies too.")
+    assert ["jobs.db"] == os.listdir(place)
+    assert ["job1"] == [job.id for job in scene.queue.jobs()]
+
+
 def as_nobody_known() -> List[str]:
     """Return the words for a process whose uid is in no passwd file."""
     return [*as_stranger(), "-m", "queuectl"]
