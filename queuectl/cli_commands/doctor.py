@@ -116,6 +116,9 @@ def _files(queue: Queue) -> Iterator[Finding]:
     found = os.stat(path)
     yield Finding(OK, "store", f"{path}, {size_text(found.st_size)}")
     real = os.path.realpath(path)  # SQLite follows links: what belongs to the store lies beside the file itself
+    if found.st_nlink > 1:
+        text = f"{real} has {found.st_nlink} names (hard links): by each it has another log, and two in use damage it."
+        yield Finding(NOTE, "store", text, f"Use one, or a symbolic link. The others: find / -xdev -samefile '{real}'")
     yield from _permissions(real, [os.path.dirname(real), os.path.realpath(os.path.dirname(path))])
     try:
         wal_bytes = os.stat(real + "-wal").st_size

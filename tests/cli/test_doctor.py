@@ -39,6 +39,18 @@ def test_a_store_that_others_may_read(cli: Callable[..., Any], add: Callable[...
 
 
 @pytest.mark.posix
+def test_a_store_with_two_names(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
+    """A note, for it may be a backup's: whoever opens it by the other name has another log, and damages it."""
+    add("true")
+    os.link(str(home / "jobs.db"), str(home.parent / "other.db"))
+
+    result = cli("doctor", code=0)
+
+    assert f"note  store    {home / 'jobs.db'} has 2 names (hard links): by each it has another log" in result.out
+    assert f"find / -xdev -samefile '{home / 'jobs.db'}'\n" in result.out
+
+
+@pytest.mark.posix
 def test_a_store_behind_a_link(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
     """Its log and its folder are those of the file itself; the link's folder may not be everybody's either."""
     add("true")
