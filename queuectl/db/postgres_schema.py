@@ -76,7 +76,8 @@ class PostgresSchema(PostgresLink):
 
             if not self._unfinished:
                 raise refuse_unfinished(self.location)
-            if not line.execute(self.text("SELECT 1 FROM queuectl.schema_version WHERE n = %s"), (NEWEST,)).fetchone():
+            made = self.text("SELECT max(n) FROM queuectl.schema_version WHERE n < %s")
+            if line.execute(made, (UNFINISHED,)).fetchone() != (NEWEST,):
                 raise refuse_release(self.location)
             return NEWEST
         if number > NEWEST:

@@ -138,7 +138,7 @@ class SqliteFile:
 
             if not unfinished:
                 raise refuse_unfinished(self.path)
-            if not self._rows("SELECT 1 FROM schema_version WHERE n = ?", (NEWEST,)):
+            if self._rows("SELECT max(n) FROM schema_version WHERE n < ?", (UNFINISHED,)) != [(NEWEST,)]:
                 raise refuse_release(self.path)
             version = NEWEST
         if version > NEWEST:

@@ -15,6 +15,7 @@ import pytest
 from queuectl import Queue, QueuectlError
 from queuectl.config import Config
 from queuectl.db import open_store
+from queuectl.db.migrate import UNFINISHED
 from queuectl.db.transfer import TABLES
 from queuectl.errors import Refused, StoreRefused
 from queuectl.job import JobFilter
@@ -278,6 +279,28 @@ def test_what_is_no_target(places: Tuple[str, str], cli: Cli) -> None:
     with pytest.raises(StoreRefused, match="is an unfinished copy of another store"):
         Queue(target)
     assert "copy needs --to" in cli("--db", source, "copy").err
+
+
+@pytest.mark.parametrize("release", ["older", "newer"])
+def test_an_unfinished_copy_of_another_release(places: Tuple[str, str], release: str) -> None:
+    """Its tables are others than this one knows: gone on with, a newer one's would bear this release's number."""
+    source, target = places
+    newest = f"(SELECT max(n) FROM queuectl.schema_version WHERE n < {UNFINISHED})"
+    sql = {
+        "older": f"DELETE FROM queuectl.schema_version WHERE n = {newest}",
+        "newer": f"INSERT INTO queuectl.schema_version (n, checksum, applied_at) VALUES (1 + {newest}, 'x', 1.0)",
+    }[release]
+    with Queue(source) as queue, Queue(target) as other:
+        queue.enqueue("true")
+        other.store.port().begin(queue.store.store_id)
+        if "://" in target:
+            other.store._write(lambda run: run(sql))
+        else:
+            with other.store._write as db:
+                db.execute(sql.replace("queuectl.", ""))
+
+        with pytest.raises(StoreRefused, match="was begun by another release of queuectl. Delete it"):
+            queue.copy_to(target)
 
 
 def test_it_shows_how_far_it_is(tmp_path: Path, cli: Cli, home: Path) -> None:
