@@ -9,7 +9,7 @@ from queuectl.errors import JobNotFound, QueuectlError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from typing import Callable, Generator, Iterable, Iterator, List, Optional
+    from typing import Callable, Dict, Generator, Iterable, Iterator, List, Optional
 
     from queuectl.db.base import Store
     from queuectl.job import Job, Run
@@ -129,25 +129,31 @@ class Following:
     def wait_all(
         self, job_ids: Iterable[str], timeout: Optional[float] = None, tick: Optional[Callable[[], None]] = None
     ) -> List[Job]:
-        """Wait until all of *job_ids* have ended; as ``wait``. *tick* is called between looks."""
+        """Wait until all of *job_ids* have ended; as ``wait``. *tick* is called between looks.
+
+        Each job is returned as it was when its end was seen: until the last one has ended, the first may have been
+        deleted, by its age say, or run again.
+        """
         from queuectl.job import ENDED
         from queuectl.patience import Patient, deadline_of, several
 
         deadline = deadline_of(timeout)
         job_ids = several(job_ids)
         open_ids = list(dict.fromkeys(job_ids))
+        seen: Dict[str, Job] = {}
         sleep_s = FIRST_LOOK_S
         while True:
             with self._lock, Patient(self.store, deadline):
                 states = self.store.states(open_ids)
-            for job_id in open_ids:
-                if job_id not in states:
-                    raise JobNotFound(job_id)
-            open_ids = [job_id for job_id in open_ids if states[job_id] not in ENDED]
-            if not open_ids:
-                with self._lock, Patient(self.store, deadline):
+                for job_id in open_ids:
+                    if job_id not in states:
+                        raise JobNotFound(job_id)
+                    if states[job_id] in ENDED:
+                        seen[job_id] = self.get(job_id)
+                open_ids = [job_id for job_id in open_ids if job_id not in seen or seen[job_id].state not in ENDED]
+                if not open_ids:
                     self.store.sync()  # an end that was told must survive a loss of power
-                    return [self.get(job_id) for job_id in job_ids]
+                    return [seen[job_id] for job_id in job_ids]
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"{', '.join(open_ids[:5])} had not ended after {timeout} s.")
             if tick is not None:

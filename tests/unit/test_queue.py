@@ -476,6 +476,21 @@ def test_waiting_for_a_job_that_is_deleted_ends(queue):
         queue.wait_all(["job1"], tick=lambda: (queue.cancel("job1"), queue.prune(JobFilter())))
 
 
+@pytest.mark.parametrize(
+    "meanwhile",
+    [lambda queue: queue.prune(JobFilter()), lambda queue: queue.retry("job1")],
+    ids=["deleted", "run again"],
+)
+def test_an_end_that_was_seen_is_told_whatever_comes_of_the_job(queue, meanwhile):
+    """Workers delete jobs by their age (keep_completed): a wait for many failed when all of them had completed."""
+    queue.enqueue_many(["true", "true"])
+    steps = [lambda: end(queue, completed), lambda: meanwhile(queue), lambda: queue.cancel("job2")]
+
+    jobs = queue.wait_all(["job1", "job2"], 30, tick=lambda: steps and steps.pop(0)())
+
+    assert [("job1", "completed"), ("job2", "cancelled")] == [(job.id, job.state) for job in jobs]
+
+
 # -- moving and switches ----------------------------------------------------------------------
 
 
