@@ -89,7 +89,7 @@ def show_status(args: Args) -> int:
 
 def bare(args: Args) -> int:
     """``queuectl`` alone: the status, or for a queue without jobs the commands to start with."""
-    with Queue(args.db) as queue:
+    with Queue(args.db, create=args.may_make_store) as queue:
         status = queue.status()
         if args.json or args.quiet or any(status.jobs.values()) or status.workers:
             return _print_status(queue, status, args)

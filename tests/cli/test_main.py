@@ -160,8 +160,8 @@ def test_the_store_is_named_by_option_before_environment(cli: Callable[..., Any]
 
 @pytest.mark.parametrize(
     "words",
-    ["status", "list", "show job1", "logs job1", "logs -f job1", "explain job1", "wait job1", "dlq list", "queue list",
-     "worker list", "config list", "config get lease", "cancel job1", "retry job1", "retry --state dead",
+    ["", "status", "list", "show job1", "logs job1", "logs -f job1", "explain job1", "wait job1", "dlq list",
+     "queue list", "worker list", "config list", "config get lease", "cancel job1", "retry job1", "retry --state dead",
      "edit job1 priority=1",
      "dlq retry job1", "dlq retry --all", "dlq purge -y", "prune -y", "reset -y", "worker stop", "queue resume q",
      "config unset lease"],
