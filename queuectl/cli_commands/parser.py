@@ -148,7 +148,10 @@ def _place(command: Command, plain: List[str], values: Dict[str, Any]) -> None:
     for positional in command.positionals:
         taken = left if positional.most is None else left[: positional.most]
         if len(taken) < positional.least:
-            raise UsageError(f"{command.name} needs {positional.metavar}: {usage(command)}")
+            how = usage(command)
+            if command.name == "config set" and plain and "=" in plain[0]:  # as git takes it
+                how = "queuectl config set " + " ".join(plain[0][:40].split("=", 1))
+            raise UsageError(f"{command.name} needs {positional.metavar}: {how}")
         left = left[len(taken) :]
         values[positional.dest] = taken if positional.most is None else taken[0] if taken else None
     if left:
@@ -188,9 +191,15 @@ def _unknown_option(token: str, known: Sequence[str], where: str) -> UsageError:
 
     name = token.partition("=")[0]
     name = name if len(name) <= 40 else name[:40] + "..."
-    elsewhere = {word: option for word, option in OPTIONS.items() if option in known}
+    elsewhere = {word: option for word, meant in OPTIONS.items() for option in meant[::-1] if option in known}
     hint = did_you_mean(name.replace("_", "-"), known, "", elsewhere)
     topic = "" if where == "queuectl" else " " + where
+    if where == "edit" and not hint:
+        from queuectl.jobspec import FIELDS
+
+        field = name.lstrip("-").replace("-", "_")
+        if field in FIELDS:
+            hint = f"edit takes FIELD=VALUE: queuectl edit job1 {field}=VALUE."
     return UsageError(f"unknown option {name}. {hint or f'queuectl help{topic} shows the options.'}")
 
 
@@ -202,6 +211,8 @@ def unknown_command(word: str, noun: str = "") -> UsageError:
     if noun:
         verbs_here = TABLE[noun].subcommands
         elsewhere = {name: verb for name, meant in VERBS.items() for verb in meant[::-1] if verb in verbs_here}
+        if word in VERBS and word not in elsewhere:
+            elsewhere = {}  # no slip of the fingers, but something that this noun has no word for
         hint = did_you_mean(word, verbs_here, "There are ", elsewhere)
         return UsageError(f"unknown command {noun} {shown!r}. {hint}")
     verbs = {verb: f"{name} {verb}" for name, entry in TABLE.items() for verb in entry.subcommands}

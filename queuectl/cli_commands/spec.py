@@ -199,6 +199,10 @@ def _state(text: str) -> str:
 
     name = text.lower()
     if name not in STATES:
+        several = name.split(",")
+        if len(several) > 1 and all(each in STATES for each in several):
+            options = " ".join(f"--state {each}" for each in dict.fromkeys(several))
+            raise UsageError(f"option --state takes one state, not {text[:60]!r}. Give it once for each: {options}.")
         hint = suggest.did_you_mean(name, STATES, "The states are ", suggest.STATES)
         raise UsageError(f"unknown state {text[:40]!r}. {hint}")
     return name

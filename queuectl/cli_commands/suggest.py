@@ -29,11 +29,21 @@ STATES = {
     "retrying": "failed", "done": "completed", "success": "completed", "succeeded": "completed",
     "killed": "cancelled", "canceled": "cancelled", "dlq": "dead",
 }  # fmt: skip
+# Options too; of these as well the first that the command has.
 OPTIONS = {
-    "--cmd": "--command", "--shell": "--command", "--name": "--id", "--retries": "--max-retries", "--dir": "--cwd",
-    "--workdir": "--cwd", "--after": "--delay", "--label": "--tag", "--workers": "--count", "--jobs": "--count",
-    "--background": "--daemon", "--force": "--yes", "-V": "--version", "-n": "--limit",
+    "--cmd": ("--command",), "--shell": ("--command",), "--name": ("--id",), "--retries": ("--max-retries",),
+    "--tries": ("--max-retries",), "--attempts": ("--max-retries",), "--max-attempts": ("--max-retries",),
+    "--dir": ("--cwd",), "--workdir": ("--cwd",), "--chdir": ("--cwd",), "-C": ("--cwd",), "-e": ("--env",),
+    "--environment": ("--env",), "--after": ("--delay",), "--when": ("--at",), "--label": ("--tag",),
+    "--workers": ("--count",), "--jobs": ("--count",), "--procs": ("--count",), "--parallel": ("--count",),
+    "-j": ("--count",), "-P": ("--count",), "--background": ("--daemon",), "--detach": ("--daemon",),
+    "-d": ("--daemon",), "--once": ("--drain",), "--burst": ("--drain",), "--force": ("--yes", "--now"),
+    "-V": ("--version",), "-n": ("--limit", "--count"), "--order": ("--sort",), "--order-by": ("--sort",),
+    "--format": ("--json",), "--output": ("--json",), "-o": ("--json",), "--watch": ("--follow",),
 }  # fmt: skip
+
+# From how alike two words are on (1: the same) one is taken for the other. A wrong guess is worse than none.
+LIKENESS = 0.65
 
 
 def did_you_mean(
@@ -52,7 +62,10 @@ def did_you_mean(
     from difflib import get_close_matches  # costs several ms: only wrong input pays
 
     names = list(known)
-    near = get_close_matches(word[:60], [*names, *(elsewhere or ())], 1)
+    # Hyphens in front, which all options have, make none of them like another.
+    bare = {name.lstrip("-"): name for name in (*(elsewhere or ()), *names)}
+    near = get_close_matches(word.lstrip("-")[:60], bare, 1, LIKENESS)
     if near:
-        return f"Did you mean {near[0] if near[0] in names else (elsewhere or {})[near[0]]}?"
+        name = bare[near[0]]
+        return f"Did you mean {name if name in names else (elsewhere or {})[name]}?"
     return otherwise + ", ".join(names) + "." if otherwise else ""

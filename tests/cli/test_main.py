@@ -105,6 +105,20 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
         (["dlq", "rm", "job1"], "unknown command dlq 'rm'. Did you mean purge?"),
         (["list", "failed"], "list takes no arguments, so 'failed' is too much. Did you mean --state failed?"),
         (["list", "running"], "list takes no arguments, so 'running' is too much. Did you mean --state processing?"),
+        (["list", "--since", "1h"], "unknown option --since. queuectl help list shows the options."),
+        (["run", "--file", "x"], "unknown option --file. queuectl help run shows the options."),
+        (["retry", "--all"], "unknown option --all. queuectl help retry shows the options."),
+        (["queue", "delete", "mail"], "unknown command queue 'delete'. There are list, pause, resume, limit."),
+        (["worker", "start", "-n", "3"], "unknown option -n. Did you mean --count?"),
+        (["worker", "start", "-d"], "unknown option -d. Did you mean --daemon?"),
+        (["list", "-n", "3"], "unknown option -n. Did you mean --limit?"),
+        (["list", "--format", "json"], "unknown option --format. Did you mean --json?"),
+        (["edit", "job1", "--priority", "5"], "unknown option --priority. edit takes FIELD=VALUE: queuectl edit job1 "),
+        (["config", "set", "lease=5"], "config set needs V: queuectl config set lease 5"),
+        (
+            ["list", "--state", "dead,failed"],
+            "option --state takes one state, not 'dead,failed'. Give it once for each: --state dead --state failed.",
+        ),
         (["list", "more"], "list takes no arguments, so 'more' is too much."),
         (["show"], "show needs ID: queuectl show ID"),
         (["help", "lst"], "unknown command 'lst'. Did you mean list?"),
@@ -133,7 +147,7 @@ def test_suggestions_exist() -> None:
 
     assert meant <= words
     assert not set(suggest.COMMANDS) & set(TABLE)
-    assert set(suggest.OPTIONS.values()) <= FLAGS | VALUED
+    assert {option for meant in suggest.OPTIONS.values() for option in meant} <= FLAGS | VALUED
     assert not set(suggest.OPTIONS) & (FLAGS | VALUED | {"-h", "-q", "-v", "-f", "-y"})
     verbs = {verb for entry in TABLE.values() for verb in entry.subcommands}
     assert {verb for meant in suggest.VERBS.values() for verb in meant} <= verbs
