@@ -36,10 +36,12 @@ BASH = """\
 # queuectl completion for bash. Load it: source <(queuectl completion bash)
 _queuectl() {
     local line before=("${COMP_WORDS[@]:1:COMP_CWORD-1}") current=${COMP_WORDS[COMP_CWORD]}
+    local program=${COMP_WORDS[0]}
+    [[ $program == "~/"* ]] && program=$HOME/${program:2}
     COMPREPLY=()
     while IFS= read -r line; do
         COMPREPLY+=("${line%%$'\\t'*}")
-    done < <("${COMP_WORDS[0]}" __complete -- "${before[@]}" "+$current" 2>/dev/null)
+    done < <("$program" __complete -- "${before[@]}" "+$current" 2>/dev/null)
     [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace
     return 0
 }
@@ -50,10 +52,11 @@ ZSH = """\
 #compdef queuectl
 # queuectl completion for zsh. Load it: source <(queuectl completion zsh)
 _queuectl() {
-    local line name current=${(Q)words[CURRENT]}
+    local line name current=${(Q)words[CURRENT]} program=${words[1]}
+    [[ $program == "~/"* ]] && program=$HOME/${program:2}
     local -a before offers partial
     before=("${(@Q)words[2,CURRENT-1]}")
-    for line in "${(@f)$("${words[1]}" __complete -- "${before[@]}" "+$current" 2>/dev/null)}"; do
+    for line in "${(@f)$("$program" __complete -- "${before[@]}" "+$current" 2>/dev/null)}"; do
         name=${line%%$'\\t'*}
         if [[ $name == *= ]]; then
             partial+=("$name")
@@ -83,7 +86,11 @@ FISH = """\
 function __queuectl_complete
     set -l before (commandline -opc)
     set -l current (commandline -ct)
-    set -l offers ($before[1] __complete -- $before[2..-1] "+$current" 2>/dev/null)
+    set -l program (string replace -r '^~/' "$HOME/" -- $before[1])
+    set -l offers
+    if type -q -- $program
+        set offers ($program __complete -- $before[2..-1] "+$current" 2>/dev/null)
+    end
     if set -q offers[1]
         printf '%s\\n' $offers
     else

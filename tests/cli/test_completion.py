@@ -116,18 +116,21 @@ try queuectl list --state p
 try queuectl list --state = p
 try queuectl show ""
 try queuectl enqueue --file ""
+try "~/bin/queuectl" list --state p
 """
 
 
 @pytest.mark.posix
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
-def test_bash(program: Path, add: Callable[..., str]) -> None:
-    """The script is loaded and asked as bash would."""
+def test_bash(program: Path, add: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script is loaded and asked as bash would, which hands over a ~ as it was typed."""
     add("echo 'a b'")
+    monkeypatch.setenv("HOME", str(program.parent.parent))
 
     done = subprocess.run(["bash", "-c", BASH], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
 
-    assert (0, b"pending processing\npending processing\njob1\n\n") == (done.returncode, done.stdout)
+    expected = b"pending processing\npending processing\njob1\n\npending processing\n"
+    assert (0, expected) == (done.returncode, done.stdout)
 
 
 @pytest.mark.posix
@@ -140,6 +143,20 @@ def test_fish(program: Path, add: Callable[..., str]) -> None:
     done = subprocess.run(["fish", "--no-config", "-c", script], stdout=subprocess.PIPE, check=False)
 
     assert done.stdout.decode() == "pending\nprocessing\njob1\tpending: echo 'a b'\n"
+
+
+@pytest.mark.posix
+@pytest.mark.skipif(not shutil.which("fish"), reason="needs fish")
+def test_fish_finds_the_program_that_was_typed(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a ~ too; where there is none, no error of the shell comes into the middle of the line."""
+    monkeypatch.setenv("HOME", str(program.parent.parent))
+    script = "queuectl completion fish | source; complete -C '~/bin/queuectl list --state p'; complete -C '%s li'"
+
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", script % "~/gone/queuectl"], capture_output=True, text=True, check=False
+    )
+
+    assert (done.stdout, done.stderr) == ("pending\nprocessing\n", "")
 
 
 @pytest.mark.posix
@@ -161,20 +178,26 @@ zpty -w shell "PS1= PROMPT=; fpath=($PWD/functions $fpath); autoload -Uz compini
 zpty -r -m shell line '*READY*'
 zpty -w -n shell $'queuectl list --state pend\t'
 zpty -r -m shell line '*pending*' && print -r -- "${line##*queuectl}"
+zpty -w -n shell $'\025~/bin/queuectl list --state dea\t'
+zpty -r -m shell line '*dead*' && print -r -- "${line##*queuectl}"
 zpty -d shell
 """
 
 
 @pytest.mark.posix
 @pytest.mark.skipif(not shutil.which("zsh"), reason="needs zsh")
-def test_zsh_completes_with_a_file_of_its_functions(program: Path, cli: Callable[..., Any]) -> None:
-    """At the very first TAB, which loads it."""
+def test_zsh_completes_with_a_file_of_its_functions(
+    program: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the very first TAB, which loads it; and for a program that was typed with a ~."""
+    monkeypatch.setenv("HOME", str(program.parent.parent))
     Path("functions").mkdir()
     Path("functions", "_queuectl").write_text(cli("completion", "zsh", code=0).out)
 
     done = subprocess.run(["zsh", "-f", "-c", ZSH_KEYS], stdout=subprocess.PIPE, check=False, timeout=30)
 
     assert b"list --state pending" in done.stdout
+    assert b"list --state dead" in done.stdout
 
 
 def test_powershell_has_a_script(cli: Callable[..., Any]) -> None:
