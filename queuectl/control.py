@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -10,7 +11,7 @@ from queuectl import faults, recovery
 from queuectl.db import doorbell
 from queuectl.errors import StoreError
 from queuectl.patience import deadline_of
-from queuectl.runner import QUIT, identity
+from queuectl.runner import QUIT, RUN_ID, STORE_ID, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +37,22 @@ def local_workers(store: Store) -> List[Worker]:
         for worker in store.workers()
         if worker.host_id == here and identity.is_running(worker.pid, worker.pid_started)
     ]
+
+
+def own_workers(store: Store) -> List[Worker]:
+    """Return the worker of which this process is a command, or a part of one, and its supervisor; usually nobody.
+
+    They are there as long as this process is, so it cannot wait until they are gone.
+    """
+    run_id = os.environ.get(RUN_ID)
+    if not run_id or os.environ.get(STORE_ID) != store.store_id:
+        return []
+    workers = store.workers()
+    for own in workers:
+        if any(str(run) == run_id for _, run in store.runs_of(own.id)):
+            of_it = [each for each in workers if each.group_id == own.group_id and each.role == "supervisor"]
+            return [own, *of_it]
+    return []
 
 
 class Reach:
@@ -83,6 +100,7 @@ def stop_workers(
 ) -> List[Worker]:
     """Stop the workers and supervisors in reach; return those left when *timeout_s* is over.
 
+    Where only ``own_workers`` are left, they are returned at once: they stop when the job that called this has ended.
     A group that is started while this waits goes on, unless *newcomers* are meant too: it was not there when
     somebody decided to stop them.
 
@@ -98,6 +116,7 @@ def stop_workers(
     deadline = deadline_of(timeout_s)
     reach = Reach(store, hosts, all_hosts)
     asked: Dict[str, Worker] = {}
+    own = {worker.id for worker in ([] if now else own_workers(store))}
     groups: Optional[Set[str]] = None
     while True:
         present = reach.present()
@@ -119,7 +138,7 @@ def stop_workers(
         if new:
             _ask(store, new, [worker for worker in new if reach.is_here(worker)], now)
             faults.point("stopping")
-        if deadline is not None and time.monotonic() >= deadline:
+        if own.issuperset(worker.id for worker in left) or (deadline is not None and time.monotonic() >= deadline):
             return left
         nap(LOOK_S if all(map(reach.is_here, left)) else FAR_LOOK_S)
 

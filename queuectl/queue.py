@@ -315,7 +315,8 @@ class Queue(Forkable, Following, Switches):
             hosts: Those on the hosts with these names instead; they are asked through the store.
             all_hosts: Those on every host.
 
-        Returns those still there when *timeout* ended; usually none.
+        Returns those still there when *timeout* ended; usually none. Called by a job of theirs, it waits for all but
+        the worker of that job, and returns that one: it stops when the job has ended.
         """
         from queuectl.control import stop_workers
 

@@ -10,7 +10,7 @@ from queuectl.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Sequence
+    from typing import Collection, List, Sequence
 
     from queuectl.cli_commands.spec import Args
     from queuectl.job import Worker
@@ -75,6 +75,7 @@ def _tell_started(started: Started, args: Args) -> None:
 
 def stop(args: Args) -> int:
     """``worker stop``: every worker of this store on this machine, on some hosts, or on all."""
+    from queuectl.control import own_workers
     from queuectl.render import note, plural, write_json
 
     if args.host and args.all_hosts:
@@ -97,6 +98,7 @@ def stop(args: Args) -> int:
         groups = {worker.group_id for worker in (*before, *left)}
         new = [worker for worker in _meant(queue.workers(), args) if worker.group_id not in groups]
         _forget_the_dead(queue)
+        own = {worker.id for worker in (own_workers(queue.store) if left else [])}
     still = [worker for worker in left if worker.role == "worker"]
     stopped = len(meant) - len(still)
     left = still or left  # a supervisor only where all of its workers are gone
@@ -113,11 +115,20 @@ def stop(args: Args) -> int:
         _tell_of_others(before, meant, args)
     if new and not args.quiet:
         note(f"{plural(len(new), 'worker')} started meanwhile {'goes' if len(new) == 1 else 'go'} on.")
-    if left:
-        names = ", ".join(map(_place, left))
-        note(f"still running after {args.timeout:g} s: {names}. 'queuectl worker stop --now' ends their jobs.")
-        return 1
-    return 0
+    return _told_left(left, own, args) if left else 0
+
+
+def _told_left(left: Sequence[Worker], own: Collection[str], args: Args) -> int:
+    """Say who is still there, *own* being the worker that runs this command; return the exit code."""
+    from queuectl.render import note
+
+    names = ", ".join(map(_place, left))
+    if all(worker.id in own for worker in left):
+        if not args.quiet:
+            note(f"this is part of a job that the worker with {names} runs, and that stops when the job has ended.")
+        return 0
+    note(f"still running after {args.timeout:g} s: {names}. 'queuectl worker stop --now' ends their jobs.")
+    return 1
 
 
 def _forget_the_dead(queue: Queue) -> None:
@@ -277,7 +288,8 @@ COMMANDS = (
         details=(
             "Foreground or in the background, whoever started them; none but queuectl's own workers. Those that are\n"
             "started while it waits go on. Those of another host are asked through the store: they hear of it\n"
-            "within two seconds. One that is cut off from the store counts as gone once its lease is given away."
+            "within two seconds. One that is cut off from the store counts as gone once its lease is given away.\n"
+            "A job may stop the worker that runs it: that one is not waited for, and stops when the job has ended."
         ),
         exit_codes=[(0, "all are gone, or none ran"), (1, "--timeout ended first; says who is left")],
     ),

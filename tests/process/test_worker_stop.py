@@ -46,6 +46,28 @@ def test_other_threads_go_on_while_one_stops_the_workers(scene: Scene) -> None:
     assert not group.running
 
 
+def test_a_job_stops_its_own_worker(scene: Scene) -> None:
+    """It waited for its own end; now for the other workers alone, and its own stops behind it."""
+    held = scene.queue.enqueue(HELD).id
+    group = scene.start("--count", "2")
+    scene.until(held, "processing")
+    program = f"{sys.executable} -m queuectl"
+    job_id = scene.queue.enqueue(f"touch asked; {program} worker stop; echo code $?").id
+    scene.eventually((scene.folder / "asked").exists)
+    scene.queue.enqueue("true")
+    scene.eventually(lambda: all(worker.stop for worker in scene.queue.workers()))
+    assert "processing" == scene.state(job_id)
+    (scene.folder / "go").touch()
+
+    assert 0 == group.wait().code
+
+    assert ["completed", "completed", "pending"] == [job.state for job in scene.queue.jobs()]
+    told = scene.queue.output(job_id).decode()
+    assert "queuectl: this is part of a job that the worker with pid " in told
+    assert "Stopped 1 worker.\n" in told
+    assert told.endswith("code 0\n")
+
+
 def test_it_reaches_every_group(scene: Scene, cli: Cli) -> None:
     """Two groups in the foreground, one daemon: their running jobs complete, and all are gone when it returns."""
     ids = scene.queue.enqueue_many([scene.journal.command("sleep 0.5")] * 4)
