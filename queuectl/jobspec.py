@@ -24,6 +24,13 @@ FIELDS = (
     "command", "id", "queue", "priority", "max_retries", "backoff_base",
     "timeout", "run_at", "delay", "cwd", "env", "tags",
 )  # fmt: skip
+# What other tools, and this one's options, call them.
+MEANT = {
+    "cmd": "command", "shell": "command", "name": "id", "job_id": "id", "retries": "max_retries",
+    "tries": "max_retries", "max_attempts": "max_retries", "dir": "cwd", "directory": "cwd", "workdir": "cwd",
+    "environment": "env", "at": "run_at", "when": "run_at", "eta": "run_at", "scheduled_at": "run_at",
+    "after": "delay", "label": "tags",
+}  # fmt: skip
 STATE_FIELDS = (
     "state", "attempts", "failures", "losses", "created_at", "updated_at", "ended_at",
     "worker_id", "worker", "run_id", "seq", "reason", "cancel_requested", "runs",
@@ -275,7 +282,8 @@ def field_name(name: str) -> str:
         raise InvalidJob(f"job field {shown(name)} is set by queuectl itself. Leave it out.")
     from difflib import get_close_matches
 
-    near = get_close_matches(key.lower()[:40], FIELDS, 1)
+    word = key.lower()[:40]
+    near = [MEANT[word]] if word in MEANT else get_close_matches(word, FIELDS, 1)
     hint = f"Did you mean {near[0]!r}?" if near else "The fields are " + ", ".join(FIELDS) + "."
     raise InvalidJob(f"unknown job field {shown(name)}. {hint}")
 
