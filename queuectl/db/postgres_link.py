@@ -354,6 +354,7 @@ class PostgresLink:
                 "somebody holds a lock. Try again."
             ) from error
         if state == "25006":
+            self._drop()  # after a failover the address leads to the new server soon, this connection never
             raise StoreUnavailable(f"{self.location} is read-only now, such as a standby is.") from error
         if state == "53100":
             raise StoreUnavailable(f"the disk of {self.location} is full; nothing was changed.") from error

@@ -226,3 +226,20 @@ def test_a_worker_behind_a_slow_link_works_with_the_shortest_lease(
             store.cancel([waits])
             eventually(lambda job_id=waits: store.get(job_id).state == "cancelled", timeout=40)
     assert "died" not in group.out
+
+
+def test_a_store_that_was_met_read_only_is_opened_anew(server, url, raw, open_one):
+    """After a failover an address leads to the old server for a while, which is a standby now; not for ever."""
+    raw("CREATE ROLE met_read_only LOGIN SUPERUSER")
+    try:
+        open_one(url).add([spec()], T0)
+        raw("ALTER ROLE met_read_only SET default_transaction_read_only = on")
+        store = open_one(url.replace("postgres@", "met_read_only@"))
+        with pytest.raises(StoreUnavailable, match="is read-only now"):
+            store.add([spec()], T0)
+        raw("ALTER ROLE met_read_only RESET default_transaction_read_only")
+
+        assert ["job2"] == store.add([spec()], T0)
+        store.close()
+    finally:
+        raw("DROP ROLE met_read_only")
