@@ -85,8 +85,7 @@ class WorkerProcess:
         self._tick_mono = self._look_mono = self._sweep_mono = 0.0
         self._idle_tick_s = DEAF_TICK_S
         self._due_mono: Optional[float] = None
-        self._config = Config(store.settings())
-        self._settings_seen = store.settings_seen
+        self._config, self._settings_seen = Config(store.settings()), store.settings_seen
         self._membership = Membership(store, number, group_id, concurrency, self._queues)
         self._enter()
 
@@ -195,8 +194,10 @@ class WorkerProcess:
         self._membership.disarm()
 
     def _read_settings(self) -> None:
-        self._config = Config(self._store.settings())
-        self._settings_seen = self._store.settings_seen
+        config = Config(self._store.settings())
+        if config.lease < self._config.lease:  # by a shorter one the last renewal may be too old
+            self._membership.renew_in_time(config.lease, time.monotonic())
+        self._config, self._settings_seen = config, self._store.settings_seen
         self._chore_mono = 0.0  # a lease that was made shorter binds at once
 
     def _trouble(self, what: str, pause_s: float = TROUBLE_S) -> None:

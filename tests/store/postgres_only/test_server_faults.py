@@ -243,3 +243,25 @@ def test_a_store_that_was_met_read_only_is_opened_anew(server, url, raw, open_on
         store.close()
     finally:
         raw("DROP ROLE met_read_only")
+
+
+@pytest.mark.posix
+def test_a_lease_that_is_made_shorter_ends_no_run(
+    store, server, schema, raw, home, monkeypatch, background, eventually
+):
+    """A worker whose last renewal is further back than the new lease is long renews at once."""
+    store.set_setting("lease", "3600")
+    (long,) = store.add([spec(f"until [ -e {home}/go ]; do sleep 0.05; done")])
+    monkeypatch.setenv("QUEUECTL_DB", server.url(schema))
+    with background("worker", "start", "--concurrency", "2") as group:
+        eventually(lambda: store.get(long).state == "processing")
+        ((begun,),) = raw("SELECT extract(epoch FROM clock_timestamp())")
+        eventually(lambda: raw("SELECT extract(epoch FROM clock_timestamp())")[0][0] > begun + 3)
+        store.set_setting("lease", "2")
+        (short,) = store.add([spec("true")])  # its claim says first that the settings have changed
+        eventually(lambda: store.get(short).state == "completed")
+        (home / "go").touch()
+        eventually(lambda: store.get(long).state == "completed")
+
+    assert ["completed"] == [run.state for run in store.runs(long)]
+    assert "put back" not in group.out
