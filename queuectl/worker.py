@@ -342,16 +342,15 @@ class WorkerProcess:
         """Renew the lease in time, read orders, look for work that no bell announced."""
         self._tick_mono = now_mono + min(TICK_S if self._running else self._idle_tick_s, self._config.lease / 3)
         try:
-            # Orders, settings and jobs all come by a commit. A look at all of them now and then is for what does
-            # not: a wall clock that jumped past a job's time.
-            orders = self._store.news(self._membership.id, now_mono >= self._look_mono)
-            self._hungry = self._hungry or orders is not None
-            if orders is not None and self._store.settings_seen != self._settings_seen:
-                self._read_settings()  # a lease that was made shorter binds at once
-            if not self._membership.renew_in_time(self._config.lease, now_mono):
+            if not self._membership.renew_in_time(self._config.lease, now_mono):  # first: a look may wait for a lock
                 self._fenced()
                 return
+            # Orders, settings and jobs come by a commit. A look without one is for a wall clock that jumped ahead.
+            orders = self._store.news(self._membership.id, now_mono >= self._look_mono)
             if orders is not None:
+                self._hungry = True
+                if self._store.settings_seen != self._settings_seen:
+                    self._read_settings()
                 self._obey(orders, now_mono)
                 self._look_mono = now_mono + LOOK_S
             self._store.tidy()

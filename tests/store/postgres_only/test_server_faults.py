@@ -265,3 +265,28 @@ def test_a_lease_that_is_made_shorter_ends_no_run(
 
     assert ["completed"] == [run.state for run in store.runs(long)]
     assert "put back" not in group.out
+
+
+@pytest.mark.slow
+@pytest.mark.posix
+def test_a_worker_keeps_its_run_while_somebody_has_locked_the_jobs(
+    store, server, schema, raw, home, monkeypatch, background, eventually
+):
+    """As VACUUM FULL or REINDEX does, for longer than a lease: neither orders nor claims come, the lease is renewed."""
+    import psycopg
+
+    store.set_setting("lease", "3")
+    (job_id,) = store.add([spec(f"until [ -e {home}/go ]; do sleep 0.05; done")])
+    monkeypatch.setenv("QUEUECTL_DB", server.url(schema))
+    leases = "SELECT min(lease_expires_at) FROM {s}.workers WHERE id NOT IN ('w1', 'w2')"
+    with background("worker", "start", "--concurrency", "2") as group:
+        eventually(lambda: store.get(job_id).state == "processing")
+        with psycopg.connect(server.url().partition("?")[0]) as other:
+            other.execute(f"LOCK TABLE {schema}.jobs IN ACCESS EXCLUSIVE MODE")
+            ((until,),) = raw(leases)
+            eventually(lambda: raw(leases)[0][0] > until + 9, timeout=40)
+        (home / "go").touch()
+        eventually(lambda: store.get(job_id).state == "completed")
+
+    assert ["completed"] == [run.state for run in store.runs(job_id)]
+    assert "lost its lease" not in group.out
