@@ -7,11 +7,11 @@ import time
 
 from queuectl import clock
 from queuectl.job import Outcome, RunEnd
-from queuectl.runner import RUN_ID, STORE_ID, how_ended, start, used
+from queuectl.runner import RUN_ID, STORE_ID, how_ended, kill, left_over, start, terminate, used
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional
+    from typing import Any, Dict, Optional, Sequence
 
     from queuectl.config import Config
     from queuectl.job import Claim
@@ -106,33 +106,19 @@ class Execution:
             self.deadline_mono = self.started_mono + self.timeout_s
 
     def next_mono(self) -> Optional[float]:
-        """Return when ``look`` is due next, None if never."""
+        """Return when ``look_at`` is due next, None if never."""
         if self.outcome is None:
             return self.deadline_mono
         return self.kill_mono if self._status is None else self._look_mono
 
-    def end(self, outcome: Outcome, now_mono: float) -> None:
-        """Begin to end the run: TERM to the whole tree, KILL after the grace."""
-        if self.outcome is None:
-            self.outcome = outcome
-            self.kill_mono = now_mono + self.grace_s
-            self.command.terminate()
+    def is_due(self, now_mono: float) -> bool:
+        """Say whether ``look_at`` is due."""
+        due_mono = self.next_mono()
+        return due_mono is not None and now_mono >= due_mono
 
-    def kill(self, outcome: Outcome, now_mono: float) -> None:
-        """End the run without grace."""
-        self.outcome = self.outcome or outcome
-        self.kill_mono = now_mono + LOOK_S
-        self.killed = True
-        self.command.kill()
-
-    def look(self, now_mono: float) -> None:
-        """Do what is due: the timeout, or the KILL after TERM, again until nothing of the tree is left."""
-        self._look_mono = now_mono + LOOK_S
-        if self.outcome is None:
-            if self.deadline_mono is not None and now_mono >= self.deadline_mono:
-                self.end(Outcome.TIMED_OUT, now_mono)
-        elif self.kill_mono is not None and now_mono >= self.kill_mono:
-            self.kill(self.outcome, now_mono)
+    def look_by(self, mono: float) -> None:
+        """Have the next look at a tree whose first process has ended be at *mono*."""
+        self._look_mono = mono
 
     def collected(self, status: int, usage: Any) -> None:
         """Note that the first process ended."""
@@ -141,11 +127,9 @@ class Execution:
         self.command.reaped()
 
     @property
-    def over(self) -> bool:
-        """Whether the run has ended: its first process, and if it is being ended, its whole tree."""
-        if self._status is None:
-            return False
-        return self.outcome is None or not self.command.leftovers()
+    def is_collected(self) -> bool:
+        """Whether the first process has ended."""
+        return self._status is not None
 
     def result(self, ended_at: float) -> RunEnd:
         """Return how the run ended; only when it is ``over``."""
@@ -166,6 +150,49 @@ class Execution:
         if outcome is Outcome.STOPPED:
             return "stopped"
         return f"exit {exit_code}" if number is None else f"signal {signal_name(number)}"
+
+
+def end_all(executions: Sequence[Execution], outcome: Outcome, now_mono: float) -> None:
+    """Begin to end runs: TERM to the whole trees, KILL after their grace. Those that are being ended go on so."""
+    fresh = [execution for execution in executions if execution.outcome is None]
+    for execution in fresh:
+        execution.outcome = outcome
+        execution.kill_mono = now_mono + execution.grace_s
+    if fresh:
+        terminate([execution.command for execution in fresh])
+
+
+def kill_all(executions: Sequence[Execution], outcome: Outcome, now_mono: float) -> None:
+    """End runs without grace."""
+    for execution in executions:
+        execution.outcome = execution.outcome or outcome
+        execution.kill_mono = now_mono + LOOK_S
+        execution.killed = True
+    if executions:
+        kill([execution.command for execution in executions])
+
+
+def look_at(executions: Sequence[Execution], now_mono: float) -> None:
+    """Do what is due: the timeout, or the KILL after TERM, again until nothing of the trees is left."""
+    late, stubborn = [], []
+    for execution in executions:
+        execution.look_by(now_mono + LOOK_S)
+        if execution.outcome is None:
+            late.append(execution)
+        elif execution.kill_mono is not None and now_mono >= execution.kill_mono:
+            stubborn.append(execution)
+    end_all(late, Outcome.TIMED_OUT, now_mono)
+    kill_all(stubborn, Outcome.STOPPED, now_mono)
+
+
+def that_are_over(executions: Sequence[Execution]) -> Sequence[Execution]:
+    """Return the runs that have ended: their first process, and of those that are being ended, the whole tree."""
+    ended = [execution for execution in executions if execution.is_collected]
+    ending = [execution.command for execution in ended if execution.outcome is not None]
+    if not ending:
+        return ended
+    left = set(left_over(ending))
+    return [execution for execution in ended if execution.command not in left]
 
 
 def signal_name(number: int) -> str:

@@ -15,7 +15,7 @@ from queuectl import events, faults, journal, recovery
 from queuectl.config import Config
 from queuectl.ends import Ends
 from queuectl.errors import StoreUnavailable
-from queuectl.execution import Execution, Slots
+from queuectl.execution import Execution, Slots, end_all, kill_all, look_at, that_are_over
 from queuectl.job import Outcome, RunEnd, settle
 from queuectl.membership import Membership
 from queuectl.output_flow import OutputFlow
@@ -252,11 +252,13 @@ class WorkerProcess:
         for command in reactor.readable:
             self._flow.read(command)
             self._chore_by(self._flow.due_mono() or self._chore_mono)
+        ended = []
         for pid, status, usage in reactor.exits:
             execution = self._running.get(pid)
             if execution is not None:
                 execution.collected(status, usage)
-                self._maybe_over(execution)
+                ended.append(execution)
+        self._settle_over(ended)
         if reactor.rung:
             self._hungry = True
             self._membership.hush()
@@ -271,15 +273,14 @@ class WorkerProcess:
         wants = self._ends.due or reactor.signals or self._report.is_synced()
         return bool(wants or (self._hungry and self._free(time.monotonic()) > 0))
 
-    def _maybe_over(self, execution: Execution) -> None:
-        """If the run has ended, take the rest of its output and settle it."""
-        if not execution.over:
-            return
-        del self._running[execution.pid]
-        self._timed.pop(execution.pid, None)
-        self._flow.end(execution)
-        faults.point("ended")
-        self._settle(execution.claim, execution.result(self._store.now()))
+    def _settle_over(self, executions: Sequence[Execution]) -> None:
+        """Take the rest of the output of those runs that have ended, and settle them."""
+        for execution in that_are_over(executions):
+            del self._running[execution.pid]
+            self._timed.pop(execution.pid, None)
+            self._flow.end(execution)
+            faults.point("ended")
+            self._settle(execution.claim, execution.result(self._store.now()))
 
     def _settle(self, claim: Claim, end: RunEnd) -> None:
         """Decide what the end does to its job; the store is told in the next turn."""
@@ -320,11 +321,10 @@ class WorkerProcess:
 
     def _look(self, now_mono: float) -> None:
         """See to the commands whose time is up, and to those that are being ended."""
-        for execution in list(self._timed.values()):
-            due = execution.next_mono()
-            if due is not None and now_mono >= due:
-                execution.look(now_mono)
-                self._maybe_over(execution)
+        due = [execution for execution in self._timed.values() if execution.is_due(now_mono)]
+        if due:
+            look_at(due, now_mono)
+            self._settle_over(due)
 
     def _next_chore_mono(self) -> float:
         times = [self._tick_mono, self._due_mono, self._membership.note_mono]
@@ -367,9 +367,8 @@ class WorkerProcess:
             return
         if orders.stop:
             self._ask_stop(orders.stop)
-        for execution in self._running.values():
-            if execution.claim.run_id in orders.cancelled_runs:
-                self._end(execution, Outcome.CANCELLED, now_mono)
+        cancelled = [each for each in self._running.values() if each.claim.run_id in orders.cancelled_runs]
+        self._end(cancelled, Outcome.CANCELLED, now_mono)
         for claim in self._ends.ahead.remove(orders.cancelled_runs):
             self._settle(claim, RunEnd(Outcome.CANCELLED, None, None, "cancelled", self._store.now()))
 
@@ -385,23 +384,25 @@ class WorkerProcess:
     def _fence_by_clock(self, now_mono: float) -> None:
         """End the own commands when the lease is over, database reachable or not."""
         if self._running and self._membership.lease_is_over(self._config.lease):
-            for execution in self._running.values():
-                if not execution.killed:
-                    self._kill(execution, now_mono)
+            self._kill([execution for execution in self._running.values() if not execution.killed], now_mono)
 
     def abandon(self) -> None:
         """Kill all commands and wait until they are gone: nobody can account for them any more."""
-        for execution in self._running.values():
-            self._kill(execution, time.monotonic())
+        self._kill(list(self._running.values()), time.monotonic())
         while self._running:
             self._reactor.wait(0.05)
             self._react()
             self._look(time.monotonic())
 
-    def _kill(self, execution: Execution, now_mono: float) -> None:
-        execution.kill(Outcome.STOPPED, now_mono)
-        self._timed[execution.pid] = execution
-        self._chore_mono = 0.0
+    def _kill(self, executions: Sequence[Execution], now_mono: float) -> None:
+        kill_all(executions, Outcome.STOPPED, now_mono)
+        self._watch(executions)
+
+    def _watch(self, executions: Sequence[Execution]) -> None:
+        """See to it that what is being ended is looked at until it is gone."""
+        if executions:
+            self._timed.update((execution.pid, execution) for execution in executions)
+            self._chore_mono = 0.0
 
     def _fenced(self) -> None:
         """This worker was condemned: end its commands, drop their results, start anew under another id."""
@@ -421,13 +422,11 @@ class WorkerProcess:
         self._hang_up()
         if level == NOW:
             self._ends.hurry()
-            for execution in self._running.values():
-                self._end(execution, Outcome.STOPPED, time.monotonic())
+            self._end(list(self._running.values()), Outcome.STOPPED, time.monotonic())
 
-    def _end(self, execution: Execution, outcome: Outcome, now_mono: float) -> None:
-        execution.end(outcome, now_mono)
-        self._timed[execution.pid] = execution
-        self._chore_mono = 0.0
+    def _end(self, executions: Sequence[Execution], outcome: Outcome, now_mono: float) -> None:
+        end_all(executions, outcome, now_mono)
+        self._watch(executions)
 
     def _done_draining(self) -> bool:
         try:

@@ -10,14 +10,14 @@ The interface that both halves share:
     what it printed and is not yet stored.
 ``Command.read()``
     takes output that is there, without waiting; returns it.
-``Command.terminate()``, ``Command.kill()``
-    TERM or KILL to the whole tree.
 ``Command.reaped()``
     hears that the first process has ended; unless the run is being ended, what else is alive lives on.
-``Command.leftovers()``
-    whether anything of the tree is still alive.
 ``Command.close()``, ``Command.leave()``
     let go of the output; after ``leave`` what still writes to it may go on, where the system can do that (POSIX).
+``terminate(commands)``, ``kill(commands)``
+    TERM or KILL to the whole trees of several commands of one store.
+``left_over(commands)``
+    those of them of whose tree anything is still alive.
 ``how_ended(status)``, ``used(usage)``
     read what a reactor reports of an end: (exit code, signal), and (peak memory in bytes, CPU seconds).
 """
@@ -58,11 +58,11 @@ NOT_FOR_COMMANDS: Tuple[str, ...] = (*RUN_VARIABLES, FAULT, WORKER)
 QUIT = 3
 
 if sys.platform == "win32":
-    from queuectl.runner.windows import Command, end_runs_at_once, how_ended, start, used
+    from queuectl.runner.windows import Command, end_runs_at_once, how_ended, kill, left_over, start, terminate, used
 else:
-    from queuectl.runner.posix import Command, end_runs_at_once, how_ended, start, used
+    from queuectl.runner.posix import Command, end_runs_at_once, how_ended, kill, left_over, start, terminate, used
 
 __all__ = [
     "FAULT", "NOT_FOR_COMMANDS", "QUIT", "RUN_ID", "RUN_VARIABLES", "STORE_ID", "WORKER", "CannotStart", "Command",
-    "end_runs_at_once", "how_ended", "start", "used",
+    "end_runs_at_once", "how_ended", "kill", "left_over", "start", "terminate", "used",
 ]  # fmt: skip

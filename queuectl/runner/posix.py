@@ -14,9 +14,7 @@ from queuectl.runner.output import OutputBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, AnyStr, Container, Dict, List, Mapping, Optional, Tuple
-
-    from queuectl.runner.tree import Process
+    from typing import Any, AnyStr, Container, Dict, List, Mapping, Optional, Sequence, Tuple
 
 SHELL = "/bin/sh"
 CHUNK = 65536
@@ -81,12 +79,8 @@ class Command:
         """Note that the leader was collected: its pid may pass to another process now."""
         self._reaped = True
 
-    def _leaders(self) -> Dict[int, Optional[str]]:
+    def _leader(self) -> Dict[int, Optional[str]]:
         return {self.pid: self.started or "" if self._reaped else None}
-
-    def tree(self) -> List[Process]:
-        """Return the living processes of this run."""
-        return tree.members(self._store_id, (self._run_id,), self._leaders(), born_after=self._birth())
 
     def _birth(self) -> Optional[int]:
         """Return the leader's start time as a number, None if it is not known or is none."""
@@ -96,34 +90,9 @@ class Command:
             self._born = identity.birth_of(self.pid)
         return self._born
 
-    def terminate(self) -> None:
-        """Ask the whole tree to end."""
-        try:
-            found = self.tree()  # first: who descends from whom is lost with the leader
-        except OSError:  # out of descriptors: at least the group hears of it, and the rest is killed later
-            found = []
-        self._signal_group(signal.SIGTERM)
-        tree.send([process for process in found if process.group != self.pid or self._reaped], signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Kill the whole tree."""
-        try:
-            found = tree.stopped(self._store_id, (self._run_id,), self._leaders(), born_after=self._birth())
-            tree.send(found, signal.SIGKILL)
-        except OSError:
-            pass  # ``leftovers`` will not say that all are gone
-        self._signal_group(signal.SIGKILL)  # also where the process table cannot be read
-
     def _signal_group(self, number: int) -> None:
         if not self._reaped:  # its pid, which is the group's number, cannot have passed to another
             tree.send_group(self.pid, number)
-
-    def leftovers(self) -> bool:
-        """Say whether anything of the tree may be alive; what forks is hard to see, so two looks must find nothing."""
-        try:
-            return bool(self.tree() or self.tree())
-        except OSError:
-            return True
 
     def leave(self) -> None:
         """Let go of the output as a worker that leaves does: what still writes to it may go on.
@@ -147,6 +116,63 @@ class Command:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+class _Runs:
+    """Several commands of one store, for looks at the process table that are shared: each takes milliseconds."""
+
+    def __init__(self, commands: Sequence[Command]) -> None:
+        self.store_id = commands[0]._store_id
+        self.run_ids = {command._run_id for command in commands}
+        self.leaders: Dict[int, Optional[str]] = {}
+        for command in sorted(commands, key=lambda command: not command._reaped):
+            self.leaders.update(command._leader())  # last of all those that have their pids still
+        births = [command._birth() for command in commands]
+        known = [birth for birth in births if birth is not None]
+        self.born_after = min(known) if len(known) == len(births) else None
+
+
+def terminate(commands: Sequence[Command]) -> None:
+    """Ask the whole trees of these commands, of one store, to end."""
+    try:
+        runs = _Runs(commands)  # first: who descends from whom is lost with the leader
+        found = tree.members(runs.store_id, runs.run_ids, runs.leaders, born_after=runs.born_after)
+    except OSError:  # out of descriptors: at least the groups hear of it, and the rest is killed later
+        found = []
+    groups = {command.pid for command in commands if not command._reaped}
+    for command in commands:
+        command._signal_group(signal.SIGTERM)
+    tree.send([process for process in found if process.group not in groups], signal.SIGTERM)
+
+
+def kill(commands: Sequence[Command]) -> None:
+    """Kill the whole trees of these commands, of one store."""
+    try:
+        runs = _Runs(commands)
+        found = tree.stopped(runs.store_id, runs.run_ids, runs.leaders, born_after=runs.born_after)
+        tree.send(found, signal.SIGKILL)
+    except OSError:
+        pass  # ``left_over`` will not say that all are gone
+    for command in commands:
+        command._signal_group(signal.SIGKILL)  # also where the process table cannot be read
+
+
+def left_over(commands: Sequence[Command]) -> List[Command]:
+    """Return those of these commands, of one store, of whose trees anything may be alive.
+
+    What forks is hard to see, so two looks must find nothing.
+    """
+    clean = list(commands)
+    try:
+        for _ in range(2):
+            if clean:
+                runs = _Runs(clean)
+                found = tree.alive(runs.store_id, {each._run_id: each._leader() for each in clean}, runs.born_after)
+                clean = [command for command in clean if command._run_id not in found]
+    except OSError:
+        return list(commands)
+    gone = set(clean)
+    return [command for command in commands if command not in gone]
 
 
 def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id: str, limit: int) -> Command:

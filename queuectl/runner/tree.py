@@ -20,7 +20,7 @@ from queuectl.runner import WORKER, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Container, Dict, Iterable, List, Optional, Set
+    from typing import Container, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
 
 _HAS_PROC = os.path.exists("/proc/self/stat")
@@ -64,6 +64,36 @@ def members(
     Raises:
         OSError: The process table cannot be read now; who is in it is not known.
     """
+    table, found = _found(store_id, run_ids, leaders or {}, born_by, born_after, origin)
+    return _children_first(table.processes, found, leaders or {})
+
+
+def alive(store_id: str, runs: Mapping[int, Dict[int, Optional[str]]], born_after: Optional[int] = None) -> Set[int]:
+    """Return which of *runs* have a living process: one look for all of them, by id, each with its leaders.
+
+    The rest is as in ``members``.
+    """
+    leaders = {leader: started for own in runs.values() for leader, started in own.items()}
+    table, found = _found(store_id, runs, leaders, None, born_after)
+    if not found:
+        return set()
+    few = {pid: process for pid, process in table.processes.items() if pid in found or pid in leaders}
+    marked: Dict[int, Set[int]] = {}
+    for pid, run_id in table.marked.items():
+        if pid in found:
+            marked.setdefault(run_id, set()).add(pid)
+    return {run_id for run_id, own in runs.items() if _belonging(few, marked.get(run_id, set()), own)}
+
+
+def _found(
+    store_id: str,
+    run_ids: Container[int],
+    leaders: Dict[int, Optional[str]],
+    born_by: Optional[int],
+    born_after: Optional[int],
+    origin: str = "",
+) -> Tuple[_Table, Set[int]]:
+    """Return the process table, and who in it is of these runs; see ``members``."""
     table = _Table(store_id, run_ids, born_after, origin)
     found: Set[int] = set()
     # A process may fork and end while the table is read, which takes milliseconds. What is new since then is read
@@ -71,16 +101,16 @@ def members(
     table.look()
     for _ in range(MOST_LOOKS):
         fresh = table.look()
-        found = _belonging(table.processes, table.marked, leaders or {}, born_by)
+        found = _belonging(table.processes, table.marked, leaders, born_by)
         if not fresh & found and not table.missed:
             break
     found.discard(os.getpid())
-    return _children_first(table.processes, found, leaders or {})
+    return table, found
 
 
 def _belonging(
     table: Dict[int, Process],
-    marked: Set[int],
+    marked: Iterable[int],
     leaders: Dict[int, Optional[str]],
     born_by: Optional[int] = None,
 ) -> Set[int]:
@@ -143,7 +173,7 @@ class _Table:
 
     def __init__(self, store_id: str, run_ids: Container[int], born_after: Optional[int], origin: str) -> None:
         self.processes: Dict[int, Process] = {}  # the living ones that count, in the order in which they were seen
-        self.marked: Set[int] = set()  # those with the mark of one of the runs
+        self.marked: Dict[int, int] = {}  # those with the mark of one of the runs, and which
         self.missed = False  # whether the last look came too late for a process, or too early
         self._store_id = store_id
         self._run_ids = run_ids
@@ -162,7 +192,8 @@ class _Table:
                     self._read(name)
         elif not self.processes:
             self.processes = _snapshot_by_ps()
-            self.marked = {pid for pid in self.processes if self._counts(_environment(pid))}
+            for pid in self.processes:
+                self._mark(pid, _environment(pid))
         return set(list(self.processes)[before:])
 
     def _read(self, name: str) -> None:
@@ -187,13 +218,14 @@ class _Table:
                 self._seen.discard(name)
                 return
         self.processes[pid] = process
-        if self._counts(environment):
-            self.marked.add(pid)
+        self._mark(pid, environment)
 
-    def _counts(self, environment: List[bytes]) -> bool:
-        return _is_marked(environment, self._store_id, self._run_ids) or (
-            self._unborn != b"" and self._unborn in environment
-        )
+    def _mark(self, pid: int, environment: List[bytes]) -> None:
+        run_id = _run_of(environment, self._store_id)
+        if run_id in self._run_ids:
+            self.marked[pid] = run_id
+        elif self._unborn and self._unborn in environment:
+            self.marked[pid] = 0  # of which run cannot be told
 
 
 def _snapshot_by_ps() -> Dict[int, Process]:
@@ -209,15 +241,13 @@ def _snapshot_by_ps() -> Dict[int, Process]:
     return table
 
 
-def _is_marked(environment: List[bytes], store_id: str, run_ids: Container[int]) -> bool:
-    """Say whether this is the environment of a process with the mark of one of these runs."""
-    if b"QUEUECTL_STORE_ID=" + store_id.encode() not in environment:
-        return False
-    for entry in environment:
-        if entry.startswith(b"QUEUECTL_RUN_ID="):
-            value = entry[16:]
-            return value.isdigit() and int(value) in run_ids
-    return False
+def _run_of(environment: List[bytes], store_id: str) -> int:
+    """Return the run by whose mark this is the environment of one of its processes; -1, that of no run, if by none."""
+    if b"QUEUECTL_STORE_ID=" + store_id.encode() in environment:
+        for entry in environment:
+            if entry.startswith(b"QUEUECTL_RUN_ID="):
+                return int(entry[16:]) if entry[16:].isdigit() else -1
+    return -1
 
 
 def _environment(pid: int) -> List[bytes]:

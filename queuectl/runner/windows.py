@@ -22,7 +22,7 @@ from queuectl.runner.windows_spawn import spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Container, Dict, Mapping, Optional, Tuple
+    from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tuple
 
 CHUNK = 32768
 # What the machine lacks, not the job: handles, memory, an internal error, resources, commit charge, quota.
@@ -197,6 +197,23 @@ def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id:
                 _winapi.CloseHandle(handle)
         if job is not None:
             job.close()
+
+
+def terminate(commands: Sequence[Command]) -> None:
+    """Ask the whole trees of these commands to end."""
+    for command in commands:
+        command.terminate()
+
+
+def kill(commands: Sequence[Command]) -> None:
+    """End the whole trees of these commands."""
+    for command in commands:
+        command.kill()
+
+
+def left_over(commands: Sequence[Command]) -> List[Command]:
+    """Return those of these commands of whose trees anything is still alive."""
+    return [command for command in commands if command.leftovers()]
 
 
 def _check(command: str, cwd: str) -> None:

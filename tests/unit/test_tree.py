@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.posix
 
 if sys.platform != "win32":
-    from queuectl.runner import identity, tree
+    from queuectl.runner import identity, posix, tree
     from queuectl.runner.identity import as_start_time, birth_of, process_started, start_time_at
     from queuectl.runner.tree import Process, _belonging, members
 
@@ -73,6 +73,86 @@ def test_what_is_older_than_the_run_is_not_looked_at():
 
     assert [[child.pid], [child.pid], []] == found
     assert birth_of(child.pid) is None
+
+
+@pytest.fixture
+def begin(home):
+    """Begin commands as runs 1, 2 ... of a store, whose processes say in a file of that name that they are there."""
+    import os
+
+    begun = []
+
+    def start(*texts):
+        for text in texts:
+            run_id = len(begun) + 1
+            env = {"PATH": os.environ["PATH"], "QUEUECTL_STORE_ID": f"store{os.getpid()}"}
+            env["QUEUECTL_RUN_ID"] = str(run_id)
+            begun.append(posix.start(text, str(home.parent), env, run_id, env["QUEUECTL_STORE_ID"], 1 << 20))
+        return begun
+
+    yield start
+    posix.kill(begun)
+    for command in begun:
+        command.close()
+        if not command._reaped:
+            os.waitpid(command.pid, 0)
+
+
+def collected(commands):
+    """Return the commands once their first processes have ended and were collected."""
+    import os
+
+    for command in commands:
+        os.waitpid(command.pid, 0)
+        command.reaped()
+    return commands
+
+
+def test_many_commands_are_ended_by_few_looks(begin, eventually, monkeypatch):
+    """A worker of five hundred that looked for each on its own would outlast its lease, and its jobs run twice."""
+    commands = begin(*["sleep 600 & wait"] * 60)
+    eventually(lambda: 120 == len(tree.members(commands[0]._store_id, range(1, 61))))
+    looks = []
+    look = tree._Table.look
+    monkeypatch.setattr(tree._Table, "look", lambda table: looks.append(1) or look(table))
+
+    posix.kill(commands)
+    collected(commands)
+    eventually(lambda: [] == posix.left_over(commands))
+
+    assert len(looks) < 60
+
+
+def test_of_several_commands_those_are_found_that_have_left_something(begin, home, eventually):
+    """In its session, out of it, and out of it without its mark as long as a parent is there; the others have ended."""
+    hidden = "env -i PATH=$PATH setsid sleep 600 & echo >> begun; wait"
+    commands = begin(
+        "sleep 600 & echo >> begun",
+        "echo >> begun",
+        "setsid sleep 600 & echo >> begun",
+        f"setsid sh -c '{hidden}' &",
+        "echo >> begun",
+    )
+    collected(commands)
+    eventually(lambda: 5 == len((home.parent / "begun").read_text().splitlines()))
+
+    assert [1, 3, 4] == [command._run_id for command in posix.left_over(commands)]
+    posix.terminate(commands[2:])
+    eventually(lambda: [1] == [command._run_id for command in posix.left_over(commands)])
+    posix.kill(commands)
+    eventually(lambda: [] == posix.left_over(commands))
+
+
+def test_a_command_that_got_the_pid_of_an_earlier_one_is_not_of_its_run(begin):
+    """Both are being ended: the earlier one has ended, and the later one is ended by its own group."""
+    first, second = begin("true", "sleep 600")
+    collected([first])
+    first.pid, first.started = second.pid, "1"
+
+    assert [second] == posix.left_over([first, second])
+    posix.terminate([second, first])
+
+    assert [] == posix.left_over(collected([second]))
 
 
 @pytest.fixture
