@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Optional
 
 SUFFIX = ".bell"
+NOBODY_READS = 6  # ENXIO
 
 
 def ring(folder: Optional[str]) -> None:
@@ -47,8 +48,8 @@ def _ring_one(path: str) -> None:
     try:
         bell = os.open(path, os.O_WRONLY | os.O_NONBLOCK | NO_FOLLOW)
     except OSError as error:
-        if error.errno == 6:  # ENXIO: nobody reads, the worker died
-            _remove(path)
+        if error.errno == NOBODY_READS:
+            _remove_dead(path)
         return
     try:
         if stat.S_ISFIFO(os.fstat(bell).st_mode):  # nothing else is written to, whatever it is called
@@ -57,6 +58,25 @@ def _ring_one(path: str) -> None:
         pass
     finally:
         os.close(bell)
+
+
+def _remove_dead(path: str) -> None:
+    """Remove a bell that nobody reads, if its worker died.
+
+    One that lives takes the name away before it stops reading, and may have hung up another bell since: what still has
+    the name after nobody was found reading it is a dead worker's, and will be nobody else's.
+    """
+    try:
+        before = os.lstat(path)
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | NO_FOLLOW))
+    except OSError as error:
+        if error.errno == NOBODY_READS:
+            try:
+                after = os.lstat(path)
+            except OSError:
+                return
+            if (before.st_ino, before.st_ctime_ns) == (after.st_ino, after.st_ctime_ns):
+                _remove(path)
 
 
 def _ring_udp(port: str) -> None:

@@ -134,6 +134,28 @@ def test_the_bell_of_a_dead_worker_is_taken_down(store):
     assert [] == os.listdir(store.run_folder)
 
 
+def test_a_ringer_that_comes_late_takes_no_other_bell_down(store, bell, monkeypatch):
+    """It found a bell that nobody read any more; until it acts on that the worker is idle again, with a new one."""
+    opened = os.open
+    late = []
+
+    def open_late(path, *how, **more):
+        if not late and str(path).endswith(".bell"):
+            late.append(path)
+            bell.disarm()
+            bell.arm()
+            raise OSError(doorbell.NOBODY_READS, "the kernel's answer, of a moment ago")
+        return opened(path, *how, **more)
+
+    monkeypatch.setattr(os, "open", open_late)
+    doorbell.ring(store.run_folder)
+    monkeypatch.undo()
+
+    assert ["w1.bell"] == os.listdir(store.run_folder)
+    store.add([spec()], T0)
+    assert rang(bell)
+
+
 def test_a_bell_that_is_rung_without_end_does_not_block(bell, store):
     """A sleeper that does not wake leaves its bell full; ringing it on is harmless."""
     for _ in range(70_000):
