@@ -13,6 +13,7 @@ import time
 
 from queuectl import events, faults, journal, recovery
 from queuectl.config import Config
+from queuectl.draining import Draining
 from queuectl.ends import Ends
 from queuectl.errors import StoreUnavailable
 from queuectl.execution import Execution, Slots, end_all, kill_all, look_at, that_are_over
@@ -43,8 +44,6 @@ DEAF_TICK_S, IDLE_TICK_S = 1.0, 5.0  # without a bell, and with one: a commit ri
 LOOK_S = 10.0
 # How often a worker without a supervisor looks for others that died.
 SWEEP_S = 2.0
-# How often a draining worker that is idle looks whether the others are done.
-DRAIN_LOOK_S = 0.02
 # How long a worker waits after the store refused it.
 TROUBLE_S = 0.5
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGQUIT") if hasattr(signal, name))
@@ -70,7 +69,7 @@ class WorkerProcess:
         self._group_id = group_id
         self._slots = Slots(concurrency)
         self._queues = tuple(queues)
-        self._drain = drain
+        self._draining = Draining(store, self._queues) if drain else None
         self._reactor = Reactor(STOP_SIGNALS, lifeline)
         self._flow = OutputFlow(store, console, self._reactor)
         self._report = Report(store, console, self._reactor.nudge)
@@ -100,7 +99,7 @@ class WorkerProcess:
             if now_mono >= self._chore_mono:
                 self._chores(now_mono)
             self._turn(now_mono)
-            if self._drain and self._done_draining():
+            if self._draining is not None and self._draining.is_over(not self._stop and self._is_done()):
                 break
             error = self._report.tell(now_mono, self._not_before_mono)
             if error is not None:
@@ -428,12 +427,6 @@ class WorkerProcess:
         end_all(executions, outcome, now_mono)
         self._watch(executions)
 
-    def _done_draining(self) -> bool:
-        try:
-            return not self._stop and self._is_done() and self._store.work_left(self._queues) == 0
-        except StoreUnavailable:
-            return False
-
     def _wake_mono(self, now_mono: float) -> float:
         """Return until when the loop may sleep, by the monotonic clock."""
         wake_mono = min(self._chore_mono, self._slots.again_mono(now_mono))
@@ -444,6 +437,6 @@ class WorkerProcess:
             wake_mono = min(wake_mono, max(sync_mono, self._not_before_mono))
         if watch_mono is not None and watch_mono < wake_mono:
             wake_mono = watch_mono
-        if self._drain and not self._running:
-            wake_mono = min(wake_mono, now_mono + DRAIN_LOOK_S)
+        if self._draining is not None and not self._running:
+            wake_mono = min(wake_mono, self._draining.due_mono)
         return wake_mono

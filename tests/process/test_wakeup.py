@@ -153,3 +153,18 @@ def test_idle_workers_cost_next_to_nothing(scene: Scene) -> None:
 
     assert share_used(scene, everybody, 5.0) < 0.04
     group.stop()
+
+
+@pytest.mark.slow
+@needs_schedstat
+def test_so_do_workers_that_drain_and_wait_for_a_time(scene: Scene) -> None:
+    """A job that is due in an hour does not have them ask fifty times a second until then."""
+    scene.queue.enqueue("true", delay=3600)
+    group = scene.start("--count", "4", "--drain")
+    everybody = [group.pid, *group.pids()]
+
+    scene.eventually(lambda: len(bells(scene)) == 4, what="four bells")
+    share_used(scene, everybody, 2.0)  # at first they ask more often
+
+    assert share_used(scene, everybody, 5.0) < 0.04
+    group.stop()

@@ -28,7 +28,7 @@ ROWS: Tuple[Tuple[str, ...], ...] = (
     ("db", "runner", "events"),
     ("console", "journal"),
     ("ahead", "recovery", "execution"),
-    ("membership", "numbering", "output_flow", "pruning", "report", "service_task", "wakeup"),
+    ("draining", "membership", "numbering", "output_flow", "pruning", "report", "service_task", "wakeup"),
     ("ends", "patience", "pidfile"),
     ("control", "copying", "explain", "following", "forking", "service", "switches", "worker"),
     ("queue", "launch", "worker_main"),
