@@ -19,7 +19,8 @@ class Notifier:
     def __init__(self) -> None:
         self._address: Optional[str] = os.environ.pop("NOTIFY_SOCKET", None)
         self._every_s = _watchdog_s()
-        self._next_mono = 0.0
+        #: When ``alive`` is to be called, by the monotonic clock.
+        self.due_mono = 0.0 if self._every_s else float("inf")
 
     def tell(self, *lines: str) -> None:
         """Send *lines*, such as ``READY=1``. An error is nobody's business: the work goes on."""
@@ -37,8 +38,8 @@ class Notifier:
 
     def alive(self, now_mono: float) -> None:
         """Feed the watchdog when half of its time has passed."""
-        if self._every_s and now_mono >= self._next_mono:
-            self._next_mono = now_mono + self._every_s / 2
+        if now_mono >= self.due_mono:
+            self.due_mono = now_mono + self._every_s / 2
             self.tell("WATCHDOG=1")
 
 

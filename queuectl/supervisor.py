@@ -300,7 +300,7 @@ class Supervisor:
 
     def _sleep(self, now_mono: float) -> None:
         """Sleep until a signal comes or something is due."""
-        wake_mono = self._sweep_mono
+        wake_mono = min(self._sweep_mono, self._notifier.due_mono)
         for slot in self._slots:
             if slot.process is None and slot.restart_mono is not None and not self._stop:
                 wake_mono = min(wake_mono, slot.restart_mono)

@@ -251,6 +251,30 @@ def test_the_supervisor_tells_systemd_when_it_is_up_alive_and_stopping(tmp_path,
     assert "STATUS=2 workers" in ready
 
 
+@LINUX
+def test_a_watchdog_is_fed_more_often_than_workers_are_looked_after(tmp_path, background, eventually):
+    """One of half a second too, once the group is up and rests for two seconds at a time."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    address = str(tmp_path / "n")
+    listener.bind(address)
+    listener.settimeout(20)
+    env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "500000"}
+    process = background("worker", "start", env=env)
+    while "READY=1" not in listener.recv(4096).decode():
+        pass
+    fed = 0
+
+    def often():
+        nonlocal fed
+        fed += listener.recv(4096).decode() == "WATCHDOG=1"
+        return fed >= 15
+
+    eventually(often, timeout=15)
+    process.send(signal.SIGTERM)
+    process.wait()
+    listener.close()
+
+
 # -- what other systems are told --------------------------------------------------------------
 
 TASK = "{http://schemas.microsoft.com/windows/2004/02/mit/task}"
