@@ -128,6 +128,8 @@ def _dismiss(process: subprocess.Popen[bytes]) -> None:
 
 def _last_words(log_path: str, begin: int, code: int) -> str:
     """Return what a supervisor said last before it ended too soon."""
+    if code == 0:
+        return "they were told to stop meanwhile."
     with open(log_path, encoding="utf-8", errors="replace") as file:
         file.seek(begin)
         said = file.read().strip().splitlines()

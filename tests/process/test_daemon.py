@@ -47,6 +47,18 @@ def test_it_prints_the_pids_and_saves_them(scene: Scene, cli: Cli) -> None:
     assert [] == listed(scene)
 
 
+def test_a_stop_that_comes_while_they_start_is_named(scene: Scene, background: Callable[..., Any]) -> None:
+    """Not a disk that might be full: nothing went wrong."""
+    starting = background("worker", "start", "--count", "8", "--daemon")
+    scene.eventually(scene.queue.store.workers, what="the supervisor")
+    os.kill(scene.queue.store.workers()[0].pid, signal.SIGTERM)
+
+    done = starting.wait()
+
+    assert ("queuectl: the workers did not start: they were told to stop meanwhile.\n", 1) == (done.err, done.code)
+    scene.eventually(lambda: scene.queue.store.workers() == [], what="no worker")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone lets a process say what it is called")
 def test_processes_are_called_what_they_are(scene: Scene, cli: Cli) -> None:
     """``top`` and ``pgrep`` show no row of python3s, and a command has its own name."""
