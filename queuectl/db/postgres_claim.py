@@ -265,7 +265,9 @@ class Turn:
                 self._store.places[job.queue] = Place(job.priority, job.run_at, job.seq)
             later_s = time.monotonic() + AHEAD_S * (os.urandom(1)[0] + 1) / 256
             looked_at = {*names, *(claim.job.queue for claim in fresh)} & self._store.places.keys()
-            self._store.places_until_s = {**dict.fromkeys(looked_at, later_s), **until_s}
+            until_s = self._store.places_until_s = {**dict.fromkeys(looked_at, later_s), **until_s}
+            # There may be a queue for each of 100,000 customers: the places in others are of no use any more.
+            self._store.places = {name: place for name, place in self._store.places.items() if name in until_s}
 
     def _take(self, kind: str, names: Sequence[str], asked: int, rows: List[Any]) -> List[Claim]:
         """Take the claims of an answer and return them; note whether asking again may bring more."""

@@ -147,3 +147,14 @@ def test_a_place_that_is_old_is_not_used(store, url, open_one, monkeypatch):
     open_one(url).add([spec(id="early")], LONG_AGO - 5)
 
     assert ["early"] == claim_ids(go_on(store, claims, 1))
+
+
+def test_places_in_queues_of_the_past_are_forgotten(store):
+    """A worker for which each job is of another queue does not grow with every one of them."""
+    for number in range(40):
+        store.add([spec(queue=f"q{number}")], LONG_AGO)
+        claims = store.claim("w1", 1)
+        assert [f"q{number}"] == [claim.job.queue for claim in claims]
+        go_on(store, claims, 0)
+
+    assert len(store.places) < 10
