@@ -22,7 +22,7 @@ from queuectl.db.run_folder import NO_FOLLOW
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Optional
+    from typing import Optional, Tuple
 
 SUFFIX = ".bell"
 NOBODY_READS = 6  # ENXIO
@@ -66,17 +66,21 @@ def _remove_dead(path: str) -> None:
     One that lives takes the name away before it stops reading, and may have hung up another bell since: what still has
     the name after nobody was found reading it is a dead worker's, and will be nobody else's.
     """
+    assert sys.platform != "win32"
+    before = _identity(path)
     try:
-        before = os.lstat(path)
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | NO_FOLLOW))
     except OSError as error:
-        if error.errno == NOBODY_READS:
-            try:
-                after = os.lstat(path)
-            except OSError:
-                return
-            if (before.st_ino, before.st_ctime_ns) == (after.st_ino, after.st_ctime_ns):
-                _remove(path)
+        if error.errno == NOBODY_READS and before is not None and before == _identity(path):
+            _remove(path)
+
+
+def _identity(path: str) -> Optional[Tuple[int, int]]:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns
 
 
 def _ring_udp(port: str) -> None:
