@@ -273,7 +273,8 @@ COMMANDS = (
             "A table on a terminal; JSON Lines (an object a line) when standard output is not a terminal, unless\n"
             "--table is given; one array with --json; ids with -q. WHEN says how long a job has been due or until it\n"
             "is, how long it has been running, or how long ago it ended. A narrow terminal gets fewer columns, and\n"
-            "of long ids the beginning."
+            "of long ids the beginning. Of an option that is repeated any value will do, and different ones must all\n"
+            "hold: --tag a --tag b --state dead lists the dead jobs with either tag."
         ),
     ),
     Command(
