@@ -53,6 +53,8 @@ def job_fields(args: Args, what: str) -> Dict[str, Any]:
     elif args.job is not None:
         from queuectl.cli_commands.jsonobject import make_reader
 
+        if what == "enqueue":
+            _refuse_file(args.job)
         fields = make_reader(what)(args.job)
     elif args.command is None:
         raise UsageError(
@@ -62,6 +64,16 @@ def job_fields(args: Args, what: str) -> Dict[str, Any]:
     if fields.get("cwd") is None:
         fields["cwd"] = current_directory()
     return fields
+
+
+def _refuse_file(word: str) -> None:
+    """Say how a file of jobs is given, if *word* is one: other tools take ``-``, a name or ``@NAME`` for it."""
+    name = word[1:] if word.startswith("@") else word
+    if "{" not in word and (name == "-" or os.path.isfile(name)):
+        from queuectl.errors import InvalidJob, shown
+
+        file = quoted([name])
+        raise InvalidJob(f"not a JSON object: {shown(word)}. For a file, a job a line: queuectl enqueue --file {file}")
 
 
 def _doubt(word: str, what: str) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import pytest
@@ -164,6 +165,20 @@ def test_verbose_says_what_was_settled(cli: Callable[..., Any], home: Any) -> No
     assert result.out == "Enqueued job job1\n"
     assert f"queuectl: the store is {home / 'jobs.db'} (QUEUECTL_HOME).\n" in result.err
     assert "queuectl: job1 waits in queue default, priority 0, due now" in result.err
+
+
+@pytest.mark.parametrize(
+    ("word", "name"), [("-", "-"), ("@-", "-"), ("jobs.jsonl", "jobs.jsonl"), ("@my jobs", "'my jobs'")]
+)
+@pytest.mark.posix("its file is quoted for a POSIX shell")
+def test_a_file_in_the_place_of_a_job_is_told_how_to_be_given(cli: Callable[..., Any], word: str, name: str) -> None:
+    """It is no plain command, as which it would be enqueued if one followed that advice."""
+    for file in ("jobs.jsonl", "my jobs"):
+        Path(file).write_text('{"command":"true"}\n')
+
+    told = f"queuectl: not a JSON object: '{word}'. For a file, a job a line: queuectl enqueue --file {name}\n"
+    assert ("", told, 1) == cli("enqueue", word)
+    assert "For a plain command: queuectl run" in cli("run", word).err
 
 
 BAD_JOBS = [
