@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".bell"
 NOBODY_READS = 6  # ENXIO
+_RINGING = os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | NO_FOLLOW
 
 
 def ring(folder: Optional[str]) -> None:
@@ -46,7 +47,7 @@ def _ring_one(path: str) -> None:
         _ring_udp(path[: -len(SUFFIX)].rpartition(".")[2])
         return
     try:
-        bell = os.open(path, os.O_WRONLY | os.O_NONBLOCK | NO_FOLLOW)
+        bell = os.open(path, _RINGING)
     except OSError as error:
         if error.errno == NOBODY_READS:
             _remove_dead(path)
@@ -66,10 +67,9 @@ def _remove_dead(path: str) -> None:
     One that lives takes the name away before it stops reading, and may have hung up another bell since: what still has
     the name after nobody was found reading it is a dead worker's, and will be nobody else's.
     """
-    assert sys.platform != "win32"
     before = _identity(path)
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | NO_FOLLOW))
+        os.close(os.open(path, _RINGING))
     except OSError as error:
         if error.errno == NOBODY_READS and before is not None and before == _identity(path):
             _remove(path)
