@@ -207,7 +207,7 @@ class Membership:
         lines = []
         for execution in executions:
             command = execution.command
-            if command.started is None:
+            if command.started is None and not execution.is_collected:  # else another may have its pid
                 try:
                     command.started = identity.process_started(execution.pid)
                 except OSError:

@@ -74,7 +74,9 @@ class WorkerProcess:
         self._flow = OutputFlow(store, console, self._reactor)
         self._report = Report(store, console, self._reactor.nudge)
         self._environment = {name: text for name, text in os.environ.items() if name not in NOT_FOR_COMMANDS}
-        self._running: Dict[int, Execution] = {}  # by pid
+        # By run id: while what is left of a run is being ended, its first process's pid may be given out again.
+        self._running: Dict[int, Execution] = {}
+        self._by_pid: Dict[int, Execution] = {}  # those of them whose first process has not been collected
         self._timed: Dict[int, Execution] = {}  # those of them with a deadline, or being ended
         self._ends = Ends(store, console, number, self._flow, self._report, self._running)
         self._stop, self._said_trouble = 0, ""
@@ -227,10 +229,10 @@ class WorkerProcess:
                 self._trouble(error.reason + ".", 0.0)
             return
         faults.point("spawned")
-        self._running[execution.pid] = execution
+        self._running[claim.run_id] = self._by_pid[execution.pid] = execution
         self._slots.started(len(self._running))
         if execution.deadline_mono is not None:
-            self._timed[execution.pid] = execution
+            self._timed[claim.run_id] = execution
             self._chore_by(execution.deadline_mono)
         self._flow.begin(execution)
         self._tick_mono = min(self._tick_mono, execution.started_mono + TICK_S)  # an idle worker's may be far away
@@ -253,7 +255,7 @@ class WorkerProcess:
             self._chore_by(self._flow.due_mono() or self._chore_mono)
         ended = []
         for pid, status, usage in reactor.exits:
-            execution = self._running.get(pid)
+            execution = self._by_pid.pop(pid, None)
             if execution is not None:
                 execution.collected(status, usage)
                 ended.append(execution)
@@ -275,8 +277,8 @@ class WorkerProcess:
     def _settle_over(self, executions: Sequence[Execution]) -> None:
         """Take the rest of the output of those runs that have ended, and settle them."""
         for execution in that_are_over(executions):
-            del self._running[execution.pid]
-            self._timed.pop(execution.pid, None)
+            del self._running[execution.claim.run_id]
+            self._timed.pop(execution.claim.run_id, None)
             self._flow.end(execution)
             faults.point("ended")
             self._settle(execution.claim, execution.result(self._store.now()))
@@ -400,7 +402,7 @@ class WorkerProcess:
     def _watch(self, executions: Sequence[Execution]) -> None:
         """See to it that what is being ended is looked at until it is gone."""
         if executions:
-            self._timed.update((execution.pid, execution) for execution in executions)
+            self._timed.update((execution.claim.run_id, execution) for execution in executions)
             self._chore_mono = 0.0
 
     def _fenced(self) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tests.process.scene import Scene, most_at_once
+from tests.process.test_other_hosts import APART, why_not
 
 pytestmark = pytest.mark.posix
+
+NOT_APART = why_not()
 
 
 def test_n_commands_run_at_once_in_one_process(scene: Scene) -> None:
@@ -88,3 +95,35 @@ def test_a_hundred_at_once(scene: Scene) -> None:
     assert 100 == most_at_once(scene.journal.records())
     assert {"completed"} == {scene.state(job_id) for job_id in ids}
     scene.judge(acknowledged=ids)
+
+
+@pytest.mark.skipif(bool(NOT_APART), reason=NOT_APART)
+def test_a_pid_that_is_given_out_again_while_a_run_is_being_ended(scene: Scene) -> None:
+    """Its first process has gone, a child has not: the next command's first process gets that pid, and both end."""
+    scene.queue.set_setting("kill_grace", "3600")
+    orphaned = "while kill -0 $PPID; do sleep 0.05; done; echo >> orphaned"  # not before the worker has collected it
+    child = f'trap "" TERM; echo >> ready; {orphaned}; read line < go'  # without a process more
+    os.mkfifo(scene.folder / "go")
+    first = scene.queue.enqueue(f"echo $$ > pid; setsid sh -c '{child}' & wait").id
+    command = [*APART, sys.executable, "-m", "queuectl", "worker", "start", "--concurrency", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as group:
+        try:
+            scene.eventually((scene.folder / "ready").exists, what="the child")
+            # After an end the worker starts its one thread, which has a number of its own.
+            scene.until(scene.queue.enqueue("true").id, "completed")
+            scene.queue.cancel(first)
+            scene.eventually((scene.folder / "orphaned").exists, what="the end of the first process")
+            # The shell does this by itself, so that the next process of the namespace is the next command's.
+            scene.queue.enqueue("echo $(($(cat pid) - 1)) > last")
+            scene.eventually((scene.folder / "last").exists, what="the number")
+            last = (scene.folder / "last").read_text().strip()
+            scene.queue.enqueue(f"echo {last} > /proc/sys/kernel/ns_last_pid")
+            second = scene.queue.enqueue("echo $$").id
+            scene.until(second, "completed")
+            assert (scene.folder / "pid").read_text() == scene.output(second)
+            assert "processing" == scene.state(first)
+
+            (scene.folder / "go").write_text("\n")
+            scene.until(first, "cancelled")
+        finally:
+            group.kill()
