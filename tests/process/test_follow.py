@@ -156,9 +156,12 @@ def test_a_store_that_is_taken_away_from_those_who_wait(
     for one in waiting:
         scene.eventually(lambda at=one: "no live worker" in at.err, what="that it waits")
 
-    os.rename(home / "jobs.db", home / "moved")
-    if how != "has vanished":
-        shutil.copyfile(home / "moved", home / "jobs.db")
+    if how == "has vanished":
+        os.rename(home / "jobs.db", home / "moved")
+    else:
+        os.link(home / "jobs.db", home / "moved")
+        shutil.copyfile(home / "moved", home / "copy")
+        os.replace(home / "copy", home / "jobs.db")  # at once: at no moment it is gone
 
     for one in waiting:
         done = one.wait()

@@ -55,7 +55,7 @@ def test_a_job_stops_its_own_worker(scene: Scene) -> None:
     job_id = scene.queue.enqueue(f"touch asked; {program} worker stop; echo code $?").id
     scene.eventually((scene.folder / "asked").exists)
     scene.queue.enqueue("true")
-    scene.eventually(lambda: all(worker.stop for worker in scene.queue.workers()))
+    scene.eventually(lambda: 2 == group.out.count("received stop signal"), what="that both have heard of it")
     assert "processing" == scene.state(job_id)
     (scene.folder / "go").touch()
 
