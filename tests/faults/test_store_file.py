@@ -44,6 +44,19 @@ def checkpointed(path: Path) -> int:
         return pages
 
 
+def paused(group: Group, path: Path) -> int:
+    """Pause a group; return the number of pages of what is all in the file then, 0 if it held a lock and goes on.
+
+    What it wrote meanwhile would be checkpointed into a file that a test has damaged.
+    """
+    group.send(signal.SIGSTOP, group=True)
+    try:
+        return checkpointed(path)
+    except AssertionError:
+        group.send(signal.SIGCONT, group=True)
+        return 0
+
+
 def ends_with(scene: Scene, group: Group, *sentences: str) -> None:
     """Hold that the group ends by itself with one of the sentences, and that nothing of its runs is left."""
     beats = scene.pids("beats")
@@ -132,10 +145,11 @@ DAMAGES: Dict[str, Callable[[Path, int], None]] = {"overwritten": overwrite, "tr
 def test_a_store_that_is_damaged(scene: Scene, busy: Group, cli: Callable[..., Any], home: Path, how: str) -> None:
     """Workers and commands alike say that it is damaged, and leave it as it is; with a backup put back all goes on."""
     path = home / "jobs.db"
-    pages = checkpointed(path)
+    pages = scene.eventually(lambda: paused(busy, path))
     shutil.copy(path, home / "backup")
     DAMAGES[how](path, pages)
     damaged = path.read_bytes()
+    busy.send(signal.SIGCONT, group=True)
 
     ends_with(scene, busy, "jobs.db is damaged or not a SQLite database")
     for words in (["status"], ["enqueue", "--", "true"], ["worker", "start"]):
