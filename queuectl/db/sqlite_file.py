@@ -49,9 +49,9 @@ class SqliteFile:
                 f"SQLite {sqlite3.sqlite_version} is too old: queuectl needs 3.24 or newer. Use a newer Python."
             )
         self.path = self.location = path
-        found = self._existing(path, create)
         # SQLite follows links and puts the WAL beside the file itself; so do doorbells and notes.
         self._real_path = os.path.realpath(path)
+        found = self._existing(path, create)
         self.run_folder = RunFolder(self._real_path + "-run", self._real_path)
         self._wal_path = self._real_path + "-wal"
         self.identity = FileIdentity(path, self._wal_path, found)
@@ -93,10 +93,9 @@ class SqliteFile:
                     f"{path} is a device or a pipe, not a store. Name another path with --db or QUEUECTL_DB."
                 )
             if sys.platform == "linux":
-                real_path = os.path.realpath(path)
-                sqlite_make.refuse_mounted_alone(real_path)
+                sqlite_make.refuse_mounted_alone(self._real_path)
                 if os.major(found.st_dev) == 0:  # it is on no device: read what it is on
-                    sqlite_make.refuse_network(os.path.dirname(real_path))
+                    sqlite_make.refuse_network(os.path.dirname(self._real_path))
         except OSError as error:
             raise StoreUnavailable(f"cannot open the store {path}: {error.strerror or error}.") from None
         return found.st_dev, found.st_ino

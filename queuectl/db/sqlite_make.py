@@ -12,7 +12,7 @@ from queuectl.errors import StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import List, Optional, Tuple
 
 # "queu": in the header of each store, so that another program's database is told at once.
 APPLICATION_ID = 0x71756575
@@ -172,23 +172,31 @@ HOST_SHARES = frozenset(("vboxsf", "fuse.vmhgfs-fuse", "fuse.grpcfuse", "fuse.os
 ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
 
-def network_file_system(folder: str) -> Optional[str]:
-    """Return the kind of network file system or host's share that holds *folder*, None if it is none or unknown."""
+def _mounts() -> List[Tuple[str, str]]:
+    """Return where file systems are mounted, and of which kind each is; nothing where no table tells it."""
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            lines = file.read().rstrip("\n").split("\n")  # other ends of lines may be in a name
+        with open("/proc/self/mountinfo", "rb") as file:
+            lines = os.fsdecode(file.read()).rstrip("\n").split("\n")  # other ends of lines may be in a name
     except OSError:
-        return None
-    real = os.path.realpath(folder)
-    best, kind = "", ""
+        return []
+    found = []
     for line in lines:
         before, _, after = line.partition(" - ")
-        mount = before.split(" ")[4]
+        mount = before.split(" ", 5)[4]
         for escape, character in ESCAPES if "\\" in mount else ():
             mount = mount.replace(escape, character)
+        found.append((mount, after.partition(" ")[0]))
+    return found
+
+
+def network_file_system(folder: str) -> Optional[str]:
+    """Return the kind of network file system or host's share that holds *folder*, None if it is none or unknown."""
+    real = os.path.realpath(folder)
+    best, kind = "", ""
+    for mount, its_kind in _mounts():
         inside = real == mount or real.startswith(mount.rstrip("/") + "/")
         if inside and len(mount) >= len(best):
-            best, kind = mount, after.split(" ")[0]
+            best, kind = mount, its_kind
     return kind if kind in NETWORK_FILE_SYSTEMS or kind in HOST_SHARES else None
 
 
@@ -198,15 +206,7 @@ def refuse_mounted_alone(path: str) -> None:
     SQLite puts the log beside the name by which it opens the file: who comes by the folder, and each other container,
     has a log of its own, and what one of them writes the others lose.
     """
-    try:
-        with open("/proc/self/mountinfo", "rb") as file:
-            table = file.read()
-    except OSError:
-        return
-    name = os.fsencode(path)
-    for escape, character in reversed(ESCAPES):
-        name = name.replace(character.encode(), escape.encode())
-    if b" %s " % name in table and any(line.split(b" ")[4] == name for line in table.rstrip(b"\n").split(b"\n")):
+    if any(mount == path for mount, _ in _mounts()):
         raise StoreRefused(
             f"{path} was mounted alone, without the log that belongs to it. Mount its folder, where the log lies too."
         )

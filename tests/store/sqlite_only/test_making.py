@@ -169,7 +169,7 @@ MOUNTS = """\
 )
 def test_the_file_system_of_a_folder_is_told(monkeypatch, folder, expected):
     """The mount that is nearest above a folder decides."""
-    monkeypatch.setattr(sqlite_make, "open", lambda *words, **more: io.StringIO(MOUNTS), raising=False)
+    monkeypatch.setattr(sqlite_make, "open", lambda *words, **more: io.BytesIO(MOUNTS.encode()), raising=False)
 
     assert expected == sqlite_make.network_file_system(folder)
 
