@@ -26,12 +26,13 @@ def place_to_sleep() -> Callable[[Sequence[subprocess.Popen[bytes]], float], Seq
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
+    # Before the handlers: a signal that one of them took already, and that woke nobody, would be lost for good.
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGCHLD"):
         number = getattr(signal, name)
         # A job of ``nohup`` has SIGHUP ignored, and means it.
         if name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _nothing)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
     def sleep(_workers: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> Sequence[int]:
         select.select([reading], [], [], timeout_s)

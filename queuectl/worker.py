@@ -96,6 +96,8 @@ class WorkerProcess:
         """Work until told to stop, or until nothing is left when draining; return the exit code."""
         self._console.line(events.started(self._number, os.getpid()))
         self._report.tell(0.0)
+        self._reactor.wait(0.0)
+        self._react()  # told to stop while it started, it begins nothing
         while not (self._stop and self._is_done()):
             now_mono = time.monotonic()
             if now_mono >= self._chore_mono:

@@ -47,12 +47,13 @@ class Reactor:
         self._wake, self._waker = os.pipe()
         for fd in (self._wake, self._waker):
             os.set_blocking(fd, False)
+        # Before the handlers: a signal that one of them took already, and that woke nobody, would be lost for good.
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         for number in (*signals, signal.SIGCHLD):
             signal.signal(number, _nothing)
         if _HAS_SIGTIMEDWAIT:
             signal.pthread_sigmask(signal.SIG_BLOCK, self._ends)
         self._briefly_until_mono = 0.0
-        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         self._poll: Any = _Epoll() if hasattr(select, "epoll") else select.poll()
         self._poll.register(self._wake, select.POLLIN)
         if lifeline is not None:

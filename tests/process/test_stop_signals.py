@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -16,6 +18,44 @@ pytestmark = pytest.mark.posix
 
 HELD = "until [ -e go ]; do sleep 0.02; done"
 STOPPING = "received stop signal, will exit after current job"
+
+
+# A process that is told to stop in the very moment in which it begins to hear of that.
+EARLY = """
+import os, signal, sys
+
+set_handler = signal.signal
+
+def and_send(number, handler):
+    before = set_handler(number, handler)
+    if number == signal.SIGTERM:
+        signal.signal = set_handler
+        os.kill(os.getpid(), number)
+    return before
+
+signal.signal = and_send
+{main}
+"""
+MAINS = {
+    "worker": 'from queuectl import worker_main; sys.exit(worker_main.main(["0", "group", "1", "", ""]))',
+    "supervisor": 'from queuectl.main import main; sys.exit(main(["worker", "start"]))',
+}
+
+
+@pytest.mark.parametrize("who", list(MAINS))
+def test_a_signal_that_comes_while_the_process_starts(scene: Scene, who: str) -> None:
+    """It is heard: nothing sends it again, and a supervisor waits for its workers for ever."""
+    waiting = scene.queue.enqueue("true").id
+    words = [sys.executable, "-c", EARLY.format(main=MAINS[who])]
+
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert 0 == process.wait(30)
+        finally:
+            process.kill()
+
+    assert "pending" == scene.state(waiting)
+    assert [] == scene.queue.store.workers()
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])

@@ -355,8 +355,8 @@ def test_any_history_goes_as_the_contract_says(engine):
     run_state_machine_as_test(
         lambda: StoreMachine(engine),
         settings=settings(
-            max_examples=60,  # as many steps as in a hundred of forty, and fewer stores to make
-            stateful_step_count=75,
+            max_examples=settings.default.max_examples,
+            stateful_step_count=40,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
         ),
     )
