@@ -8,10 +8,12 @@ import time
 
 from queuectl import faults
 from queuectl.db import postgres_turn as texts
+from queuectl.db.postgres_crowd import BATCH, Crowd
 from queuectl.db.postgres_line import boot_s
 from queuectl.db.postgres_link import ConnectionLost
 from queuectl.db.postgres_turn import (
     ALONE,
+    FEW,
     FIRST_OF_JOB,
     KNOWN,
     LIMITED,
@@ -88,6 +90,9 @@ class Turn:
         self._crowded = False  # whether limits have to be locked in their order, the longer way
         self._promoted = False
         self._slack = SLACK
+        self.crowd: Optional[Crowd] = store.crowd  # what is known of many queues
+        self._looked = False  # whether that is of this call
+        self._some: Sequence[str] = ()  # the queues that are asked for now, where they are many
         self._again = False  # whether ends are sent that were sent before
         self._sending: Sequence[Dict[str, Any]] = ()  # the ends of the statement that is on its way
         self._claiming = False  # whether it may claim
@@ -102,7 +107,7 @@ class Turn:
         self._again = self._store.sent_before(ends)
         replaced = [write for write in outputs if write[2] is not None]
         if not replaced:
-            return self._send(self._by_itself, self._kind() if count else NONE, count, ends, outputs)
+            return self._send(self._by_itself, self._kind(count) if count else NONE, count, ends, outputs)
 
         def body(run: Run) -> List[int]:
             for run_id, _, start in replaced:
@@ -116,11 +121,13 @@ class Turn:
         """Claim until *count* jobs are there or no more can be had."""
         while self._more and len(self.claims) < count:
             if self._due:
-                self._store._once(texts.PROMOTE, {"now": self._now})
+                for name, *key in self._store._once(texts.PROMOTE, {"now": self._now}):
+                    if self.crowd is not None:
+                        self.crowd.found(name, *key)
                 faults.point("promoting")
                 self._promoted = True
             wanted = count - len(self.claims)
-            kind = self._kind()
+            kind = self._kind(wanted)
             if self._limited and (wanted > 1 or kind != LINES or self._crowded):
                 self._claim_limited(wanted)
             else:
@@ -132,7 +139,9 @@ class Turn:
 
         def body(run: Run) -> None:
             del self.claims[begun:]  # of a try that was rolled back
-            limits = dict(run(texts.LOOK, {"queues": self._queues or None}).fetchall())
+            asked = self._some or self._queues
+            found = run(texts.LOOK_AT, {"queues": list(asked)}) if asked else run(texts.LOOK)
+            limits = dict(found.fetchall())
             rooms = _rooms(run, limits)
             to_lock = sorted(name for name, room in rooms.items() if room is not None)
             for name in to_lock:
@@ -177,17 +186,39 @@ class Turn:
         if self._claiming:
             self._store.in_doubt(self._worker_id)
 
-    def _kind(self) -> str:
+    def _kind(self, count: int) -> str:
         """Choose the statement: for one or few queues if there are probably no others, which it verifies."""
         now_s = time.monotonic()
         names: Sequence[str] = self._queues
+        self._some = ()
         if not names:
             names, until_s = self._store.lines
             if not names or now_s > until_s:
-                return MANY
+                return self._kind_for_many(count)
         if len(names) == 1 and now_s > self._store.bounded_until_s.get(names[0], 0.0):
             return KNOWN if self._queues else ALONE
-        return LINES if len(names) <= MOST_LINES else MANY
+        return LINES if len(names) <= MOST_LINES else self._kind_for_many(count)
+
+    def _kind_for_many(self, count: int) -> str:
+        """Choose the statement where the queues are many: for the most urgent of them, as far as they are known."""
+        if self._queues or self._store.many:
+            if self.crowd is None or not self.crowd.serves(self._queues):
+                self._look()
+            if self.crowd is not None and not self._looked and not self.crowd.first(1):
+                self._look()
+            if self.crowd is not None:
+                self._some = self.crowd.first(count)
+        if self._some:
+            return LINES
+        return FEW if self._queues else MANY
+
+    def _look(self) -> None:
+        """Look at all queues."""
+        self._looked = True
+        self.crowd = Crowd(self._store._rows, self._queues)
+        if not self.crowd.many and not self._queues:
+            self.crowd = None
+            self._store.many = False
 
     def _single(self, kind: str, count: int, ends: Sequence[Dict[str, Any]]) -> bool:
         """Say whether ``SINGLE`` will do: for one claim at most, and one usual end, sent for the first time."""
@@ -211,11 +242,12 @@ class Turn:
         self._sending, self._claiming = ends, kind != NONE
         single = self._single(kind, count, ends)
         if kind == LINES and not single:
-            kind = MANY
-        asked = chunk(count)
+            kind = FEW if self._some or self._queues else MANY
+        asked = chunk(min(count, BATCH) if self._some else count)
         names = self._names(kind)
         until_s, self._store.places_until_s = self._still(), {}
-        places = {name: self._store.places[name] for name in names if name in until_s}
+        lines = names if kind in (KNOWN, ALONE, LINES) else ()
+        places = {name: self._store.places[name] for name in lines if name in until_s}
         parts = _parts(outputs)
         values: Dict[str, Any] = {
             "now": self._now, "worker": self._worker_id, "shard": shard_of(self._worker_id), "promoted": self._promoted,
@@ -223,13 +255,13 @@ class Turn:
             **_where(kind, names, places),
         }  # fmt: skip
         if single:
-            sql = texts.SINGLE_OF_LINES if kind == LINES else texts.SINGLE
-            values.update(ends[0] if ends else texts.NO_END, only=not self._queues and kind != NONE)
+            sql = texts.SINGLE if kind != LINES else texts.SINGLE_OF_MANY if self._some else texts.SINGLE_OF_LINES
+            values.update(ends[0] if ends else texts.NO_END, only=not (self._queues or self._some or kind == NONE))
             if not parts:
                 values.update(run_ids=None, starts=None, parts=None)
         else:
             sql = turn_sql(kind, asked, self._slack, bool(places))
-            values.update(ends=json.dumps(ends), queues=self._queues or None, again=self._again, **(more or {}))
+            values.update(ends=json.dumps(ends), queues=list(names), again=self._again, **(more or {}))
         sent_s = boot_s()
         rows = execute(sql, values)
         first = rows[0]
@@ -237,15 +269,19 @@ class Turn:
         if self._now is None:
             self._store._clock_is(first[1], sent_s)
         if kind != NONE:
-            self._settle(self._take(kind, names, asked, rows), asked, names, until_s)
+            fresh = self._take(kind, names, asked, rows)
+            self._settle(fresh, asked, lines, until_s)
+            if self.crowd is not None and self._some and (len(fresh) == asked or not self._more):
+                self.crowd.answered(names, fresh, asked, first[8] if single else None)
+                self._more = True  # in other queues
         elif not any(end["waits"] for end in ends):
             self._store.places_until_s = until_s
         return [*(first[2] or ()), *(first[3] or ())]
 
     def _names(self, kind: str) -> Sequence[str]:
         """Return the queues that a statement for one or few of them is to claim from, in the order of their names."""
-        if kind in (KNOWN, ALONE, LINES):
-            return sorted(set(self._queues)) or self._store.lines.names
+        if kind in (KNOWN, ALONE, LINES, FEW, LIMITED):
+            return self._some or sorted(set(self._queues)) or self._store.lines.names
         return ()
 
     def _still(self) -> Dict[str, float]:
@@ -271,7 +307,7 @@ class Turn:
 
     def _take(self, kind: str, names: Sequence[str], asked: int, rows: List[Any]) -> List[Claim]:
         """Take the claims of an answer and return them; note whether asking again may bring more."""
-        due, others, limited, looked, lines = rows[0][4:9]
+        due, others, limited, looked, seen = rows[0][4:9]
         fresh = []
         for row in rows:
             if row[FIRST_OF_JOB] is not None:
@@ -287,10 +323,11 @@ class Turn:
         full = len(fresh) == asked
         if others:
             self._store.lines = NO_LINES
-        elif kind == MANY and not self._queues and not due:
-            known = (fresh or limited) and len(lines or ()) <= MOST_LINES
-            self._store.lines = Lines(lines, time.monotonic() + LINES_S) if known else NO_LINES
-        if kind == MANY and not full and looked >= asked + self._slack and self._slack < MOST_SLACK:
+        elif kind == MANY and not due:
+            self._store.many = len(seen or ()) > MOST_LINES
+            known = (fresh or limited) and not self._store.many
+            self._store.lines = Lines(seen, time.monotonic() + LINES_S) if known else NO_LINES
+        if kind in (FEW, MANY) and not full and looked >= asked + self._slack and self._slack < MOST_SLACK:
             self._slack *= 8  # all that was looked at is held by others: look further
             full = True
         self._more = due or others or (limited and kind != LIMITED) or full

@@ -18,7 +18,7 @@ from queuectl.db.postgres_add import NOTIFY
 from queuectl.db.postgres_bell import PostgresBell
 from queuectl.db.postgres_claim import NO_LINES, Turn, come_back, sendable, stray
 from queuectl.db.postgres_workers import PostgresWorkers
-from queuectl.db.rules import PLENTY
+from queuectl.db.rules import LOOKS, PLENTY
 from queuectl.db.run_folder import RunFolder
 from queuectl.errors import StoreUnavailable
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from queuectl.db.base import Ended, OutputWrite
     from queuectl.db.postgres import Address
     from queuectl.db.postgres_claim import Lines, Place
+    from queuectl.db.postgres_crowd import Crowd
     from queuectl.db.postgres_link import Parameters, Run
     from queuectl.db.postgres_transfer import PostgresPort
     from queuectl.job import Claim, Orders, Worker
@@ -51,6 +52,9 @@ class PostgresStore(PostgresWorkers, Store):
         self._unfinished = unfinished
         #: The queues that had ready jobs when a claim last looked at all of them; a guess, verified when used.
         self.lines: Lines = NO_LINES
+        #: Whether a claim last met more queues than those, and what is known of them.
+        self.many = False
+        self.crowd: Optional[Crowd] = None
         #: Queues that had a limit when they were the only one, and until when this is taken for granted.
         self.bounded_until_s: Dict[str, float] = {}
         #: Where in each queue the last claim was, and until when claims go on from there.
@@ -67,11 +71,11 @@ class PostgresStore(PostgresWorkers, Store):
         self.run_folder = RunFolder(os.path.join(home(), f"run-{self.store_id}"), home())
 
     def _once(self, sql: str, parameters: Parameters = None, prepare: Optional[bool] = None) -> List[Any]:
-        self.places_until_s = {}  # whatever is written may put a job before them
+        self.places_until_s, self.crowd = {}, None  # whatever is written may put a job before them
         return super()._once(sql, parameters, prepare)
 
     def _write(self, body: Callable[[Run], T]) -> T:
-        self.places_until_s = {}  # whatever is written may put a job before them
+        self.places_until_s, self.crowd = {}, None  # whatever is written may put a job before them
         return super()._write(body)
 
     def close(self) -> None:
@@ -101,6 +105,7 @@ class PostgresStore(PostgresWorkers, Store):
         except StoreUnavailable:
             if not turn.claims:
                 raise
+        self.crowd = turn.crowd
         faults.point("claimed")
         return self._hold(worker_id, turn.claims)
 
@@ -127,11 +132,9 @@ class PostgresStore(PostgresWorkers, Store):
         ends = sendable(ended)
         if ahead and not self._plenty(ahead, queues):
             ahead = 0
-        together = (
-            count + ahead
-            if (ended or ahead) and not come_back(ended, (self.now() if now is None else now) + SOON_S)
-            else 0
-        )
+        together = count + ahead if ended or ahead else 0
+        if come_back(ended, (self.now() if now is None else now) + SOON_S):
+            together, turn.crowd = 0, None
         accepted = [False] * len(ended)
         if ended or outputs or ahead:
             for place in turn.hand_in(ends, outputs, together):
@@ -146,6 +149,7 @@ class PostgresStore(PostgresWorkers, Store):
         except StoreUnavailable:
             if not ended and not turn.claims:
                 raise
+        self.crowd = turn.crowd
         faults.point("finished" if ended else "claimed")
         return Finished(accepted, self._hold(worker_id, turn.claims))
 
@@ -154,7 +158,8 @@ class PostgresStore(PostgresWorkers, Store):
         now_s = time.monotonic()
         if now_s > abs(self._plenty_until_s):
             waiting = self._rows(_WAITING, {"queues": list(queues) or None})[0][0]
-            self._plenty_until_s = now_s + PLENTY_S
+            later_s = time.monotonic()
+            self._plenty_until_s = later_s + max(PLENTY_S, LOOKS * (later_s - now_s))
             if waiting < ahead * PLENTY:
                 self._plenty_until_s = -self._plenty_until_s
         return self._plenty_until_s > 0
@@ -177,7 +182,9 @@ class PostgresStore(PostgresWorkers, Store):
     def append_outputs(self, writes: Sequence[OutputWrite]) -> None:
         """See ``Store.append_outputs``."""
         if writes:
-            Turn(self, "").hand_in([], writes, 0)
+            turn = Turn(self, "")
+            turn.hand_in([], writes, 0)
+            self.crowd = turn.crowd
             faults.point("flushing")
 
     # -- doubt --------------------------------------------------------------------------------

@@ -19,12 +19,13 @@ import zlib
 from functools import lru_cache
 
 from queuectl.db.postgres_views import READY_QUEUES
+from queuectl.db.rules import FEW_QUEUES
 
 # The kinds of claim: none; from the one queue that is served (KNOWN); from one of all (ALONE); from a few whose names
-# are known (LINES); from several (MANY), also such with a limit (LIMITED).
-NONE, KNOWN, ALONE, LINES, MANY, LIMITED = "none", "known", "alone", "lines", "many", "limited"
+# are known (LINES), or several from these (FEW); from several (MANY), also such with a limit (LIMITED).
+NONE, KNOWN, ALONE, LINES, FEW, MANY, LIMITED = "none", "known", "alone", "lines", "few", "many", "limited"
 # So many queues a claim of LINES looks at, one after the other.
-MOST_LINES = 8
+MOST_LINES = FEW_QUEUES
 # How many jobs beyond those wanted are looked at when several queues are merged: others may hold them locked.
 SLACK = 32
 MOST = 512
@@ -41,6 +42,9 @@ def chunk(count: int) -> int:
     return count if count <= 32 else min(1 << (count.bit_length() - 1), MOST)
 
 
+NEWEST = "(SELECT max(seq) FROM queuectl.jobs)"
+
+
 @lru_cache(128)
 def turn_sql(kind: str, count: int, slack: int = SLACK, ahead: bool = False) -> str:
     """Return the statement for a turn; its rows begin with the version of the settings.
@@ -49,12 +53,13 @@ def turn_sql(kind: str, count: int, slack: int = SLACK, ahead: bool = False) -> 
 
     The columns: settings version, now, ords of the accepted ends, ords of ends that were written before (looked for if
     ends are sent again); then unless *kind* is NONE: due, others, limited,
-    the number of jobs looked at, the queues with ready jobs (of MANY), and the job as claimed, NULLs if there is none.
+    the number of jobs looked at, the queues with ready jobs (of MANY; of more than MOST_LINES not all), and the job as
+    claimed, NULLs if there is none.
     """
     if kind == NONE:
         return "WITH " + _ENDS + _TALLY.format(taken="") + _ANSWER_ENDS
-    gate = {KNOWN: _GATE_KNOWN, ALONE: _GATE_ALONE, MANY: _GATE_MANY, LIMITED: _GATE_LIMITED}[kind]
-    lines = "(SELECT array_agg(name ORDER BY name) FROM line WHERE name IS NOT NULL)" if kind == MANY else "NULL"
+    gate = {KNOWN: _GATE_KNOWN, ALONE: _GATE_ALONE, FEW: _GATE_FEW, MANY: _GATE_MANY, LIMITED: _GATE_LIMITED}[kind]
+    lines = _LINES if kind == MANY else "NULL"
     choice = (_CHOICE_ONE if kind in (KNOWN, ALONE) else _CHOICE_MANY).format(
         count=count, most=count + slack, lines=lines, behind=_BEHIND if ahead else ""
     )
@@ -153,7 +158,22 @@ _NOT_AHEAD = """q.paused OR EXISTS (
 _GATE_MANY = f""", {READY_QUEUES}, open AS MATERIALIZED (
         SELECT q.name, NULL::bigint AS room, q.max_running IS NOT NULL AS limited
           FROM line JOIN queuectl.queues AS q USING (name)
-         WHERE NOT q.paused AND (%(queues)s::text[] IS NULL OR q.name = ANY(%(queues)s::text[]))
+         WHERE NOT q.paused
+    ), gate AS MATERIALIZED (
+        SELECT coalesce({_DUE}, false) AS due, false AS others, false AS paused,
+               EXISTS (SELECT 1 FROM open WHERE limited) AS limited
+          FROM args
+    )"""
+
+_LINES = f"""(SELECT array_agg(name ORDER BY name)
+                      FROM (SELECT name FROM line WHERE name IS NOT NULL LIMIT {MOST_LINES + 1}) AS l)"""
+
+_GATE_FEW = f""", open AS MATERIALIZED (
+        SELECT q.name, NULL::bigint AS room, q.max_running IS NOT NULL AS limited
+          FROM unnest(%(queues)s::text[]) AS n (name)
+          JOIN queuectl.queues AS q ON q.name = n.name
+         WHERE coalesce(n.name, '') = n.name AND NOT q.paused
+           AND EXISTS (SELECT 1 FROM queuectl.jobs AS j WHERE j.queue = q.name AND j.ready = 1)
     ), gate AS MATERIALIZED (
         SELECT coalesce({_DUE}, false) AS due, false AS others, false AS paused,
                EXISTS (SELECT 1 FROM open WHERE limited) AS limited
@@ -256,7 +276,7 @@ FIRST_OF_JOB = 12  # where in a row the job begins: after the columns above, the
 # The same columns.
 _SINGLE = """
     SELECT t.settings, t.now_at, CASE WHEN t.accepted THEN ARRAY[%(ord)s::int] END, NULL, t.due, t.others, t.limited,
-           0, NULL, 1, NULL, NULL,
+           0, {seen}, 1, NULL, NULL,
            (t.job).seq, (t.job).id, (t.job).queue, (t.job).state, (t.job).priority, (t.job).run_at, (t.job).command,
            (t.job).cwd, (t.job).env, (t.job).tags, (t.job).timeout_s, (t.job).backoff_base, (t.job).max_retries,
            (t.job).attempts, (t.job).failures, (t.job).losses, (t.job).run_no, (t.job).last_run_id, (t.job).worker_id,
@@ -269,8 +289,19 @@ _SINGLE = """
            %(run_ids)s::bigint[], %(starts)s::bigint[], %(parts)s::bytea[],
            %(after_priority)s::int{s}, %(after_run_at)s::float8{s}, %(after_seq)s::bigint{s}) AS t
     """
-SINGLE = _SINGLE.format(function="_turn_line", text="text", roomy=" false,", s="")
-SINGLE_OF_LINES = _SINGLE.format(function="_turn_lines", text="text[]", roomy="", s="[]")
+# The number of the newest job, and the next job of the queue that was claimed from: priority, run_at and seq.
+_NEXT = """SELECT ARRAY[j.priority, j.run_at, j.seq]::float8[]
+                 FROM queuectl.jobs AS j
+                WHERE j.queue = (t.job).queue AND j.ready = 1 AND {behind}
+                ORDER BY j.priority DESC, j.run_at, j.seq
+                LIMIT 1"""
+_BEHIND_IT = "j.priority = (t.job).priority AND (j.run_at, j.seq) > ((t.job).run_at, (t.job).seq)"
+_SEEN = f"""ARRAY[{NEWEST}]::float8[] || coalesce(
+               ({_NEXT.format(behind=_BEHIND_IT)}),
+               ({_NEXT.format(behind="j.priority < (t.job).priority")}))"""
+SINGLE = _SINGLE.format(function="_turn_line", text="text", roomy=" false,", s="", seen="NULL")
+SINGLE_OF_LINES = _SINGLE.format(function="_turn_lines", text="text[]", roomy="", s="[]", seen="NULL")
+SINGLE_OF_MANY = _SINGLE.format(function="_turn_lines", text="text[]", roomy="", s="[]", seen=_SEEN)
 # What SINGLE is given where nothing ends.
 NO_END = dict.fromkeys((
     "ord", "seq", "run_id", "state", "reason", "failed", "outcome", "exit_code", "signal", "ended_at", "memory",
@@ -287,7 +318,7 @@ PROMOTE = """
            FOR UPDATE SKIP LOCKED)
     UPDATE queuectl.jobs AS j SET ready = 1 FROM due
      WHERE coalesce(due.seq, -1) = due.seq AND j.seq = due.seq AND j.ready = 2
-    RETURNING 1
+    RETURNING j.queue, j.priority, j.run_at, j.seq
     """
 
 # Which queues a claim may take from, for the longer way.
@@ -295,7 +326,16 @@ LOOK = f"""
     WITH RECURSIVE {READY_QUEUES}
     SELECT q.name, q.max_running
       FROM line JOIN queuectl.queues AS q USING (name)
-     WHERE NOT q.paused AND (%(queues)s::text[] IS NULL OR q.name = ANY(%(queues)s::text[]))
+     WHERE NOT q.paused
+     ORDER BY q.name
+    """
+
+# The same of some queues.
+LOOK_AT = """
+    SELECT q.name, q.max_running
+      FROM queuectl.queues AS q
+     WHERE q.name = ANY(%(queues)s::text[]) AND NOT q.paused
+       AND EXISTS (SELECT 1 FROM queuectl.jobs AS j WHERE j.queue = q.name AND j.ready = 1)
      ORDER BY q.name
     """
 

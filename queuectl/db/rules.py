@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 # For each job that is claimed ahead so many must wait that nobody lacks work.
 PLENTY = 16
+# Up to so many queues are all asked for their most urgent job at each claim; see ``heads`` for more.
+FEW_QUEUES = 8
+# What a look at all queues has found is kept for so many times as long as the look took, or longer.
+LOOKS = 10
 # The setting of this name, where nobody has set it.
 MAX_RETRIES = 3
 CANCELLED_WAITING = "cancelled while it waited"

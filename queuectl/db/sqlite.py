@@ -10,7 +10,7 @@ import time
 
 from queuectl import faults
 from queuectl.db.base import Finished, Store
-from queuectl.db.rules import MAX_RETRIES, PLENTY, generated_number, number_jobs, refuse_spent, to_json
+from queuectl.db.rules import FEW_QUEUES, MAX_RETRIES, PLENTY, generated_number, number_jobs, refuse_spent, to_json
 from queuectl.db.sqlite_desk import SqliteDesk, note_move, write_moves
 from queuectl.db.sqlite_views import SqliteViews
 from queuectl.db.sqlite_workers import SqliteWorkers
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Ended, OutputWrite
+    from queuectl.db.sqlite_crowd import Crowd
     from queuectl.db.sqlite_desk import Moves
     from queuectl.job import Claim, Job
     from queuectl.jobspec import JobSpec
@@ -33,6 +34,11 @@ PROMOTE_MOST = 100_000
 
 class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
     """A store in one SQLite file."""
+
+    #: Whether the last claim met many queues; what it knows of them, and how often it had rung then.
+    _many_queues = False
+    _crowd: Optional[Crowd] = None
+    _crowd_rings = 0
 
     def now(self) -> float:
         """Return the wall clock: the store is on this machine."""
@@ -116,6 +122,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
     ) -> Finished:
         """See ``Store.finish``."""
         moves: Moves = {}
+        crowd = self._look_around(queues) if self._many_queues and count + ahead > 0 else None
         with self._write as db:
             # Not before the lock is there: whoever had it until now may have ended the run before this one.
             now = time.time() if now is None else now
@@ -128,9 +135,15 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             self._ring_after = waits or (not count + ahead and self._frees(db, states))
             if waits:
                 write_moves(db, moves)  # a job that was put back may be the one to claim
-            claims = self._claim(db, worker_id, count, queues, now, moves, ahead) if count + ahead > 0 else []
+            claims: List[Claim] = []
+            if crowd is not None:
+                crowd.take_ends(db, ended, states)
+                claims = crowd.claim(db, worker_id, count, now, moves, ahead)
+            elif count + ahead > 0:
+                claims = self._claim(db, worker_id, count, queues, now, moves, ahead)
             write_moves(db, moves)
             faults.point("finishing" if ended else "claiming")
+        self._crowd, self._crowd_rings = crowd, self.rings
         faults.point("finished" if ended else "claimed")
         return Finished([state is not None for state in states], claims)
 
@@ -198,6 +211,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             return self._claim_one(db, worker_id, queues, now, moves)
         rows: List[Any] = []
         open_queues = self._open_queues(queues, worker_id)
+        self._many_queues = len(open_queues) > FEW_QUEUES
         if any(row[1] is not None for row in open_queues) or sum(row[4] for row in open_queues) < ahead * PLENTY:
             ahead = 0
         for name, room, waiting_at, version, _ in open_queues:
@@ -221,6 +235,7 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         """Choose one job with one statement: the head of each queue, and of these the most urgent."""
         best: Any = None
         heads = self._open_queues(queues, worker_id, _HEADS)
+        self._many_queues = len(heads) > FEW_QUEUES
         late = [row[0] for row in heads if row[2] and row[2] <= now]
         if late:
             for name in late:
@@ -235,6 +250,16 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             if row[0] is not None and (best is None or (-row[4], row[5], row[0]) < (-best[4], best[5], best[0])):
                 best = row
         return [] if best is None else self._hand_over(db, worker_id, [best], now, moves)
+
+    def _look_around(self, queues: Sequence[str]) -> Optional[Crowd]:
+        """Return what is known of many queues; None if they are few. Not under the lock: it may take a while."""
+        crowd, self._crowd = self._crowd, None
+        if crowd is None or self._crowd_rings != self.rings or not crowd.serves(queues):
+            from queuectl.db.sqlite_crowd import Crowd
+
+            crowd = Crowd(self, queues)
+        self._many_queues = crowd.many
+        return crowd if crowd.many else None
 
     def _open_queues(self, queues: Sequence[str], worker_id: Optional[str] = None, sql: str = "") -> List[Any]:
         """Return (name, room or None, next time a waiting job is due, settings version) of queues not paused.
@@ -292,19 +317,6 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
             self._ring_after = True  # another worker may take the place that this one leaves
         return left
 
-    def next_due(self, queues: Sequence[str] = (), now: Optional[float] = None) -> Optional[float]:
-        """See ``Store.next_due``."""
-        now = time.time() if now is None else now
-        earliest = None
-        for name, room, waiting_at, *_ in self._open_queues(queues):
-            if room is not None and room <= 0:
-                continue
-            if self._rows("SELECT 1 FROM jobs WHERE queue = ? AND ready = 1 LIMIT 1", (name,)):
-                return now
-            if waiting_at is not None and (earliest is None or waiting_at < earliest):
-                earliest = waiting_at
-        return earliest
-
     # -- output -------------------------------------------------------------------------------
 
     def append_outputs(self, writes: Sequence[OutputWrite]) -> None:
@@ -356,14 +368,14 @@ _OPEN_QUEUES = """
     """
 
 # A waiting job, up to run_no as it is once it is claimed, and what it is now.
-_HEAD_COLUMNS = """
+HEAD_COLUMNS = """
     seq, id, queue, 'processing', priority, run_at, command, cwd, env, tags, timeout_s, backoff_base, max_retries,
     attempts + 1, failures, losses, run_no + 1, last_run_id, created_at, state
     """
 _RUN_NO, _LAST_RUN_ID, _CREATED_AT, _STATE_BEFORE = 16, 17, 18, 19
 _FAILURES = ("failed", "timed_out")
 _READY = f"""
-    SELECT {_HEAD_COLUMNS}
+    SELECT {HEAD_COLUMNS}
       FROM jobs
      WHERE queue = ? AND ready = 1
      ORDER BY priority DESC, run_at, seq
@@ -374,7 +386,7 @@ _READY = f"""
 _HEADS = _OPEN_QUEUES.replace(
     "FROM queues",
     f"""
-           , {_HEAD_COLUMNS}
+           , {HEAD_COLUMNS}
       FROM queues
       LEFT JOIN jobs ON seq = (SELECT seq FROM jobs
                                 WHERE queue = name AND ready = 1

@@ -58,6 +58,8 @@ class SqliteFile:
         self._closed = False
         self.at_rest, self.gate = False, threading.Lock()
         self._ring_after, self._sync_after = False, True
+        #: How often a write was told to others because there may be something to claim.
+        self.rings = 0
         self._wal: Optional[int] = None  # descriptor of the WAL, to sync it
         self._opening = threading.Lock()  # a worker syncs in a thread, and now and then in its loop
         self.syncs = os.environ.get("QUEUECTL_SYNCHRONOUS", "").lower() != "normal"
@@ -420,6 +422,7 @@ class _Write:
                 self._roll_back()
                 file._fail(trouble)
             if file._ring_after:
+                file.rings += 1
                 doorbell.ring(file.run_folder.at_hand())
             if file._sync_after:
                 try:

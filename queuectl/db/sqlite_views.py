@@ -27,6 +27,16 @@ RATE_ROWS = 10_000
 # How many distinct priorities oldest_due looks at; a queue with more is told from its most urgent ones.
 PRIORITIES = 1000
 
+_HAS_ROOM = "paused = 0 AND pending + failed > 0 AND (max_running IS NULL OR max_running > processing)"
+_ANY_READY = f"""
+    SELECT 1 FROM queues WHERE {_HAS_ROOM} AND EXISTS (SELECT 1 FROM jobs WHERE queue = name AND ready = 1)
+    """
+_EARLIEST = f"""
+    SELECT min((SELECT run_at FROM jobs WHERE queue = name AND ready = 2 ORDER BY run_at LIMIT 1))
+      FROM queues
+     WHERE {_HAS_ROOM}
+    """
+
 
 class SqliteViews(SqliteFile):
     """Looking at jobs, runs, output, queues."""
@@ -143,6 +153,15 @@ class SqliteViews(SqliteFile):
         if queues:
             sql += " AND name IN (%s)" % ", ".join("?" * len(queues))
         return int(self._rows(sql, queues)[0][0])
+
+    def next_due(self, queues: Sequence[str] = (), now: Optional[float] = None) -> Optional[float]:
+        """See ``Store.next_due``."""
+        now = time.time() if now is None else now
+        served = " AND name IN (%s)" % ", ".join("?" * len(queues)) if queues else ""
+        if self._rows(_ANY_READY + served + " LIMIT 1", queues):
+            return now
+        earliest: Optional[float] = self._rows(_EARLIEST + served, queues)[0][0]
+        return earliest
 
     def oldest_due(self, now: Optional[float] = None) -> Optional[float]:
         """See ``Store.oldest_due``."""

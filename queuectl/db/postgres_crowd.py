@@ -1,0 +1,135 @@
+"""What a worker knows of many queues on PostgreSQL, so that a claim need ask but a few of them (see ``heads``)."""
+
+from __future__ import annotations
+
+import time
+
+from queuectl.db.heads import MOST, Heads
+from queuectl.db.rules import FEW_QUEUES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, List, Optional, Sequence, Set
+
+    from queuectl.job import Claim
+
+    Look = Callable[..., List[Any]]
+
+# A claim of several jobs asks for so many at once, and as many queues.
+BATCH = 32
+# So many new jobs are taken in one by one; after more of them all queues are looked at again.
+_MOST_NEW = 1000
+
+
+class Crowd:
+    """The queues that a worker serves, as they were at one look, and what has become of them since.
+
+    ``many``: whether they are so many that this is worth its while.
+    """
+
+    def __init__(self, look: Look, queues: Sequence[str]) -> None:
+        """*look* runs a reading statement; *queues* empty means all."""
+        begun_s = time.monotonic()
+        self._look = look
+        self._queues = tuple(queues)
+        rows = look(_HEADS_OF if queues else _HEADS, {"queues": list(queues), "most": MOST + 1})
+        self._newest_seq = self._seen_seq = rows[0][0]
+        self._unsure: Set[str] = set()  # queues of which more was claimed than was told
+        heads = [row[1:] for row in rows if row[1] is not None]
+        self.many = len(heads) > FEW_QUEUES
+        self._heads = Heads(
+            ((name, (-priority, run_at, seq)) for name, priority, run_at, seq in heads[:MOST]),
+            begun_s,
+            more=len(heads) > MOST,
+        )
+
+    def serves(self, queues: Sequence[str]) -> bool:
+        """Say whether this is of these queues, and fresh enough to be gone by; take in what is new."""
+        if self._queues != tuple(queues) or not self._heads.fresh():
+            return False
+        if self._unsure:
+            rows = self._look(_HEADS_OF, {"queues": list(self._unsure), "most": len(self._unsure)})
+            heads = {name: (-priority, run_at, seq) for _, name, priority, run_at, seq in rows if name is not None}
+            while self._unsure:
+                name = self._unsure.pop()
+                self._heads.set(name, heads.get(name))
+        if self._seen_seq > self._newest_seq:
+            new = self._look(_NEW, {"after": self._newest_seq, "most": _MOST_NEW})
+            for row in new:
+                self.found(*row)
+            self._newest_seq = self._seen_seq
+            return len(new) < _MOST_NEW
+        return True
+
+    def found(self, queue: str, priority: int, run_at: float, seq: int) -> None:
+        """Take in a job that may be claimed now."""
+        if not self._queues or queue in self._queues:
+            self._heads.found(queue, (-priority, run_at, seq))
+
+    def first(self, count: int) -> List[str]:
+        """Return the queues to claim up to *count* jobs from, in the order of their names."""
+        return sorted(self._heads.first(max(FEW_QUEUES, min(count, BATCH))))
+
+    def answered(
+        self, names: Sequence[str], claims: Sequence[Claim], asked: int, seen: Optional[Sequence[float]]
+    ) -> None:
+        """Take in what a claim of *asked* jobs from these queues has brought.
+
+        *seen*, of a claim of one job: the number of the newest job, then priority, ``run_at`` and ``seq`` of the next
+        one in the queue of the claim, if there is one. Without it these queues are looked at before the next claim.
+        """
+        if len(claims) < asked:
+            for name in names:
+                self._heads.set(name, None)
+        elif seen is None:
+            self._unsure.update(names)
+        else:
+            job = claims[-1].job
+            self._heads.not_before(names, (-job.priority, job.run_at, job.seq))
+            self._heads.set(job.queue, (-int(seen[1]), seen[2], int(seen[3])) if len(seen) > 1 else None)
+        if seen is not None:
+            self._seen_seq = max(self._seen_seq, int(seen[0]))
+
+
+_NEWEST = "(SELECT coalesce(max(seq), 0) FROM queuectl.jobs)"
+
+# From the head of one queue to that of the next, through the claim's index. There is always a row.
+_HEADS = f"""
+    WITH RECURSIVE head(queue, priority, run_at, seq) AS (
+        (SELECT queue, priority, run_at, seq FROM queuectl.jobs
+          WHERE ready = 1 ORDER BY queue, priority DESC, run_at, seq LIMIT 1)
+        UNION ALL
+        SELECT next.*
+          FROM head
+         CROSS JOIN LATERAL (
+               SELECT queue, priority, run_at, seq FROM queuectl.jobs
+                WHERE ready = 1 AND queue > head.queue
+                ORDER BY queue, priority DESC, run_at, seq LIMIT 1) AS next)
+    SELECT {_NEWEST}, head.*
+      FROM (VALUES (1)) AS one
+      LEFT JOIN head ON NOT EXISTS (SELECT 1 FROM queuectl.queues AS q WHERE q.name = head.queue AND q.paused)
+     ORDER BY priority DESC, run_at, seq
+     LIMIT %(most)s
+    """
+_HEADS_OF = f"""
+    SELECT {_NEWEST}, head.*
+      FROM (VALUES (1)) AS one
+      LEFT JOIN (
+           SELECT j.queue, j.priority, j.run_at, j.seq
+             FROM unnest(%(queues)s::text[]) AS n (name)
+             JOIN queuectl.queues AS q ON q.name = n.name AND NOT q.paused
+            CROSS JOIN LATERAL (
+                  SELECT queue, priority, run_at, seq FROM queuectl.jobs
+                   WHERE ready = 1 AND queue = n.name
+                   ORDER BY priority DESC, run_at, seq LIMIT 1) AS j) AS head ON true
+     ORDER BY priority DESC, run_at, seq
+     LIMIT %(most)s
+    """
+
+_NEW = """
+    SELECT queue, priority, run_at, seq
+      FROM queuectl.jobs
+     WHERE seq > %(after)s AND ready = 1
+     ORDER BY seq
+     LIMIT %(most)s
+    """

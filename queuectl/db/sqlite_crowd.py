@@ -1,0 +1,190 @@
+"""Claims from a SQLite store of many queues: by what a look at all of them has found (see ``heads``)."""
+
+from __future__ import annotations
+
+import time
+from heapq import heapify, heappop, heappush
+
+from queuectl.db.heads import FIRST, MOST, Heads
+from queuectl.db.rules import FEW_QUEUES, PLENTY
+from queuectl.db.sqlite import HEAD_COLUMNS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+    from queuectl.db.base import Ended
+    from queuectl.db.heads import Key
+    from queuectl.db.sqlite import SqliteStore
+    from queuectl.db.sqlite_desk import Moves
+    from queuectl.job import Claim
+
+# So many new jobs are taken in one by one; after more of them all queues are looked at again.
+_MOST_NEW = 1000
+
+
+class Crowd:
+    """The queues that a worker serves, as they were at one look, and what has become of them since.
+
+    ``many``: whether they are so many that this is worth its while.
+    """
+
+    def __init__(self, store: SqliteStore, queues: Sequence[str]) -> None:
+        """*queues* empty means all."""
+        self._store = store
+        self._queues = tuple(queues)
+        self._served = frozenset(queues)
+        self._look()
+
+    def _look(self) -> None:
+        """Look at all queues."""
+        begun_s = time.monotonic()
+        rows, queues = self._store._rows, self._queues
+        served = " AND name IN (%s)" % ", ".join("?" * len(queues)) if queues else ""
+        self._newest_seq: int = rows(_NEWEST)[0][0]
+        count, self._jobs, limits = rows(_ALL + served, queues)[0]
+        self.many, self._limited = count > FEW_QUEUES, limits > 0
+        heads = rows(_FIRST + served + _ORDER, [*queues, MOST + 1])
+        self._heads = Heads(
+            ((name, (-priority, run_at, seq)) for name, priority, run_at, seq in heads[:MOST]),
+            begun_s,
+            more=len(heads) > MOST,
+        )
+        # When the first waiting job of each queue is due.
+        self._waiting: List[Tuple[float, str]] = rows(_WAITING + served, queues)
+        heapify(self._waiting)
+
+    def serves(self, queues: Sequence[str]) -> bool:
+        """Say whether this is of these queues, and fresh enough to be gone by."""
+        return self._queues == tuple(queues) and self._heads.fresh()
+
+    def claim(
+        self, db: sqlite3.Connection, worker_id: str, count: int, now: float, moves: Moves, ahead: int
+    ) -> List[Claim]:
+        """Claim in an open transaction that notes in *moves* what it counts; where too little is found, look again."""
+        self._store.settings_seen, alive = db.execute(_MAY_CLAIM, (worker_id,)).fetchone()
+        if not alive:
+            return []
+        rows = self._choose(db, count + self._bounded(ahead), now, moves) if self._take_new(db) else []
+        if len(rows) < count + self._bounded(ahead):
+            self._look()
+            rows = self._choose(db, count + self._bounded(ahead), now, moves)
+            for row in rows[count:] if len(rows) < count + ahead else ():  # the last ones are for whoever is idle
+                self._heads.found(row[2], _key(row))
+                rows.pop()
+        return self._store._hand_over(db, worker_id, rows, now, moves)
+
+    def _bounded(self, ahead: int) -> int:
+        """Return how many jobs may be claimed ahead: none unless many wait, and none of a queue with a limit."""
+        return 0 if self._limited or self._jobs < ahead * PLENTY else ahead
+
+    def _choose(self, db: sqlite3.Connection, wanted: int, now: float, moves: Moves) -> List[Any]:
+        """Return the rows of the *wanted* most urgent jobs, fewer if no more are known of."""
+        while self._waiting and self._waiting[0][0] <= now:
+            _, name = heappop(self._waiting)
+            self._store._promote(db, name, now)
+            self._came_back(db, name)
+        chosen: Dict[str, List[Any]] = {}
+        missing = wanted
+        while missing > 0:
+            names = self._heads.first()
+            if not names:
+                break
+            missing -= self._choose_from(db, names[0], chosen.setdefault(names[0], []), missing, moves)
+        return sorted((row for rows in chosen.values() for row in rows), key=_key)
+
+    def _choose_from(self, db: sqlite3.Connection, name: str, chosen: List[Any], wanted: int, moves: Moves) -> int:
+        """Add the next jobs of the most urgent queue to *chosen*, down to the next queue's; return how many.
+
+        Nothing is handed over yet: what was chosen from it before is still at its head.
+        """
+        limit = self._heads.next_key()
+        found = db.execute(_READY_OF, (name, wanted + 1, len(chosen))).fetchall()
+        most = wanted
+        if found and found[0][-1] is not None:
+            most = max(0, min(wanted, found[0][-1] + self._store._left(name, moves) - len(chosen)))
+        taken = 0
+        while taken < min(most, len(found)) and (limit is None or _key(found[taken]) < limit):
+            taken += 1
+        chosen += found[:taken]
+        is_full = taken == most < wanted
+        self._heads.set(name, None if is_full or taken == len(found) else _key(found[taken]))
+        return taken
+
+    def _take_new(self, db: sqlite3.Connection) -> bool:
+        """Take in the jobs that came since; say whether they were few enough."""
+        new = db.execute(_NEW, (self._newest_seq, _MOST_NEW)).fetchall()
+        for seq, name, priority, run_at in new:
+            if not self._served or name in self._served:
+                self._heads.found(name, (-priority, run_at, seq))
+        if new:
+            self._newest_seq = new[-1][0]
+        return len(new) < _MOST_NEW
+
+    def take_ends(self, db: sqlite3.Connection, ended: Sequence[Ended], states: Sequence[Optional[str]]) -> None:
+        """Take in what these ends, which left their jobs in *states*, change for their queues."""
+        for ((job, _, _), _, _), state in zip(ended, states):
+            if state in ("pending", "failed") or (state is not None and self._limited):
+                self._came_back(db, job.queue)
+
+    def _came_back(self, db: sqlite3.Connection, name: str) -> None:
+        """Take in that the jobs of a queue may be others than before."""
+        if self._served and name not in self._served:
+            return
+        self._heads.found(name, FIRST)
+        waiting = db.execute(_NEXT_WAITING, (name,)).fetchone()
+        if waiting:
+            heappush(self._waiting, (waiting[0], name))
+
+
+def _key(row: Any) -> Key:
+    return -row[4], row[5], row[0]
+
+
+# Whether a worker may claim, with the version of the settings.
+_MAY_CLAIM = """
+    SELECT settings_version, EXISTS (SELECT 1 FROM workers WHERE id = ? AND state = 'alive')
+      FROM store
+    """
+
+_NEWEST = "SELECT coalesce(max(seq), 0) FROM jobs"
+
+_ALL = """
+    SELECT count(*), coalesce(sum(pending + failed), 0), count(max_running)
+      FROM queues
+     WHERE paused = 0 AND pending + failed > 0
+    """
+
+# The claim's index gives each queue's head; of all of them the most urgent.
+_FIRST = """
+    SELECT name, priority, run_at, seq
+      FROM queues
+      JOIN jobs ON seq = (SELECT seq FROM jobs
+                           WHERE queue = name AND ready = 1
+                           ORDER BY priority DESC, run_at, seq
+                           LIMIT 1)
+     WHERE paused = 0 AND pending + failed > 0
+    """
+_ORDER = " ORDER BY priority DESC, run_at, seq LIMIT ?"
+
+_NEXT_WAITING = "SELECT run_at FROM jobs WHERE queue = ? AND ready = 2 ORDER BY run_at LIMIT 1"
+_WAITING = """
+    SELECT run_at, name
+      FROM queues
+      JOIN jobs ON seq = (SELECT seq FROM jobs WHERE queue = name AND ready = 2 ORDER BY run_at LIMIT 1)
+     WHERE paused = 0 AND pending + failed > 0
+    """
+
+# By their number: the claim's index is not in the order of arrival.
+_NEW = "SELECT seq, queue, priority, run_at FROM jobs WHERE seq > ? AND +ready = 1 ORDER BY seq LIMIT ?"
+
+# As a claim needs them, and how many more may run; none of a paused queue.
+_READY_OF = f"""
+    SELECT {HEAD_COLUMNS}, max_running - processing
+      FROM queues
+     CROSS JOIN jobs
+     WHERE name = ? AND paused = 0 AND queue = name AND ready = 1
+     ORDER BY priority DESC, run_at, seq
+     LIMIT ? OFFSET ?
+    """
