@@ -308,12 +308,15 @@ def _of_its_own(fd: int) -> int:
     """
     if sys.platform == "win32":
         return fd
-    for path in (f"/proc/self/fd/{fd}", os.ttyname(fd) if os.isatty(fd) else ""):
-        try:
-            return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
-        except OSError:
-            continue
-    return fd
+    how = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        return os.open(f"/proc/self/fd/{fd}", how)
+    except OSError:
+        pass  # no /proc, or a socket
+    try:
+        return os.open(os.ttyname(fd), how)
+    except OSError:  # no terminal, or one without a name here: that of a container's host, say
+        return fd
 
 
 def _is_file(fd: int) -> bool:

@@ -172,6 +172,33 @@ def test_a_store_that_was_mounted_alone(scene: Scene, name: str) -> None:
     assert ["job1"] == [job.id for job in scene.queue.jobs()]
 
 
+@pytest.mark.parametrize("mounts", ["mount -t tmpfs none /dev/pts", "mount -t devpts -o newinstance none /dev/pts"])
+def test_a_terminal_from_outside(scene: Scene, mounts: str) -> None:
+    """As ``nsenter``, ``chroot`` or a container that is attached to has it: no name leads to it, and it shows all."""
+    scene.queue.enqueue("echo hello")
+    keys, screen = os.openpty()
+    script = f'{mounts} && ! tty && exec "$@"'
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *QUEUECTL, "worker", "start", "--drain"],
+        stdin=screen, stdout=screen, stderr=screen,
+    ) as group:  # fmt: skip
+        os.close(screen)
+        shown = b"".join(iter(lambda: _read(keys), b"")).decode()
+    os.close(keys)
+
+    assert 0 == group.returncode, shown
+    lines = [line for line in shown.splitlines() if line != "not a tty"]
+    assert "picked job job1: echo hello|hello|[worker 0] job job1 completed|[worker 0] exiting" in "|".join(lines)
+
+
+def _read(keys: int) -> bytes:
+    """Read what a terminal shows; nothing when its last writer is gone."""
+    try:
+        return os.read(keys, 65536)
+    except OSError:
+        return b""
+
+
 def as_nobody_known() -> List[str]:
     """Return the words for a process whose uid is in no passwd file."""
     return [*as_stranger(), "-m", "queuectl"]
