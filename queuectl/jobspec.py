@@ -5,6 +5,8 @@ This module is on the path of each ``queuectl enqueue``, so it imports next to n
 
 from __future__ import annotations
 
+import os
+
 from queuectl import clock
 from queuectl.config import MAX_INT
 from queuectl.errors import InvalidJob, JobNotFound, QueuectlError, shown
@@ -213,8 +215,34 @@ def _cwd(field: str, value: Any) -> str:
     text = _text(field, value.__fspath__() if hasattr(value, "__fspath__") else value)
     if not text:
         raise refuse(field, "a directory", value)
+    try:
+        return abspath(expanduser(text))
+    except FileNotFoundError:
+        raise _nowhere("name paths in full") from None
 
-    return abspath(expanduser(text))
+
+def current_directory(otherwise: str = "give the job a cwd") -> str:
+    """Return the directory that a job runs in when nobody says otherwise.
+
+    Raises:
+        InvalidJob: It was deleted; *otherwise* is what helps besides going to another one.
+    """
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise _nowhere(otherwise) from None
+
+
+def usual_directory() -> Optional[str]:
+    """Return where jobs run that do not say it; None if that was deleted: then each has to."""
+    try:
+        return current_directory()
+    except InvalidJob:
+        return None
+
+
+def _nowhere(otherwise: str) -> InvalidJob:
+    return InvalidJob(f"the current directory is gone. Go to another one, or {otherwise}.")
 
 
 def _env(field: str, value: Any) -> Dict[str, str]:
@@ -309,19 +337,19 @@ def check_fields(fields: Mapping[str, Any]) -> Dict[str, Any]:
     return checked
 
 
-def from_fields(fields: Mapping[str, Any], cwd: str) -> JobSpec:
-    """Return the job that *fields* describes; its ``cwd`` is *cwd* if they do not say.
+def from_fields(fields: Mapping[str, Any], cwd: Optional[str] = None) -> JobSpec:
+    """Return the job that *fields* describes; if they give no ``cwd``, it is *cwd*, or the current directory.
 
     Raises:
         InvalidJob: A field is unknown, missing or wrong.
     """
     if len(fields) == 1 and "command" in fields:  # most jobs of a large file: no more steps than these need
-        return JobSpec(_command("command", fields["command"]), cwd)
+        return JobSpec(_command("command", fields["command"]), current_directory() if cwd is None else cwd)
     checked = check_fields(fields)
     if "command" not in checked:
         raise InvalidJob('job field \'command\' is missing. Give at least {"command": "..."}.')
     if checked.get("cwd") is None:
-        checked["cwd"] = cwd
+        checked["cwd"] = current_directory() if cwd is None else cwd
     return JobSpec(**checked)
 
 

@@ -7,7 +7,6 @@ After a fork the child gets a connection of its own by itself: see ``queuectl.fo
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 
@@ -80,7 +79,7 @@ class Queue(Forkable, Following, Switches):
             InvalidJob, JobExists: Nothing was stored.
             StoreUnavailable: Nor was it then, unless the message names the job: do not store that again.
         """
-        spec = jobspec.from_fields({"command": command, **fields}, os.getcwd())
+        spec = jobspec.from_fields({"command": command, **fields})
         if connection is not None:
             with self._lock:
                 return self.store.add_within(connection, [spec])[0]
@@ -99,7 +98,7 @@ class Queue(Forkable, Following, Switches):
         # Their letters, or their fields' names, would be taken for commands.
         if isinstance(jobs, (str, bytes)) or hasattr(jobs, "keys") or not hasattr(jobs, "__iter__"):
             raise InvalidJob(f"enqueue_many wants a list of jobs, not {shown(jobs)}. Put it into brackets.")
-        cwd = os.getcwd()
+        cwd = jobspec.usual_directory()
         specs = []
         for position, job in enumerate(jobs, 1):
             try:

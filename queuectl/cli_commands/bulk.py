@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sys
 
-from queuectl.cli_commands.enqueue import apply_options, current_directory
+from queuectl.cli_commands.enqueue import apply_options
 from queuectl.cli_commands.jsonobject import make_reader
 from queuectl.cli_commands.progress import Bar
 from queuectl.errors import InvalidJob, JobExists, QueuectlError, Unwritten, UsageError, is_without_reader, shown
-from queuectl.jobspec import MAX_COMMAND_BYTES, MAX_ENV_BYTES, JobSpec, check_fields, from_fields
+from queuectl.jobspec import MAX_COMMAND_BYTES, MAX_ENV_BYTES, JobSpec, check_fields, from_fields, usual_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -204,11 +204,9 @@ def _chunks(file: BinaryIO) -> Iterator[List[bytes]]:
 
 def _line_reader(args: Args) -> Callable[[str], JobSpec]:
     """Return the function that makes a job of a line: JSON or a plain command, under the options of *args*."""
-    cwd = current_directory()
     options: Dict[str, Any] = {}
     apply_options(options, args)
-    check_fields(options)  # a bad option is not the fault of line 1
-    cwd = from_fields({"command": "true", "cwd": options.get("cwd") or cwd}, "").cwd
+    cwd = check_fields(options).get("cwd") or usual_directory()  # a bad option is not the fault of line 1
     read_object = make_reader()
 
     def from_line(line: str) -> JobSpec:

@@ -6,8 +6,8 @@ import os
 import sys
 
 from queuectl.cli_commands.spec import Command, Option, Positional
-from queuectl.errors import QueuectlError, Unwritten, UsageError, is_without_reader
-from queuectl.jobspec import from_fields
+from queuectl.errors import Unwritten, UsageError, is_without_reader
+from queuectl.jobspec import current_directory, from_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def job_fields(args: Args, what: str) -> Dict[str, Any]:
         )
     apply_options(fields, args)
     if fields.get("cwd") is None:
-        fields["cwd"] = current_directory()
+        fields["cwd"] = current_directory("say where with --cwd DIR")
     return fields
 
 
@@ -133,14 +133,6 @@ def variables(pairs: Sequence[str]) -> Dict[str, str]:
     return found
 
 
-def current_directory() -> str:
-    """Return the directory that a job runs in when nobody says otherwise."""
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        raise QueuectlError("the current directory is gone. Go to another one, or say where with --cwd DIR.") from None
-
-
 def quoted(words: Sequence[str]) -> str:
     """Return *words* as one command that the platform's shell takes apart into exactly these words."""
     if os.name == "nt":
@@ -164,7 +156,7 @@ def enqueue(args: Args) -> int:
         return enqueue_file(args)
     if args.lines:
         raise UsageError("option --lines needs --file: queuectl enqueue --lines --file commands.txt.")
-    spec = from_fields(job_fields(args, "enqueue"), "")
+    spec = from_fields(job_fields(args, "enqueue"))
     from queuectl.queue import Queue
 
     with Queue(args.db) as queue:

@@ -174,7 +174,7 @@ class _Runner:
 
 def run(args: Args) -> int:
     """``run``: add a job, show its output, exit as its last run did."""
-    spec = from_fields(job_fields(args, "run"), "")
+    spec = from_fields(job_fields(args, "run"))
     with Queue(args.db) as queue:
         job_id = queue.add([spec])[0]
         if args.verbose and not args.quiet:

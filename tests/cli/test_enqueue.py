@@ -333,11 +333,20 @@ def test_a_directory_that_is_gone_is_named(cli: Callable[..., Any], home: Any) -
     def enqueue(*words: str) -> Any:
         return subprocess.run([sys.executable, "-c", program, "enqueue", *words], stderr=subprocess.PIPE, check=False)
 
-    refused = enqueue("--", "true")
-    accepted = enqueue("--cwd", str(home.parent), "--", "true")
+    one, elsewhere = home.parent / "one", home.parent / "elsewhere"
+    one.write_text('{"command":"true"}\n')
+    elsewhere.write_text('{"command":"true","cwd":"/"}\n')
+    refused = [enqueue("--", "true"), enqueue("--file", str(one))]
+    accepted = [
+        enqueue("--cwd", str(home.parent), "--", "true"),
+        enqueue("--cwd", str(home.parent), "--file", str(one)),
+        enqueue("--file", str(elsewhere)),
+    ]
 
-    assert (refused.returncode, accepted.returncode) == (1, 0)
-    assert b"the current directory is gone" in refused.stderr
+    assert [1, 1, 0, 0, 0] == [done.returncode for done in (*refused, *accepted)]
+    assert [b"or say where with --cwd DIR.\n", b"or give the job a cwd. Nothing was enqueued.\n"] == [
+        done.stderr.partition(b"the current directory is gone. Go to another one, ")[2] for done in refused
+    ]
 
 
 def test_a_taken_id_is_refused(cli: Callable[..., Any], jobs: Callable[..., List[Dict[str, Any]]]) -> None:

@@ -159,6 +159,23 @@ def test_one_bad_job_refuses_them_all(queue, bad, error, message):
 # -- looking ----------------------------------------------------------------------------------
 
 
+@pytest.mark.posix
+def test_a_job_that_says_where_it_runs_needs_no_current_directory(queue, tmp_path, monkeypatch):
+    """One that was deleted meanwhile is missed only where a job would run in it, and then by a sentence."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    assert "/" == queue.enqueue("true", cwd="/").cwd
+    assert ["job2"] == queue.enqueue_many([{"command": "true", "cwd": "/"}])
+    for jobs in ("true", {"command": "true", "cwd": "sub"}):
+        with pytest.raises(InvalidJob, match="^job 1: the current directory is gone[.] Go to another one, or "):
+            queue.enqueue_many([jobs])
+    with pytest.raises(InvalidJob, match="^the current directory is gone"):
+        queue.enqueue("true")
+
+
 def test_a_job_that_does_not_exist_is_not_found(queue):
     """``get``, ``runs``, ``output``, ``wait`` and ``edit`` all say which."""
     for look in (queue.get, queue.runs, queue.output, queue.wait, lambda job_id: queue.edit(job_id, priority=1)):
