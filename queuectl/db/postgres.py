@@ -7,6 +7,7 @@ no message ever shows it.
 
 from __future__ import annotations
 
+import os
 from typing import Dict, NamedTuple, Tuple
 
 from queuectl.errors import MissingExtra, StoreRefused
@@ -29,6 +30,8 @@ PARAMETERS = {
     "tcp_user_timeout": "15000",
     "fallback_application_name": "queuectl",
 }
+# What libpq is told by the name of a file, which it looks for at each connection: a worker is in its jobs' directories.
+FILES = ("passfile", "servicefile", "sslcert", "sslcrl", "sslcrldir", "sslkey", "sslkeylogfile", "sslrootcert")
 
 
 class Address(NamedTuple):
@@ -78,7 +81,15 @@ def parse_url(url: str) -> Address:
             ":/?#[]@% in a password written as %XX."
         ) from None
     given["client_encoding"] = "UTF8"
+    for name in FILES:
+        if name in given and not _is_no_file(given[name]):
+            given[name] = os.path.abspath(given[name])
     return Address({**PARAMETERS, **given}, schema, _for_messages(given, schema))
+
+
+def _is_no_file(name: str) -> bool:
+    """Say whether libpq takes *name* for another thing: the system's roots, or a key in an engine of OpenSSL."""
+    return name in ("", "system") or ":" in name
 
 
 def _misread(given: Dict[str, str]) -> bool:

@@ -256,6 +256,20 @@ def test_what_the_url_says_goes_before_our_defaults():
     assert "3" == parse_url("postgresql://h/d?connect_timeout=3").parameters["connect_timeout"]
 
 
+def test_files_in_the_url_are_found_from_everywhere(monkeypatch, tmp_path):
+    """A worker connects again from the directory of some job; what names no file is left as it is."""
+    monkeypatch.chdir(tmp_path)
+    named = "sslrootcert=certs/ca.pem&sslcert=/etc/client.pem&passfile=../pass&sslkey=engine:key"
+
+    found = parse_url(f"postgresql://h/d?{named}").parameters
+
+    assert str(tmp_path / "certs" / "ca.pem") == found["sslrootcert"]
+    assert str(tmp_path.parent / "pass") == found["passfile"]
+    assert ("/etc/client.pem", "engine:key") == (found["sslcert"], found["sslkey"])
+    assert "system" == parse_url("postgresql://h/d?sslrootcert=system").parameters["sslrootcert"]
+    assert not {"sslcrl", "sslkeylogfile"} & found.keys()
+
+
 def test_a_server_that_is_not_there_is_unavailable():
     """It may come back."""
     with pytest.raises(StoreUnavailable, match="^cannot reach postgresql://me@127.0.0.1:1/db: "):
