@@ -147,9 +147,19 @@ def _say_store(args: Args) -> None:
         from queuectl.db import default_path
 
         where, why = default_path(), "QUEUECTL_HOME" if os.environ.get("QUEUECTL_HOME") else "the default"
-    if "://" in where and "@" in where:
-        where = where.partition("://")[0] + "://...@" + where.rpartition("@")[2]  # no password on a screen
+    if where.startswith(("postgresql://", "postgres://")):
+        where = _without_password(where)
     _say(f"the store is {where} ({why}).", 0)
+
+
+def _without_password(url: str) -> str:
+    """Return what may be shown of *url*, which may hold a password before its host or among its options."""
+    try:
+        from queuectl.db.postgres import parse_url
+
+        return parse_url(url).location
+    except (ImportError, QueuectlError):  # no psycopg, or a URL that cannot be read: the command itself says so
+        return "postgresql://..."
 
 
 # -- errors and streams -----------------------------------------------------------------------

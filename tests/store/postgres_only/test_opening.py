@@ -241,6 +241,15 @@ def test_no_message_shows_a_password(url):
     assert SECRET not in str(told.value)
 
 
+@pytest.mark.parametrize("place", [f"me:{SECRET}@h.invalid/d", f"h.invalid/d?password={SECRET}", f"me:{SECRET}/@h/d"])
+def test_verbose_shows_no_password(cli, place):
+    """Wherever it stands in the URL, also in one that cannot be read."""
+    said = cli("-v", "--db", f"postgresql://{place}", "status", code=1).err
+
+    assert "queuectl: the store is postgresql://" in said
+    assert SECRET not in said
+
+
 def test_a_location_for_messages_has_no_password():
     """User, host, port, database and schema are enough to know which store it is."""
     given = f"postgresql://me:{SECRET}@db.example:5433/work?sslmode=require&schema=other"
