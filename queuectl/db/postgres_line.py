@@ -98,7 +98,11 @@ class Opening:
         self._parameters = parameters
         self._line: Optional[Line] = None
         self._error: Optional[BaseException] = None
-        threading.Thread(target=self._work, daemon=True).start()
+        try:
+            threading.Thread(target=self._work, daemon=True).start()
+        except RuntimeError as error:  # the user's limit of processes: another time
+            self._error = psycopg.OperationalError(str(error))
+            self.done.set()
 
     def _work(self) -> None:
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -270,3 +272,18 @@ def test_a_standby_can_be_looked_at_and_says_that_it_is_read_only(frail_server, 
     with pytest.raises(StoreUnavailable, match="is read-only now"):
         store.add([spec()], T0)
     store.close()
+
+
+def test_a_limit_of_threads_is_an_outage():
+    """A worker's connection opens in a thread; where none can be started it is another time, and the worker goes on."""
+    code = (
+        "import os, resource, psycopg; from queuectl.db.postgres_line import Opening; "
+        "os.geteuid() or os.setuid(65534); resource.setrlimit(resource.RLIMIT_NPROC, (0, 0)); "
+        "opening = Opening({'host': '127.0.0.1', 'port': '1'}); assert opening.done.wait(10)\n"
+        "try: opening.result(1.0)\n"
+        "except psycopg.OperationalError as error: print(error)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False)
+
+    assert b"can't start new thread\n" == done.stdout
