@@ -27,7 +27,10 @@ def confirmed(question: str, args: Args) -> bool:
     stream = sys.stderr if args.json or args.quiet else sys.stdout
     stream.write(question + " (y/N): ")
     stream.flush()
-    answer = sys.stdin.readline() if sys.stdin is not None else ""
+    try:
+        answer = sys.stdin.readline() if sys.stdin is not None else ""
+    except UnicodeDecodeError:
+        answer = "?"  # bytes that are no text say neither
     if not answer or sys.stdin is None or not sys.stdin.isatty():
         stream.write("\n")  # nobody pressed Enter on this screen
         stream.flush()

@@ -18,6 +18,16 @@ def test_no_is_the_default(cli: Callable[..., Any], add: Callable[..., str], ans
     assert "job1\n" == cli("list", "-q").out
 
 
+def test_an_answer_that_is_no_text_is_no(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """A key of a keyboard in another encoding, say: where Python is strict about it too."""
+    add("true")
+
+    refused = cli("reset", input=b"\xffy\n", env={"PYTHONIOENCODING": "utf-8:strict"})
+
+    assert (QUESTION + "\nReset cancelled.\n", "", 1) == refused
+    assert "job1\n" == cli("list", "-q").out
+
+
 @pytest.mark.parametrize("answer", ["y\n", "Y", "yes\n", " y \n"])
 def test_yes(cli: Callable[..., Any], add: Callable[..., str], answer: str) -> None:
     """``echo y | queuectl reset``: jobs, settings and queues are gone, ids start again."""
