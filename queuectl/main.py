@@ -267,6 +267,7 @@ def _buffer_output() -> None:
     if type(raw) is io.FileIO:  # a Windows console is none
         text = sys.stdout
         output = _Output(raw.fileno(), "w", closefd=False)
+        output.name = raw.name  # by which the stand-in for a stream that the caller closed is known
         output.before = text  # which closes the descriptor when nobody has it any more
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(output),

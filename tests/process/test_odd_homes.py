@@ -245,6 +245,8 @@ def test_no_terminal_and_no_streams(scene: Scene) -> None:
     )
 
     assert (0, "completed", "hello\n") == (done.code, scene.state("job1"), scene.output("job1"))
+    log = (scene.folder / ".queuectl" / "logs" / "worker-0.log").read_text()
+    assert ["completed", "exiting"] == [line.split()[-1] for line in log.splitlines()[-2:]]
 
 
 SEVEN_BITS = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
