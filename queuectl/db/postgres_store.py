@@ -248,14 +248,6 @@ class PostgresStore(PostgresWorkers, Store):
             self._bell = PostgresBell(self)
         return self._bell
 
-    def wake_fd(self) -> Optional[int]:
-        """Return a descriptor that is readable when work may have come in; None if only looking helps."""
-        return self.doorbell().arm()
-
-    def hush(self) -> None:
-        """Take the notifications so far."""
-        self.doorbell().hush()
-
     def orders(self, worker_id: str) -> Orders:
         """See ``Store.orders``."""
         self._come_by(worker_id)

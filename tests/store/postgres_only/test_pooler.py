@@ -159,12 +159,12 @@ def test_a_bell_that_cannot_ring_is_not_waited_for(store, pooled, pooler):
     """In transaction mode LISTEN hears nothing: that is found out, and the worker just looks."""
     import select
 
-    fd = pooled.wake_fd()
+    fd = pooled.doorbell().arm()
 
     if pooler[1] == "transaction":
         assert fd is None
         return
-    pooled.hush()
+    pooled.doorbell().hush()
     time.sleep(0.1)
     store.add([spec()])
     assert select.select([fd], [], [], 2)[0]

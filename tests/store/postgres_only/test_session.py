@@ -97,13 +97,13 @@ def test_jobs_are_the_same_for_an_odd_role(store, odd, open_one):
 def test_an_odd_role_waits_as_long_as_any(store, odd, open_one):
     """Statements take as long as they take, and idle sessions stay: so does a worker's that only listens."""
     other = open_one(odd)
-    other.wake_fd()
+    other.doorbell().arm()
     pids = [line.info.backend_pid for line in (other._line, other._bell._line)]
     other._rows("SELECT pg_sleep(0.4)")
     time.sleep(0.4)
     other._write(lambda run: time.sleep(0.4))
     other.add([spec()])
-    other.hush()
+    other.doorbell().hush()
 
     assert pids == [line.info.backend_pid for line in (other._line, other._bell._line)]
     assert [("on", "read committed")] == other._rows(

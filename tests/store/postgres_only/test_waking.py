@@ -20,7 +20,7 @@ def rings(fd, timeout_s=2.0):
 def sleeper(store, open_one, url):
     """A second store that sleeps on its bell."""
     sleeper = open_one(url)
-    sleeper.fd = sleeper.wake_fd()  # once: arming a bell takes the rings so far
+    sleeper.fd = sleeper.doorbell().arm()  # once: arming a bell takes the rings so far
     assert sleeper.fd is not None
     return sleeper
 
@@ -28,7 +28,7 @@ def sleeper(store, open_one, url):
 def wait_out(sleeper):
     """Wait until adds ring again."""
     time.sleep(postgres_bell.ECHO_S)
-    sleeper.hush()
+    sleeper.doorbell().hush()
 
 
 CHANGES = {
@@ -56,7 +56,7 @@ def test_what_makes_work_ready_rings(store, sleeper, name):
     CHANGES[name](store)
 
     assert rings(sleeper.fd)
-    sleeper.hush()
+    sleeper.doorbell().hush()
     assert not rings(sleeper.fd, 0)
     store.release_lost("w1", 3, T0)
 
@@ -94,7 +94,7 @@ def test_adds_in_quick_succession_ring_once_and_the_sleeper_looks_again(store, s
     time.sleep(postgres_bell.QUIET_S)
     store.add([spec()])
     assert rings(sleeper.fd)
-    sleeper.hush()
+    sleeper.doorbell().hush()
     left_s = sleeper.doorbell().again_s()
     assert 0 < left_s <= postgres_bell.ECHO_S
     time.sleep(left_s)
@@ -136,10 +136,10 @@ def test_a_lost_bell_comes_back(store, sleeper, raw, monkeypatch, eventually):
     pid = sleeper.doorbell()._line.info.backend_pid
     raw("SELECT pg_terminate_backend(%s)", pid)
     assert rings(sleeper.fd)
-    sleeper.hush()
+    sleeper.doorbell().hush()
 
     def comes_back():
-        fd = sleeper.wake_fd()
+        fd = sleeper.doorbell().arm()
         return fd if fd is not None and sleeper.doorbell()._line.info.backend_pid != pid else None
 
     fd = eventually(comes_back)
@@ -157,10 +157,10 @@ def test_a_bell_without_a_connection_has_no_descriptor_left(store, sleeper, raw)
     deadline = time.monotonic() + 5
     sleeper.doorbell()._not_before_s = time.monotonic() + 60
     while sleeper.doorbell()._line is not None and time.monotonic() < deadline:
-        sleeper.hush()
+        sleeper.doorbell().hush()
     sleeper.doorbell()._not_before_s = time.monotonic() + 60
 
-    assert sleeper.wake_fd() is None
+    assert sleeper.doorbell().arm() is None
     with pytest.raises(OSError):
         os.fstat(sleeper.fd)
 
@@ -169,9 +169,9 @@ def test_a_server_that_is_away_gives_no_bell_and_no_error(far_store, proxy, monk
     """Looking by itself is what is left."""
     monkeypatch.setattr(proxy, "_accept", lambda: proxy._listener.accept()[0].close())  # noqa: PLW0108
 
-    assert far_store.wake_fd() is None
-    assert far_store.wake_fd() is None
-    far_store.hush()
+    assert far_store.doorbell().arm() is None
+    assert far_store.doorbell().arm() is None
+    far_store.doorbell().hush()
 
 
 @pytest.mark.posix
