@@ -5,7 +5,7 @@ from __future__ import annotations
 from queuectl import faults
 from queuectl.db.postgres_add import NOTIFY, PostgresAdd
 from queuectl.db.postgres_views import COUNTED, LISTED, conditions, within
-from queuectl.db.rules import CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, due_after_edit, possible, to_json
+from queuectl.db.rules import CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, edited_columns, possible
 from queuectl.errors import JobNotFound, NotInDlq, WrongState
 
 TYPE_CHECKING = False
@@ -130,7 +130,7 @@ class PostgresDesk(PostgresAdd):
             seq, queue, state = found[job_id]
             if state not in ("pending", "failed"):
                 raise WrongState(job_id, "edit", state, ("pending", "failed"))
-            columns = self._edited(run, changes, at)
+            columns = edited_columns(changes, at, lambda: self._default_max_retries(run))
             assignments = ", ".join(f"{column} = %s" for column in columns)
             run(f"UPDATE queuectl.jobs SET {assignments} WHERE seq = %s", [*columns.values(), seq])
             after = columns.get("queue", queue)
@@ -141,22 +141,9 @@ class PostgresDesk(PostgresAdd):
 
         self._write(body)
 
-    def _edited(self, run: Run, changes: Mapping[str, Any], now: float) -> Dict[str, Any]:
-        """Return the columns that *changes* give new values."""
-        columns: Dict[str, Any] = {"updated_at": now}
-        for name, value in changes.items():
-            if name in ("env", "tags"):
-                columns[name] = to_json(value)
-            elif name in ("run_at", "delay_s"):
-                columns["run_at"] = due_after_edit(changes, now)
-            elif name == "max_retries" and value is None:
-                found = run("SELECT value FROM queuectl.settings WHERE key = 'max_retries'").fetchone()
-                columns[name] = int(found[0]) if found else MAX_RETRIES
-            elif value is not None or name in ("timeout_s", "backoff_base"):
-                columns[name] = value
-        if "run_at" in columns:
-            columns["ready"] = 1 if columns["run_at"] <= now else 2
-        return columns
+    def _default_max_retries(self, run: Run) -> int:
+        found = run("SELECT value FROM queuectl.settings WHERE key = 'max_retries'").fetchone()
+        return int(found[0]) if found else MAX_RETRIES
 
     def prune(self, which: JobFilter, limit: int = STEP) -> int:
         """See ``Store.prune``."""

@@ -6,7 +6,7 @@ from queuectl.errors import JobExists
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+    from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
     from queuectl.jobspec import JobSpec
 
@@ -31,7 +31,7 @@ def generated_number(job_id: str) -> Optional[int]:
 
 
 def possible(names: Iterable[Any]) -> List[str]:
-    """Return those of *names* that an id, a queue or a tag can have: PostgreSQL takes neither others' type nor NUL."""
+    """Return those of *names* that could be an id, a queue or a tag; PostgreSQL fails on a NUL or another type."""
     return [name for name in names if isinstance(name, str) and name.isascii() and "\0" not in name]
 
 
@@ -92,8 +92,32 @@ def after_loss(losses: int, max_lost: int, cancel_requested: bool) -> Tuple[str,
     return "pending", None
 
 
-def due_after_edit(changes: Mapping[str, Any], now: float) -> float:
-    """Return when a job is due whose ``run_at`` or ``delay_s`` was changed; None is as if it were not given."""
+def edited_columns(
+    changes: Mapping[str, Any], now: float, default_max_retries: Callable[[], int]
+) -> Dict[str, Any]:
+    """Return the columns of a waiting job that *changes* give new values; None is as if a field had not been given.
+
+    Args:
+        changes: JobSpec attributes with their new values.
+        now: The time by the store's clock.
+        default_max_retries: Looks up what a job gets that does not say how often it may be retried.
+    """
+    columns: Dict[str, Any] = {"updated_at": now}
+    for name, value in changes.items():
+        if name in ("env", "tags"):
+            columns[name] = to_json(value)
+        elif name in ("run_at", "delay_s"):
+            columns["run_at"] = _due_after_edit(changes, now)
+        elif name == "max_retries" and value is None:
+            columns[name] = default_max_retries()
+        elif value is not None or name in ("timeout_s", "backoff_base"):
+            columns[name] = value
+    if "run_at" in columns:
+        columns["ready"] = 1 if columns["run_at"] <= now else 2
+    return columns
+
+
+def _due_after_edit(changes: Mapping[str, Any], now: float) -> float:
     delay_s, run_at = changes.get("delay_s"), changes.get("run_at")
     if delay_s is not None:
         return float(now + delay_s)

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 
 from queuectl import faults
-from queuectl.db.rules import CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, due_after_edit, to_json
+from queuectl.db.rules import CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, edited_columns
 from queuectl.db.sqlite_file import SqliteFile
 from queuectl.db.sqlite_views import COUNTED, conditions
 from queuectl.errors import JobNotFound, NotInDlq, StoreUnavailable, WrongState
@@ -138,18 +138,7 @@ class SqliteDesk(SqliteFile):
             seq, queue, state = self._row(db, job_id)
             if state not in ("pending", "failed"):
                 raise WrongState(job_id, "edit", state, ("pending", "failed"))
-            columns: Dict[str, Any] = {"updated_at": now}
-            for name, value in changes.items():
-                if name in ("env", "tags"):
-                    columns[name] = to_json(value)
-                elif name in ("run_at", "delay_s"):
-                    columns["run_at"] = due_after_edit(changes, now)
-                elif name == "max_retries" and value is None:
-                    columns[name] = self._default_max_retries(db)
-                elif value is not None or name in ("timeout_s", "backoff_base"):
-                    columns[name] = value
-            if "run_at" in columns:
-                columns["ready"] = 1 if columns["run_at"] <= now else 2
+            columns = edited_columns(changes, now, lambda: self._default_max_retries(db))
             assignments = ", ".join(f"{column} = ?" for column in columns)
             db.execute(f"UPDATE jobs SET {assignments} WHERE seq = ? AND state = ?", [*columns.values(), seq, state])
             if columns.get("queue", queue) != queue:
