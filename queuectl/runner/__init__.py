@@ -18,6 +18,8 @@ The interface that both halves share:
     TERM or KILL to the whole trees of several commands of one store.
 ``left_over(commands)``
     those of them of whose tree anything is still alive.
+``end_runs_at_once(store_id, run_ids, leaders, born_by, born_after, origin)``
+    kills what the runs of a dead worker left and waits until it is gone; says whether it is.
 ``how_ended(status)``, ``used(usage)``
     read what a reactor reports of an end: (exit code, signal), and (peak memory in bytes, CPU seconds).
 """

@@ -14,7 +14,7 @@ from queuectl.runner.output import OutputBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, AnyStr, Container, Dict, List, Mapping, Optional, Sequence, Tuple
+    from typing import Any, AnyStr, Dict, List, Mapping, Optional, Sequence, Tuple
 
 SHELL = "/bin/sh"
 CHUNK = 65536
@@ -292,17 +292,4 @@ def used(usage: Any) -> Tuple[Optional[int], Optional[float]]:
     return usage.ru_maxrss * RSS_UNIT, round(1e6 * (usage.ru_utime + usage.ru_stime)) / 1e6
 
 
-def end_runs_at_once(
-    store_id: str,
-    run_ids: Container[int],
-    leaders: Dict[int, Optional[str]],
-    born_by: Optional[int] = None,
-    born_after: Optional[int] = None,
-    origin: str = "",
-) -> bool:
-    """Kill all that these runs of a dead worker left; False if something would not go.
-
-    Raises:
-        OSError: The process table cannot be read now; something may be left.
-    """
-    return tree.end_at_once(store_id, run_ids, leaders, born_by, born_after, origin)
+end_runs_at_once = tree.end_at_once
