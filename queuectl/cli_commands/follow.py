@@ -65,17 +65,17 @@ class _Waiting:
     def __init__(self, queue: Queue, silent: bool, say: Callable[[str], None] = note) -> None:
         self._queue = queue
         self._say = say
-        self._next_look_at = 0.0
+        self._next_look_mono = 0.0
         self._alone = False  # whether there was no worker at the last look
         self.told = silent
 
     def look(self, job: Job) -> None:
         """Look, if it is time to, and tell."""
-        if self.told or job.state != "pending" or time.monotonic() < self._next_look_at:
+        if self.told or job.state != "pending" or time.monotonic() < self._next_look_mono:
             return
         from queuectl.explain import serving
 
-        self._next_look_at = time.monotonic() + WORKERS_LOOK_S
+        self._next_look_mono = time.monotonic() + WORKERS_LOOK_S
         if not serving(self._queue.workers(), job.queue):
             if self._alone:
                 self.told = True
@@ -83,7 +83,7 @@ class _Waiting:
                     f"no live worker serves queue {job.queue}, so {job.id} waits. Start one: queuectl worker start"
                 )
             else:
-                self._next_look_at = time.monotonic() + ALONE_S
+                self._next_look_mono = time.monotonic() + ALONE_S
             self._alone = True
             return
         self._alone = False
@@ -302,13 +302,13 @@ def wait(args: Args) -> int:
 def _teller(queue: Queue, job_ids: Sequence[str], silent: bool) -> Callable[[], None]:
     """Return what says, when it is called now and then, which queues of these jobs no worker serves or are paused."""
     waiting: Dict[str, _Waiting] = {}
-    next_look_at = 0.0
+    next_look_mono = 0.0
 
     def look() -> None:
-        nonlocal next_look_at
-        if silent or time.monotonic() < next_look_at:
+        nonlocal next_look_mono
+        if silent or time.monotonic() < next_look_mono:
             return
-        next_look_at = time.monotonic() + ALONE_S
+        next_look_mono = time.monotonic() + ALONE_S
         try:
             now = queue.now()
             states = queue.store.states(list(job_ids))
