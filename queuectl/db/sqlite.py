@@ -66,10 +66,10 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         """Add jobs in the open transaction of *db*."""
         next_number, taken, last_seq, default = db.execute(_BEFORE_ADD).fetchone()
         ids = self._take_ids(db, specs, next_number, bool(taken))
-        counts: Dict[str, List[int]] = {}
+        counts: Dict[str, int] = {}
         now = time.time() if now is None else now
         db.executemany(_ADD, _new_rows(specs, ids, last_seq, int(default or MAX_RETRIES), now, counts))
-        for queue, (pending, _) in counts.items():
+        for queue, pending in counts.items():
             if db.execute("UPDATE queues SET pending = pending + ? WHERE name = ?", (pending, queue)).rowcount == 0:
                 db.execute("INSERT INTO queues (name, pending) VALUES (?, ?)", (queue, pending))
         return ids
@@ -262,9 +262,11 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         return crowd if crowd.many else None
 
     def _open_queues(self, queues: Sequence[str], worker_id: Optional[str] = None, sql: str = "") -> List[Any]:
-        """Return (name, room or None, next time a waiting job is due, settings version) of queues not paused.
+        """Return a row for each queue that has waiting jobs and is not paused.
 
-        With *worker_id*, none if that worker is not registered or was condemned.
+        The columns: name; how many more jobs may run, None without a limit; when the next job that waits for a time is
+        due, None if none does; the version of the settings; how many jobs wait. *sql* may add more (``_HEADS``).
+        With *worker_id*, no rows if that worker is not registered or was condemned.
         """
         sql = sql or _OPEN_QUEUES
         parameters: List[Any] = []
@@ -416,17 +418,14 @@ def _new_rows(
     last_seq: int,
     max_retries: int,
     now: float,
-    counts: Dict[str, List[int]],
+    counts: Dict[str, int],
 ) -> Iterator[Tuple[Any, ...]]:
     """Yield the rows of new jobs; count them by queue on the way."""
     for seq, (spec, job_id) in enumerate(zip(specs, ids), last_seq + 1):
         run_at = now if spec.run_at is None else spec.run_at
         if spec.delay_s is not None:
             run_at = now + spec.delay_s
-        count = counts.get(spec.queue)
-        if count is None:
-            count = counts[spec.queue] = [0, 0]
-        count[0] += 1
+        counts[spec.queue] = counts.get(spec.queue, 0) + 1
         yield (
             seq, job_id, spec.queue, spec.priority, run_at, 1 if run_at <= now else 2, spec.command, spec.cwd,
             to_json(spec.env) if spec.env else "", to_json(spec.tags) if spec.tags else "",
