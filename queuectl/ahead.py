@@ -68,9 +68,10 @@ class Ahead:
         return bool(self.ended) and not self._held
 
     def ask(self, known: Iterable[int]) -> int:
-        """Return how many jobs to claim beyond the free slots, once it is noted that only the runs *known* have begun.
+        """Return how many jobs to claim beyond the free slots, after noting that only the runs *known* have begun.
 
-        For the answer may never come: the worker may be killed while its claim is on its way.
+        The worker may be killed after the store has committed the claim and before the answer is here. Whoever recovers
+        it then knows from the note that the commands of all other runs have not begun.
         """
         journal = self._journal
         if self._size <= 0 or self._stopped or journal is None or not (journal.is_open or journal.begin(())):
@@ -83,8 +84,8 @@ class Ahead:
     def unanswered(self) -> None:
         """Note that the claim failed.
 
-        What was kept back is in the journal still, unless that cannot be written: then it is better empty than saying
-        that no other run has begun.
+        The journal must no longer say which runs alone have begun, for others may begin now. If it cannot be added to,
+        it is begun anew: better an empty one, by which ends that were kept back are lost, than a wrong one.
         """
         if self._asked and self._journal is not None and not self._journal.add((), (), ()):
             self._journal.begin(())
@@ -104,7 +105,7 @@ class Ahead:
         return claims[:free]
 
     def handed_in(self, now_mono: float) -> None:
-        """Hold more next time if all that was claimed last has gone quickly."""
+        """Note that a batch was handed in: if it was through quickly, the next one may be larger."""
         taken_s = now_mono - self._handed_mono
         self._handed_mono = now_mono
         if taken_s < HOLD_S / 2:

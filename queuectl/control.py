@@ -101,8 +101,8 @@ def stop_workers(
     """Stop the workers and supervisors in reach; return those left when *timeout_s* is over.
 
     Where only ``own_workers`` are left, they are returned at once: they stop when the job that called this has ended.
-    A group that is started while this waits goes on, unless *newcomers* are meant too: it was not there when
-    somebody decided to stop them.
+    A group that is started while this waits goes on, since it was not there when somebody decided to stop them all;
+    unless *newcomers* is set.
 
     Args:
         store: The store they work for.

@@ -4,8 +4,8 @@ First everything is copied a block at a time while others may go on to enqueue; 
 its last block. Then, with the source locked, both stores are read once more and compared row by row: what
 has changed meanwhile is copied again, and the numbers are set. The lock is held only for that.
 
-A copy that was killed after its last commit could not say that it was done. So a target that is no unfinished copy, and
-not empty, is compared too: if it is equal in everything, it is the copy that was asked for.
+A copy may be killed after its last commit, before it could say that it was done. So a target that is neither empty nor
+an unfinished copy is compared as well: if it is equal in everything, it is the copy that was asked for.
 """
 
 from __future__ import annotations

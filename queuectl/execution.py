@@ -27,9 +27,9 @@ LAST_PAUSE_S = 30.0
 class Slots:
     """How many commands a worker may start now.
 
-    As many as it is to run at once, or as the machine was able to run (there are limits on processes, descriptors
-    and memory). Now and then, more and more rarely, it tries one more: all that it could claim instead
-    would be begun and put back again and again.
+    As many as it is told to run at once, or fewer if the machine could not run that many (there are limits on
+    processes, descriptors and memory). Then it tries one more now and then, more and more rarely. Without this it would
+    claim jobs to its full number, fail to start them and put them back, again and again.
     """
 
     def __init__(self, concurrency: int) -> None:
@@ -66,7 +66,7 @@ class Slots:
 class Execution:
     """A run from its claim to its end. Instants with ``_mono`` are of the monotonic clock."""
 
-    # Of the class, where most runs leave them: a worker makes one of these for each command.
+    # Defaults on the class, as most runs never change them: a worker makes one of these for each command.
     command: Command
     outcome: Optional[Outcome] = None  # why it is being ended, if it is
     kill_mono: Optional[float] = None  # when TERM is followed by KILL, then when to look again

@@ -1,10 +1,11 @@
-"""Forks of a process with open queues: the child has connections of its own, whatever other threads were about to do.
+"""Forks of a process with open queues: the child gets connections of its own, whatever other threads were doing.
 
-A connection must not cross a fork: two processes would share one file position, one socket. SQLite's must not even
-lie idle there: it notes by file what this process has locked, and the child, whose locks are not inherited, would have
-a second connection lean on locks that nobody holds; when its parent closes the store, the log would be removed under
-its hands, with jobs that were acknowledged. So the child lets go of the inherited one before it opens its own. That
-takes a connection at rest: a fork waits for the threads that are inside a ``Queue``.
+A connection must not be used on both sides of a fork: two processes would share one socket, or one file position. With
+SQLite the child may not even keep the inherited one open unused. SQLite records for each file which locks this process
+holds; the child inherits the record but not the locks, so a second connection there would rely on locks that nobody
+holds, and when the parent closes the store, the log would be removed while the child writes to it, with jobs that were
+acknowledged. So the child closes the inherited connection before it opens its own. That is safe only if nothing is
+under way on it: a fork waits for the threads that are inside a ``Queue``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from queuectl.db import Location
     from queuectl.db.base import Store
 
-# How long a fork waits for other threads: a transaction takes a fraction of that. Behind it is a copy of a whole store.
+# How long a fork waits for other threads. A transaction takes a fraction of that; what may take longer is the copy of a
+# whole store.
 PATIENCE_S = 5.0
 
 
@@ -71,7 +73,7 @@ class Forkable:
         raise TypeError("a Queue cannot be pickled or copied. Open one where it is needed: Queue(location).")
 
     def _hold(self, deadline: float) -> Callable[[], object]:
-        """Keep the connection at rest, and return what undoes that; behind *deadline* it may not be."""
+        """Wait until the connection is at rest and keep it so; return what lets it go on. Give up after *deadline*."""
         while not self._lock.acquire(timeout=0.005):
             store = self._open
             if store is not None:

@@ -41,7 +41,8 @@ class Left:
         self.ended: List[Ended] = []  # ends that may not have been handed in
         self.outputs: List[OutputWrite] = []  # that belong to them
         self.waiting: List[int] = []  # run ids that were claimed and whose command has not begun
-        self.known: Optional[List[int]] = None  # the only ones that have, when a claim was on its way
+        #: Set if a claim was on its way: the only runs whose commands had begun by then.
+        self.known: Optional[List[int]] = None
 
 
 class Journal:
@@ -58,7 +59,7 @@ class Journal:
         return self._fd is not None
 
     def begin(self, waiting: Sequence[int]) -> bool:
-        """Begin a batch of claims, over what was there; say whether it was written."""
+        """Begin a batch of claims, writing over the batch before it; say whether it was written."""
         self._batch += 1
         try:
             if self._fd is None:
@@ -68,7 +69,7 @@ class Journal:
                 return True
         except OSError:
             pass
-        self._discard()  # what it says may hold no longer
+        self._discard()  # what the file says may be out of date
         return False
 
     def add(
@@ -88,7 +89,7 @@ class Journal:
     def replace(
         self, waiting: Sequence[int], ended: Sequence[Ended], outputs: Sequence[OutputWrite], known: Iterable[int]
     ) -> bool:
-        """Put one last record, of any size, in place of all that was; where there is no room for it, that stays."""
+        """Replace the whole journal by one last record, of any size; without room for that, it stays as it is."""
         self.close()
         data = _packed(waiting, ended, outputs, known)
         spare = self._path + ".new"

@@ -32,9 +32,9 @@ def python_command() -> List[str]:
     """Return the words that start another queuectl process with this interpreter and this code.
 
     Not ``-m``: it would put the current directory first on the path, and a worker goes into the
-    directories of its jobs. ``-S``, with the path of this process handed over: what others hang into the start
-    of every interpreter (.pth files that import half a library) costs more than a worker's whole start. The
-    garbage collector looks at nothing while modules are imported, of which nothing is garbage.
+    directories of its jobs. ``-S``, with the path of this process handed over: the ``.pth`` files that other packages
+    have run at the start of every interpreter may cost more than the rest of a worker's start. The garbage collector is
+    off while modules are imported: nothing of them is garbage.
     """
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     # Less the first entry, which belongs to the script or the current directory. The standard library's

@@ -47,7 +47,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _carry_out(words: List[str], alone: bool) -> int:
-    """Run the command *words*; *alone*: nothing else is to come of this process."""
+    """Run the command *words*. *alone*: this process exists for this one command, and ends with it."""
     if sys.platform == "win32" and alone and any("{" in word for word in words):
         from queuectl.cli_commands.windows_words import restored
 
@@ -65,8 +65,8 @@ def _carry_out(words: List[str], alone: bool) -> int:
 
 
 def _dispatch(words: List[str]) -> int:
-    # A worker process is started by queuectl itself and wants nothing of the command line's tables. Who types the
-    # like, which is no command, gives other words behind it.
+    # queuectl starts its own processes by these two lines, which skip the tables of commands, for a quick start.
+    # Whoever types something like it gives other arguments, and is told below that there is no such command.
     if words[:2] == ["worker", "run"] and len(words) > 6 and words[2].isdigit():
         from queuectl import worker_main
 
@@ -168,7 +168,7 @@ def _without_password(url: str) -> str:
 def _report(error: Exception, done: str) -> int:
     """Print *error* as one sentence and return the exit code it ends with.
 
-    *done* is said where it was but the output that failed, lest somebody does the whole thing again.
+    *done* is added where only the output failed, lest somebody repeats a command that was carried out.
     """
     if isinstance(error, QueuectlError):
         return _say(str(error), error.exit_code)
@@ -199,10 +199,10 @@ def _is_nowhere() -> bool:
 
 
 class _Output(io.FileIO):
-    """Standard output that remembers whether it refused anything: of a long text nothing is kept to try it again."""
+    """Standard output that remembers a failed write: a long text is not kept, so a later flush would not fail again."""
 
     failed = False
-    before: Optional[TextIO] = None  # what it stands in for
+    before: Optional[TextIO] = None  # the stream that it replaced
 
     def write(self, data: Any) -> int:
         """Write as a file does; note it where that fails."""
@@ -214,7 +214,7 @@ class _Output(io.FileIO):
 
 
 def _takes_output() -> bool:
-    """Say whether standard output takes what was printed; what it refused once is often kept, and refused again."""
+    """Say whether standard output can be written: no write has failed so far, and the rest can be flushed."""
     if getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "failed", False):
         return False
     try:
@@ -257,10 +257,10 @@ def _prepare_streams() -> None:
 
 
 def _buffer_output() -> None:
-    """Have standard output remember what it refuses; buffered, also where ``PYTHONUNBUFFERED`` says otherwise.
+    """Replace standard output by one that remembers failed writes, and is buffered even under ``PYTHONUNBUFFERED``.
 
-    Whatever has to be seen at once is flushed anyway; and what a buffer holds tells, if it cannot be written, that
-    it was the output that failed.
+    What has to be seen at once is flushed explicitly. The rest is written when the command is done, so that an error
+    then is known to be that of the output.
     """
     buffer = getattr(sys.stdout, "buffer", None)
     raw = getattr(buffer, "raw", buffer)
@@ -268,7 +268,7 @@ def _buffer_output() -> None:
         text = sys.stdout
         output = _Output(raw.fileno(), "w", closefd=False)
         output.name = raw.name  # by which the stand-in for a stream that the caller closed is known
-        output.before = text  # which closes the descriptor when nobody has it any more
+        output.before = text  # kept alive: it would close the descriptor when it is collected
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(output),
             encoding=text.encoding,

@@ -28,8 +28,8 @@ NOTE_AFTER_S = 0.02
 def is_time(last_mono: float, now_mono: float, period_s: float, together: bool) -> bool:
     """Say whether a period has passed since *last_mono*; *together*: whether its end, the same for all, has.
 
-    Each commit makes the others on this machine look for what it may have brought. When all renew their leases at the
-    same time they look once.
+    Each commit makes all others on this machine look for what it may have brought. If all renew their leases at the
+    same time, they look only once.
     """
     if together:
         return now_mono // period_s > last_mono // period_s
@@ -146,7 +146,7 @@ class Membership:
     # -- the bell -----------------------------------------------------------------------------
 
     def arm(self) -> Optional[int]:
-        """Hang up the bell and return the descriptor to sleep on; None if there can be none."""
+        """Make the bell, for others to ring, and return the descriptor to sleep on; None if there can be none."""
         fd: Optional[int] = None if self._bell is None else self._bell.arm()
         return fd
 

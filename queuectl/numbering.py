@@ -24,7 +24,7 @@ def take(count: int, group_id: str, workers: Iterable[Worker]) -> List[int]:
     Args:
         count: How many.
         group_id: The group that they are for.
-        workers: Live workers of this host. Those whose supervisor has died keep their number to their own end.
+        workers: Live workers of this host. One whose supervisor has died keeps its number until it ends itself.
     """
     finishing = {(worker.group_id, worker.number) for worker in workers if worker.role == "worker"}
     pid = os.getpid()

@@ -45,8 +45,8 @@ class OutputFlow:
     def begin(self, execution: Execution) -> None:
         """Look for output of a command that was just started.
 
-        Where the end of a command is told by itself, its output is not watched in the first moments: most
-        commands of a busy queue have ended by then, and their output is read at once.
+        Where the system reports the end of a command, its output is not watched in the first moments: most commands of
+        a busy queue end within them, and all of their output is then read at once.
         """
         self._executions[execution.command] = execution
         self._reactor.expect()

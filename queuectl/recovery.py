@@ -41,8 +41,8 @@ STRAY_S = 86400.0
 def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[float] = None) -> str:
     """Say whether a worker is alive, dead, or hung (its process lives, but does not renew its lease).
 
-    *now_mono* is an instant before its row was read (None: this one): whoever is paused between the look and
-    the verdict must not hold the pause against others, which may have been paused with it.
+    *now_mono* is an instant before the worker's row was read (None: now). Its silence is measured up to then: if this
+    process is paused between the look and the verdict, the worker may have been paused with it.
 
     On one host the process table decides, and the monotonic clock, which stands still while the
     machine sleeps: neither a jump of the wall clock nor hours of suspend make a worker dead. In another
@@ -89,7 +89,8 @@ def sweep(store: Store, judge_hung: bool = False, now_mono: Optional[float] = No
         store: The store.
         judge_hung: Also end workers of this host that live but have not renewed their lease. Only for a
             caller that could itself renew all the time: a disk that was full is nobody's fault.
-        now_mono: When the caller was seen to be one. Since then it may have been paused, and they with it.
+        now_mono: An instant at which the caller still kept up; silence is measured up to then. It may have been paused
+            since, and the workers with it.
     """
     from queuectl.config import Config
 
@@ -103,7 +104,7 @@ def sweep(store: Store, judge_hung: bool = False, now_mono: Optional[float] = No
         state = condition(worker, store, config.lease, now_mono)
         if state == DEAD and not store.many_hosts and _is_kept(worker, workers, config.lease, now_mono):
             continue
-        # One that hangs without a run keeps no job waiting: it goes on when it wakes up.
+        # A hung worker without a run keeps no job waiting, and may go on when it wakes up.
         if state == DEAD or (state == HUNG and (judge_hung or worker.state == "lost") and store.runs_of(worker.id)):
             try:
                 released += _recover(store, worker, state, config)
@@ -266,7 +267,7 @@ def forget_notes(store: Store, worker_id: str) -> None:
 def forget_strays(store: Store) -> None:
     """Remove old notes and bells of workers that the store does not know any more.
 
-    Of a worker that left without a word and was recovered by another host they would stay for ever.
+    Those of a worker that died and was recovered by another host would stay for ever: that host does not see them.
     """
     folder = run_folder(store)
     try:

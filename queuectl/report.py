@@ -37,7 +37,7 @@ class Report:
         self._busy = False  # set by the loop, cleared by the thread
         self._error: Optional[Exception] = None  # of the last sync; for the loop, where errors are dealt with
         self._sync_mono = 0.0
-        self._wanted: Optional[threading.Lock] = None  # held by nobody while a sync is wanted
+        self._wanted: Optional[threading.Lock] = None  # the loop releases it to wake the thread for a sync
 
     def accepted(self) -> None:
         """Note that the store accepted ends whose lines the console has got."""

@@ -141,9 +141,9 @@ class Supervisor:
                     self._not_started(slot, error, now_mono)
 
     def _not_started(self, slot: Slot, error: OSError, now_mono: float) -> None:
-        """Plan another try where the machine has no room for a worker now: those that run are worth keeping.
+        """Plan another try: the machine has no room for one more worker now, but those that run are worth keeping.
 
-        If it has none for the first of them, whoever starts the group hears of it instead.
+        If not even the first could be started, fail instead, so that whoever starts the group hears of it.
         """
         if not self._begun:
             self._leave()
@@ -211,7 +211,7 @@ class Supervisor:
                 doorbell.ring(recovery.run_folder(self._store))
             if changed or not self._all_as_before(now_mono):
                 self._look(now_mono)
-            if not self._stop:  # it would hold up the end
+            if not self._stop:  # pruning would hold up the stop
                 self._sweep_mono = min(self._sweep_mono, self._pruner.step(now_mono))
             self._store.tidy()
             self._said_trouble = ""
@@ -244,9 +244,9 @@ class Supervisor:
         self._pids.keep(self._living)
         self._tell_ready()
         self._obey()
-        # Somebody dead who is still there could not be buried: again at the next sweep.
-        buried = len(self._living) == len(self._store.workers())
-        self._look_mono = now_mono + LOOK_S if buried else 0.0
+        # A dead worker that is still registered could not be recovered: it is tried again at the next sweep.
+        all_live = len(self._living) == len(self._store.workers())
+        self._look_mono = now_mono + LOOK_S if all_live else 0.0
 
     def _give_back(self, now_mono: Optional[float] = None) -> None:
         judge = time.monotonic() - self._healthy_since_mono > self._lease_s * 2
@@ -318,9 +318,9 @@ class Supervisor:
             self._ask_stop(GRACEFUL)
 
     def _leave(self) -> None:
-        """Give back what workers of this group had when they died, take the own entry away, have ``pids.json`` true.
+        """Give back the jobs of dead workers, unregister, and bring ``pids.json`` up to date.
 
-        What fails keeps nothing else from being done; only a store that is away is not waited for once more.
+        A step that fails does not keep the others from being done; a store that is away is waited for once only.
         """
         for step in (self._give_back, self._unregister):
             try:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def place_to_sleep() -> Callable[[Sequence[subprocess.Popen[bytes]], float], Sequence[int]]:
-    """Return a function that sleeps until a signal comes, one of these workers ends, or so many seconds are over.
+    """Return a function of (workers, seconds) that sleeps until a signal comes, one of them ends, or time is up.
 
-    It returns the numbers of the signals. They come through a pipe that Python's own handler writes into.
+    It returns the numbers of the signals, which come through a pipe that Python's own handler writes to.
     """
     if sys.platform == "win32":
         from queuectl.runner.console_events import Waiter

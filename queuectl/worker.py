@@ -80,7 +80,7 @@ class WorkerProcess:
         self._timed: Dict[int, Execution] = {}  # those of them with a deadline, or being ended
         self._ends = Ends(store, console, number, self._flow, self._report, self._running)
         self._stop, self._said_trouble = 0, ""
-        self._hungry, self._listening = True, False  # whether to look for work in this turn; whether the bell hangs
+        self._hungry, self._listening = True, False  # whether to look for work in this turn; whether the bell is armed
         self._not_before_mono = 0.0  # no look at the store before this, after trouble
         self._chore_mono = 0.0  # nothing but turns is due before this; it may be too early, never too late
         self._tick_mono = self._look_mono = self._sweep_mono = 0.0
@@ -135,7 +135,7 @@ class WorkerProcess:
         ends, idle = self._ends, free > 0 and self._hungry
         if now_mono < self._not_before_mono or not (ends.due or idle or ends.ahead.is_over(now_mono)):
             return
-        claims: List[Claim] = []  # whatever goes wrong on the way: what was claimed must be begun
+        claims: List[Claim] = []  # begun even if something fails below: to the store these jobs are running
         try:
             claims += ends.follow(self._membership.id, free, now_mono)
             if not claims:
@@ -146,7 +146,7 @@ class WorkerProcess:
                 if free > len(claims):
                     claims += self._look_again(free - len(claims))
                 elif self._listening and free > 0:
-                    self._hang_up()  # all slots are taken now: nobody needs to wake this worker
+                    self._disarm_bell()  # all slots are taken now: nobody needs to wake this worker
             if self._store.settings_seen != self._settings_seen:
                 self._read_settings()
             self._said_trouble = ""
@@ -166,17 +166,17 @@ class WorkerProcess:
         return 0 if over else self._slots.free(len(self._running), now_mono)
 
     def _look_again(self, free: int) -> List[Claim]:
-        """The queue is empty: hang up the bell, look once more, and note when to look next.
+        """The queue is empty: arm the bell, look once more, and note when to look next.
 
-        What was committed before the bell hung did not ring.
+        What was committed before the bell was armed did not ring it.
         """
         claims: List[Claim] = []
         bell = self._membership.arm()
-        rang = self._listening and not self._store.many_hosts  # and it has hung since before the first look
+        was_armed = self._listening and not self._store.many_hosts  # before the look that found too little
         self._listening = True
-        self._reactor.set_bell(bell)  # also if it is gone: its descriptor's number may come again
+        self._reactor.set_bell(bell)  # None too: the old descriptor's number may be given out again
         self._idle_tick_s = DEAF_TICK_S if bell is None or self._store.many_hosts else IDLE_TICK_S
-        if bell is not None and not rang:
+        if bell is not None and not was_armed:
             claims = self._store.claim(self._membership.id, free, self._queues)
         self._hungry = len(claims) == free
         self._due_mono = None
@@ -190,7 +190,7 @@ class WorkerProcess:
                 self._chore_by(self._due_mono)
         return claims
 
-    def _hang_up(self) -> None:
+    def _disarm_bell(self) -> None:
         """Take the bell away: nobody needs to wake this worker."""
         self._listening = False
         self._reactor.set_bell(None)
@@ -266,9 +266,9 @@ class WorkerProcess:
             self._hungry = True
             self._membership.hush()
             if sys.platform == "win32":
-                self._tick_mono = self._chore_mono = 0.0  # without signals a bell may also mean: there are orders
+                self._tick_mono = self._chore_mono = 0.0  # without signals, a ring may stand for orders too
         if reactor.orphaned and not self._stop:
-            reactor.signals.append(signal.SIGTERM)  # it means the same, and wakes the loop
+            reactor.signals.append(signal.SIGTERM)  # the end of the supervisor is a graceful stop
         for number in reactor.signals:
             self._ask_stop(NOW if number == QUIT else GRACEFUL)
         if self._flow.watch_mono is not None and time.monotonic() >= self._flow.watch_mono:
@@ -348,7 +348,8 @@ class WorkerProcess:
             if not self._membership.renew_in_time(self._config.lease, now_mono):  # first: a look may wait for a lock
                 self._fenced()
                 return
-            # Orders, settings and jobs come by a commit. A look without one is for a wall clock that jumped ahead.
+            # Orders, settings and jobs arrive by commits. The rare look without one is for a wall clock that was set
+            # forward: jobs may be due that were not expected yet.
             orders = self._store.news(self._membership.id, now_mono >= self._look_mono)
             if orders is not None:
                 self._hungry = True
@@ -358,7 +359,7 @@ class WorkerProcess:
                 self._look_mono = now_mono + LOOK_S
             self._store.tidy()
         except StoreUnavailable as error:
-            self._look_mono = 0.0  # at the next tick again: what was seen to come may not have been read
+            self._look_mono = 0.0  # look at the next tick anyway: the commit that was noticed has not been read
             self._trouble(str(error))
             return
         if self._reactor.orphaned and now_mono >= self._sweep_mono:
@@ -410,7 +411,7 @@ class WorkerProcess:
     def _fenced(self) -> None:
         """This worker was condemned: end its commands, drop their results, start anew under another id."""
         self.abandon()
-        self._hang_up()
+        self._disarm_bell()
         self._ends.ahead.close()
         self._membership.leave()
         self._enter()
@@ -422,7 +423,7 @@ class WorkerProcess:
         self._report.say(events.stopping(self._number, level == NOW, self._stop > 0))
         self._stop = level
         self._ends.ahead.stop()
-        self._hang_up()
+        self._disarm_bell()
         if level == NOW:
             self._ends.hurry()
             self._end(list(self._running.values()), Outcome.STOPPED, time.monotonic())

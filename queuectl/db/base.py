@@ -58,7 +58,8 @@ class Store(ABC):
     store_id: str
     #: The URL or path for messages; never with a password.
     location: str
-    #: Grows with each change of a setting, as the last claim or look at orders saw it: when to read the settings again.
+    #: The version of the settings that the last claim or look at orders saw: it grows with each change, and tells when
+    #: to read them again.
     settings_seen: int = 0
     #: Whether ``sync`` has something to do.
     syncs: bool = False
@@ -67,9 +68,10 @@ class Store(ABC):
     #: Whether whoever uses this store is in a hurry: calls wait for other writers for a second at most. A handler
     #: of a signal may set it, while a call waits.
     in_a_hurry: bool = False
-    #: Whether nothing is on its way over the connection, or a child could do without it anyway, so that the process may
-    #: fork although a thread is here; and what keeps it so while it is held.
+    #: Whether this process may fork although a thread is inside a call of this store: nothing is on its way over the
+    #: connection just now, or a child can open its own without touching this one.
     at_rest: bool = True
+    #: While it is held, ``at_rest`` stays as it is.
     gate = threading.Lock()
     #: Where the workers of this host keep bells and notes.
     run_folder: RunFolder

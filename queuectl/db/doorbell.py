@@ -1,10 +1,10 @@
 """Doorbells: how a commit wakes idle workers at once.
 
 A worker that runs out of work makes a FIFO beside the store and sleeps on it; whoever makes
-work ready writes a byte into each FIFO there after the commit. Not every commit rings: one through a program's own
-connection, one whose process dies before it can. So supervisors ring when they see that somebody has written, every
-two seconds; where there can be no bell, sleepers look by themselves every second. A busy worker has no bell: ringing
-costs an enqueuer one empty directory.
+work ready writes a byte into each FIFO there after the commit. Not every commit rings: not one through a program's own
+connection, nor one whose process dies before it can. So supervisors look every two seconds whether somebody has
+written, and ring then; and a worker that can have no bell looks for work by itself every second. A busy worker has no
+bell, so that all an enqueuer pays for is reading one small directory.
 
 FIFO and not a socket: no limit of 107 bytes on its path, and nothing to import. Windows has neither
 FIFOs that fit nor sockets with paths: there a bell is a UDP socket on the loopback, and an empty file whose
@@ -64,8 +64,8 @@ def _ring_one(path: str) -> None:
 def _remove_dead(path: str) -> None:
     """Remove a bell that nobody reads, if its worker died.
 
-    One that lives takes the name away before it stops reading, and may have hung up another bell since: what still has
-    the name after nobody was found reading it is a dead worker's, and will be nobody else's.
+    A living worker removes its bell before it stops reading, and may have made another of the same name since. So the
+    file is removed only if it is the same one before and after nobody was found to read it: its worker is dead.
     """
     before = _identity(path)
     try:

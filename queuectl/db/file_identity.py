@@ -1,4 +1,4 @@
-"""Which file a store was opened in, and which log: others in their places are not written into."""
+"""Which file, and which log beside it, a store was opened with: if another takes its place, it is not written to."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from queuectl.jobspec import JobSpec
 
-# For each job that is claimed ahead so many must wait that nobody lacks work.
+# Jobs are claimed ahead only if so many wait for each of them: no other worker is to lack work for it.
 PLENTY = 16
 # Up to so many queues are all asked for their most urgent job at each claim; see ``heads`` for more.
 FEW_QUEUES = 8
@@ -92,9 +92,7 @@ def after_loss(losses: int, max_lost: int, cancel_requested: bool) -> Tuple[str,
     return "pending", None
 
 
-def edited_columns(
-    changes: Mapping[str, Any], now: float, default_max_retries: Callable[[], int]
-) -> Dict[str, Any]:
+def edited_columns(changes: Mapping[str, Any], now: float, default_max_retries: Callable[[], int]) -> Dict[str, Any]:
     """Return the columns of a waiting job that *changes* give new values; None is as if a field had not been given.
 
     Args:

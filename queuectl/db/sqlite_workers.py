@@ -28,7 +28,7 @@ ALL_QUEUES = "[]"
 # enqueues, and waits for the disk: while a WAL still grows, each sync takes twice as long as over an old part.
 CHECKPOINT_PAGES = 4000
 
-# More runs than can begin until the disk catches up, which takes 30 ms, or a minute with a disk that stands still.
+# More runs than can begin before the disk catches up: that takes 30 ms, or a minute if the disk stands still.
 RUN_ID_GAP = 1_000_000
 
 _LEAVE_GAP = """

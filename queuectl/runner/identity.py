@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 OUT_OF = frozenset((errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 _GONE = frozenset((errno.ENOENT, errno.ESRCH, errno.ENOTDIR))
 _HAS_PROC = sys.platform != "win32" and os.path.exists("/proc/self/stat")
-# For the programs that tell what there is no /proc to tell: cron's PATH does not lead to all of them, and the start of
-# a process would be another in another locale or time zone, which a traveller's machine changes under its workers.
+# The environment of the programs that are asked where there is no /proc. cron's PATH does not lead to all of them; and
+# the start of a process, which they print as a date, must read the same in every locale and time zone.
 _PLAIN = {"PATH": "/bin:/usr/bin:/sbin:/usr/sbin", "LC_ALL": "C", "TZ": "UTC0"}
 ORIGIN_LENGTH = 12
 _known_host: Optional[str] = None
@@ -69,12 +69,12 @@ def _machine() -> str:
 
 
 def new_origin() -> str:
-    """Return something that is no other worker's: the ids by which one process registers begin with it."""
+    """Return a random text that no other worker has: the ids under which one process registers begin with it."""
     return os.urandom(ORIGIN_LENGTH // 2).hex()
 
 
 def origin_of(worker_id: str) -> str:
-    """Return what the process that registered so was given by its supervisor, or made itself."""
+    """Return the origin with which *worker_id* begins: from the worker's supervisor, or its own."""
     return worker_id[:ORIGIN_LENGTH]
 
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from queuectl.runner.posix import Command
 
 
-# A wait this short may be for the ends of children alone, for so long after the last look at everything.
+# A wait as short as this may be for the ends of children alone ...
 BRIEF_S = 0.003
+# ... as long as everything else was looked at within this time.
 BRIEFLY_S = 0.01
 _HAS_SIGTIMEDWAIT = hasattr(signal, "sigtimedwait")  # macOS has none
 

@@ -53,13 +53,13 @@ def members(
         run_ids: The runs.
         leaders: Pids of the runs' first processes, each with its start time or None if it has not been
             collected yet (so that the pid cannot have passed to another).
-        born_by: When the runs' worker was last known to live, as a start time; None: it lives. A session whose
-            leader is gone may be another's by then, whose leader got the same pid: of such a session only
-            processes that started no later are the run's, and their descendants.
-        born_after: A start time before which none of the runs had begun; None: not known. What is older is nobody's
-            child here and is not read any further: on a machine with thousands of processes that is nearly all.
-        origin: Of the runs' worker, which is dead; empty: it lives. A command that it was making in that moment has
-            its worker's environment, and no mark, until it becomes a program.
+        born_by: When the runs' worker was last known to live, as a start time; None: it lives. If a leader is gone,
+            its pid may have been given to the leader of a new session since: of a session with that number, only
+            processes that started no later than this are the run's, and their descendants.
+        born_after: A start time before which none of the runs had begun; None: not known. An older process cannot be
+            part of them, so its environment is not read: on a machine with thousands of processes nearly all are.
+        origin: What the id of the runs' dead worker begins with; empty: it lives. A command that it was starting when
+            it died has the worker's environment, and no mark, until its exec.
 
     Raises:
         OSError: The process table cannot be read now; who is in it is not known.
@@ -96,8 +96,8 @@ def _found(
     """Return the process table, and who in it is of these runs; see ``members``."""
     table = _Table(store_id, run_ids, born_after, origin)
     found: Set[int] = set()
-    # A process may fork and end while the table is read, which takes milliseconds. What is new since then is read
-    # too, which is quick, for it is little; again as long as one of these runs is among it, or may have been.
+    # A process may fork and end while the table is read, which takes milliseconds. So what is new is read in another
+    # look, which is quick; again as long as it shows a process of these runs, or may have missed one.
     table.look()
     for _ in range(MOST_LOOKS):
         fresh = table.look()
@@ -137,8 +137,8 @@ def _belonging(
 def _children_first(table: Dict[int, Process], found: Set[int], leaders: Container[int]) -> List[Process]:
     """Return *found* in the order in which to kill: the first processes of the runs last.
 
-    What has left the session and emptied its environment is known by its parent alone. If whoever kills is killed
-    in between, the next one must still find it.
+    A process that has left the session and emptied its environment is known by its parent alone. If this process is
+    killed half way, its successor must still find it: so children go before their parents.
     """
 
     def depth(pid: int) -> int:
@@ -304,7 +304,7 @@ def stopped(
 ) -> List[Process]:
     """Stop the living processes of these runs and return them; arguments, order and errors are those of ``members``.
 
-    What one of them made before it was stopped is found through it, as long as it is not killed.
+    Children that one of them made before it was stopped are found through it, as long as it has not been killed.
     """
     held: Set[int] = set()
     left: List[Process] = []
