@@ -7,7 +7,7 @@ from queuectl.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Sequence, Tuple
+    from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
     from queuectl.cli_commands.spec import Args
     from queuectl.job import Status, Worker
@@ -28,18 +28,21 @@ The queue is empty. To start with:
 'queuectl help' lists all commands; 'queuectl demo' shows the whole at work."""
 
 
-def running_jobs(queue: Queue, worker: Worker) -> List[Running]:
-    """Return the jobs that *worker* runs now, and since when."""
-    found = []
-    for job_id, _ in queue.store.runs_of(worker.id):
-        job = queue.store.get(job_id)
-        if job is not None:
-            found.append((job_id, job.updated_at))
+def running_jobs(queue: Queue) -> Dict[str, List[Running]]:
+    """Return the jobs that each worker runs now, by the worker's id, and since when.
+
+    All in one look: a worker may run hundreds, and a database server may be far away.
+    """
+    from queuectl.job import JobFilter
+
+    found: Dict[str, List[Running]] = {}
+    for job in sorted(queue.jobs(JobFilter(("processing",))), key=lambda job: job.run_id or 0):
+        found.setdefault(job.worker_id or "", []).append((job.id, job.updated_at))
     return found
 
 
-def worker_json(queue: Queue, worker: Worker) -> Dict[str, Any]:
-    """Return *worker* as an object for ``--json``."""
+def worker_json(worker: Worker, running: Sequence[Running]) -> Dict[str, Any]:
+    """Return *worker*, which runs these jobs, as an object for ``--json``."""
     from queuectl.clock import iso_utc
 
     return {
@@ -51,11 +54,11 @@ def worker_json(queue: Queue, worker: Worker) -> Dict[str, Any]:
         "concurrency": worker.concurrency,
         "started_at": iso_utc(worker.started_at),
         "stopping": bool(worker.stop),
-        "jobs": [{"id": job_id, "since": iso_utc(since_at)} for job_id, since_at in running_jobs(queue, worker)],
+        "jobs": [{"id": job_id, "since": iso_utc(since_at)} for job_id, since_at in running],
     }
 
 
-def jobs_text(running: List[Running], now: float) -> str:
+def jobs_text(running: Sequence[Running], now: float) -> str:
     """Return what a worker does, for people: ``job1 since 14:03:07``, ``idle``."""
     from queuectl.clock import local_text
 
@@ -98,13 +101,14 @@ def bare(args: Args) -> int:
 
 
 def _print_status(queue: Queue, status: Status, args: Args) -> int:
+    running = running_jobs(queue) if status.workers else {}
     if args.json:
         from queuectl.render import write_json
 
         write_json(
             {
                 "jobs": status.jobs,
-                "workers": [worker_json(queue, worker) for worker in in_order(status.workers)],
+                "workers": [worker_json(each, running.get(each.id, ())) for each in in_order(status.workers)],
                 "oldest_due_age_s": status.oldest_due_age_s,
                 "completed_per_min": status.rates.completed_per_min,
                 "failed_per_min": status.rates.failed_per_min,
@@ -119,19 +123,18 @@ def _print_status(queue: Queue, status: Status, args: Args) -> int:
     for state, count in status.jobs.items():
         print(f"  {paint(state, state, colour and count > 0)}: {count}")
     if not args.quiet:
-        _print_workers(queue, status)
+        _print_workers(status, running, queue.now())
         _print_pace(status)
     return 0
 
 
-def _print_workers(queue: Queue, status: Status) -> None:
+def _print_workers(status: Status, running: Mapping[str, Sequence[Running]], now: float) -> None:
     from queuectl.render import escape
 
-    now = queue.now()
     print(f"Workers: {len(status.workers)} alive")
     for worker in in_order(status.workers):
         queues = f" [{', '.join(worker.queues)}]" if worker.queues else ""
-        doing = jobs_text(running_jobs(queue, worker), now) + orders_text(worker)
+        doing = jobs_text(running.get(worker.id, ()), now) + orders_text(worker)
         print(f"  [worker {worker.number}] pid {worker.pid} on {escape(worker.host)}{queues}: {doing}")
     if not status.workers and status.jobs["processing"]:
         print("  'queuectl worker start' starts one, which also takes back what is processing.")

@@ -149,7 +149,8 @@ def _tell_of_jobs(queue: Queue, workers: Sequence[Worker], args: Args) -> None:
 
     if args.quiet or not is_terminal(sys.stderr):
         return
-    jobs = [job_id for worker in workers for job_id, _ in running_jobs(queue, worker)]
+    running = running_jobs(queue)
+    jobs = [job_id for worker in workers for job_id, _ in running.get(worker.id, ())]
     if jobs:
         names = ", ".join(jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
         them = "it" if len(jobs) == 1 else "them"
@@ -214,14 +215,15 @@ def list_workers(args: Args) -> int:
 
     with Queue(args.db, create=args.may_make_store) as queue:
         workers = in_order(queue.workers())
+        running = running_jobs(queue) if workers else {}
         now = queue.now()
         if args.json:
-            render.write_json_array(worker_json(queue, worker) for worker in workers)
+            render.write_json_array(worker_json(worker, running.get(worker.id, ())) for worker in workers)
         elif args.quiet:
             for worker in workers:
                 print(worker.pid)
         elif not (args.table or render.is_terminal()):
-            render.write_json_lines(worker_json(queue, worker) for worker in workers)
+            render.write_json_lines(worker_json(worker, running.get(worker.id, ())) for worker in workers)
         elif not workers:
             render.say("No workers are running.")
         else:
@@ -233,7 +235,7 @@ def list_workers(args: Args) -> int:
                     ", ".join(worker.queues) or "all",
                     str(worker.concurrency),
                     local_text(worker.started_at, now),
-                    jobs_text(running_jobs(queue, worker), now) + orders_text(worker),
+                    jobs_text(running.get(worker.id, ()), now) + orders_text(worker),
                 )
                 for worker in workers
             ]

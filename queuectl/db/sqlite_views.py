@@ -63,8 +63,13 @@ class SqliteViews(SqliteFile):
         where, parameters = conditions(which)
         direction = " DESC" if descending else ""
         if sort is None and not descending:
-            where.append("seq > ?")
-            tail = "ORDER BY seq LIMIT ?"
+            seq = "seq"
+            if tuple(which.states) == ("processing",):
+                # Those few have an index of their own; the plus keeps SQLite from walking through all jobs in order.
+                where.append("worker_id IS NOT NULL")
+                seq = "+seq"
+            where.append(f"{seq} > ?")
+            tail = f"ORDER BY {seq} LIMIT ?"
             parameters += [after_seq, limit]
             if len(which.states) == 1 and not self._enough(which.states[0]):
                 return []

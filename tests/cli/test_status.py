@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-from typing import Any, Callable
+from typing import Any, Callable, List
 
 import pytest
+
+from queuectl.cli_commands.status import running_jobs
+from queuectl.queue import Queue
+from tests.store.build import worker as row_of
 
 
 def test_an_empty_store(cli: Callable[..., Any]) -> None:
@@ -111,3 +115,19 @@ def test_workers_and_what_they_do(
 def test_quiet_is_the_counts_alone(cli: Callable[..., Any]) -> None:
     """What was asked for, nothing about it."""
     assert 7 == len(cli("status", "-q", code=0).out.splitlines())
+
+
+def test_what_runs_is_asked_for_at_once(home: Any) -> None:
+    """However many workers run however many jobs: a database server may be far away."""
+    with Queue() as queue:
+        queue.enqueue_many(["true"] * 50)
+        for name in ("w1", "w2"):
+            queue.store.register(row_of(name))
+        claims = {name: queue.store.claim(name, 20) for name in ("w1", "w2")}
+        seen: List[str] = []
+        queue.store._db.set_trace_callback(seen.append)
+
+        running = running_jobs(queue)
+
+        assert len(seen) <= 2
+    assert running == {name: [(claim.job.id, claim.started_at) for claim in own] for name, own in claims.items()}

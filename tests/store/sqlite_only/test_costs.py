@@ -6,6 +6,7 @@ import os
 
 from queuectl.db import sqlite_file
 from queuectl.db.rules import PLENTY
+from queuectl.job import JobFilter
 from tests.store.build import T0, completed, specs
 
 JOBS = 50
@@ -90,3 +91,17 @@ def test_one_enqueue_is_a_handful_of_statements(store):
     store.add(specs(1), T0)
 
     assert len(seen) <= 6
+
+
+def test_the_running_jobs_are_found_among_many_that_have_ended(store):
+    """``status`` and ``worker list`` ask for them: a walk through all jobs would take ten steps for each."""
+    store.add(specs(5000), T0)
+    claims = store.claim("w1", 5000, (), T0)
+    store.finish("w1", [completed(claim, T0) for claim in claims[:-2]], now=T0)
+    steps = []
+    store._db.set_progress_handler(lambda: steps.append(1), 1)
+
+    found = store.jobs(JobFilter(("processing",)))
+
+    assert [claim.job.id for claim in claims[-2:]] == [job.id for job in found]
+    assert len(steps) < 5000
