@@ -135,7 +135,7 @@ def _who_runs_it(workers: List[Worker], queue: str) -> str:
 def _who_is_paused(paused: List[Worker], of: int) -> str:
     who = "It is" if of == 1 else f"{len(paused)} of them {'is' if len(paused) == 1 else 'are'}"
     pids = " ".join(str(worker.pid) for worker in paused)
-    return f"{who} paused by a signal, such as Ctrl-Z sends one. 'kill -CONT {pids}' lets {_it(paused)} go on."
+    return f"{who} paused by a signal such as Ctrl-Z's. 'kill -CONT {pids}' lets {_it(paused)} go on."
 
 
 def _it(workers: List[Worker]) -> str:
@@ -174,7 +174,7 @@ def _processing(store: Store, job: Job, now: float) -> List[str]:
         )
     elif is_paused(worker):
         told.append(
-            f"That worker is paused by a signal, such as Ctrl-Z sends one. 'kill -CONT {worker.pid}' lets it go on. "
+            f"That worker is paused by a signal such as Ctrl-Z's. 'kill -CONT {worker.pid}' lets it go on. "
             f"Others wait {format_duration(config.lease * (1 + MARGIN))} for it, then end it and what it runs, and the "
             "job is pending again; that costs no retry."
         )

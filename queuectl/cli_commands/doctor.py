@@ -210,8 +210,8 @@ def _workers(queue: Queue) -> Iterator[Finding]:
         jobs = len(store.runs_of(worker.id))
         if state != DEAD and is_paused(worker):
             who = f"worker {worker.number}" if worker.role == "worker" else "a supervisor"
-            text = f"{who}, pid {worker.pid}, is paused by a signal, such as Ctrl-Z sends one."
-            yield Finding(BAD, "workers", text, f"It goes on at: kill -CONT {worker.pid}")
+            text = f"{who}, pid {worker.pid}, is paused by a signal such as Ctrl-Z's."
+            yield Finding(BAD, "workers", text, f"Resume it: kill -CONT {worker.pid}")
         elif state == HUNG:
             yield Finding(
                 BAD,

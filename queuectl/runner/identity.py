@@ -187,7 +187,7 @@ def is_running(pid: int, started: str) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Say whether a process was stopped by a signal, such as Ctrl-Z sends one; never where that cannot be told."""
+    """Say whether a process was stopped by a signal such as Ctrl-Z's; never where that cannot be told."""
     try:
         return stat_of(pid)[:1] == [b"T"]
     except OSError:

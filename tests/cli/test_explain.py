@@ -124,7 +124,7 @@ def test_a_worker_that_a_signal_holds(
         after = cli("explain", "job1", code=0).out
         cli("cancel", "job1", code=0)
 
-    held = "paused by a signal, such as Ctrl-Z sends one."
+    held = "paused by a signal such as Ctrl-Z's."
     assert (
         f"That worker is {held} 'kill -CONT {pids['default']}' lets it go on. Others wait 42 s for it, then end it and "
         "what it runs, and the job is pending again; that costs no retry.\n"
@@ -134,7 +134,7 @@ def test_a_worker_that_a_signal_holds(
     )
     assert [", paused by a signal\n" in text for text in seen[:2]] == [True, True]
     assert f"worker 0, pid {pids['mail']}, is {held}\n" in seen[2]
-    assert f"It goes on at: kill -CONT {pids['mail']}\n" in seen[2]
+    assert f"Resume it: kill -CONT {pids['mail']}\n" in seen[2]
     assert "paused" not in after
 
 
