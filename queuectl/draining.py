@@ -1,4 +1,4 @@
-"""When a worker that drains has nothing left to wait for: it looks often at first, and more rarely the longer it waits.
+"""Telling when a worker that drains is done: it looks often at first, and more rarely the longer it has been idle.
 
 What is left may be a job that is due in an hour, and a worker that only waits is to cost next to nothing.
 """

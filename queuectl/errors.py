@@ -19,7 +19,7 @@ class QueuectlError(Exception):
     exit_code = 1
 
     def __reduce__(self) -> Any:
-        """Go to another process as it is; Python would give the sentence to ``__init__``, which wants its parts."""
+        """Pickle the error as it is: by default ``__init__``, which wants the parts, would be given the sentence."""
         return _arrived, (type(self), self.args, self.__dict__)
 
 
@@ -122,7 +122,7 @@ class Refused(QueuectlError):
 
 
 def _named(job_id: object) -> str:
-    """Return an id that nothing bears for a message: it may be anything, also a text that cannot be printed."""
+    """Return an id for the message that no job has it: it may be anything, even text that cannot be printed."""
     printable = isinstance(job_id, str) and 0 < len(job_id) <= 200 and job_id.isprintable()
     return str(job_id) if printable else shown(job_id)
 

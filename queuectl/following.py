@@ -67,8 +67,8 @@ class Following:
     def follow_next(self, job_id: str, after: int) -> Generator[bytes, None, int]:
         """Yield the output of the first run behind run number *after*, as ``follow`` does; return that run's number.
 
-        A run that is there may vanish: a worker claims jobs ahead, and gives back what it does not get to as if it had
-        not been claimed. Its number is the next claim's then. If the job ends without one, *after* is returned.
+        A run may vanish: a worker claims jobs ahead, and gives back those that it does not get to, as if they had not
+        been claimed. The next claim's run then has the same number. If the job ends without one, *after* is returned.
         """
         from queuectl.job import ENDED
         from queuectl.patience import Patient

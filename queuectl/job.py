@@ -221,7 +221,7 @@ def checked_filter(which: Any) -> JobFilter:
     """Return *which* as a store takes it.
 
     Raises:
-        QueuectlError: It is no ``JobFilter``, or one that cannot be meant.
+        QueuectlError: It is no ``JobFilter``, or has values that make no sense.
     """
     if not isinstance(which, JobFilter):
         raise QueuectlError(f"which jobs are meant is said by a JobFilter, not by {shown(which)}.")

@@ -161,9 +161,9 @@ class Membership:
             self._bell.hush()
 
     def look_in_s(self) -> Optional[float]:
-        """Return in how many seconds to look for work again although nothing rings; None if there is no reason to.
+        """Return in how many seconds to look for work again even if nothing rings; None if there is no need to.
 
-        Either a job becomes due then, or what comes in until then may not ring.
+        Either a job becomes due then, or jobs that come in until then may not ring.
 
         Raises:
             StoreUnavailable: Nobody can say when a job is due.
@@ -185,7 +185,7 @@ class Membership:
         return self.note_mono
 
     def note_in_time(self, running: Collection[Execution], now_mono: float) -> None:
-        """Write down what runs, once the eldest that is not written down has run for a while."""
+        """Write down what runs, once the oldest run that is not written down has lasted for a while."""
         if self.note_mono is None or now_mono < self.note_mono:
             return
         fresh = [execution for execution in running if not execution.noted]

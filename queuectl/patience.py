@@ -1,4 +1,4 @@
-"""Waiting for jobs: what such calls are given, and how they put up with a server that is away, as the jobs do."""
+"""What calls that wait for jobs share: checks of their arguments, and outlasting a server that is away."""
 
 from __future__ import annotations
 

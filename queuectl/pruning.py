@@ -1,4 +1,4 @@
-"""Deleting jobs whose time in the store is over: some at a time, for whoever does it has workers to look after."""
+"""Deleting jobs whose time in the store is over: a few at a time, since the supervisor also looks after its workers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Having the system start workers: what a systemd unit, a launchd agent or a scheduled task must say.
 
-Each kind knows its file and the commands that switch it on, off, and tell how it stands. The texts are made here
-and explained by their comments; nothing of them is written anywhere but by ``install``.
+Each kind has a file and the commands that switch it on and off and show how it stands. The texts are made here, with
+comments that explain them; only ``install`` writes them anywhere.
 """
 
 from __future__ import annotations

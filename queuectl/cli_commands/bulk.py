@@ -166,9 +166,9 @@ def _specs(
 
 
 def _no_object(line: bytes, error: str) -> str:
-    """Return the message about *line*, which is no job: *error*, or what it is instead of a JSON object.
+    """Return the message about *line*, which is no JSON object: what it is instead, if that can be told, else *error*.
 
-    What helps with one job on a command line does not help with a file.
+    The advice in *error* is for one job on a command line, and does not help with a file.
     """
     tidy = line.strip()
     if tidy[:1] == b"[":

@@ -20,7 +20,7 @@ LEAST_FREE_BYTES = 100 * 1024 * 1024
 LARGE_WAL_BYTES = 64 * 1024 * 1024
 # A due job that nobody takes for so long is stuck, not just new.
 STUCK_S = 60.0
-# Of so many jobs of a queue, by their times, the one that has been due longest is sought.
+# Among so many jobs of a queue, the earliest by run_at, the one that has been due longest is looked for.
 MOST_LOOKED_AT = 1000
 # sqlite.org/wal.html: a checkpoint and a commit at the same moment may lose pages; fixed in 3.51.3.
 WAL_RACE_FROM, WAL_RACE_TO = (3, 7, 0), (3, 51, 2)

@@ -77,7 +77,7 @@ def _refuse_file(word: str) -> None:
 
 
 def _doubt(word: str, what: str) -> None:
-    """Say how *word*, which is no program here, would be a line for the shell: other tools take it as one."""
+    """Hint at --command if *word* names no program here: other tools would take it as a line for the shell."""
     from shutil import which
 
     if which(word) is None:

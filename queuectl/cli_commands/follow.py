@@ -60,7 +60,7 @@ def _on_one_screen() -> bool:
 
 
 class _Waiting:
-    """Says once what a job waits for that a user may change: a worker, a paused queue."""
+    """Says, once, what a job waits for that the user can change: no worker serves its queue, or that is paused."""
 
     def __init__(self, queue: Queue, silent: bool, say: Callable[[str], None] = note) -> None:
         self._queue = queue
@@ -130,13 +130,13 @@ class _Runner:
             time.sleep(LOOK_S)
 
     def _next_run(self) -> Iterator[bytes]:
-        """Yield the output of the run behind those that were seen, which it then is one of."""
+        """Yield the output of the next run after those in ``seen``, and count it there."""
         pieces = self.queue.follow_next(self.job_id, self.seen)
         while True:
             try:
                 piece = next(pieces)
             except StopIteration as end:
-                # Not simply one more: the run that was there may have been given back, and none have come after it.
+                # Not simply one more: the run may have been given back, and none have come in its place.
                 self.seen = end.value
                 return
             if piece:
@@ -159,7 +159,7 @@ class _Runner:
             self._waiting.look(job)
 
     def _tell_lost(self) -> None:
-        """Say that the run behind what was shown is no failed one, and that the output to come begins anew."""
+        """Say if the run that was just shown was lost or stopped: it did not fail, and the output begins anew."""
         state = next((run.state for run in self.queue.runs(self.job_id) if run.number == self.seen), "")
         how = {"lost": "lost its worker", "stopped": "was put back by a worker that stopped"}.get(state)
         if how and not self.silent and self.queue.get(self.job_id).state not in ("dead", "cancelled"):
@@ -300,7 +300,7 @@ def wait(args: Args) -> int:
 
 
 def _teller(queue: Queue, job_ids: Sequence[str], silent: bool) -> Callable[[], None]:
-    """Return what says, when it is called now and then, which queues of these jobs no worker serves or are paused."""
+    """Return a function to call now and then: it says which queues of these jobs no worker serves, or are paused."""
     waiting: Dict[str, _Waiting] = {}
     next_look_mono = 0.0
 

@@ -30,7 +30,7 @@ def long_name(token: str) -> str:
 
 
 def locate(argv: Sequence[str]) -> List[int]:
-    """Return where the command's words stand in *argv*: none, one, or two for a noun and its verb.
+    """Return the indexes of the command's words in *argv*: none, one, or two for a noun and its verb.
 
     Raises:
         UsageError: An option in front of the command is unknown.

@@ -145,9 +145,9 @@ class Args:
 
     @property
     def may_make_store(self) -> bool:
-        """Whether a command that looks, or changes what is there, may make the store.
+        """Whether a command that only reads or changes jobs may make the store if there is none.
 
-        Not one that was named, lest a mistyped path seem empty.
+        It may make the usual store, but not one that was named: a mistyped path would look like an empty queue.
         """
         return not self.db
 
@@ -157,7 +157,7 @@ class Args:
 
 
 def _given(text: str) -> str:
-    """Return *text* as it is; a shell's empty variable is no store, and the default one is not what was meant."""
+    """Return *text* as it is, unless it is empty: a shell's empty variable does not mean the default store."""
     if not text:
         raise ValueError(text)
     return text
@@ -209,7 +209,7 @@ def _state(text: str) -> str:
 
 
 def _name_of(what: str) -> Kind:
-    """Return the kind of names by which jobs are chosen; another is a slip, such as an empty variable."""
+    """Return the kind of names by which jobs are chosen; what can be no name is a slip, such as an empty variable."""
 
     def convert(text: str) -> str:
         from queuectl.errors import UsageError

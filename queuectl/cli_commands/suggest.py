@@ -15,7 +15,7 @@ COMMANDS = {
     "clean": "prune", "clear": "reset", "workers": "worker list", "daemon": "worker start --daemon",
     "queues": "queue list", "dead": "dlq list", "settings": "config list", "backup": "copy", "version": "--version",
 }  # fmt: skip
-# The same for what stands behind a noun; the first that the noun has is meant.
+# The same for the word after a noun (``queue stop``); of several, the first that is a command of that noun is meant.
 VERBS = {
     "ls": ("list",), "ps": ("list",), "show": ("list",), "status": ("list",), "run": ("start",), "launch": ("start",),
     "start": ("resume", "install"), "stop": ("pause", "uninstall"), "kill": ("stop",), "hold": ("pause",),
@@ -29,7 +29,7 @@ STATES = {
     "retrying": "failed", "done": "completed", "success": "completed", "succeeded": "completed",
     "killed": "cancelled", "canceled": "cancelled", "dlq": "dead",
 }  # fmt: skip
-# Options too; of these as well the first that the command has.
+# The same for options: of several, the first that the command has is meant.
 OPTIONS = {
     "--cmd": ("--command",), "--shell": ("--command",), "--name": ("--id",), "--retries": ("--max-retries",),
     "--tries": ("--max-retries",), "--attempts": ("--max-retries",), "--max-attempts": ("--max-retries",),

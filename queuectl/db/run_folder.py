@@ -29,7 +29,8 @@ class RunFolder:
 
     Args:
         path: Where it is, or would be.
-        beside: Whose owner and mode say who may write to the store: its file, or the home of one on a server.
+        beside: The file whose owner and mode say who may write to the store: the store's own, or for one on a server
+            the home.
     """
 
     def __init__(self, path: str, beside: str) -> None:
@@ -51,7 +52,7 @@ class RunFolder:
         return self._known
 
     def at_hand(self) -> Optional[str]:
-        """Return the folder as ``find`` does, which looks only as long as it finds none: for each commit of a store."""
+        """Return what ``find`` found, looking only until it has found one: every commit asks for it."""
         return self._known or self.find()
 
     def make(self) -> Optional[str]:

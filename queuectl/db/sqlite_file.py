@@ -368,7 +368,7 @@ class SqliteFile:
         raise StoreUnavailable(f"the store {self.path} failed: {text}.") from error
 
     def _unwritable(self) -> str:
-        """Return which of the store's files is in the way: a log keeps the mode of a store that was read-only once."""
+        """Return which of the store's files is read-only: a log keeps the mode of a store that once was."""
         files = [self.path, *(self._real_path + suffix for suffix in ("-wal", "-shm"))]
         return next((file for file in files if os.path.exists(file) and not os.access(file, os.W_OK)), self.path)
 

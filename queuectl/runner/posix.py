@@ -119,14 +119,14 @@ class Command:
 
 
 class _Runs:
-    """Several commands of one store, for looks at the process table that are shared: each takes milliseconds."""
+    """Several commands of one store that share a look at the process table: each look takes milliseconds."""
 
     def __init__(self, commands: Sequence[Command]) -> None:
         self.store_id = commands[0]._store_id
         self.run_ids = {command._run_id for command in commands}
         self.leaders: Dict[int, Optional[str]] = {}
         for command in sorted(commands, key=lambda command: not command._reaped):
-            self.leaders.update(command._leader())  # last of all those that have their pids still
+            self.leaders.update(command._leader())  # those not collected come last: their pids are theirs beyond doubt
         births = [command._birth() for command in commands]
         known = [birth for birth in births if birth is not None]
         self.born_after = min(known) if len(known) == len(births) else None
