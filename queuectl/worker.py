@@ -40,8 +40,7 @@ GRACEFUL, NOW = 1, 2
 # How often a worker looks for orders (cancel, stop) while commands run, and for work that no bell announced.
 TICK_S = 0.5
 DEAF_TICK_S, IDLE_TICK_S = 1.0, 5.0  # without a bell, and with one: a commit rings, or the supervisor does after it
-# How often it looks although no commit was seen.
-LOOK_S = 10.0
+LOOK_S = 10.0  # how often it looks although no commit was seen
 # How often a worker without a supervisor looks for others that died.
 SWEEP_S = 2.0
 # How long a worker waits after the store refused it.
@@ -110,6 +109,11 @@ class WorkerProcess:
                 self._trouble(str(error))
             self._sleep()
         return self._leave()
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether the supervisor is gone."""
+        return self._reactor.orphaned
 
     def _enter(self) -> None:
         self._membership.enter(self._config.lease)

@@ -226,6 +226,24 @@ def test_pids_of_a_group_that_was_killed(scene: Scene, cli: Cli) -> None:
     assert [] == listed(scene)
 
 
+def test_pids_of_workers_that_outlive_their_supervisor(scene: Scene, cli: Cli) -> None:
+    """They finish their jobs and exit, and take themselves out: the supervisor can do it no more."""
+    jobs = [scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id for _ in "12"]
+    cli("worker", "start", "--count", "2", "--daemon", code=0)
+    scene.noted("start", 2)
+    pids = listed(scene)
+    (supervisor,) = (row.pid for row in scene.queue.store.workers() if row.role == "supervisor")
+    os.kill(supervisor, signal.SIGKILL)
+    scene.gone([supervisor])
+
+    (scene.folder / "go").touch()
+
+    for job_id in jobs:
+        scene.until(job_id, "completed")
+    scene.gone(pids)
+    assert [] == listed(scene)
+
+
 def test_pids_of_two_stores_with_one_home(scene: Scene, cli: Cli) -> None:
     """Neither takes the other's out; those of a group that was killed go when the others look again."""
     cli("worker", "start", "--count", "2", "--daemon", code=0)
