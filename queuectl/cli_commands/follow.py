@@ -96,14 +96,15 @@ class _Waiting:
 
 
 class _Runner:
-    """One ``run``: follows a job through its runs and retries to its end."""
+    """Follows a job through its runs and retries to its end, for ``run`` and ``logs -f``."""
 
-    def __init__(self, queue: Queue, job_id: str, args: Args) -> None:
+    def __init__(self, queue: Queue, job_id: str, args: Args, seen: int = 0, goes_on: str = "") -> None:
         self.queue = queue
         self.job_id = job_id
         self.silent = bool(args.quiet)
         self.hidden = bool(args.json)  # one JSON document at the end instead of the output
-        self.seen = 0  # runs that were followed
+        self.seen = seen  # runs that were followed, or that nobody asked for
+        self._goes_on = goes_on  # what is said if the output cannot be written
         self._waiting = _Waiting(queue, self.silent, self.note)
         self._told_retry = False
         self._line_is_open = False  # whether what was shown ends in the middle of a line
@@ -120,8 +121,7 @@ class _Runner:
                 if self.hidden:
                     self.seen += 1
                 else:
-                    goes_on = f"{self.job_id} goes on. Follow it: queuectl logs -f {self.job_id}."
-                    pass_through(self._next_run(), goes_on)
+                    pass_through(self._next_run(), self._goes_on)
                     self._tell_lost()
                 continue
             if job.state in ENDED:
@@ -179,8 +179,9 @@ def run(args: Args) -> int:
         job_id = queue.add([spec])[0]
         if args.verbose and not args.quiet:
             note(f"enqueued {job_id}.")
-        runner = _Runner(queue, job_id, args)
-        goes_on = f"{job_id} goes on. Follow it: queuectl logs -f {job_id}. End it: queuectl cancel {job_id}."
+        goes_on = f"{job_id} goes on. Follow it: queuectl logs -f {job_id}."
+        runner = _Runner(queue, job_id, args, goes_on=goes_on)
+        goes_on += f" End it: queuectl cancel {job_id}."
         try:
             with Patient(queue.store):
                 job = runner.to_its_end()
@@ -242,28 +243,15 @@ def logs(args: Args) -> int:
     with Queue(args.db, create=args.may_make_store) as queue:
         if args.json:
             _print_logs_json(queue, args)
-        elif args.follow:
-            with Patient(queue.store):
-                if args.run is not None:
-                    queue.output(args.id, args.run)  # refuses a run that does not exist
-                else:
-                    _await_begin(queue, args)
+        elif not args.follow:
+            pass_through([queue.output(args.id, args.run)])
+        elif args.run is not None:
             pass_through(queue.follow(args.id, args.run))
         else:
-            pass_through([queue.output(args.id, args.run)])
+            with Patient(queue.store):
+                last = queue.get(args.id).run_no
+                _Runner(queue, args.id, args, max(last - 1, 0)).to_its_end()
     return 0
-
-
-def _await_begin(queue: Queue, args: Args) -> None:
-    """Wait for the job's first run, or for its end without one."""
-    from queuectl.job import ENDED
-
-    waiting = _Waiting(queue, bool(args.quiet))
-    job = queue.get(args.id)
-    while not job.run_no and job.state not in ENDED:
-        waiting.look(job)
-        time.sleep(LOOK_S)
-        job = queue.get(args.id)
 
 
 def _print_logs_json(queue: Queue, args: Args) -> None:
@@ -361,12 +349,14 @@ COMMANDS = (
         positionals=[JOB],
         options=[
             Option("--run", "this run, from 1 (default: the last)", "N", whole_from(1)),
-            Option("-f --follow", "go on to the end of the run, as it writes"),
+            Option("-f --follow", "go on to the end of the job, as it writes; with --run, of that run"),
         ],
         examples=[("queuectl logs job1", ""), ("queuectl logs -f job1", "follow it, on whatever host it runs")],
         details=(
             "The bytes as the command wrote them, standard output and error in order of arrival. Where more was\n"
-            "written than the setting output_limit, a line says how much was cut. A job that has not run has none."
+            "written than the setting output_limit, a line says how much was cut. A job that has not run has none.\n"
+            "-f begins with the last run and goes on with those that follow, retries included; standard error says\n"
+            "why there is another one."
         ),
     ),
     Command(

@@ -62,6 +62,31 @@ def test_following_to_the_end(
     assert ("first\nsecond\n", 0) == (result.out, result.code)
 
 
+@pytest.mark.posix("its command is written for a POSIX shell")
+def test_following_over_retries(
+    cli: Callable[..., Any],
+    add: Callable[..., str],
+    worker: Callable[..., Any],
+    background: Callable[..., Any],
+    eventually: Callable[..., Any],
+) -> None:
+    """A job that waits for its retry has not ended; ``--run`` asks for one run alone, ``-q`` for the output alone."""
+    add("echo $QUEUECTL_ATTEMPT; [ $QUEUECTL_ATTEMPT = 2 ] || exit 3", "--backoff-base", "3600")
+    with worker():
+        followers = [background(*words, "logs", "-f", "job1") for words in ([], ["-q"])]
+        eventually(lambda: "retry 1 of 3 in" in followers[0].err, what="a word about the retry")
+        eventually(lambda: followers[1].out == "1\n", what="the first run's output")
+        assert ("1\n", "", 0) == cli("logs", "-f", "job1", "--run", "1")
+        assert all(follower.running for follower in followers)
+        cli("edit", "job1", "delay=0", code=0)
+        told, silent = [follower.wait() for follower in followers]
+
+    assert ("1\n2\n", 0) == (told.out, told.code)
+    assert "queuectl: job1 failed (exit 3), retry 1 of 3 in" in told.err
+    assert ("1\n2\n", "", 0) == silent
+    assert ("2\n", "", 0) == cli("logs", "-f", "job1")
+
+
 def test_following_what_nobody_runs(
     cli: Callable[..., Any], add: Callable[..., str], background: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:

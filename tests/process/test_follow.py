@@ -96,17 +96,21 @@ def test_a_run_that_was_given_back_is_followed_when_it_begins(
 
 
 def test_what_a_lost_run_wrote_is_kept(scene: Scene, cli: Cli, background: Callable[..., Any]) -> None:
-    """A follower of the run ends with it, ``logs --run`` shows it later, and the next run has an output of its own."""
+    """A follower of the run ends with it, one of the job hears of it and goes on with the next run."""
     body = '[ "$QUEUECTL_ATTEMPT" -gt 1 ] || { echo begun; sleep 60; }; echo again'
     job_id = scene.queue.enqueue(body).id
     group = scene.start()
     follower = background("logs", "-f", job_id)
     scene.eventually(lambda: follower.out == "begun\n", what="the first line")
+    of_the_run = background("logs", "-f", job_id, "--run", "1")
+    scene.eventually(lambda: of_the_run.out == "begun\n", what="the first line")
 
     os.kill(group.pids()[0], signal.SIGKILL)
     scene.until(job_id, "completed")
 
-    assert Result("begun\n", "", 0) == follower.wait()
+    assert Result("begun\n", "", 0) == of_the_run.wait()
+    said = f"queuectl: {job_id} lost its worker, and runs again.\n"
+    assert Result("begun\nagain\n", said, 0) == follower.wait()
     assert "begun\n" == cli("logs", job_id, "--run", "1", code=0).out
     assert "again\n" == cli("logs", job_id, code=0).out
     assert ["lost", "completed"] == scene.outcomes(job_id)
