@@ -339,6 +339,14 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def order(self, which: JobFilter, skip: int, limit: int, sort: Optional[str], descending: bool) -> Sequence[int]:
+        """Return the row numbers of what ``jobs`` would return, after the first *skip*: for many pages of one order."""
+
+    @abstractmethod
+    def jobs_at(self, seqs: Sequence[int], which: JobFilter) -> List[Job]:
+        """Return the jobs in these rows, in this order, without those that are gone or no longer of *which*."""
+
+    @abstractmethod
     def states(self, job_ids: Sequence[str]) -> Dict[str, str]:
         """Return the state of each job that exists; cheap enough to poll."""
 

@@ -59,25 +59,30 @@ class PostgresViews(PostgresSchema):
         """See ``Store.jobs``."""
         from queuectl.job import Job
 
-        if sort is None and not descending and which.states and LISTED.issuperset(which.states):
-            sql, parameters = _by_state(which, after_seq, limit)
-        else:
-            where, parameters = conditions(which)
-            direction = " DESC" if descending else ""
-            if sort is None and not descending:
-                if tuple(which.states) == ("completed",) and not self._any_completed():
-                    return []
-                where.append("seq > %s::bigint")
-                tail = "ORDER BY seq LIMIT %s"
-                parameters += [after_seq, limit]
-            else:
-                order = "seq" if sort is None else SORTABLE[sort]
-                tail = f"ORDER BY {order}{direction}, seq{direction} LIMIT %s OFFSET %s"
-                parameters += [limit, after_seq]
-            clause = " WHERE " + " AND ".join(where) if where else ""
-            sql = f"SELECT {JOB_COLUMNS} FROM queuectl.jobs{clause} {tail}"
+        if sort is None and not descending and tuple(which.states) == ("completed",) and not self._any_completed():
+            return []
+        sql, parameters = _page(JOB_COLUMNS, which, after_seq, limit, sort, descending)
         # Never prepared: the best plan depends on what is asked for.
         return [Job._make(row) for row in self._rows(sql, parameters, prepare=False)]
+
+    def order(self, which: JobFilter, skip: int, limit: int, sort: Optional[str], descending: bool) -> Sequence[int]:
+        """See ``Store.order``."""
+        from array import array
+
+        sql, parameters = _page("seq", which, skip, limit, sort, descending)
+        return array("q", [row[0] for row in self._rows(sql, parameters, prepare=False)])
+
+    def jobs_at(self, seqs: Sequence[int], which: JobFilter) -> List[Job]:
+        """See ``Store.jobs_at``."""
+        from queuectl.job import Job
+
+        where, values = conditions(which)
+        clause = " AND ".join(["seq = ANY(%s::bigint[])", *where])
+        rows = self._rows(
+            f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE {clause}", [list(seqs), *values], prepare=False
+        )
+        found = {row[0]: Job._make(row) for row in rows}
+        return [found[seq] for seq in seqs if seq in found]
 
     def _any_completed(self) -> bool:
         """Ask the counters: where none is completed, a walk through all jobs would find that out too late."""
@@ -201,16 +206,40 @@ def within(state: str) -> str:
     return f"{of_index} AND state <= '{state}' AND (state, seq) > ('{state}', %s::bigint)"
 
 
-def _by_state(which: JobFilter, after_seq: int, limit: int) -> Tuple[str, List[Any]]:
+def _page(
+    columns: str, which: JobFilter, after: int, limit: int, sort: Optional[str], descending: bool
+) -> Tuple[str, List[Any]]:
+    """Return the statement for one page of ``Store.jobs``."""
+    if sort is None and which.states and LISTED.issuperset(which.states):
+        return _page_by_state(columns, which, after, limit, descending)
+    where, parameters = conditions(which)
+    direction = " DESC" if descending else ""
+    if sort is None and not descending:
+        where.append("seq > %s::bigint")
+        tail = "ORDER BY seq LIMIT %s"
+        parameters += [after, limit]
+    else:
+        order = "seq" if sort is None else SORTABLE[sort]
+        tail = f"ORDER BY {order}{direction}, seq{direction} LIMIT %s OFFSET %s"
+        parameters += [limit, after]
+    clause = " WHERE " + " AND ".join(where) if where else ""
+    return f"SELECT {columns} FROM queuectl.jobs{clause} {tail}", parameters
+
+
+def _page_by_state(columns: str, which: JobFilter, after: int, limit: int, descending: bool) -> Tuple[str, List[Any]]:
     """Return the statement for a page of jobs in some of the LISTED states: each by the index, then merged."""
     where, values = conditions(which._replace(states=()))
+    direction = " DESC" if descending else ""
+    skip, after = (after, 0) if descending else (0, after)
     parts = []
     parameters: List[Any] = []
     for state in dict.fromkeys(which.states):
         condition = " AND ".join([within(state), *where])
-        parts.append(f"(SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE {condition} ORDER BY state, seq LIMIT %s)")
-        parameters += [after_seq, *values, limit]
-    return f"SELECT * FROM ({' UNION ALL '.join(parts)}) AS page ORDER BY seq LIMIT %s", [*parameters, limit]
+        order = f"ORDER BY state{direction}, seq{direction} LIMIT %s"
+        parts.append(f"(SELECT {columns} FROM queuectl.jobs WHERE {condition} {order})")
+        parameters += [after, *values, limit + skip]
+    sql = f"SELECT * FROM ({' UNION ALL '.join(parts)}) AS page ORDER BY seq{direction} LIMIT %s OFFSET %s"
+    return sql, [*parameters, limit, skip]
 
 
 def conditions(which: JobFilter) -> Tuple[List[str], List[Any]]:

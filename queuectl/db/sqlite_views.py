@@ -8,7 +8,7 @@ from queuectl.db.sqlite_file import SqliteFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Sequence, Tuple
+    from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Part
     from queuectl.db.sqlite_transfer import SqlitePort
@@ -22,6 +22,8 @@ JOB_COLUMNS = (
 )
 CANCEL = 19  # the place of cancel_requested among them
 COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
+# States of which the jobs are found by an index.
+INDEXED = frozenset(("pending", "processing", "failed", "dead", "cancelled"))
 RATE_WINDOW_S = 60.0
 RATE_ROWS = 10_000
 # How many distinct priorities oldest_due looks at; a queue with more is told from its most urgent ones.
@@ -60,37 +62,46 @@ class SqliteViews(SqliteFile):
         """See ``Store.jobs``."""
         from queuectl.job import Job
 
-        where, parameters = conditions(which)
-        direction = " DESC" if descending else ""
-        if sort is None and not descending:
-            seq = "seq"
-            if tuple(which.states) == ("processing",):
-                # Those few have an index of their own; the plus keeps SQLite from walking through all jobs in order.
-                where.append("worker_id IS NOT NULL")
-                seq = "+seq"
-            where.append(f"{seq} > ?")
-            tail = f"ORDER BY {seq} LIMIT ?"
-            parameters += [after_seq, limit]
-            if len(which.states) == 1 and not self._enough(which.states[0]):
+        if after_seq == 0 or sort is not None or descending:
+            taken = self._taken_states(which)
+            if not taken:
                 return []
-        else:
-            order = "seq" if sort is None else sort
-            tail = f"ORDER BY {order}{direction}, seq{direction} LIMIT ? OFFSET ?"
-            parameters += [limit, after_seq]
-        clause = " WHERE " + " AND ".join(where) if where else ""
-        rows = self._rows(f"SELECT {JOB_COLUMNS} FROM jobs{clause} {tail}", parameters)
-        return [Job._make(job_row(row)) for row in rows]
+            if which.states:
+                which = which._replace(states=taken)
+        sql, parameters = _page(JOB_COLUMNS, which, after_seq, limit, sort, descending)
+        return [Job._make(job_row(row)) for row in self._rows(sql, parameters)]
 
-    def _enough(self, state: str) -> bool:
-        """Say whether any job is in *state*, from the counters: without a look at the jobs."""
-        # The name becomes part of the statement, so none but a known one may.
-        return state in COUNTED and bool(self._rows(f"SELECT 1 FROM queues WHERE {state} > 0 LIMIT 1"))
+    def order(self, which: JobFilter, skip: int, limit: int, sort: Optional[str], descending: bool) -> Sequence[int]:
+        """See ``Store.order``."""
+        from array import array
+
+        sql, parameters = _page("seq", which, skip, limit, sort, descending)
+        return array("q", [row[0] for row in self._rows(sql, parameters)])
+
+    def jobs_at(self, seqs: Sequence[int], which: JobFilter) -> List[Job]:
+        """See ``Store.jobs_at``."""
+        from queuectl.job import Job
+
+        where, values = conditions(which)
+        found: Dict[int, Job] = {}
+        for some in in_parts(seqs):
+            clause = " AND ".join([f"seq IN ({', '.join('?' * len(some))})", *where])
+            for row in self._rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE {clause}", [*some, *values]):
+                found[row[0]] = Job._make(job_row(row))
+        return [found[seq] for seq in seqs if seq in found]
+
+    def _taken_states(self, which: JobFilter) -> Tuple[str, ...]:
+        """Return those states of *which* in which any of its queues has a job, by the counters: no look at the jobs."""
+        named = which.states or COUNTED
+        there = ", ".join(f"EXISTS (SELECT 1 FROM queues WHERE {state} > 0{{0}})" for state in COUNTED)
+        queues = f" AND name IN ({', '.join('?' * len(which.queues))})" if which.queues else ""
+        taken = self._rows(f"SELECT {there.format(queues)}", [*which.queues] * len(COUNTED))[0]
+        return tuple(state for state, is_taken in zip(COUNTED, taken) if is_taken and state in named)
 
     def states(self, job_ids: Sequence[str]) -> Dict[str, str]:
         """See ``Store.states``."""
         found: Dict[str, str] = {}
-        for first in range(0, len(job_ids), 500):  # SQLite before 3.32 takes 999 parameters
-            some = job_ids[first : first + 500]
+        for some in in_parts(job_ids):
             marks = ", ".join("?" * len(some))
             found.update(self._rows(f"SELECT id, state FROM jobs WHERE id IN ({marks})", some))
         return found
@@ -243,6 +254,50 @@ class SqliteViews(SqliteFile):
 def job_row(row: Sequence[Any]) -> Sequence[Any]:
     """Return a row of JOB_COLUMNS as the fields of a Job: SQLite knows no truth values."""
     return (*row[:CANCEL], row[CANCEL] == 1, *row[CANCEL + 1 :])
+
+
+def in_parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield *values* in parts that fit into one statement: SQLite before 3.32 takes 999 parameters."""
+    for first in range(0, len(values), 500):
+        yield values[first : first + 500]
+
+
+def _page(
+    columns: str, which: JobFilter, after: int, limit: int, sort: Optional[str], descending: bool
+) -> Tuple[str, List[Any]]:
+    """Return the statement for one page of ``Store.jobs``."""
+    direction = " DESC" if descending else ""
+    skip = after if sort is not None or descending else 0
+    if sort is None and which.states and INDEXED.issuperset(which.states):
+        return _page_by_state(columns, which, 0 if descending else after, limit, skip, direction)
+    where, parameters = conditions(which)
+    order = f"seq{direction}"
+    if sort is not None:
+        order = f"{sort}{direction}, {order}"
+    elif not descending:
+        where.append("seq > ?")
+        parameters.append(after)
+    clause = " WHERE " + " AND ".join(where) if where else ""
+    return f"SELECT {columns} FROM jobs{clause} ORDER BY {order} LIMIT ? OFFSET ?", [*parameters, limit, skip]
+
+
+def _page_by_state(
+    columns: str, which: JobFilter, after: int, limit: int, skip: int, direction: str
+) -> Tuple[str, List[Any]]:
+    """Return the statement for a page of jobs in some of the INDEXED states: each by its index, then merged."""
+    parts = []
+    parameters: List[Any] = []
+    for state in dict.fromkeys(which.states):
+        where, values = conditions(which._replace(states=(state,)))
+        seq = "seq"
+        if state == "processing":  # its index does not have the order, and SQLite would walk through all jobs for that
+            where.append("worker_id IS NOT NULL")
+            seq = "+seq"
+        clause = " AND ".join([*where, f"{seq} > ?"])
+        parts.append(f"SELECT seq FROM (SELECT seq FROM jobs WHERE {clause} ORDER BY {seq}{direction} LIMIT ?)")
+        parameters += [*values, after, limit + skip]
+    sql = f"SELECT {columns} FROM jobs WHERE seq IN ({' UNION ALL '.join(parts)})"
+    return f"{sql} ORDER BY seq{direction} LIMIT ? OFFSET ?", [*parameters, limit, skip]
 
 
 def conditions(which: JobFilter) -> Tuple[List[str], List[Any]]:

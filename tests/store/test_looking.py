@@ -255,6 +255,35 @@ def test_a_sorted_listing_may_be_filtered(mixed):
     assert {"dead", "completed"} == {job.state for job in jobs}
 
 
+@pytest.mark.parametrize(("sort", "descending"), [("priority", False), ("command", True), (None, True)])
+@pytest.mark.parametrize("which", [EVERYTHING, JobFilter(states=("dead", "failed")), JobFilter(queues=("q1", "q2"))])
+def test_the_rows_of_an_order_are_those_of_its_jobs(mixed, which, sort, descending):
+    """Found for many pages at once; the jobs in them come in that order, without what has changed since."""
+    jobs = mixed.jobs(which, 0, 100, sort, descending)
+
+    rows = [seq for skip in range(0, 12, 5) for seq in mixed.order(which, skip, 5, sort, descending)]
+
+    assert [job.seq for job in jobs] == rows
+    assert jobs == mixed.jobs_at(rows, which)
+    assert [job for job in jobs if job.queue == "q1"] == mixed.jobs_at(rows, which._replace(queues=("q1",)))
+    assert [] == mixed.jobs_at([10**6], which)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("states", [("dead",), ("processing",), ("failed", "dead"), ("pending", "processing"),
+                                    ("completed", "cancelled"), STATES])  # fmt: skip
+def test_jobs_of_some_states_come_in_their_order(mixed, states, descending):
+    """Page by page, however each state is found."""
+    chosen = [job for job in mixed.jobs(EVERYTHING) if job.state in states]
+    expected = ids(chosen[::-1] if descending else chosen)
+
+    which = JobFilter(states=states, queues=("q0", "q1", "q2", "q3", "q4"))
+    first = mixed.jobs(which, 0, 2, None, descending)
+    rest = mixed.jobs(which, 2 if descending else first[-1].seq, 100, None, descending)
+
+    assert expected == ids(first + rest)
+
+
 # -- what is ahead, what is due ---------------------------------------------------------------
 
 

@@ -7,9 +7,11 @@ The table is large, and it has grown since the plans were made: that is when a w
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import pytest
 
+from queuectl import Queue
 from queuectl.db import open_store
 from queuectl.job import JobFilter
 from tests.postgres_server import fresh_schema, shared_server
@@ -216,6 +218,9 @@ VERBS = {
     "promote": promote,
     "a page of the ended": lambda store: store.jobs(JobFilter(("completed",)), 0, 10),
     "a page of the cancelled and dead": lambda store: store.jobs(JobFilter(("cancelled", "dead"), ("other",)), 0, 10),
+    "the newest of the cancelled and dead": lambda store: store.jobs(
+        JobFilter(("cancelled", "dead")), 0, 10, None, True
+    ),
     "prune the dead": lambda store: store.prune(JobFilter(("dead",)), 10),
     "retry all dead": lambda store: store.retry_where(JobFilter(("dead",)), T0),
     "prune": lambda store: store.prune(JobFilter(ended_before=11.0), 10),
@@ -252,6 +257,19 @@ def test_these_tests_notice_a_missing_index(grown, watch, index):
 
     assert most > 10_000
     assert [f"the index {index} is missing or was not finished"] == problems
+
+
+def test_a_sorted_listing_is_sorted_once(store, watch):
+    """Not for each page of a thousand jobs; and each job is read once more, to be shown."""
+    queue = Queue(store.location)
+    with closing(queue):
+        looking = Watch(queue.store)
+
+        listed = sum(1 for _ in queue.jobs(None, None, "priority"))
+
+        touched, how = looking.rows_touched()
+    assert listed > READY + WAITING + ENDED
+    assert touched <= 2 * listed, how
 
 
 def test_ahead_of_stops_counting_at_a_thousand(store, watch):
