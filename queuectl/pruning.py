@@ -11,6 +11,8 @@ from queuectl.job import JobFilter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Optional
+
     from queuectl.db.base import Store
 
 # How often to look for such jobs.
@@ -28,6 +30,7 @@ class Pruner:
         self._store = store
         self._due_mono = time.monotonic() + PRUNE_S
         self._deleted = False  # whether there may be room to give back
+        self._began_at: Optional[float] = None  # as long as there are more of the jobs that were to go then
         self._step = STEP  # fewer where a database server does not answer in time
 
     def step(self, now_mono: float) -> float:
@@ -37,10 +40,12 @@ class Pruner:
         self._due_mono = now_mono + PRUNE_S
         recovery.forget_strays(self._store)
         config = Config(self._store.settings())
-        now, more = self._store.now(), False
+        now, more = self._began_at or self._store.now(), False
         for keep_s, states in ((config.keep_completed, ("completed", "cancelled")), (config.keep_dead, ("dead",))):
-            if keep_s is not None and self._prune(JobFilter(states, ended_before=now - keep_s)):
+            # One after the other: a search goes on only where it is the same as the last.
+            if not more and keep_s is not None and self._prune(JobFilter(states, ended_before=now - keep_s)):
                 more = True
+        self._began_at = now if more else None
         if not more and self._deleted:
             self._deleted = more = self._store.shrink()
         if more:
@@ -48,7 +53,7 @@ class Pruner:
         return self._due_mono
 
     def _prune(self, which: JobFilter) -> bool:
-        """Delete some jobs of *which*; say whether there may be more.
+        """Delete some jobs of *which*; say whether there were any, so that there may be more.
 
         Raises:
             StoreUnavailable: Next time it is tried with half as many: what takes too long once always would.
@@ -61,4 +66,4 @@ class Pruner:
             raise
         self._step = min(step * 2, STEP)
         self._deleted = self._deleted or deleted > 0
-        return deleted == step or (deleted > 0 and bool(self._store.jobs(which, limit=1)))
+        return deleted > 0

@@ -6,12 +6,14 @@ from queuectl import faults
 from queuectl.db.postgres_add import NOTIFY, PostgresAdd
 from queuectl.db.postgres_views import COUNTED, LISTED, conditions, within
 from queuectl.db.rules import CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, edited_columns, possible
+from queuectl.db.sought import Steps
 from queuectl.errors import JobNotFound, NotInDlq, WrongState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+    from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+    from queuectl.db.postgres import Address
     from queuectl.db.postgres_link import Run
     from queuectl.job import JobFilter
 
@@ -22,6 +24,10 @@ STEP = 1000
 
 class PostgresDesk(PostgresAdd):
     """What people do to jobs that workers do not."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address)
+        self._prunes = Steps()
 
     def _lock(self, run: Run, job_ids: Sequence[str]) -> Dict[str, Any]:
         """Lock jobs, in one order for everybody, and return (seq, queue, state) by id."""
@@ -98,7 +104,7 @@ class PostgresDesk(PostgresAdd):
 
     def _retry_state(self, which: JobFilter, state: str, now: Optional[float]) -> int:
         """Start all jobs of *which* in one state over, in steps."""
-        choose, parameters = _choose(which, state, "seq")
+        choose, parameters = _choose(which, state, "seq, queue, state")
         retried = 0
         after = 0
 
@@ -152,12 +158,53 @@ class PostgresDesk(PostgresAdd):
         if not states:
             return 0
 
+        which = which._replace(states=states)
+        deleted = self._prunes.step(which, lambda: self._found(which), limit, lambda seqs: self._delete(seqs, which))
+        # A role that may not delete hears of it also where there is nothing to delete.
+        return deleted or self._delete((), which)[0]
+
+    def _found(self, which: JobFilter) -> Iterator[Sequence[int]]:
+        """Yield the rows of ended jobs of *which*, STEP at a time, as they are seen without locks.
+
+        What has ended before a time comes in the order of its end, as completed jobs do, which may be nearly all;
+        the others by their states.
+        """
+        by_state = () if which.ended_before is not None else tuple(filter(LISTED.__contains__, which.states))
+        for state in dict.fromkeys(by_state):
+            yield from self._pages(*_choose(which, state), [0])
+        rest = tuple(state for state in which.states if state not in by_state)
+        if rest:
+            where, parameters = conditions(which._replace(states=()))
+            where = ["ended_at IS NOT NULL AND (ended_at, seq) > (%s::float8, %s::bigint)", *where]
+            # As text: by the states' own index those that ended too late would be looked at too.
+            sql = f"""
+                SELECT ended_at, seq FROM queuectl.jobs
+                 WHERE {" AND ".join(where)} AND state::text = ANY(%s::text[])
+                 ORDER BY ended_at, seq LIMIT %s
+                """
+            yield from self._pages(sql, [*parameters, list(rest)], [0.0, 0])
+
+    def _pages(self, sql: str, parameters: Sequence[Any], after: Sequence[Any]) -> Iterator[Sequence[int]]:
+        """Yield the rows that *sql* finds, page by page; each begins behind the last row of the one before."""
+        while True:
+            rows = self._rows(sql, [*after, *parameters, STEP], prepare=False)
+            if rows:
+                yield [row[-1] for row in rows]
+            if len(rows) < STEP:
+                return
+            after = rows[-1]
+
+    def _delete(self, seqs: Sequence[int], which: JobFilter) -> Tuple[int, Sequence[int]]:
+        """Delete those of these rows that are still of *which*; return how many. None is left over."""
+        where, parameters = conditions(which)
+        choose = f"""
+            SELECT seq, queue, state FROM queuectl.jobs
+             WHERE {" AND ".join(["seq = ANY(%s::bigint[])", *where])}
+             ORDER BY seq FOR UPDATE SKIP LOCKED
+            """
+
         def body(run: Run) -> int:
-            rows: List[Any] = []
-            for state in dict.fromkeys(states):
-                choose, parameters = _choose(which, state, "ended_at")
-                # What another pruner has locked is left to it.
-                rows += run(choose + "FOR UPDATE SKIP LOCKED", [0, *parameters, limit - len(rows)]).fetchall()
+            rows = run(choose, [list(seqs), *parameters]).fetchall()  # what another pruner has locked is left to it
             moves: Moves = {}
             for _, queue, state in rows:
                 move(moves, queue, state, None)
@@ -167,7 +214,7 @@ class PostgresDesk(PostgresAdd):
                 faults.point("pruning")
             return len(rows)
 
-        return self._write(body)
+        return self._write(body), ()
 
     def reset(self) -> None:
         """See ``Store.reset``."""
@@ -222,18 +269,14 @@ class PostgresDesk(PostgresAdd):
         self._write(body)
 
 
-def _choose(which: JobFilter, state: str, order: str) -> Tuple[str, List[Any]]:
-    """Return the statement that chooses jobs of *which* in one state; its first parameter is a row, its last a limit.
-
-    *order* matters for completed jobs, which may be nearly all: by ``seq`` in pages, or by ``ended_at``.
-    """
+def _choose(which: JobFilter, state: str, columns: str = "seq") -> Tuple[str, List[Any]]:
+    """Return the statement for rows of *which* in one state; its first parameter is a row, its last a limit."""
     where, parameters = conditions(which._replace(states=()))
+    condition, order = "state = 'completed' AND ended_at IS NOT NULL AND seq > %s::bigint", "seq"
     if state in LISTED:
         condition, order = within(state), "state, seq"
-    else:
-        condition = "state = 'completed' AND ended_at IS NOT NULL AND seq > %s::bigint"
     conjunction = " AND ".join([condition, *where])
-    return f"SELECT seq, queue, state FROM queuectl.jobs WHERE {conjunction} ORDER BY {order} LIMIT %s ", parameters
+    return f"SELECT {columns} FROM queuectl.jobs WHERE {conjunction} ORDER BY {order} LIMIT %s ", parameters
 
 
 def move(moves: Moves, queue: str, before: str, after: Optional[str]) -> None:

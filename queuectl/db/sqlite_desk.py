@@ -7,18 +7,18 @@ from contextlib import suppress
 
 from queuectl import faults
 from queuectl.db.rules import CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, edited_columns
-from queuectl.db.sqlite_file import SqliteFile
-from queuectl.db.sqlite_views import COUNTED, conditions
+from queuectl.db.sought import Steps
+from queuectl.db.sqlite_views import COUNTED, SqliteViews, conditions, page, page_by_end
 from queuectl.errors import JobNotFound, NotInDlq, StoreUnavailable, WrongState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+    from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
     from queuectl.job import JobFilter
 
-    Moves = Dict[Tuple[str, str, str], int]  # (queue, state before, state after): how many jobs
+    Moves = Dict[Tuple[str, str, Optional[str]], int]  # (queue, state before, state after or None): how many jobs
 
 # Run ids are fencing tokens and row numbers keys of pages: the largest are remembered before their rows may go.
 _KEEP_LAST_NUMBERS = """
@@ -42,8 +42,12 @@ PRUNE_PAGES = 4000
 SHRINK_PAGES = 500
 
 
-class SqliteDesk(SqliteFile):
+class SqliteDesk(SqliteViews):
     """What people do to jobs that workers do not."""
+
+    def __init__(self, path: str, create: bool = True, unfinished: bool = False) -> None:
+        super().__init__(path, create, unfinished)
+        self._prunes = Steps()
 
     def _row(self, db: sqlite3.Connection, job_id: str) -> Any:
         row = db.execute("SELECT seq, queue, state FROM jobs WHERE id = ?", (job_id,)).fetchone()
@@ -54,6 +58,7 @@ class SqliteDesk(SqliteFile):
     def cancel(self, job_ids: Sequence[str], now: Optional[float] = None) -> Dict[str, str]:
         """See ``Store.cancel``."""
         answer = {}
+        moves: Moves = {}
         with self._write as db:
             now = time.time() if now is None else now
             for job_id in dict.fromkeys(job_ids):
@@ -73,13 +78,15 @@ class SqliteDesk(SqliteFile):
                     """,
                     (now, now, CANCELLED_WAITING, seq, state),
                 )
-                move_count(db, queue, state, "cancelled")
+                note_move(moves, queue, state, "cancelled")
                 answer[job_id] = "cancelled"
+            write_moves(db, moves)
             faults.point("cancelling")
         return answer
 
     def retry(self, job_ids: Sequence[str], only_dead: bool = False, now: Optional[float] = None) -> None:
         """See ``Store.retry``."""
+        moves: Moves = {}
         with self._write as db:
             now = time.time() if now is None else now
             for job_id in dict.fromkeys(job_ids):
@@ -93,11 +100,13 @@ class SqliteDesk(SqliteFile):
                     raise NotInDlq(job_id)
                 if state not in RETRIABLE:
                     raise WrongState(job_id, "retry", state, RETRIABLE)
-                self._start_over(db, seq, queue, state, now)
+                self._start_over(db, seq, state, now)
+                note_move(moves, queue, state, "pending")
+            write_moves(db, moves)
             faults.point("retrying")
             self._ring_after = True
 
-    def _start_over(self, db: sqlite3.Connection, seq: int, queue: str, state: str, now: float) -> None:
+    def _start_over(self, db: sqlite3.Connection, seq: int, state: str, now: float) -> None:
         db.execute(
             """
             UPDATE jobs
@@ -107,7 +116,6 @@ class SqliteDesk(SqliteFile):
             """,
             (now, now, seq, state),
         )
-        move_count(db, queue, state, "pending")
 
     def retry_where(self, which: JobFilter, now: Optional[float] = None) -> int:
         """See ``Store.retry_where``."""
@@ -116,20 +124,35 @@ class SqliteDesk(SqliteFile):
             return 0
         where, parameters = conditions(which._replace(states=states))
         retried = 0
-        after = 0
-        while True:
+        for seqs in self._found(which._replace(states=states)):
             with self._write as db:
-                rows = db.execute(
-                    f"SELECT seq, queue, state FROM jobs WHERE {' AND '.join(where)} AND seq > ? ORDER BY seq LIMIT ?",
-                    [*parameters, after, STEP],
-                ).fetchall()
-                for seq, queue, state in rows:
-                    self._start_over(db, seq, queue, state, time.time() if now is None else now)
+                moves: Moves = {}
+                for seq, queue, state in _still(db, seqs, where, parameters):
+                    self._start_over(db, seq, state, time.time() if now is None else now)
+                    note_move(moves, queue, state, "pending")
+                    retried += 1
+                write_moves(db, moves)
                 self._ring_after = True
-            retried += len(rows)
+        return retried
+
+    def _found(self, which: JobFilter) -> Iterator[Sequence[int]]:
+        """Yield the rows of jobs of *which*, STEP at a time and each once, as they are seen without the write lock."""
+        taken = self._taken_states(which)
+        if not taken:
+            return
+        which = which._replace(states=tuple(state for state in taken if state in which.states))
+        after, ended_at = 0, 0.0
+        while True:
+            if which.ended_before is None:
+                sql, parameters = page("seq, NULL", which, after, STEP)
+            else:
+                sql, parameters = page_by_end(which, (ended_at, after), STEP)
+            rows = self._rows(sql, parameters)
+            if rows:
+                yield [row[0] for row in rows]
             if len(rows) < STEP:
-                return retried
-            after = rows[-1][0]
+                return
+            after, ended_at = rows[-1]
 
     def edit(self, job_id: str, changes: Mapping[str, Any], now: Optional[float] = None) -> None:
         """See ``Store.edit``."""
@@ -155,26 +178,32 @@ class SqliteDesk(SqliteFile):
         states = tuple(state for state in which.states or ended if state in ended)
         if not states:
             return 0
-        where, parameters = conditions(which._replace(states=states))
-        deleted = 0
+        which = which._replace(states=states)
+        return self._prunes.step(which, lambda: self._found(which), limit, lambda seqs: self._delete(seqs, which))
+
+    def _delete(self, seqs: Sequence[int], which: JobFilter) -> Tuple[int, Sequence[int]]:
+        """Delete those of these rows that are still of *which*; return how many, and the rows that are left."""
+        where, parameters = conditions(which)
+        moves: Moves = {}
+        deleted, left = 0, seqs[len(seqs) :]
         with self._write as db:
-            rows = db.execute(
-                f"SELECT seq, queue, state FROM jobs WHERE {' AND '.join(where)} LIMIT ?", [*parameters, limit]
-            ).fetchall()
+            enough = self._free_pages() + PRUNE_PAGES
+            rows = _still(db, seqs, where, parameters)
             if rows:
                 db.execute(_KEEP_LAST_NUMBERS)
-            enough = self._free_pages() + PRUNE_PAGES
             for seq, queue, state in rows:
                 runs = db.execute(_CHAIN, (seq,)).fetchall()
                 db.executemany("DELETE FROM output WHERE run_id = ?", runs)
                 db.executemany("DELETE FROM runs WHERE run_id = ?", runs)
                 db.execute("DELETE FROM jobs WHERE seq = ?", (seq,))
-                move_count(db, queue, state, None)
+                note_move(moves, queue, state, None)
                 deleted += 1
                 if self._free_pages() >= enough:
+                    left = seqs[seqs.index(seq) + 1 :]
                     break
+            write_moves(db, moves)
             faults.point("pruning")
-        return deleted
+        return deleted, left
 
     def shrink(self) -> bool:
         """See ``Store.shrink``: step by step, as a VACUUM would lock everybody out."""
@@ -238,8 +267,15 @@ _COLUMN = {state: column for column, state in enumerate(COUNTED)}
 _ADD_COUNTS = "UPDATE queues SET {} WHERE name = ?".format(", ".join(f"{state} = {state} + ?" for state in COUNTED))
 
 
-def note_move(moves: Moves, queue: str, before: str, after: str) -> None:
-    """Note that a job of *queue* went from one state to another, for ``write_moves``."""
+def _still(db: sqlite3.Connection, seqs: Sequence[int], where: Sequence[str], parameters: Sequence[Any]) -> List[Any]:
+    """Return (seq, queue, state) of those of these rows for which the conditions hold now, inside a transaction."""
+    sql = f"SELECT seq, queue, state FROM jobs WHERE {' AND '.join(['seq = ?', *where])}"
+    rows = (db.execute(sql, [seq, *parameters]).fetchone() for seq in seqs)
+    return [row for row in rows if row is not None]
+
+
+def note_move(moves: Moves, queue: str, before: str, after: Optional[str]) -> None:
+    """Note that a job of *queue* went from one state to another (None: it was deleted), for ``write_moves``."""
     move = queue, before, after
     moves[move] = moves.get(move, 0) + 1
 
@@ -250,19 +286,17 @@ def write_moves(db: sqlite3.Connection, moves: Moves) -> None:
     for (queue, before, after), number in moves.items():
         change = changes.setdefault(queue, [0] * len(COUNTED))
         change[_COLUMN[before]] -= number
-        change[_COLUMN[after]] += number
+        if after is not None:
+            change[_COLUMN[after]] += number
     for queue, change in changes.items():
         if any(change):
             db.execute(_ADD_COUNTS, (*change, queue))
     moves.clear()
 
 
-def move_count(db: sqlite3.Connection, queue: str, before: str, after: Optional[str]) -> None:
-    """Count one job of *queue* out of one state and into another (None: it was deleted)."""
-    change: List[str] = [f"{before} = {before} - 1"]
-    if after is not None:
-        change.append(f"{after} = {after} + 1")
-    db.execute(f"UPDATE queues SET {', '.join(change)} WHERE name = ?", (queue,))
+def move_count(db: sqlite3.Connection, queue: str, before: str, after: str) -> None:
+    """Count one job of *queue* out of one state and into another."""
+    db.execute(f"UPDATE queues SET {before} = {before} - 1, {after} = {after} + 1 WHERE name = ?", (queue,))
 
 
 def move_to_queue(db: sqlite3.Connection, before: str, after: str, state: str) -> None:

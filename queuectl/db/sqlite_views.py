@@ -68,14 +68,14 @@ class SqliteViews(SqliteFile):
                 return []
             if which.states:
                 which = which._replace(states=taken)
-        sql, parameters = _page(JOB_COLUMNS, which, after_seq, limit, sort, descending)
+        sql, parameters = page(JOB_COLUMNS, which, after_seq, limit, sort, descending)
         return [Job._make(job_row(row)) for row in self._rows(sql, parameters)]
 
     def order(self, which: JobFilter, skip: int, limit: int, sort: Optional[str], descending: bool) -> Sequence[int]:
         """See ``Store.order``."""
         from array import array
 
-        sql, parameters = _page("seq", which, skip, limit, sort, descending)
+        sql, parameters = page("seq", which, skip, limit, sort, descending)
         return array("q", [row[0] for row in self._rows(sql, parameters)])
 
     def jobs_at(self, seqs: Sequence[int], which: JobFilter) -> List[Job]:
@@ -262,8 +262,8 @@ def in_parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield values[first : first + 500]
 
 
-def _page(
-    columns: str, which: JobFilter, after: int, limit: int, sort: Optional[str], descending: bool
+def page(
+    columns: str, which: JobFilter, after: int, limit: int, sort: Optional[str] = None, descending: bool = False
 ) -> Tuple[str, List[Any]]:
     """Return the statement for one page of ``Store.jobs``."""
     direction = " DESC" if descending else ""
@@ -298,6 +298,15 @@ def _page_by_state(
         parameters += [*values, after, limit + skip]
     sql = f"SELECT {columns} FROM jobs WHERE seq IN ({' UNION ALL '.join(parts)})"
     return f"{sql} ORDER BY seq{direction} LIMIT ? OFFSET ?", [*parameters, limit, skip]
+
+
+def page_by_end(which: JobFilter, after: Tuple[float, int], limit: int) -> Tuple[str, List[Any]]:
+    """Return the statement for the rows and ends of jobs of *which*, which has a time, in the order of their ends."""
+    # The jobs of a state may be very many more than those that ended before, and of both SQLite would choose the state.
+    where, parameters = conditions(which._replace(states=()))
+    where += ["(ended_at, seq) > (?, ?)", f"+state IN ({', '.join('?' * len(which.states))})"]
+    sql = f"SELECT seq, ended_at FROM jobs WHERE {' AND '.join(where)} ORDER BY ended_at, seq LIMIT ?"
+    return sql, [*parameters, *after, *which.states, limit]
 
 
 def conditions(which: JobFilter) -> Tuple[List[str], List[Any]]:

@@ -15,7 +15,7 @@ from queuectl import Queue
 from queuectl.db import open_store
 from queuectl.job import JobFilter
 from tests.postgres_server import fresh_schema, shared_server
-from tests.store.build import T0, completed, failed, spec, specs, worker
+from tests.store.build import T0, bring_to, completed, failed, spec, specs, worker
 
 READY, WAITING, ENDED = 20_000, 20_000, 20_000
 
@@ -270,6 +270,18 @@ def test_a_sorted_listing_is_sorted_once(store, watch):
         touched, how = looking.rows_touched()
     assert listed > READY + WAITING + ENDED
     assert touched <= 2 * listed, how
+
+
+def test_a_prune_in_many_steps_walks_once(store, watch):
+    """And once more, to see that nothing is left; not from the first job on in each of its steps."""
+    names = [bring_to(store, "completed", f"rare{number}", queue="rare") for number in range(20)]
+    watch.rows_touched()
+
+    steps = list(iter(lambda: store.prune(JobFilter(("completed",), ("rare",)), 1), 0))
+
+    touched, how = watch.rows_touched()
+    assert len(names) == len(steps)
+    assert touched <= 3 * (READY + WAITING + ENDED), how
 
 
 def test_ahead_of_stops_counting_at_a_thousand(store, watch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from queuectl import Queue
@@ -71,8 +73,74 @@ def test_a_sorted_listing_is_sorted_once(path, sort, descending):
     with Queue(path) as queue:
         for count in (2000, 18_000):
             queue.enqueue_many([{"command": f"echo {number * 7 % 11}"} for number in range(count)])
-            jobs = []
-            taken.append(Steps(queue.store).of(lambda: jobs.extend(queue.jobs(None, None, sort, descending))))
-            assert len(jobs) == len({job.id for job in jobs}) == queue.status().jobs["pending"]
+            listed = set()
+            taken.append(Steps(queue.store).of(partial(listed.update, queue.jobs(None, None, sort, descending))))
+            assert len(listed) == queue.status().jobs["pending"]
 
     assert taken[1] < 15 * taken[0]
+
+
+class Locked:
+    """Counts the steps that a store's connection takes while it has the write lock: others wait as long."""
+
+    def __init__(self, store):
+        self._store = store
+        self._tens = self._longest = 0
+        store._db.set_progress_handler(self._ten_more, 10)
+
+    def _ten_more(self):
+        self._tens = self._tens + 1 if self._store._db.in_transaction else 0
+        self._longest = max(self._longest, self._tens)
+
+    def longest(self):
+        """Return how many steps the longest transaction took, and stop counting."""
+        self._store._db.set_progress_handler(None, 0)
+        return 10 * self._longest
+
+
+DEEDS = {
+    "retry": lambda queue: queue.retry_where(JobFilter(tags=("rare",))),
+    "prune": lambda queue: queue.prune(JobFilter(tags=("rare",))),
+    "prune the old": lambda queue: queue.prune(JobFilter(tags=("rare",), ended_before=T0 + 100)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(DEEDS))
+def test_who_looks_for_jobs_to_change_keeps_nobody_from_writing(path, store, name):
+    """Three among very many that have ended: the walk to them is not made with the lock."""
+    store.add(specs(MANY), T0)
+    for state in ("completed", "dead", "cancelled"):
+        bring_to(store, state, tags=["rare"])
+    store._db.execute(
+        "UPDATE jobs SET state = 'completed', ready = 0, ended_at = ? WHERE state = 'pending'", (T0 + 50,)
+    )
+    store._db.execute("UPDATE queues SET pending = 0, completed = completed + ?", (MANY,))
+    with Queue(path) as queue:
+        locked = Locked(queue.store)
+
+        assert 3 == DEEDS[name](queue)
+
+        assert locked.longest() < FEW
+        assert [] == queue.store.check()
+
+
+@pytest.mark.parametrize("age", [None, T0 + 100])
+def test_a_prune_in_many_steps_walks_once(store, steps, age):
+    """And once more, to see that nothing is left; not from the first job on in each of its steps."""
+    for number in range(40):
+        bring_to(store, "dead", queue="rare" if number % 2 else "other")
+    kept, at_once = (
+        JobFilter(("dead",), ("other",), ended_before=age),
+        JobFilter(("dead",), ("rare",), ended_before=age),
+    )
+    store.add(specs(5000), T0)
+    store._db.execute("UPDATE jobs SET state = 'dead', ready = 0, ended_at = ? WHERE state = 'pending'", (T0 + 50,))
+    store._db.execute("UPDATE queues SET pending = 0, dead = ? WHERE name = 'default'", (5000,))
+    walk = steps.of(lambda: store.jobs(kept, limit=100))
+
+    deleted = []
+    taken = steps.of(lambda: deleted.extend(iter(lambda: store.prune(at_once, 1), 0)))
+
+    assert 20 == len(deleted)
+    assert 20 == len(store.jobs(kept))
+    assert taken < 10 * walk
