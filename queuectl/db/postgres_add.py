@@ -13,7 +13,7 @@ import time
 from queuectl import faults
 from queuectl.db.postgres_link import ConnectionLost
 from queuectl.db.postgres_views import PostgresViews
-from queuectl.db.rules import MAX_RETRIES, generated_number, number_jobs, refuse_spent, to_json
+from queuectl.db.rules import MAX_RETRIES, generated_number, number_jobs, refuse_spent, taken_near, to_json
 from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
@@ -110,19 +110,23 @@ class PostgresAdd(PostgresViews):
     def _batch(self, run: Run, specs: Sequence[JobSpec], token: int, now: Optional[float] = None) -> List[str]:
         """Add jobs in the transaction of *run*."""
         next_number, has_taken, clock_at, default = run(_LOCK_NUMBERS).fetchone()
-        before = {row[0] for row in run("SELECT number FROM queuectl.taken_numbers")} if has_taken else set()
         given = [spec.id for spec in specs if spec.id is not None]
-        taken = set(before)
+        numbers = set(filter(None, map(generated_number, given)))
         if given:
             found = run("SELECT id FROM queuectl.jobs WHERE id = ANY(%s::text[])", (given,))
-            refuse_spent(given, {row[0] for row in found}, next_number, before)
-            taken.update(filter(None, map(generated_number, given)))
-        ids, after, ahead = number_jobs(specs, next_number, taken)
+            spent = run("SELECT number FROM queuectl.taken_numbers WHERE number = ANY(%s::bigint[])", (list(numbers),))
+            refuse_spent(given, {row[0] for row in found}, next_number, {row[0] for row in spent})
+
+        def taken(first: int, last: int) -> List[int]:
+            return [row[0] for row in run(_TAKEN_BETWEEN, (first, last))] if has_taken else []
+
+        near = taken_near(taken, next_number, len(specs) - len(given), numbers)
+        ids, after, ahead = number_jobs(specs, next_number, near)
         self._copy(run, specs, ids, token, clock_at if now is None else now, default)
-        if before or ahead:
+        if has_taken or numbers:
             run("DELETE FROM queuectl.taken_numbers WHERE number < %s::bigint", (after,))
-            run("INSERT INTO queuectl.taken_numbers SELECT unnest(%s::bigint[])", (sorted(ahead - before),))
-        run(_SET_NUMBERS, {"next": after, "taken": bool(ahead), "channel": self.channel})
+            run("INSERT INTO queuectl.taken_numbers SELECT unnest(%s::bigint[])", (sorted(ahead & numbers),))
+        run(_SET_NUMBERS, {"next": after, "channel": self.channel})
         faults.point("adding")
         return ids
 
@@ -323,10 +327,12 @@ _LOCK_NUMBERS = f"""
       FROM locked
     """
 
+_TAKEN_BETWEEN = "SELECT number FROM queuectl.taken_numbers WHERE number BETWEEN %s::bigint AND %s::bigint"
+
 _SET_NUMBERS = """
     WITH done AS (
         UPDATE queuectl.numbers
-           SET next_number = %(next)s::bigint, has_taken = %(taken)s,
+           SET next_number = %(next)s::bigint, has_taken = EXISTS (SELECT 1 FROM queuectl.taken_numbers),
                announced_at = extract(epoch FROM clock_timestamp())
          WHERE one
         RETURNING 1)

@@ -41,7 +41,7 @@ def number_jobs(specs: Sequence[JobSpec], next_number: int, taken: Iterable[int]
     Args:
         specs: The new jobs; ids that are given are kept.
         next_number: Of the next generated id.
-        taken: Numbers from there on that callers took by giving an id like job7, those of *specs* too.
+        taken: Numbers near it that callers took by giving an id like job7, and all of those in *specs*.
     """
     ahead = set(taken)
     ids = []
@@ -56,6 +56,31 @@ def number_jobs(specs: Sequence[JobSpec], next_number: int, taken: Iterable[int]
     while next_number in ahead:
         next_number += 1
     return ids, next_number, {number for number in ahead if number > next_number}
+
+
+def taken_near(look: Callable[[int, int], Iterable[int]], next_number: int, count: int, numbers: Set[int]) -> Set[int]:
+    """Return *numbers*, and the taken numbers that *count* generated ids from *next_number* on may meet.
+
+    There may be very many that callers have taken, far ahead, and whoever enqueues is waited for.
+
+    Args:
+        look: Returns which numbers from one to another, both included, were taken.
+        next_number: Of the next generated id.
+        count: How many ids are to be generated.
+        numbers: Those that the new jobs bring with them.
+    """
+    from bisect import bisect_left, bisect_right
+
+    own = sorted(numbers)
+    near = set(numbers)
+    free, first, size = 0, next_number, max(count + 1, 64)
+    while free <= count:  # one more than there are jobs: the next number has to be a free one too
+        last = first + size - 1
+        met = {*look(first, last), *own[bisect_left(own, first) : bisect_right(own, last)]}
+        near |= met
+        free += size - len(met)
+        first, size = last + 1, 2 * size
+    return near
 
 
 def refuse_spent(given: Sequence[str], existing: Set[str], next_number: int, taken: Set[int]) -> None:

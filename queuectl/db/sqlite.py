@@ -10,7 +10,16 @@ import time
 
 from queuectl import faults
 from queuectl.db.base import Finished, Store
-from queuectl.db.rules import FEW_QUEUES, MAX_RETRIES, PLENTY, generated_number, number_jobs, refuse_spent, to_json
+from queuectl.db.rules import (
+    FEW_QUEUES,
+    MAX_RETRIES,
+    PLENTY,
+    generated_number,
+    number_jobs,
+    refuse_spent,
+    taken_near,
+    to_json,
+)
 from queuectl.db.sqlite_desk import SqliteDesk, note_move, write_moves
 from queuectl.db.sqlite_views import SqliteViews
 from queuectl.db.sqlite_workers import SqliteWorkers
@@ -89,15 +98,16 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         if not given and not taken:
             db.execute("UPDATE store SET next_number = ?", (next_number + len(specs),))
             return ["job%d" % number for number in range(next_number, next_number + len(specs))]
-        reserved = {row[0] for row in db.execute("SELECT number FROM taken_numbers")}
         existing = {name for name in given if db.execute("SELECT 1 FROM jobs WHERE id = ?", (name,)).fetchone()}
-        refuse_spent(given, existing, next_number, reserved)
         numbers = {number for number in map(generated_number, given) if number is not None}
-        ids, next_number, ahead = number_jobs(specs, next_number, reserved | numbers)
+        spent = {number for number in numbers if _taken_between(db, number, number)}
+        refuse_spent(given, existing, next_number, spent)
+        generated = len(specs) - len(given)
+        near = taken_near(lambda first, last: _taken_between(db, first, last), next_number, generated, numbers)
+        ids, next_number, ahead = number_jobs(specs, next_number, near)
         db.execute("UPDATE store SET next_number = ?", (next_number,))
         db.execute("DELETE FROM taken_numbers WHERE number < ?", (next_number,))
-        fresh = sorted(ahead - reserved)
-        db.executemany("INSERT INTO taken_numbers (number) VALUES (?)", [(number,) for number in fresh])
+        db.executemany("INSERT INTO taken_numbers (number) VALUES (?)", [(each,) for each in sorted(ahead & numbers)])
         return ids
 
     # -- runs ---------------------------------------------------------------------------------
@@ -410,6 +420,12 @@ _OWN = """
            last_run_id = ?, worker_id = ?, updated_at = ?, reason = NULL
      WHERE seq = ?
     """
+
+
+def _taken_between(db: sqlite3.Connection, first: int, last: int) -> List[int]:
+    """Return the numbers from *first* to *last* that callers took."""
+    found = db.execute("SELECT number FROM taken_numbers WHERE number BETWEEN ? AND ?", (first, last))
+    return [row[0] for row in found]
 
 
 def _new_rows(

@@ -226,3 +226,22 @@ def test_any_checked_value_comes_back_as_it_was(store, command, env, timeout_s, 
 
     assert (command, env or {}, timeout_s, priority) == (job.command, job.env, job.timeout_s, job.priority)
     assert job.env_json is None or env == json.loads(job.env_json)
+
+
+def test_generated_ids_pass_over_long_rows_of_taken_numbers(store):
+    """Two hundred right ahead, a gap of one, a hundred more, and then every second one: none comes twice."""
+    numbers = [*range(3, 203), *range(204, 304), *range(305, 505, 2)]
+    store.add([spec(id=f"job{number}") for number in numbers], T0)
+    free = (number for number in range(1, 1000) if number not in numbers)
+
+    one = store.add(specs(2), T0)
+    mixed = store.add([spec(), spec(id="job504"), spec(id="job700"), *specs(60)], T0)
+    rest = [*store.add(specs(70), T0), *store.add(specs(100), T0)]
+
+    assert [f"job{next(free)}" for _ in range(2)] == one
+    free = iter([number for number in free if number not in (504, 700)])
+    assert [f"job{next(free)}" for _ in range(61)] == [mixed[0], *mixed[3:]]
+    assert [f"job{next(free)}" for _ in range(170)] == rest
+    for taken in ("job305", "job700", "job10"):
+        with pytest.raises(JobExists):
+            store.add([spec(id=taken)], T0)

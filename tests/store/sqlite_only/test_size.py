@@ -8,7 +8,7 @@ import pytest
 
 from queuectl import Queue
 from queuectl.job import JobFilter
-from tests.store.build import T0, bring_to, specs
+from tests.store.build import T0, bring_to, spec, specs
 
 #: Jobs of which a look is to pass over.
 MANY = 20_000
@@ -78,6 +78,15 @@ def test_a_sorted_listing_is_sorted_once(path, sort, descending):
             assert len(listed) == queue.status().jobs["pending"]
 
     assert taken[1] < 15 * taken[0]
+
+
+def test_an_enqueue_does_not_read_all_numbers_that_callers_took(store, steps):
+    """Who moved very many jobs here gave them the ids of elsewhere, far ahead; others wait while one is enqueued."""
+    store.add([spec(id=f"job{10**6 + number}") for number in range(MANY)], T0)
+
+    assert steps.of(lambda: store.add(specs(1), T0)) < FEW
+    assert steps.of(lambda: store.add([spec(id=f"job{10**6 + MANY + 5}")], T0)) < FEW
+    assert ["job2", "job3"] == store.add(specs(2), T0)
 
 
 class Locked:
