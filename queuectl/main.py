@@ -57,7 +57,7 @@ def _carry_out(words: List[str], alone: bool) -> int:
         _heed_term()
     if alone:
         _buffer_output()
-    if alone and words and not words[0].startswith("-"):  # --version and --help import nothing
+    if alone and words and words[0] not in ("--version", "--help", "-h"):  # these import nothing
         from queuectl import db
 
         db.process_ends_soon = True

@@ -32,6 +32,8 @@ WAL_LIMIT_BYTES = 64 * 1024 * 1024
 # For how long, and how often, a process tries to get hold of a long WAL that many others use.
 TIDY_S = 0.5
 LOOK_S = 0.0005
+# After so many steps of a long statement, 20 ms or so, Python gets to hear of a Ctrl-C.
+HEAR_STEPS = 200_000
 # The byte of the shared memory that a writer locks in WAL mode (sqlite.org/walformat.html).
 WRITE_LOCK = 120
 # What SQLite needs to open a store that nobody has open: its shared memory.
@@ -118,6 +120,8 @@ class SqliteFile:
         self._rows("PRAGMA synchronous = NORMAL")
         self._rows("PRAGMA wal_autocheckpoint = 1000")  # as is SQLite's default, unless it was built with another
         self._rows("PRAGMA journal_size_limit = %d" % WAL_LIMIT_BYTES)
+        if db.process_ends_soon:  # elsewhere a signal's handler may raise anything, which sqlite3 would swallow
+            self._db.set_progress_handler(lambda: 0, HEAR_STEPS)
 
     def _verify(self, create: bool, unfinished: bool) -> None:
         """Refuse a file that is not a store of ours, or one of a newer release; read the store's id."""
@@ -344,6 +348,8 @@ class SqliteFile:
     def _fail(self, error: sqlite3.Error) -> NoReturn:
         """Raise the error that tells a person what *error* means."""
         text = str(error)
+        if text == "interrupted":
+            raise KeyboardInterrupt from error
         if isinstance(error, sqlite3.ProgrammingError) and self._closed:
             raise StoreUnavailable(f"the store {self.path} is closed.") from error
         if "not a database" in text or "malformed" in text or "encrypted" in text:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import sqlite3
 import stat
 import subprocess
 import sys
-from typing import Any, Callable, List
+from pathlib import Path
+from typing import Any, Callable, List, Tuple
 
 import pytest
 
 import queuectl
+from queuectl import Queue
 from queuectl.cli_commands import FLAGS, TABLE, VALUED, all_commands, suggest
 from queuectl.cli_commands.spec import GLOBAL_OPTIONS
 from queuectl.job import STATES
@@ -562,3 +567,37 @@ def test_a_setting_that_is_refused_makes_no_store(cli, home):
     path = home.parent / "new.db"
     assert 1 == cli("--db", str(path), "config", "set", "lease", "x").code
     assert not path.exists()
+
+
+ENDLESS = """
+CREATE VIEW endless AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n;
+CREATE TRIGGER for_ever BEFORE UPDATE ON jobs BEGIN SELECT count(*) FROM endless; END;
+"""
+
+
+@pytest.mark.posix
+@pytest.mark.parametrize("before", [(), ("--db", ".queuectl/jobs.db")])
+def test_ctrl_c_ends_a_statement_that_takes_long(
+    home: Path, before: Tuple[str, ...], background: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """SQLite may be at one for minutes, in a store of millions: it is broken off at once, and undone."""
+    with Queue(home / "jobs.db") as queue:
+        queue.enqueue("true")
+    with contextlib.closing(sqlite3.connect(str(home / "jobs.db"), isolation_level=None, timeout=0)) as db:
+        db.executescript(ENDLESS)
+
+        def is_locked() -> bool:
+            try:
+                db.executescript("BEGIN IMMEDIATE; ROLLBACK")
+            except sqlite3.OperationalError:
+                return True
+            return False
+
+        with background(*before, "cancel", "job1", cwd=home.parent) as cancel:
+            eventually(is_locked, what="the statement")
+            result = cancel.stop(signal.SIGINT)
+        db.executescript("DROP TRIGGER for_ever; DROP VIEW endless")
+
+    assert (130, "queuectl: interrupted.\n") == (result.code, result.err)
+    with Queue(home / "jobs.db") as queue:
+        assert "pending" == queue.get("job1").state
