@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from queuectl.cli_commands.cleanup import delete_jobs
-from queuectl.cli_commands.jobs import LIMIT_OPTION, SORT_OPTION, write_jobs
+from queuectl.cli_commands.jobs import LIMIT_OPTION, SORT_OPTION, last_bytes, write_jobs
 from queuectl.cli_commands.moves import print_jobs_json
 from queuectl.cli_commands.spec import (
     DURATION,
@@ -66,7 +66,7 @@ def _rows(queue: Queue, found: Iterable[Job]) -> Iterator[Tuple[str, ...]]:
 
 def last_error(queue: Queue, job: Job) -> str:
     """Return the last line that the job's last run wrote: where commands say what is wrong."""
-    text = queue.output(job.id)[-ERROR_BYTES:].decode("utf-8", "replace").strip()
+    text = last_bytes(queue, job.id, ERROR_BYTES).decode("utf-8", "replace").strip()
     return text.splitlines()[-1] if text else ""
 
 

@@ -144,7 +144,7 @@ def show(args: Args) -> int:
     with Queue(args.db, create=args.may_make_store) as queue:
         job = queue.get(args.id)
         runs = queue.runs(args.id)
-        output = queue.output(args.id) if runs else b""
+        output = last_bytes(queue, args.id, TAIL_BYTES)
         now = queue.now()
     if args.json:
         from queuectl.job import job_json
@@ -158,6 +158,14 @@ def show(args: Args) -> int:
         print_runs(runs, now, args)
         print_output(output, runs[-1])
     return 0
+
+
+def last_bytes(queue: Queue, job_id: str, size: int) -> bytes:
+    """Return the last *size* bytes of what a job's last run wrote, without reading all of it."""
+    from queuectl.runner.output import joined
+
+    parts = queue.store.last_output(job_id, size)
+    return b"".join(joined(parts, parts[0][0] if parts else 0))
 
 
 def tail(output: bytes) -> str:

@@ -200,6 +200,10 @@ class Store(ABC):
         """Return the run's output from offset *start*, in order; a gap between parts was cut out."""
 
     @abstractmethod
+    def last_output(self, job_id: str, size: int) -> List[Part]:
+        """Return the last *size* bytes that the job's last run wrote, in order, without reading what is before them."""
+
+    @abstractmethod
     def next_due(self, queues: Sequence[str] = (), now: Optional[float] = None) -> Optional[float]:
         """Return when the next waiting job becomes due (now or earlier: one is due), None if none waits.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from queuectl.db.postgres_schema import PostgresSchema
-from queuectl.db.rules import possible
+from queuectl.db.rules import PARTS, last_parts, possible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,6 +111,11 @@ class PostgresViews(PostgresSchema):
             (run_id, start),
         )
         return [(max(first, start), bytes(data[max(start - first, 0) :])) for first, data in rows]
+
+    def last_output(self, job_id: str, size: int) -> List[Part]:
+        """See ``Store.last_output``."""
+        names = {"id": job_id, "size": size}
+        return last_parts(lambda before: self._rows(_LAST_PARTS, {**names, "before": before}), size)
 
     def ahead_of(self, job: Job) -> int:
         """See ``Store.ahead_of``."""
@@ -267,6 +272,15 @@ def conditions(which: JobFilter) -> Tuple[List[str], List[Any]]:
 
 
 _NOW = "coalesce(%(now)s::float8, extract(epoch FROM statement_timestamp())::float8)"
+
+_LAST_PARTS = f"""
+    SELECT start, octet_length(bytes),
+           substring(bytes FROM greatest(octet_length(bytes) - %(size)s::int + 1, 1)::int)
+      FROM queuectl.output
+     WHERE run_id = (SELECT last_run_id FROM queuectl.jobs WHERE id = %(id)s) AND start < %(before)s::bigint
+     ORDER BY start DESC
+     LIMIT {PARTS}
+    """
 
 _RUNS = """
     WITH RECURSIVE chain(run_id) AS (

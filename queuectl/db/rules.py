@@ -16,10 +16,35 @@ PLENTY = 16
 FEW_QUEUES = 8
 # What a look at all queues has found is kept for so many times as long as the look took, or longer.
 LOOKS = 10
+# So many parts of an output are read at once from its end back.
+PARTS = 8
 # The setting of this name, where nobody has set it.
 MAX_RETRIES = 3
 CANCELLED_WAITING = "cancelled while it waited"
 RETRIABLE = ("completed", "dead", "cancelled", "failed")
+
+
+def last_parts(look: Callable[[int], Sequence[Tuple[int, int, bytes]]], size: int) -> List[Tuple[int, bytes]]:
+    """Return the last *size* bytes of an output in order, as (offset, bytes).
+
+    Args:
+        look: Returns the last PARTS parts that begin before an offset, from the last one back: where each begins, how
+            long it is, and its last *size* bytes.
+        size: How much is wanted.
+    """
+    parts: List[Tuple[int, bytes]] = []
+    before = 2**62
+    while size > 0:
+        found = look(before)
+        for before, length, data in found:
+            kept = bytes(data)[-size:]
+            parts.append((before + length - len(kept), kept))
+            size -= len(kept)
+            if size <= 0:
+                break
+        if len(found) < PARTS:
+            break
+    return parts[::-1]
 
 
 def generated_number(job_id: str) -> Optional[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from queuectl.db.rules import PARTS, last_parts
 from queuectl.db.sqlite_file import SqliteFile
 
 TYPE_CHECKING = False
@@ -134,6 +135,10 @@ class SqliteViews(SqliteFile):
         )
         return [(max(first, start), bytes(data[max(start - first, 0) :])) for first, data in rows]
 
+    def last_output(self, job_id: str, size: int) -> List[Part]:
+        """See ``Store.last_output``."""
+        return last_parts(lambda before: self._rows(_LAST_PARTS, (size, job_id, before)), size)
+
     def ahead_of(self, job: Job) -> int:
         """See ``Store.ahead_of``."""
         rows = self._rows(
@@ -249,6 +254,14 @@ class SqliteViews(SqliteFile):
         from queuectl.db.sqlite_check import check
 
         return check(self)
+
+
+_LAST_PARTS = f"""
+    SELECT start, length(bytes), substr(bytes, -?) FROM output
+     WHERE run_id = (SELECT last_run_id FROM jobs WHERE id = ?) AND start < ?
+     ORDER BY start DESC
+     LIMIT {PARTS}
+    """
 
 
 def job_row(row: Sequence[Any]) -> Sequence[Any]:

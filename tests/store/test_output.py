@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.store.build import EVERYTHING, T0, bring_to, completed, specs
+from tests.store.build import EVERYTHING, T0, bring_to, completed, spec, specs
 
 
 @pytest.fixture
@@ -179,3 +179,21 @@ def test_any_cut_into_parts_reads_as_the_same_bytes(store, pieces, start, data):
 
     assert whole[start:] == b"".join(piece for _, piece in parts)
     assert all(whole[at : at + len(piece)] == piece for at, piece in parts)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 12, 100])
+def test_the_end_of_an_output_is_read_alone(store, size):
+    """As many bytes as are wanted, over as many parts as they take, with the places where they stand."""
+    store.add([spec(id="mine"), spec(id="silent")], T0)
+    claim = store.claim("w1", 1, (), T0)[0]
+    store.append_output(claim.run_id, [(0, b"ab"), (2, b"c"), (9, b"xyz")])
+    store.append_output(claim.run_id, [(12 + number, b"%d" % number) for number in range(9)])
+    whole = [
+        (at + offset, bytes([byte])) for at, data in store.output(claim.run_id) for offset, byte in enumerate(data)
+    ]
+
+    parts = store.last_output("mine", size)
+
+    found = [(at + offset, bytes([byte])) for at, data in parts for offset, byte in enumerate(data)]
+    assert whole[-size:] == found
+    assert [] == store.last_output("silent", size) == store.last_output("nothing", size)

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from queuectl import Queue
+from queuectl.cli_commands.dlq import last_error
 from queuectl.job import JobFilter
 from tests.store.build import T0, bring_to, spec, specs
 
@@ -87,6 +88,25 @@ def test_an_enqueue_does_not_read_all_numbers_that_callers_took(store, steps):
     assert steps.of(lambda: store.add(specs(1), T0)) < FEW
     assert steps.of(lambda: store.add([spec(id=f"job{10**6 + MANY + 5}")], T0)) < FEW
     assert ["job2", "job3"] == store.add(specs(2), T0)
+
+
+def test_a_listing_of_the_dead_reads_the_ends_of_their_outputs(path, store):
+    """One question for each, and not the megabytes before the last line."""
+    with Queue(path) as queue:
+        for _ in range(3):
+            bring_to(store, "dead")
+        jobs = list(queue.jobs(JobFilter(("dead",))))
+        for job in jobs:
+            run = queue.runs(job.id)[-1].run_id
+            store.append_output(run, [(0, b"x" * 400_000), (400_000, b"line\n" * 80_000), (800_000, b"the last\n")])
+        asked = []
+        rows = queue.store._rows
+        queue.store._rows = lambda *words: (asked.append(rows(*words)), asked[-1])[1]
+
+        assert ["the last"] * 3 == [last_error(queue, job) for job in jobs]
+
+    assert 3 == len(asked)
+    assert sum(len(data) for found in asked for _, _, data in found) < 3 * 10_000
 
 
 class Locked:
