@@ -254,13 +254,16 @@ class Queue(Forkable, Following, Switches):
         with self._lock:
             self.store.retry(job_ids, only_dead=True)
 
-    def retry_where(self, which: JobFilter) -> int:
-        """Start all jobs of *which* over that are ended or failed; return how many."""
+    def retry_where(self, which: JobFilter, tell: Optional[Callable[[int], None]] = None) -> int:
+        """Start all jobs of *which* over that are ended or failed; return how many.
+
+        *tell* is called after each step with how many it were so far.
+        """
         from queuectl.job import checked_filter
 
         which = checked_filter(which)
         with self._lock:
-            return self.store.retry_where(which)
+            return self.store.retry_where(which, tell=tell)
 
     def edit(self, job_id: str, **fields: Any) -> Job:
         """Change fields of a job that waits (pending or failed) and return it; None: as if it had not been given.
@@ -278,8 +281,8 @@ class Queue(Forkable, Following, Switches):
             self.store.edit(job_id, changes)
         return self.get(job_id)
 
-    def prune(self, which: JobFilter) -> int:
-        """Delete the ended jobs of *which* with their runs and output; return how many."""
+    def prune(self, which: JobFilter, tell: Optional[Callable[[int], None]] = None) -> int:
+        """Delete the ended jobs of *which* with their runs and output; return how many; *tell* as ``retry_where``."""
         from queuectl.job import checked_filter
 
         which = checked_filter(which)
@@ -290,6 +293,8 @@ class Queue(Forkable, Following, Switches):
             deleted += step
             if step == 0:
                 break
+            if tell is not None:
+                tell(deleted)
         more = deleted > 0
         while more:
             try:

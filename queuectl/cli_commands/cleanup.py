@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from queuectl.cli_commands.progress import counting
 from queuectl.cli_commands.prompt import confirmed, declined
 from queuectl.cli_commands.spec import DURATION, QUEUE_OPTION, STATE, TAG_OPTION, YES_OPTION, Command, Option
 from queuectl.errors import UsageError
@@ -30,7 +31,8 @@ def delete_jobs(states: Sequence[str], args: Args, what: str) -> int:
         count, text = _count(queue, which)
         if count and not confirmed(f"This will delete {text}. Continue?", args):
             return declined(what, args)
-        deleted = queue.prune(which) if count else 0
+        with counting(args, "deleted", count if count <= MOST_COUNTED else 0) as tell:
+            deleted = queue.prune(which, tell) if count else 0
     if args.json:
         write_json({"deleted": deleted})
     elif args.quiet:

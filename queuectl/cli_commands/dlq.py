@@ -5,6 +5,7 @@ from __future__ import annotations
 from queuectl.cli_commands.cleanup import delete_jobs
 from queuectl.cli_commands.jobs import LIMIT_OPTION, SORT_OPTION, last_bytes, write_jobs
 from queuectl.cli_commands.moves import print_jobs_json
+from queuectl.cli_commands.progress import counting
 from queuectl.cli_commands.spec import (
     DURATION,
     QUEUE_OPTION,
@@ -78,7 +79,8 @@ def retry_dead(args: Args) -> int:
         if args.all:
             from queuectl.job import JobFilter
 
-            count = queue.retry_where(JobFilter(("dead",)))
+            with counting(args, "retried", queue.status().jobs["dead"]) as tell:
+                count = queue.retry_where(JobFilter(("dead",)), tell)
         else:
             job_ids = list(dict.fromkeys(args.ids))
             queue.retry_dead(*job_ids)

@@ -40,15 +40,21 @@ class Finding:
 
 def doctor(args: Args) -> int:
     """``doctor``."""
+    from queuectl.cli_commands.progress import Bar
     from queuectl.render import wants_colour, write_json
 
+    bar = Bar(args)
     findings: List[Finding] = list(_versions(args.db or os.environ.get("QUEUECTL_DB", "")))
     try:
         with Queue(args.db, create=args.may_make_store) as queue:
             for check in (_files, _run_folder, _damage, _workers, _jobs):
+                if check is _damage:
+                    bar.show(None, "reading the whole store")
                 findings += check(queue)
     except QueuectlError as error:  # it cannot be opened, or not be read to the end: that is what is wrong with it
         findings.append(_unusable(error))
+    finally:
+        bar.clear()
     sick = any(finding.level == BAD for finding in findings)
     if args.json:
         write_json({"ok": not sick, "findings": [_as_json(finding) for finding in findings]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from queuectl.cli_commands.enqueue import number, variables
 from queuectl.cli_commands.jobs import filter_of
+from queuectl.cli_commands.progress import counting
 from queuectl.cli_commands.spec import QUEUE_OPTION, STATE, TAG_OPTION, Command, Option, Positional
 from queuectl.db.rules import RETRIABLE
 from queuectl.errors import UsageError
@@ -99,7 +100,9 @@ def retry(args: Args) -> int:
             )
     with Queue(args.db, create=args.may_make_store) as queue:
         if chosen:
-            return _told_count(queue.retry_where(filter_of(args)), args)
+            with counting(args, "retried") as tell:
+                count = queue.retry_where(filter_of(args), tell)
+            return _told_count(count, args)
         job_ids = list(dict.fromkeys(args.ids))
         queue.retry(*job_ids)
         if args.json:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Callable, Iterator, Optional
 
     from queuectl.cli_commands.spec import Args
 
@@ -49,6 +50,20 @@ class Bar:
             sys.stderr.write("\r" + " " * self._drawn + "\r")
             sys.stderr.flush()
             self._drawn = 0
+
+
+@contextmanager
+def counting(args: Args, done: str, of: int = 0) -> Iterator[Optional[Callable[[int], None]]]:
+    """Give what shows how many jobs were *done* ("deleted") so far; 0: nobody knows *of* how many."""
+    bar = Bar(args)
+
+    def tell(count: int) -> None:
+        bar.show(count / of if of else None, f"{count:,} jobs {done}")
+
+    try:
+        yield tell if bar.on else None
+    finally:
+        bar.clear()
 
 
 def _columns() -> int:

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
     from queuectl.db.run_folder import RunFolder
     from queuectl.db.transfer import Port
@@ -293,8 +293,13 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def retry_where(self, which: JobFilter, now: Optional[float] = None) -> int:
-        """Start all jobs of *which* over that may be retried; return how many. In steps, not atomic."""
+    def retry_where(
+        self, which: JobFilter, now: Optional[float] = None, tell: Optional[Callable[[int], None]] = None
+    ) -> int:
+        """Start all jobs of *which* over that may be retried; return how many. In steps, not atomic.
+
+        *tell* is called after each of them with how many it were so far.
+        """
 
     @abstractmethod
     def edit(self, job_id: str, changes: Mapping[str, Any], now: Optional[float] = None) -> None:

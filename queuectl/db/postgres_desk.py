@@ -11,7 +11,7 @@ from queuectl.errors import JobNotFound, NotInDlq, WrongState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
     from queuectl.db.postgres import Address
     from queuectl.db.postgres_link import Run
@@ -95,17 +95,24 @@ class PostgresDesk(PostgresAdd):
 
         self._write(body)
 
-    def retry_where(self, which: JobFilter, now: Optional[float] = None) -> int:
+    def retry_where(
+        self, which: JobFilter, now: Optional[float] = None, tell: Optional[Callable[[int], None]] = None
+    ) -> int:
         """See ``Store.retry_where``."""
         states = tuple(state for state in which.states or RETRIABLE if state in RETRIABLE)
         if not states:
             return 0
-        return sum(self._retry_state(which, state, now) for state in dict.fromkeys(states))
-
-    def _retry_state(self, which: JobFilter, state: str, now: Optional[float]) -> int:
-        """Start all jobs of *which* in one state over, in steps."""
-        choose, parameters = _choose(which, state, "seq, queue, state")
         retried = 0
+        for state in dict.fromkeys(states):
+            for step in self._retry_state(which, state, now):
+                retried += step
+                if tell is not None:
+                    tell(retried)
+        return retried
+
+    def _retry_state(self, which: JobFilter, state: str, now: Optional[float]) -> Iterator[int]:
+        """Start all jobs of *which* in one state over, in steps; yield how many each of them has changed."""
+        choose, parameters = _choose(which, state, "seq, queue, state")
         after = 0
 
         def body(run: Run) -> List[Any]:
@@ -120,9 +127,9 @@ class PostgresDesk(PostgresAdd):
 
         while True:
             rows = self._write(body)
-            retried += len(rows)
+            yield len(rows)
             if len(rows) < STEP:
-                return retried
+                return
             after = rows[-1][0]
 
     def edit(self, job_id: str, changes: Mapping[str, Any], now: Optional[float] = None) -> None:

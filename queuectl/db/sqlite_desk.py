@@ -14,7 +14,7 @@ from queuectl.errors import JobNotFound, NotInDlq, StoreUnavailable, WrongState
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
     from queuectl.job import JobFilter
 
@@ -117,7 +117,9 @@ class SqliteDesk(SqliteViews):
             (now, now, seq, state),
         )
 
-    def retry_where(self, which: JobFilter, now: Optional[float] = None) -> int:
+    def retry_where(
+        self, which: JobFilter, now: Optional[float] = None, tell: Optional[Callable[[int], None]] = None
+    ) -> int:
         """See ``Store.retry_where``."""
         states = tuple(state for state in which.states or RETRIABLE if state in RETRIABLE)
         if not states:
@@ -133,6 +135,8 @@ class SqliteDesk(SqliteViews):
                     retried += 1
                 write_moves(db, moves)
                 self._ring_after = True
+            if tell is not None:
+                tell(retried)
         return retried
 
     def _found(self, which: JobFilter) -> Iterator[Sequence[int]]:

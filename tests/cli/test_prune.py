@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+
+from queuectl import Queue
 
 
 @pytest.fixture
@@ -61,3 +64,23 @@ def test_one_job_is_asked_about_in_the_singular(cli: Callable[..., Any], ended: 
     result = cli("prune", "--state", "dead", input="n\n")
 
     assert result.out.startswith("This will delete 1 job (1 dead) with its runs and output. Continue? ")
+
+
+@pytest.mark.posix
+def test_bars_on_a_terminal(home: Path, terminal: Callable[..., str], cli: Callable[..., Any]) -> None:
+    """What takes seconds where jobs are many says how far it is, and nothing in a pipe; it is gone at the end."""
+    with Queue() as queue:
+        queue.cancel(*queue.enqueue_many(["true"] * 2500))
+        retried = terminal("retry", "--state", "cancelled")
+        queue.cancel(*[job.id for job in queue.jobs()])
+        deleted = terminal("prune", "--yes")
+        checked = terminal("doctor")
+        queue.cancel(*queue.enqueue_many(["true"] * 1500))
+        piped = cli("retry", "--state", "cancelled", code=0)
+
+    assert "1,000 jobs retried" in retried
+    assert "Retried 2,500 jobs" == retried.rpartition("\r")[2].strip()
+    assert "] 100%  2,500 jobs deleted" in deleted
+    assert "Deleted 2,500 jobs." == deleted.rpartition("\r")[2].strip()
+    assert "reading the whole store\r" in checked
+    assert ("Retried 1,500 jobs\n", "") == (piped.out, piped.err)
