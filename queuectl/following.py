@@ -74,23 +74,27 @@ class Following:
         from queuectl.patience import Patient
         from queuectl.runner.output import joined
 
-        run_id, end = 0, 0
+        run_id, end = 0, 0  # of the run that was there at the last look
+        has_ended = False
         sleep_s = FIRST_LOOK_S
         while True:
             with self._lock, Patient(self.store):
-                job = self.get(job_id)
+                if not run_id:
+                    has_ended = self.get(job_id).state in ENDED
                 chosen = next((run for run in self.store.runs(job_id) if run.number > after), None)
-                if chosen is not None and chosen.run_id != run_id:
+                if chosen is None:
+                    run_id = 0
+                elif chosen.run_id != run_id:
                     run_id, end = chosen.run_id, 0
-                parts = self.store.output(run_id, end) if chosen is not None else []
+                parts = self.store.output(run_id, end) if run_id else []
             if chosen is not None:
                 yield from joined(parts, end)
+                if chosen.state != "running":  # all that it wrote came with its end, or before
+                    return chosen.number
                 if parts:
                     end = parts[-1][0] + len(parts[-1][1])
                     sleep_s = FIRST_LOOK_S
-                elif chosen.state != "running":
-                    return chosen.number
-            elif job.state in ENDED:
+            elif has_ended:
                 return after
             sleep_s = self._nap(sleep_s)
 
@@ -148,8 +152,12 @@ class Following:
                 for job_id in open_ids:
                     if job_id not in states:
                         raise JobNotFound(job_id)
-                    if states[job_id] in ENDED:
-                        seen[job_id] = self.get(job_id)
+                ended_ids = [job_id for job_id in open_ids if states[job_id] in ENDED]
+                if ended_ids:
+                    seen.update(self.store.find(ended_ids))
+                    for job_id in ended_ids:
+                        if job_id not in seen:
+                            raise JobNotFound(job_id)
                 open_ids = [job_id for job_id in open_ids if job_id not in seen or seen[job_id].state not in ENDED]
                 if not open_ids:
                     self.store.sync()  # an end that was told must survive a loss of power

@@ -185,9 +185,12 @@ class Queue(Forkable, Following, Switches):
 
     def runs(self, job_id: str) -> List[Run]:
         """Return all runs of a job, first to last."""
-        self.get(job_id)
+        jobspec.check_ids([job_id])
         with self._lock:
-            return self.store.runs(job_id)
+            runs = self.store.runs(job_id)
+        if not runs:
+            self.get(job_id)  # it has had none yet, or there is no such job
+        return runs
 
     def status(self) -> Status:
         """Return the counts of every state, live workers, the age of the oldest due job, and rates."""

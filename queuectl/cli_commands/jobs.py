@@ -253,7 +253,7 @@ def explain(args: Args) -> int:
     """``explain ID``."""
     with Queue(args.db, create=args.may_make_store) as queue:
         sentences = queue.explain(args.id)
-        state = queue.get(args.id).state
+        state = queue.get(args.id).state if args.json else ""
     if args.json:
         from queuectl.render import write_json
 

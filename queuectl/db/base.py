@@ -334,6 +334,10 @@ class Store(ABC):
         """Return a job, or None."""
 
     @abstractmethod
+    def find(self, job_ids: Sequence[str]) -> Dict[str, Job]:
+        """Return each job that exists, by its id, as they were at one moment if they are few."""
+
+    @abstractmethod
     def jobs(
         self,
         which: JobFilter,

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence
 
-    from queuectl.db.postgres_link import Run
+    from queuectl.db.postgres_run import Run
     from queuectl.job import Job
     from queuectl.jobspec import JobSpec
 

@@ -11,7 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List, Optional
 
-    from queuectl.db.postgres_link import PostgresLink, Run
+    from queuectl.db.postgres_link import PostgresLink
+    from queuectl.db.postgres_run import Run
 
 # Indexes without which claims and listings read whole tables.
 INDEXES = (

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Ended, OutputWrite
-    from queuectl.db.postgres_link import Run
+    from queuectl.db.postgres_run import Run
     from queuectl.db.postgres_store import PostgresStore
 
     Execute = Callable[[str, Dict[str, Any]], List[Any]]

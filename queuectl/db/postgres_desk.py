@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
     from queuectl.db.postgres import Address
-    from queuectl.db.postgres_link import Run
+    from queuectl.db.postgres_run import Run
     from queuectl.job import JobFilter
 
     Moves = Dict[Tuple[str, str], int]  # (queue, state) and by how much it changes
@@ -39,9 +39,15 @@ class PostgresDesk(PostgresAdd):
         )
         return {row[0]: row[1:] for row in rows}
 
-    def _clock(self, run: Run, now: Optional[float]) -> float:
-        """Return *now*, or the time of the transaction's begin by the server's clock."""
-        return float(run("SELECT extract(epoch FROM now())::float8").fetchone()[0]) if now is None else now
+    def _clock(self, run: Run, now: Optional[float]) -> Callable[[], float]:
+        """Ask for *now*, or for the time of the transaction's begin by the server's clock; return what returns it.
+
+        It comes with the answer to whatever is asked next.
+        """
+        if now is not None:
+            return lambda: now
+        answer = run("SELECT extract(epoch FROM now())::float8")
+        return lambda: float(answer.fetchone()[0])
 
     def _wake(self, run: Run) -> None:
         run(NOTIFY, {"channel": self.channel})
@@ -52,7 +58,7 @@ class PostgresDesk(PostgresAdd):
         """See ``Store.cancel``."""
 
         def body(run: Run) -> Dict[str, str]:
-            at = self._clock(run, now)
+            clock = self._clock(run, now)
             found = self._lock(run, job_ids)
             moves: Moves = {}
             answer = {}
@@ -65,7 +71,7 @@ class PostgresDesk(PostgresAdd):
                 answer[job_id] = "processing" if state == "processing" else "cancelled"
                 if state != "processing":
                     move(moves, queue, state, "cancelled")
-            run(_CANCEL, {"seqs": [row[0] for row in found.values()], "now": at, "reason": CANCELLED_WAITING})
+            run(_CANCEL, {"seqs": [row[0] for row in found.values()], "now": clock(), "reason": CANCELLED_WAITING})
             count(run, moves)
             faults.point("cancelling")
             return answer
@@ -76,7 +82,7 @@ class PostgresDesk(PostgresAdd):
         """See ``Store.retry``."""
 
         def body(run: Run) -> None:
-            at = self._clock(run, now)
+            clock = self._clock(run, now)
             found = self._lock(run, job_ids)
             moves: Moves = {}
             for job_id in dict.fromkeys(job_ids):
@@ -88,7 +94,7 @@ class PostgresDesk(PostgresAdd):
                 if state not in RETRIABLE:
                     raise WrongState(job_id, "retry", state, RETRIABLE)
                 move(moves, queue, state, "pending")
-            run(_START_OVER, {"seqs": [row[0] for row in found.values()], "now": at})
+            run(_START_OVER, {"seqs": [row[0] for row in found.values()], "now": clock()})
             count(run, moves)
             self._wake(run)
             faults.point("retrying")
@@ -116,11 +122,12 @@ class PostgresDesk(PostgresAdd):
         after = 0
 
         def body(run: Run) -> List[Any]:
+            clock = self._clock(run, now)
             rows: List[Any] = run(choose + "FOR UPDATE", [after, *parameters, STEP]).fetchall()
             moves: Moves = {}
             for _, queue, before in rows:
                 move(moves, queue, before, "pending")
-            run(_START_OVER, {"seqs": [row[0] for row in rows], "now": self._clock(run, now)})
+            run(_START_OVER, {"seqs": [row[0] for row in rows], "now": clock()})
             count(run, moves)
             self._wake(run)
             return rows
@@ -136,14 +143,14 @@ class PostgresDesk(PostgresAdd):
         """See ``Store.edit``."""
 
         def body(run: Run) -> None:
-            at = self._clock(run, now)
+            clock = self._clock(run, now)
             found = self._lock(run, [job_id])
             if job_id not in found:
                 raise JobNotFound(job_id)
             seq, queue, state = found[job_id]
             if state not in ("pending", "failed"):
                 raise WrongState(job_id, "edit", state, ("pending", "failed"))
-            columns = edited_columns(changes, at, lambda: self._default_max_retries(run))
+            columns = edited_columns(changes, clock(), lambda: self._default_max_retries(run))
             assignments = ", ".join(f"{column} = %s" for column in columns)
             run(f"UPDATE queuectl.jobs SET {assignments} WHERE seq = %s", [*columns.values(), seq])
             after = columns.get("queue", queue)

@@ -12,7 +12,8 @@ import time
 import psycopg
 
 from queuectl.db.postgres_line import Opening, boot_s, connect, first_line, is_lost, why_not_reached
-from queuectl.db.postgres_session import PATIENCE_S, greet, refuse_session, set_up
+from queuectl.db.postgres_run import BEGIN, Run
+from queuectl.db.postgres_session import PATIENCE_S, greet, refuse_session
 from queuectl.errors import StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
@@ -45,6 +46,8 @@ CLOCK_AGE_S = 1.0
 # After that a newer measurement counts even if its answer took longer.
 CLOCK_DRIFT_S = 10.0
 AGAIN = ("40001", "40P01")  # serialization failure, deadlock
+# What is wanted is not there, may not be used, or could not be looked at together with something else.
+NOT_AS_USUAL = ("42", "3F", "40")
 LOST = ("08", "57P")  # the connection is broken; the server is shutting down, or has crashed
 
 
@@ -57,29 +60,12 @@ class ConnectionLost(StoreUnavailable):
         self.why = why
 
 
-class Run:
-    """An open transaction: ``run(sql, parameters)`` runs one statement in it and returns the cursor."""
-
-    __slots__ = ("_line", "_link")
-
-    def __init__(self, link: PostgresLink, line: Line) -> None:
-        self._link = link
-        self._line = line
-
-    def __call__(self, sql: str, parameters: Parameters = None) -> Any:
-        return self._line.execute(self._link.text(sql), parameters)
-
-    def copy(self, sql: str, blocks: Iterable[bytes]) -> None:
-        """Send *blocks* into a COPY."""
-        with self._line.cursor() as cursor, cursor.copy(self._link.text(sql)) as copy:
-            for block in blocks:
-                copy.write(block)
-
-
 class PostgresLink:
     """A store's connection; the base of ``PostgresStore``."""
 
     outlast_s = 0.0  # see ``Store``
+    #: A statement that shows whether the store is as usual; it may fail.
+    _first_look = ""
 
     def __init__(self, address: Address) -> None:
         self.location = address.location
@@ -172,31 +158,31 @@ class PostgresLink:
             raise StoreUnavailable(self._trouble) from error
 
     def _greet(self, line: Line) -> None:
-        """Learn what the server is, and prepare the session."""
+        """Learn what the server is, prepare the session, and look at the store; usually in one exchange."""
         try:
             sent_s = boot_s()
-            version, encoding, pid, clock_at, needed = greet(line)
-            self._clock_is(clock_at, sent_s)
+            try:
+                server, seen = greet(line, self.text(self._first_look))
+            except psycopg.Error as error:
+                if not (error.sqlstate or "").startswith(NOT_AS_USUAL):
+                    raise
+                sent_s = boot_s()
+                server, seen = greet(line)
+            self._clock_is(server.clock_at, sent_s)
         except psycopg.Error as error:
             self._fail(error)
-        if version < OLDEST_SERVER:
-            raise StoreRefused(f"{self.location} is PostgreSQL {version // 10000}; queuectl needs 13 or newer.")
-        if encoding != "UTF8":
+        if server.version < OLDEST_SERVER:
+            raise StoreRefused(f"{self.location} is PostgreSQL {server.version // 10000}; queuectl needs 13 or newer.")
+        if server.encoding != "UTF8":
             raise StoreRefused(
-                f"the database of {self.location} has the encoding {encoding}. "
+                f"the database of {self.location} has the encoding {server.encoding}. "
                 "Make one for queuectl with ENCODING 'UTF8'."
             )
-        # A pooler hands out keys of its own; the process that answers is another.
-        self.pooled = pid != line.info.backend_pid
+        self.pooled = server.pid != line.info.backend_pid
         if self.pooled:
             line.prepare_threshold = None
-            refuse_session(self.location, needed)
-        else:
-            try:
-                set_up(line, version, needed)
-            except psycopg.Error as error:
-                self._fail(error)
-        self._arrived(line)
+            refuse_session(self.location, server.found)
+        self._arrived(line, seen)
         self._pause_s = 0.0
 
     def _bound_locks(self, line: Line) -> None:
@@ -215,8 +201,8 @@ class PostgresLink:
                 self._fail(error)
             line.locks_s = locks_s
 
-    def _arrived(self, line: Line) -> None:
-        """Look at the store behind a new connection."""
+    def _arrived(self, line: Line, seen: Optional[Tuple[Any, ...]]) -> None:
+        """Look at the store behind a new connection; *seen*: what came of ``_first_look``, None if that failed."""
         raise NotImplementedError
 
     def be_patient(self, lease_s: float) -> None:
@@ -294,37 +280,46 @@ class PostgresLink:
         Raises:
             StoreUnavailable: The connection was lost; if that was in the commit, the message says so.
         """
+        again = True  # whether a connection that was broken from the begin is replaced
         for attempt in range(TRIES):
-            line = self._begin()
+            line = self._at_rest()
+            run: Optional[Run] = None
             committing = False
             try:
-                answer = body(Run(self, line))
+                run = self._begin(line)
+                answer = body(run)
+                if not run.answered:  # what is sent with the commit may be done although no answer comes
+                    run.flush()
                 committing = True
-                line.execute("COMMIT")
+                run("COMMIT")
+                run.flush()
                 return answer
             except psycopg.Error as error:
-                self._roll_back(line)
+                again = again and (run is None or not run.answered)
+                self._roll_back(line, run)
+                if again and is_lost(line):  # nothing was done: once more, over a new connection
+                    again = False
+                    continue
                 if error.sqlstate not in AGAIN or attempt == TRIES - 1:
                     self._fail(error, committing)
             except BaseException:
-                self._roll_back(line)
+                self._roll_back(line, run)
                 raise
             self._nap(attempt)
         raise AssertionError
 
-    def _begin(self) -> Line:
-        for last in (False, True):
-            line = self._at_rest()
-            try:
-                line.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-                return line
-            except psycopg.Error as error:  # nothing was done yet: once more, over a new connection
-                if last or not is_lost(line):
-                    self._fail(error)
-                self._drop()
-        raise AssertionError
+    def _begin(self, line: Line) -> Run:
+        run = Run(self, line)
+        try:
+            run(BEGIN)
+        except psycopg.Error:
+            run.abandon()
+            raise
+        return run
 
-    def _roll_back(self, line: Line) -> None:
+    def _roll_back(self, line: Line, run: Optional[Run] = None) -> None:
+        if run is not None:
+            run.abandon()
         try:
             if not is_lost(line):
                 line.execute("ROLLBACK")

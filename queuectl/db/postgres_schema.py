@@ -13,7 +13,7 @@ from queuectl.errors import StoreRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Any, Optional, Tuple
 
     from queuectl.db.postgres_line import Line
 
@@ -28,22 +28,35 @@ class PostgresSchema(PostgresLink):
     #: Whether to open a store that a copy was begun into.
     _unfinished = False
 
-    def _arrived(self, line: Line) -> None:
+    #: The number of the newest migration, as ``_version`` finds it, and the store's id.
+    _first_look = """
+        SELECT (SELECT max(n) FROM queuectl.schema_version WHERE checksum IS NOT NULL),
+               (SELECT store_id FROM queuectl.store WHERE one)
+        """
+
+    def _arrived(self, line: Line, seen: Optional[Tuple[Any, ...]]) -> None:
         """Make or upgrade the tables if need be, and make sure that this is the store it was."""
+        if seen is None or seen[0] != NEWEST:
+            seen = self._look_closer(line)
+        store_id = seen[1]
+        if store_id is None:
+            raise StoreRefused(f"{self.location} is not a complete queuectl store; it was left as it is.")
+        if self.store_id not in ("", store_id):
+            raise StoreRefused(f"the store {self.location} was replaced by another one. Start the command again.")
+        self.store_id = store_id
+
+    def _look_closer(self, line: Line) -> Tuple[Any, ...]:
+        """Make or upgrade the tables if need be; return what ``_first_look`` would."""
         try:
             version = self._version(line)
             if version is None:
                 self._refuse_keyword(line)
             if version is None or version < NEWEST:
                 self._upgrade_as_owner(line, version)
-            found = line.execute(self.text("SELECT store_id FROM queuectl.store WHERE one")).fetchone()
+            seen: Tuple[Any, ...] = line.execute(self.text(self._first_look)).fetchall()[0]
+            return seen
         except psycopg.Error as error:
             self._fail(error)
-        if found is None:
-            raise StoreRefused(f"{self.location} is not a complete queuectl store; it was left as it is.")
-        if self.store_id not in ("", found[0]):
-            raise StoreRefused(f"the store {self.location} was replaced by another one. Start the command again.")
-        self.store_id = found[0]
 
     def _upgrade_as_owner(self, line: Line, version: Optional[int]) -> None:
         """Make or upgrade the tables; tell a role that may not upgrade them who has to."""

@@ -7,10 +7,11 @@ is there to be obeyed.
 from __future__ import annotations
 
 from queuectl.errors import StoreRefused
+from queuectl.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Sequence, Tuple
+    from typing import Any, List, Sequence, Tuple
 
     from queuectl.db.postgres_line import Line
 
@@ -29,18 +30,25 @@ NEEDED = (
 )
 
 
-def greet(line: Line) -> Tuple[int, str, int, float, List[str]]:
-    """Return what the server is: version, encoding, process and clock; and what ``NEEDED`` is set to."""
-    version, encoding, pid, clock_us, found = line.execute(_GREET).fetchall()[0]
-    return version, encoding, pid, clock_us / 1e6, found
+class Greeting(NamedTuple):
+    """What a server says of itself and of a new session, before that is set up."""
+
+    version: int
+    encoding: str
+    pid: int
+    clock_at: float
+    found: List[str]  # what ``NEEDED`` was set to
 
 
-def set_up(line: Line, version: int, found: Sequence[str]) -> None:
-    """Set the session up, in one exchange."""
-    wrong = {name: good[0] for (name, good), value in zip(NEEDED, found) if value not in good}
-    newer = {name: "0" for name, since in _NEWER.items() if version >= since}
-    settings = {**_SETTINGS, **newer, **wrong}
-    line.execute("; ".join(f"SET {name} = '{value}'" for name, value in settings.items()))
+def greet(line: Line, more: str = "") -> Tuple[Greeting, Any]:
+    """Set the session up and return what the server is, in one exchange; and the first row of *more*, if it is given.
+
+    A pooler hands out keys of its own, so that the process that answers is another: then nothing is set.
+    """
+    cursor = line.execute(_greet(line.info.backend_pid) + more)
+    version, encoding, pid, clock_us, found, _ = cursor.fetchone()
+    row = cursor.fetchone() if more and cursor.nextset() else None
+    return Greeting(version, encoding, pid, clock_us / 1e6, found), row
 
 
 def listen(line: Line, channel: str, pooled: bool) -> None:
@@ -82,9 +90,27 @@ _SETTINGS = {
 # Timeouts that end idle sessions and long transactions, and the first version that has them.
 _NEWER = {IDLE: 140000, "transaction_timeout": 170000}
 
-# The clock as a whole number, which comes through whatever digits a float has.
-_GREET = f"""
-    SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), pg_backend_pid(),
-           (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
-           ARRAY[{", ".join(f"current_setting('{name}')" for name, _ in NEEDED)}]
-    """
+
+def _greet(pid: int) -> str:
+    """Return the greeting for a session whose server process is said to be *pid*."""
+    direct = f"pg_backend_pid() = {pid}"
+    changes = [
+        _case(f"{direct} AND current_setting('{name}') <> ALL (ARRAY{list(good)})", name, good[0])
+        for name, good in NEEDED
+    ]
+    changes += [_case(direct, name, value) for name, value in _SETTINGS.items()]
+    changes += [_case(f"{direct} AND {_VERSION} >= {since}", name, "0") for name, since in _NEWER.items()]
+    # The clock as a whole number, which comes through whatever digits a float has.
+    return f"""
+        SELECT {_VERSION}, current_setting('server_encoding'), pg_backend_pid(),
+               (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
+               ARRAY[{", ".join(f"current_setting('{name}')" for name, _ in NEEDED)}],
+               ARRAY[{", ".join(changes)}];
+        """
+
+
+def _case(condition: str, name: str, value: str) -> str:
+    return f"CASE WHEN {condition} THEN set_config('{name}', '{value}', false) END"
+
+
+_VERSION = "current_setting('server_version_num')::int"

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from queuectl.db.postgres import Address
     from queuectl.db.postgres_claim import Lines, Place
     from queuectl.db.postgres_crowd import Crowd
-    from queuectl.db.postgres_link import Parameters, Run
+    from queuectl.db.postgres_link import Parameters
+    from queuectl.db.postgres_run import Run
     from queuectl.db.postgres_transfer import PostgresPort
     from queuectl.job import Claim, Orders, Worker
 

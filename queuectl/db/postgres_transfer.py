@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from typing import Any, Iterator, List, Optional, Sequence
 
     from queuectl.db.postgres_line import Line
-    from queuectl.db.postgres_link import Parameters, PostgresLink, Run
+    from queuectl.db.postgres_link import Parameters, PostgresLink
+    from queuectl.db.postgres_run import Run
     from queuectl.db.transfer import Key, Row, Table
 
 # How columns are read where their type is not one that every engine has.
@@ -108,10 +109,12 @@ class PostgresPort(Port):
     @contextmanager
     def locked(self) -> Iterator[None]:
         """See ``Port.locked``."""
-        line = self._store._begin()
+        line = self._store._at_rest()
         try:
             try:
-                line.execute(self._store.text(_LOCK))
+                run = self._store._begin(line)
+                run(_LOCK)
+                run.flush()
             except psycopg.Error as error:
                 self._store._fail(error)
             self._locked = line

@@ -92,6 +92,16 @@ class PostgresViews(PostgresSchema):
         """See ``Store.states``."""
         return dict(self._rows("SELECT id, state FROM queuectl.jobs WHERE id = ANY(%s::text[])", (possible(job_ids),)))
 
+    def find(self, job_ids: Sequence[str]) -> Dict[str, Job]:
+        """See ``Store.find``."""
+        from queuectl.job import Job
+
+        rows = self._rows(
+            f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = ANY(%s::text[])", (possible(job_ids),)
+        )
+        jobs = [Job._make(row) for row in rows]
+        return {job.id: job for job in jobs}
+
     def runs(self, job_id: str) -> List[Run]:
         """See ``Store.runs``."""
         from queuectl.job import Run

@@ -10,7 +10,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.numeric import FloatLoader
 
 from queuectl.db.postgres_line import first_line, is_lost
-from queuectl.db.postgres_link import Run
+from queuectl.db.postgres_run import Run
 from queuectl.db.postgres_views import JOB_COLUMNS
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 

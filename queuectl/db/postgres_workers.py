@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, List, Optional, Sequence, Tuple
 
     from queuectl.db.postgres_desk import Moves
-    from queuectl.db.postgres_link import Run
+    from queuectl.db.postgres_run import Run
     from queuectl.job import Orders, Worker
 
 WORKER_COLUMNS = (
@@ -112,7 +112,7 @@ class PostgresWorkers(PostgresDesk):
         """See ``Store.release_lost``."""
 
         def body(run: Run) -> List[Tuple[str, str]]:
-            at = self._clock(run, now)
+            clock = self._clock(run, now)
             row = run("SELECT state FROM queuectl.workers WHERE id = %s FOR UPDATE", (worker_id,)).fetchone()
             if row is not None and row[0] == "alive":
                 return []
@@ -125,7 +125,7 @@ class PostgresWorkers(PostgresDesk):
                 states.append(state)
                 reasons.append(reason)
             if owned:
-                run(_RELEASE, {"seqs": [row[0] for row in owned], "states": states, "reasons": reasons, "now": at})
+                run(_RELEASE, {"seqs": [row[0] for row in owned], "states": states, "reasons": reasons, "now": clock()})
                 # Not in the dead worker's own shard: a server that knows nothing of its death may still hold it.
                 count(run, moves, shard_of(worker_id + " lost"))
                 self._wake(run)
@@ -141,13 +141,13 @@ class PostgresWorkers(PostgresDesk):
         """See ``Store.give_back``."""
 
         def body(run: Run) -> int:
-            at = self._clock(run, now)
+            clock = self._clock(run, now)
             unbegun = run(_UNBEGUN, (worker_id, list(run_ids))).fetchall()
             moves: Moves = {}
             for _, queue, cancel, _ in unbegun:
                 move(moves, queue, "processing", "cancelled" if cancel else "pending")
             if unbegun:
-                run(_GIVE_BACK, {"seqs": [row[0] for row in unbegun], "now": at, "reason": CANCELLED_WAITING})
+                run(_GIVE_BACK, {"seqs": [row[0] for row in unbegun], "now": clock(), "reason": CANCELLED_WAITING})
                 run("DELETE FROM queuectl.runs WHERE run_id = ANY(%s::bigint[])", ([row[3] for row in unbegun],))
                 count(run, moves, shard_of(worker_id))
                 self._wake(run)

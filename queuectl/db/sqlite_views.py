@@ -107,6 +107,19 @@ class SqliteViews(SqliteFile):
             found.update(self._rows(f"SELECT id, state FROM jobs WHERE id IN ({marks})", some))
         return found
 
+    def find(self, job_ids: Sequence[str]) -> Dict[str, Job]:
+        """See ``Store.find``."""
+        from queuectl.job import Job
+
+        found: Dict[str, Job] = {}
+        for first in range(0, len(job_ids), 500):
+            some = job_ids[first : first + 500]
+            marks = ", ".join("?" * len(some))
+            rows = self._rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id IN ({marks})", some)
+            jobs = [Job._make(job_row(row)) for row in rows]
+            found.update((job.id, job) for job in jobs)
+        return found
+
     def runs(self, job_id: str) -> List[Run]:
         """See ``Store.runs``."""
         from queuectl.job import Run

@@ -6,7 +6,7 @@ import select
 import socket
 import threading
 import time
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 Pair = Tuple[socket.socket, socket.socket]  # the client's and the server's
 
@@ -21,6 +21,9 @@ class Proxy:
         self._refuses = False
         #: How long each piece takes, in either direction.
         self.delay_s = 0.0
+        #: How often a client has spoken first, or again after the server had: each time it waits for a whole way.
+        self.round_trips = 0
+        self._spoke: Dict[socket.socket, bool] = {}  # by the client's side: whether it spoke last
         self._lose_answer: Optional[float] = None
         self._delay_request = False
         self._late: List[Tuple[socket.socket, bytes]] = []  # servers' sides without a client, and what they get late
@@ -128,6 +131,9 @@ class Proxy:
                 client.close()
                 return
             if data:
+                if source is client and not self._spoke.get(client):
+                    self.round_trips += 1
+                self._spoke[client] = source is client
                 time.sleep(self.delay_s)
                 (server if source is client else client).sendall(data)
                 return
@@ -138,6 +144,7 @@ class Proxy:
     def _end(self, pair: Pair) -> None:
         if pair in self._pairs:
             self._pairs.remove(pair)
+        self._spoke.pop(pair[0], None)
         for one in pair:
             try:
                 one.shutdown(socket.SHUT_RDWR)  # now, even while the other thread looks at it

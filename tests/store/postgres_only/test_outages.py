@@ -177,18 +177,21 @@ def test_a_server_that_is_down_is_told_once_and_comes_back_by_itself(frail_serve
     store.close()
 
 
-@pytest.mark.parametrize("step", ["greet", "set_up"])
+@pytest.mark.parametrize("step", ["greet", "look closer"])
 def test_a_connection_that_breaks_while_it_is_prepared_is_lost_like_any_other(frail_url, monkeypatch, step):
     """Each statement of the greeting may be the one: never psycopg's own error, which would end a supervisor."""
-    from queuectl.db import postgres_link
+    from queuectl.db import postgres_session
+    from queuectl.db.postgres_schema import PostgresSchema
 
     store = open_store(frail_url)
     store.add([spec()], T0)
     store._drop()
+    breaking = "SELECT pg_terminate_backend(pg_backend_pid());"
     with monkeypatch.context() as patch:
-        patch.setattr(
-            postgres_link, step, lambda line, *_: line.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-        )
+        if step == "greet":
+            patch.setattr(postgres_session, "_greet", lambda _pid: breaking)
+        else:
+            patch.setattr(PostgresSchema, "_first_look", breaking)
         with pytest.raises(StoreUnavailable, match="lost the connection"):
             store.work_left()
 
