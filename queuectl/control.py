@@ -31,10 +31,15 @@ def local_workers(store: Store) -> List[Worker]:
     Each is known by pid *and* start time from the store: ``pids.json`` is for people, and however stale
     it is, nobody is signalled because of it.
     """
+    return on_this_host(store.workers())
+
+
+def on_this_host(workers: List[Worker]) -> List[Worker]:
+    """Return those of *workers* whose processes live on this host; as ``local_workers``."""
     here = identity.host_id()
     return [
         worker
-        for worker in store.workers()
+        for worker in workers
         if worker.host_id == here and identity.is_running(worker.pid, worker.pid_started)
     ]
 

@@ -150,6 +150,14 @@ class Membership:
         fd: Optional[int] = None if self._bell is None else self._bell.arm()
         return fd
 
+    def has_missed(self, hung: bool) -> bool:
+        """Say whether work may have come in without a ring before the last ``arm``; *hung*: the bell hung already.
+
+        A store's own bell listens while the worker is busy too, and knows what it has heard.
+        """
+        missed: bool = getattr(self._bell, "missed", not hung)
+        return missed
+
     def disarm(self) -> None:
         """Take the bell away."""
         if self._bell is not None:

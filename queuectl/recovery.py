@@ -82,7 +82,13 @@ def lease_of(store: Store) -> float:
     return Config(store.settings()).lease
 
 
-def sweep(store: Store, judge_hung: bool = False, now_mono: Optional[float] = None) -> List[Lost]:
+def sweep(
+    store: Store,
+    judge_hung: bool = False,
+    now_mono: Optional[float] = None,
+    config: Optional[Config] = None,
+    workers: Optional[List[Worker]] = None,
+) -> List[Lost]:
     """Give back the jobs of all dead workers; return them.
 
     Args:
@@ -91,15 +97,18 @@ def sweep(store: Store, judge_hung: bool = False, now_mono: Optional[float] = No
             caller that could itself renew all the time: a disk that was full is nobody's fault.
         now_mono: An instant at which the caller still kept up; silence is measured up to then. It may have been paused
             since, and the workers with it.
+        config: The settings, if the caller has just read them.
+        workers: All workers, if the caller has just read them, after *now_mono*.
     """
-    from queuectl.config import Config
+    if config is None:
+        from queuectl.config import Config
 
-    config = Config(store.settings())
+        config = Config(store.settings())
     released: List[Lost] = []
     if judge_hung:
         faults.point("judging")
     now_mono = time.monotonic() if now_mono is None else now_mono
-    workers = store.workers()
+    workers = store.workers() if workers is None else workers
     for worker in workers:
         state = condition(worker, store, config.lease, now_mono)
         if state == DEAD and not store.many_hosts and _is_kept(worker, workers, config.lease, now_mono):

@@ -10,7 +10,8 @@ import time
 
 from queuectl import clock, events, numbering, recovery
 from queuectl.console import Console, LogFile
-from queuectl.control import local_workers
+from queuectl.config import Config
+from queuectl.control import local_workers, on_this_host
 from queuectl.db import doorbell, home, open_store
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 from queuectl.execution import signal_name
@@ -206,7 +207,7 @@ class Supervisor:
         try:
             if is_time(self._renewed_mono, now_mono, self._lease_s / 3, not self._store.many_hosts):
                 self._renew(now_mono)
-            changed = self._store.changed()
+            changed = self._store.many_hosts or self._store.changed()  # other hosts' leases end without a commit
             if changed and not self._store.many_hosts:
                 doorbell.ring(recovery.run_folder(self._store))
             if changed or not self._all_as_before(now_mono):
@@ -229,7 +230,7 @@ class Supervisor:
 
         A look costs several times as much, and nearly all of an idle group's would find nothing.
         """
-        if now_mono >= self._look_mono or self._store.many_hosts:
+        if now_mono >= self._look_mono:
             return False
         return all(
             identity.is_running(worker.pid, worker.pid_started) and now_mono - worker.renewed_mono_s <= self._lease_s
@@ -238,19 +239,24 @@ class Supervisor:
 
     def _look(self, now_mono: float) -> None:
         """Give back what dead workers had; see who is there and what is asked for."""
-        self._read_lease()
-        self._give_back(now_mono)
-        self._living = local_workers(self._store)
+        config = Config(self._store.settings())
+        if config.lease != self._lease_s:
+            self._lease_s = config.lease
+            self._healthy_since_mono = time.monotonic()  # the others need a moment to keep to it
+        workers = self._store.workers()
+        self._give_back(now_mono, config, workers)
+        self._living = on_this_host(workers)
         self._pids.keep(self._living)
         self._tell_ready()
-        self._obey()
-        # A dead worker that is still registered could not be recovered: it is tried again at the next sweep.
-        all_live = len(self._living) == len(self._store.workers())
-        self._look_mono = now_mono + LOOK_S if all_live else 0.0
+        self._obey(workers)
+        # Somebody dead who was there has been buried or could not be: that is seen at the next sweep.
+        self._look_mono = now_mono + LOOK_S if len(self._living) == len(workers) else 0.0
 
-    def _give_back(self, now_mono: Optional[float] = None) -> None:
+    def _give_back(
+        self, now_mono: Optional[float] = None, config: Optional[Config] = None, workers: Optional[List[Worker]] = None
+    ) -> None:
         judge = time.monotonic() - self._healthy_since_mono > self._lease_s * 2
-        for lost in recovery.sweep(self._store, judge, now_mono):
+        for lost in recovery.sweep(self._store, judge, now_mono, config, workers):
             self._console.line(events.lost(*lost))
 
     def _unblock(self) -> bool:
@@ -259,12 +265,6 @@ class Supervisor:
             return recovery.unblock(self._store, self._lease_s)
         except StoreUnavailable:
             return False
-
-    def _read_lease(self) -> None:
-        lease_s = recovery.lease_of(self._store)
-        if lease_s != self._lease_s:
-            self._lease_s = lease_s
-            self._healthy_since_mono = time.monotonic()  # the others need a moment to keep to it
 
     def _renew(self, now_mono: float) -> None:
         renewed = self._store.renew(self._id, self._lease_s, now_mono)
@@ -281,11 +281,11 @@ class Supervisor:
         """Somebody took this supervisor for dead; its workers look after themselves."""
         self._register()
 
-    def _obey(self) -> None:
-        """Read from the store what no signal could say (Windows, another host)."""
-        stop = self._store.orders(self._id).stop
-        if stop:
-            self._ask_stop(stop)
+    def _obey(self, workers: Sequence[Worker]) -> None:
+        """Read from the own entry what no signal could say (Windows, another host)."""
+        for worker in workers:
+            if worker.id == self._id and worker.stop:
+                self._ask_stop(worker.stop)
 
     def _tell_ready(self) -> None:
         """Tell systemd once that the workers are up; until then look often."""

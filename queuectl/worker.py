@@ -176,11 +176,11 @@ class WorkerProcess:
         """
         claims: List[Claim] = []
         bell = self._membership.arm()
-        was_armed = self._listening and not self._store.many_hosts  # before the look that found too little
+        missed = self._membership.has_missed(self._listening)  # before the bell hung, or since the first look
         self._listening = True
         self._reactor.set_bell(bell)  # None too: the old descriptor's number may be given out again
         self._idle_tick_s = DEAF_TICK_S if bell is None or self._store.many_hosts else IDLE_TICK_S
-        if bell is not None and not was_armed:
+        if bell is not None and missed:
             claims = self._store.claim(self._membership.id, free, self._queues)
         self._hungry = len(claims) == free
         self._due_mono = None

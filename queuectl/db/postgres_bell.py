@@ -50,6 +50,8 @@ class PostgresBell:
         self._not_before_s = 0.0
         self._useless = False
         self._echo_s = 0.0  # until when adds may have been silent
+        #: Whether something may have come in before the last ``arm`` of which the worker does not know.
+        self.missed = True
 
     def arm(self) -> Optional[int]:
         """Listen, if that is not done yet, and return the descriptor to sleep on; None if there is none now.
@@ -58,7 +60,8 @@ class PostgresBell:
         """
         if sys.platform == "win32":
             return None  # the worker's completion port cannot wait for libpq's socket: looking is all there is
-        self.drain()
+        was_there = self._line is not None
+        self.missed = self.drain() or not was_there
         if self._line is None and not self._useless and time.monotonic() >= self._not_before_s:
             self._not_before_s = time.monotonic() + PAUSE_S
             self._listen()
@@ -100,14 +103,16 @@ class PostgresBell:
         """Take the notifications so far."""
         self.drain()
 
-    def drain(self) -> None:
-        """Take what has come, so that the server never has to keep it for a worker that is busy."""
+    def drain(self) -> bool:
+        """Take what has come, so that the server never has to keep it for a worker that is busy; say whether any has."""
         line = self._line
         if line is None:
-            return
+            return False
+        any_came = False
         lost = is_lost(line)  # which reads all there is
         try:
             while not lost and line.pgconn.notifies() is not None:
+                any_came = True
                 self._echo_s = time.monotonic() + ECHO_S
         except psycopg.Error:
             lost = True
@@ -115,6 +120,7 @@ class PostgresBell:
             self._forget()
             # Not all at once when the server is back.
             self._not_before_s = time.monotonic() + os.urandom(1)[0] / 256
+        return any_came or lost
 
     def again_s(self) -> Optional[float]:
         """Return in how many seconds to look again because of adds that were silent; None if there were none."""
