@@ -147,7 +147,7 @@ def _say_store(args: Args) -> None:
         from queuectl.db import default_path
 
         where, why = default_path(), "QUEUECTL_HOME" if os.environ.get("QUEUECTL_HOME") else "the default"
-    if where.startswith(("postgresql://", "postgres://")):
+    if "://" in where:
         where = _without_password(where)
     _say(f"the store is {where} ({why}).", 0)
 
@@ -159,7 +159,7 @@ def _without_password(url: str) -> str:
 
         return parse_url(url).location
     except (ImportError, QueuectlError):  # no psycopg, or a URL that cannot be read: the command itself says so
-        return "postgresql://..."
+        return f"{url.partition('://')[0]}://..."
 
 
 # -- errors and streams -----------------------------------------------------------------------

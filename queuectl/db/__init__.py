@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # What lists of libpq's parameters begin with.
 _CONNINFO = ("dbname", "host", "hostaddr", "passfile", "password", "port", "service", "sslmode", "user")
 
+# What else the name of a URL's kind may have in it, such as postgresql+psycopg has.
+_IN_SCHEMES = str.maketrans("+-.", "aaa")
+
 #: Set by the console script: closing a store may leave to the end of the process what is only tidying.
 process_ends_soon = False
 
@@ -61,10 +64,12 @@ def located(location: Optional[Location] = None) -> str:
         return location
     if not colon:
         _refuse_conninfo(location)
+        if location.startswith(("postgresql:", "postgres:")):
+            raise _refused("a PostgreSQL store is named by a URL that begins with postgresql://, with two slashes.")
     elif scheme == "sqlite":
         # sqlite:///C:/jobs.db: the slash before a drive is the URL's.
         location = rest[1:] if rest.startswith("//") or (os.name == "nt" and rest[2:3] == ":") else rest
-    elif scheme.isalpha():
+    elif scheme[:1].isalpha() and scheme.translate(_IN_SCHEMES).isalnum():
         raise _refused(f"unknown kind of store {scheme}://. Give a path or postgresql://...")
     return os.path.abspath(os.path.expanduser(location))
 

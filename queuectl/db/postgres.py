@@ -75,7 +75,10 @@ def parse_url(url: str) -> Address:
         given = {key: str(value) for key, value in conninfo.conninfo_to_dict(plain).items()}
         if _misread(given):
             raise ProgrammingError
-    except ProgrammingError:
+    except ProgrammingError as error:
+        unknown = _unknown_parameter(plain, str(error))
+        if unknown:
+            raise StoreRefused(f"libpq knows no parameter {unknown}, which the store's URL gives.") from None
         raise StoreRefused(
             "the store's URL cannot be read. It looks like postgresql://user@host:5432/database, with any of "
             ":/?#[]@% in a password written as %XX."
@@ -90,6 +93,16 @@ def parse_url(url: str) -> Address:
 def _is_no_file(name: str) -> bool:
     """Say whether libpq takes *name* for another thing: the system's roots, or a key in an engine of OpenSSL."""
     return name in ("", "system") or ":" in name
+
+
+def _unknown_parameter(url: str, error: str) -> str:
+    """Return the parameter of *url* of which libpq's *error* speaks; nothing where that may be a part of a password."""
+    query = url.partition("?")[2]
+    for pair in query.split("&") if "@" not in query else ():
+        name = pair.partition("=")[0]
+        if name and f'query parameter: "{name}"' in error:
+            return name
+    return ""
 
 
 def _misread(given: Dict[str, str]) -> bool:
@@ -124,10 +137,11 @@ def _without_schema(url: str) -> Tuple[str, str]:
 
 
 def _for_messages(given: Dict[str, str], schema: str) -> str:
-    host = given.get("host") or given.get("hostaddr", "")
-    place = host.replace("/", "%2F")
-    if given.get("port"):
-        place += ":" + given["port"]
+    hosts = (given.get("host") or given.get("hostaddr", "")).replace("/", "%2F").split(",")
+    ports = given.get("port", "").split(",")
+    if len(ports) != len(hosts):
+        ports = ports[:1] * len(hosts)
+    place = ",".join(host + (":" + port if port else "") for host, port in zip(hosts, ports))
     if given.get("user"):
         place = given["user"] + "@" + place
     location = f"postgresql://{place}/{given.get('dbname', '')}"

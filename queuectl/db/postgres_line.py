@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # psycopg keeps in mind how a text of at most so many characters is sent; a longer one it would take apart each time.
 MOST_REMEMBERED = 4096
+NO_PASSWORD = "it wants a password, and found none in PGPASSWORD and in ~/.pgpass, which must have mode 0600"
 
 
 def boot_s() -> float:
@@ -155,11 +156,12 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def why_not_reached(error: BaseException) -> str:
-    """Return why a connection could not be opened, without the place, which the caller names; of several, the last."""
+def why_not_reached(error: BaseException, named: bool = True) -> str:
+    """Return why a connection could not be opened; of several, the last; without the place if the caller *named* it."""
     import re
 
     what = re.sub("^connection (failed|is bad): ", "", first_line(error))
-    if "Multiple connection attempts" not in str(error):
+    if named and "Multiple connection attempts" not in str(error):
         what = re.sub(r'^connection to server at "[^"]*"( \([^)]*\))?, port \d+ failed: ', "", what)
-    return re.sub(r"\bFATAL: +", "", what)
+    what = re.sub(r"\bFATAL: +", "", what)
+    return re.sub(r"\bfe_sendauth: no password supplied$", NO_PASSWORD, what)

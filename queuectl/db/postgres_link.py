@@ -71,6 +71,8 @@ class PostgresLink:
         self.location = address.location
         self.schema = address.schema
         self._parameters = address.parameters
+        # Otherwise the place comes from the environment or a service file, and an error has to name it.
+        self._is_named = "host" in address.parameters or "hostaddr" in address.parameters
         self._line: Optional[Line] = None
         self._closed = False
         #: Whether there is a pooler between: no session state, no prepared statements.
@@ -154,7 +156,7 @@ class PostgresLink:
         except psycopg.Error as error:
             self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), LAST_PAUSE_S)
             self._not_before_s = now_s + self._pause_s * (0.5 + os.urandom(1)[0] / 512)
-            self._trouble = f"cannot reach {self.location}: {why_not_reached(error)}."
+            self._trouble = f"cannot reach {self.location}: {why_not_reached(error, self._is_named)}."
             raise StoreUnavailable(self._trouble) from error
 
     def _greet(self, line: Line) -> None:

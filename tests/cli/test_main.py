@@ -271,6 +271,22 @@ def test_a_store_that_is_not_ours_is_a_sentence(cli: Callable[..., Any], home: A
     assert path.read_bytes() == b"my diary " * 1000
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:hunter2@127.0.0.1:1/d?schema=s", "postgresql://...@127.0.0.1:1/d"),
+        ("postgresql://127.0.0.1:1/d?user=me&password=hunter2", "postgresql://127.0.0.1:1/d"),
+        ("postgresql://me:pa?hunter2@127.0.0.1:1/d", "postgresql://...@..."),
+    ],
+)
+def test_a_verbose_command_shows_no_password(cli: Callable[..., Any], url: str, shown: str) -> None:
+    """It stands before the host or behind the question mark, and may have such signs in it itself."""
+    result = cli("-v", "--db", url, "list")
+
+    assert f"queuectl: the store is {shown} (--db)." in result.err
+    assert "hunter2" not in result.err
+
+
 def test_an_unknown_kind_of_store(cli: Callable[..., Any]) -> None:
     """And one whose driver is not installed is told how to install it."""
     result = cli("--db", "mysql://host/db", "list")

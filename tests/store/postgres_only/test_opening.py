@@ -231,6 +231,9 @@ def test_a_schema_may_be_named_as_what_is_a_word_only_at_its_place(server, open_
         f"postgresql://me:pa?{SECRET}@127.0.0.1:1/db",
         f"postgresql://me:pa#{SECRET}@127.0.0.1:1/db",
         f"postgresql://me:{SECRET}",
+        f"postgresql:/me:{SECRET}@127.0.0.1/db",
+        f"postgres:me:{SECRET}@127.0.0.1/db",
+        f"postgresql+psycopg://me:{SECRET}@127.0.0.1/db",
     ],
 )
 def test_no_message_shows_a_password(url):
@@ -258,6 +261,27 @@ def test_a_location_for_messages_has_no_password():
 
     assert "postgresql://me@db.example:5433/work?schema=other" == address.location
     assert (SECRET, "require", "5433") == tuple(address.parameters[key] for key in ("password", "sslmode", "port"))
+
+
+def test_several_hosts_are_shown_as_they_are_written():
+    """Each with its port."""
+    assert "postgresql://me@a:1,b:2/d" == parse_url("postgresql://me@a:1,b:2/d").location
+    assert "postgresql://a,b/d" == parse_url("postgresql://a,b/d").location
+
+
+def test_a_parameter_that_libpq_does_not_know_is_named():
+    """Other drivers have their own; nobody looks for a wrong sign in the password then."""
+    with pytest.raises(StoreRefused, match="^libpq knows no parameter pgbouncer, which"):
+        parse_url(f"postgresql://me:{SECRET}@h/d?sslmode=require&pgbouncer=true")
+
+
+def test_a_server_that_the_environment_names_is_named_in_an_error(monkeypatch):
+    """The URL does not say where that is."""
+    monkeypatch.setenv("PGHOST", "127.0.0.1")
+    monkeypatch.setenv("PGPORT", "1")
+
+    with pytest.raises(StoreUnavailable, match='server at "127.0.0.1", port 1 failed: Connection refused'):
+        open_store("postgresql://")
 
 
 def test_what_the_url_says_goes_before_our_defaults():
