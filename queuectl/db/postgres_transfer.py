@@ -172,11 +172,12 @@ _LOCK = """
             IN EXCLUSIVE MODE
     """
 
+# To read a sequence as a table takes a right that workers do not need. What was never called has no last value.
 _NUMBERS = """
     SELECT next_number,
-           greatest((SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM queuectl.run_ids),
+           greatest(pg_sequence_last_value('queuectl.run_ids'),
                     (SELECT coalesce(max(run_id), 0) FROM queuectl.runs)),
-           greatest((SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM queuectl.jobs_seq_seq),
+           greatest(pg_sequence_last_value('queuectl.jobs_seq_seq'),
                     (SELECT coalesce(max(seq), 0) FROM queuectl.jobs))
       FROM queuectl.numbers
      WHERE one

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from queuectl import Queue
+from queuectl import copying
 from queuectl.db import migrate, open_store, postgres_schema
 from queuectl.db.postgres import parse_url
 from queuectl.errors import MissingExtra, StoreError, StoreRefused, StoreUnavailable
@@ -443,6 +444,17 @@ def test_a_worker_works(as_role, store):
     store.refuse_reset()
     with pytest.raises(StoreRefused, match="this role may not do that"):
         hand.reset()
+
+
+def test_a_worker_may_copy_the_store(as_role, store, raw, tmp_path):
+    """It reads all that a copy reads, to where the numbers of jobs and runs are, and writes none of it."""
+    store.add([spec(), spec()], T0)
+    store.finish("w1", [completed(claim, T0) for claim in store.claim("w1", 1, (), T0)], now=T0)
+    raw("DELETE FROM {s}.workers")
+
+    copied = copying.copy(as_role("worker"), str(tmp_path / "jobs.db"))
+
+    assert (2, 1) == (copied.rows["jobs"], copied.rows["runs"])
 
 
 def test_a_forked_child_leaves_its_parent_s_connection_alone(url):
