@@ -38,9 +38,7 @@ def on_this_host(workers: List[Worker]) -> List[Worker]:
     """Return those of *workers* whose processes live on this host; as ``local_workers``."""
     here = identity.host_id()
     return [
-        worker
-        for worker in workers
-        if worker.host_id == here and identity.is_running(worker.pid, worker.pid_started)
+        worker for worker in workers if worker.host_id == here and identity.is_running(worker.pid, worker.pid_started)
     ]
 
 

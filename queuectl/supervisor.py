@@ -9,8 +9,8 @@ import sys
 import time
 
 from queuectl import clock, events, numbering, recovery
-from queuectl.console import Console, LogFile
 from queuectl.config import Config
+from queuectl.console import Console, LogFile
 from queuectl.control import local_workers, on_this_host
 from queuectl.db import doorbell, home, open_store
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable

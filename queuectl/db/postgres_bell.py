@@ -104,7 +104,7 @@ class PostgresBell:
         self.drain()
 
     def drain(self) -> bool:
-        """Take what has come, so that the server never has to keep it for a worker that is busy; say whether any has."""
+        """Take what has come, so that the server need not keep it for a worker that is busy; say whether any has."""
         line = self._line
         if line is None:
             return False

@@ -18,7 +18,7 @@ from queuectl.errors import StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, List, NoReturn, Optional, Tuple, TypeVar, Union
+    from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple, TypeVar, Union
 
     from queuectl.db.postgres import Address
     from queuectl.db.postgres_line import Line

@@ -96,9 +96,7 @@ class PostgresViews(PostgresSchema):
         """See ``Store.find``."""
         from queuectl.job import Job
 
-        rows = self._rows(
-            f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = ANY(%s::text[])", (possible(job_ids),)
-        )
+        rows = self._rows(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = ANY(%s::text[])", (possible(job_ids),))
         jobs = [Job._make(row) for row in rows]
         return {job.id: job for job in jobs}
 

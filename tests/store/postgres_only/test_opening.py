@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from queuectl import Queue
-from queuectl import copying
+from queuectl import Queue, copying
 from queuectl.db import migrate, open_store, postgres_schema
 from queuectl.db.postgres import parse_url
 from queuectl.errors import MissingExtra, StoreError, StoreRefused, StoreUnavailable
