@@ -41,8 +41,7 @@ GRACEFUL, NOW = 1, 2
 TICK_S = 0.5
 DEAF_TICK_S, IDLE_TICK_S = 1.0, 5.0  # without a bell, and with one: a commit rings, or the supervisor does after it
 LOOK_S = 10.0  # how often it looks although no commit was seen
-# How often a worker without a supervisor looks for others that died.
-SWEEP_S = 2.0
+SWEEP_S = 2.0  # how often a worker without a supervisor looks for others that died
 # How long a worker waits after the store refused it.
 TROUBLE_S = 0.5
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGQUIT") if hasattr(signal, name))

@@ -32,8 +32,7 @@ WAL_LIMIT_BYTES = 64 * 1024 * 1024
 # For how long, and how often, a process tries to get hold of a long WAL that many others use.
 TIDY_S = 0.5
 LOOK_S = 0.0005
-# After so many steps of a long statement, 20 ms or so, Python gets to hear of a Ctrl-C.
-HEAR_STEPS = 200_000
+HEAR_STEPS = 200_000  # after so many of a long statement, 20 ms or so, Python gets to hear of a Ctrl-C
 # The byte of the shared memory that a writer locks in WAL mode (sqlite.org/walformat.html).
 WRITE_LOCK = 120
 # What SQLite needs to open a store that nobody has open: its shared memory.
@@ -60,8 +59,7 @@ class SqliteFile:
         self._closed = False
         self.at_rest, self.gate = False, threading.Lock()
         self._ring_after, self._sync_after = False, True
-        #: How often a write was told to others because there may be something to claim.
-        self.rings = 0
+        self.rings = 0  # how often workers were woken, because a write left something to claim
         self._wal: Optional[int] = None  # descriptor of the WAL, to sync it
         self._opening = threading.Lock()  # a worker syncs in a thread, and now and then in its loop
         self.syncs = os.environ.get("QUEUECTL_SYNCHRONOUS", "").lower() != "normal"
