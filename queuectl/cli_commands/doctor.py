@@ -11,7 +11,7 @@ from queuectl.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, List, Sequence
+    from typing import Dict, Iterator, List, Sequence, Tuple
 
     from queuectl.cli_commands.spec import Args
 
@@ -20,8 +20,12 @@ LEAST_FREE_BYTES = 100 * 1024 * 1024
 LARGE_WAL_BYTES = 64 * 1024 * 1024
 # A due job that nobody takes for so long is stuck, not just new.
 STUCK_S = 60.0
-# Among so many jobs of a queue, the earliest by run_at, the one that has been due longest is looked for.
+# Among so many jobs of some queues, the earliest by run_at, those that have been due longest are looked for.
 MOST_LOOKED_AT = 1000
+# So many queues are looked at together: SQLite before 3.32 takes 999 parameters.
+MOST_QUEUES = 500
+# So many of those that nobody serves are told one by one.
+MOST_TOLD = 5
 # sqlite.org/wal.html: a checkpoint and a commit at the same moment may lose pages; fixed in 3.51.3.
 WAL_RACE_FROM, WAL_RACE_TO = (3, 7, 0), (3, 51, 2)
 
@@ -241,35 +245,43 @@ def _jobs(queue: Queue) -> Iterator[Finding]:
     from queuectl.explain import serving
 
     workers = queue.workers()
-    stuck = 0
+    unserved = []
     for info in queue.queues():
         waiting = info.pending + info.failed
         if info.paused and waiting:
             wait = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
             yield Finding(NOTE, "jobs", f"queue {info.name} is paused; {wait}.")
         elif waiting and not serving(workers, info.name):
-            age_s = _oldest_due_age(queue, info.name)
-            if age_s > STUCK_S:
-                stuck += 1
-                text = f"queue {info.name} has jobs due for {format_duration(age_s)}, and no live worker serves it."
-                yield Finding(BAD, "jobs", text, "Type: queuectl worker start")
+            unserved.append(info.name)
+    stuck = [(name, age_s) for name, age_s in _due_ages(queue, unserved) if age_s > STUCK_S]
+    for name, age_s in stuck[:MOST_TOLD]:
+        text = f"queue {name} has jobs due for {format_duration(age_s)}, and no live worker serves it."
+        yield Finding(BAD, "jobs", text, "Type: queuectl worker start")
+    if len(stuck) > MOST_TOLD:
+        text = "more queues have jobs that are due, and no live worker serves them: queuectl queue list"
+        yield Finding(BAD, "jobs", text, "Type: queuectl worker start")
     if not stuck:
         yield Finding(OK, "jobs", "none is stuck")
 
 
-def _oldest_due_age(queue: Queue, name: str) -> float:
-    """Return for how long the queue's oldest due job has been due; 0 if none is.
+def _due_ages(queue: Queue, names: Sequence[str]) -> List[Tuple[str, float]]:
+    """Return for how long the oldest due job of each queue has been due, the longest first; not of all if many are.
 
     One that was given a time long past has been due since it was there: nobody kept it waiting before.
     """
     from queuectl.job import WAITING, JobFilter
 
-    now = oldest_at = queue.now()
-    for job in queue.jobs(JobFilter(WAITING, (name,)), MOST_LOOKED_AT, "run_at"):
-        if job.run_at >= oldest_at:
-            break  # so are all that follow
-        oldest_at = min(oldest_at, max(job.run_at, job.created_at))
-    return now - oldest_at
+    now = queue.now()
+    ages: Dict[str, float] = {}
+    for first in range(0, len(names), MOST_QUEUES):
+        some = tuple(names[first : first + MOST_QUEUES])
+        for job in queue.jobs(JobFilter(WAITING, some), MOST_LOOKED_AT, "run_at"):
+            age_s = now - max(job.run_at, job.created_at)
+            if age_s > ages.get(job.queue, 0.0):
+                ages[job.queue] = age_s
+        if len(ages) > MOST_TOLD:
+            break
+    return sorted(ages.items(), key=lambda item: -item[1])
 
 
 COMMANDS = (

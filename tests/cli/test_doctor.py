@@ -118,6 +118,22 @@ def test_jobs_that_nobody_takes(cli: Callable[..., Any], add: Callable[..., str]
     assert "Type: queuectl worker start\n" in result.out
 
 
+def test_many_queues_that_nobody_serves(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
+    """The five that have been due longest are named; that there are more is said once."""
+    for number in range(8):
+        add("true", "--queue", f"q{number}")
+    with contextlib.closing(sqlite3.connect(str(home / "jobs.db"), isolation_level=None)) as store:
+        store.execute("UPDATE jobs SET created_at = created_at - 3600 * seq, run_at = run_at - 3600 * seq")
+
+    result = cli("doctor", "-q", code=1)
+
+    told = [line.split(", ")[0] for line in result.out.splitlines() if line.startswith("bad")]
+    assert told == [
+        *(f"bad   jobs     queue q{number} has jobs due for {number + 1} h" for number in range(7, 2, -1)),
+        "bad   jobs     more queues have jobs that are due",
+    ]
+
+
 def test_a_paused_queue_is_a_note(cli: Callable[..., Any], add: Callable[..., str]) -> None:
     """Somebody wanted it so."""
     add("true", "--at", "2020-01-01T00:00:00Z")
