@@ -274,9 +274,10 @@ def test_a_store_that_is_not_ours_is_a_sentence(cli: Callable[..., Any], home: A
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("postgresql://me:hunter2@127.0.0.1:1/d?schema=s", "postgresql://...@127.0.0.1:1/d"),
-        ("postgresql://127.0.0.1:1/d?user=me&password=hunter2", "postgresql://127.0.0.1:1/d"),
-        ("postgresql://me:pa?hunter2@127.0.0.1:1/d", "postgresql://...@..."),
+        ("postgresql://me:hunter2@127.0.0.1:1/d?schema=s", "postgresql://me@127.0.0.1:1/d?schema=s"),
+        ("postgresql://127.0.0.1:1/d?user=me&password=hunter2", "postgresql://me@127.0.0.1:1/d"),
+        ("postgresql://me:pa?hunter2@127.0.0.1:1/d", "postgresql://me@127.0.0.1:1/d"),
+        ("postgresql://me:a@hunter2@127.0.0.1:1/d", "postgresql://..."),
     ],
 )
 def test_a_verbose_command_shows_no_password(cli: Callable[..., Any], url: str, shown: str) -> None:

@@ -44,7 +44,7 @@ def test_a_store_is_opened_in_one_round_trip(store, server, schema, proxy, trips
         (lambda far: far.cancel(["job1"]), 2),
         (lambda far: far.retry(["job2"]), 2),
         (lambda far: far.edit("job1", {"priority": 3}), 2),
-        (lambda far: far.prune(EVERYTHING), 4),  # a look for each state that ends
+        (lambda far: far.prune(EVERYTHING), 5),  # a look for each state that ends, and a transaction
         (lambda far: far.give_back("w1", []), 2),
         (lambda far: far.unregister("w2"), 2),
         (lambda far: far.find(["job1", "job2"]), 1),
