@@ -143,6 +143,7 @@ class PostgresStore(PostgresWorkers, Store):
             self._answered(worker_id, (run_id for (_, run_id, _), _, _ in ended))
             if count < len(turn.claims) < together:
                 self._leave_last(worker_id, turn.claims, count, now)
+                turn.crowd = None  # it takes them for claimed
         try:
             if any(end["state"] == "pending" for end in ends):
                 self._rows(NOTIFY, {"channel": self.channel})
