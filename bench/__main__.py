@@ -1,10 +1,10 @@
 """``python3 -m bench [PART ...]``: measure, keep the figures, write RESULTS.md and its plots.
 
-Parts: startup, store, latency, drain, growth, memory, crowd, peers; without a name, all of them. Each is recorded when
-it is done, so that a run which was stopped goes on with the part it was at: ``--resume``. ``--check`` compares with
-the recorded ratios and fails when one is more than a quarter worse; ``--rounds N`` and ``--jobs N`` make a run shorter
-or surer; ``--large`` adds five million ended jobs to ``growth``. ``peers`` measures what of its peers is installed in
-the environment whose Python runs it.
+Parts: startup, store, latency, drain, growth, queues, memory, crowd, peers; without a name, all of them. Each is
+recorded when it is done, so that a run which was stopped goes on with the part it was at: ``--resume``. ``--check``
+compares with the recorded ratios and fails when one is more than a quarter worse; ``--rounds N`` and ``--jobs N`` make
+a run shorter or surer; ``--large`` adds five million ended jobs to ``growth``. ``peers`` measures what of its peers is
+installed in the environment whose Python runs it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import signal
 import sys
 from typing import Any, Callable, Dict, List
 
-from bench import crowd, drain, growth, latency, local_peers, measure, memory, report, startup, store
+from bench import crowd, drain, growth, latency, local_peers, many_queues, measure, memory, report, startup, store
 
 Part = Callable[[int, int], Dict[str, Any]]
 PARTS: Dict[str, Part] = {
@@ -24,6 +24,7 @@ PARTS: Dict[str, Part] = {
     "latency": latency.run,
     "drain": drain.run,
     "growth": growth.run,
+    "queues": many_queues.run,
     "memory": memory.run,
     "crowd": crowd.run,
     "peers": local_peers.run,

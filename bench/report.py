@@ -14,6 +14,7 @@ TITLES = {
     "store": "The library's enqueue beside bare SQLite",
     "latency": "From the enqueue to the command, and what idling costs",
     "growth": "What the size of the store costs",
+    "queues": "Claims from many queues",
     "memory": "Memory",
     "crowd": "32 enqueuers and 16 workers at once",
     "postgres": "The PostgreSQL store beside procrastinate and pgqueuer",

@@ -97,19 +97,21 @@ class Crowd:
     def _choose_from(self, db: sqlite3.Connection, name: str, chosen: List[Any], wanted: int, moves: Moves) -> int:
         """Add the next jobs of the most urgent queue to *chosen*, down to the next queue's; return how many.
 
-        Nothing is handed over yet: what was chosen from it before is still at its head.
+        Nothing is handed over yet: what was chosen from it before is still at its head. The first time one is looked
+        for, then as many as there were so far.
         """
         limit = self._heads.next_key()
+        wanted = min(wanted, max(1, len(chosen)))
         found = db.execute(_READY_OF, (name, wanted + 1, len(chosen))).fetchall()
-        most = wanted
+        room = wanted
         if found and found[0][-1] is not None:
-            most = max(0, min(wanted, found[0][-1] + self._store._left(name, moves) - len(chosen)))
+            room = max(0, found[0][-1] + self._store._left(name, moves) - len(chosen))
         taken = 0
-        while taken < min(most, len(found)) and (limit is None or _key(found[taken]) < limit):
+        while taken < min(wanted, room, len(found)) and (limit is None or _key(found[taken]) < limit):
             taken += 1
         chosen += found[:taken]
-        is_full = taken == most < wanted
-        self._heads.set(name, None if is_full or taken == len(found) else _key(found[taken]))
+        has_more = taken < len(found) and (taken < room or room >= wanted)
+        self._heads.set(name, _key(found[taken]) if has_more else None)
         return taken
 
     def _take_new(self, db: sqlite3.Connection) -> bool:
