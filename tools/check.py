@@ -1,6 +1,6 @@
 """Check what tests do not: ``python3 tools/check.py [--fix] [CHECK ...]``.
 
-The checks are format, lint, types, windows, layers and docs; without a name, all of them. Each runs whatever the
+The checks are format, lint, types, platforms, layers and docs; without a name, all of them. Each runs whatever the
 others found; the exit code says whether all passed. ``--fix`` writes what format, lint and docs can mend by themselves.
 """
 
@@ -21,9 +21,10 @@ def commands(fix: bool, python: str) -> dict[str, list[list[str]]]:
         "format": [["-m", "ruff", "format", *([] if fix else ["--check", "--diff"]), *PATHS]],
         "lint": [["-m", "ruff", "check", *(["--fix"] if fix else []), *PATHS]],
         "types": [["-m", "mypy"]],
-        # What Windows and Python 3.8 do not have. mypy knows no 3.8 any more; pyright and vermin do.
-        "windows": [
+        # What Windows, macOS and Python 3.8 do not have. mypy knows no 3.8 any more; pyright and vermin do.
+        "platforms": [
             ["-m", "mypy", "--platform", "win32", "queuectl"],
+            ["-m", "mypy", "--platform", "darwin", "queuectl"],
             ["-m", "pyright", "--pythonpath", python],
             ["-c", "from vermin import main; main()", "-q", "-t=3.8-", "--no-tips", "--violations", "queuectl"],
         ],

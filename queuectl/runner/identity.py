@@ -244,7 +244,7 @@ def send_signal(pid: int, started: str, number: int) -> bool:
 
         return end_process(pid, started)
     pin = None
-    if hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal"):  # novm
+    if sys.platform == "linux" and hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal"):  # novm
         try:
             pin = os.pidfd_open(pid)  # novm
         except ProcessLookupError:
@@ -254,7 +254,7 @@ def send_signal(pid: int, started: str, number: int) -> bool:
     try:
         if process_started(pid) != started:
             return False
-        if pin is not None:
+        if sys.platform == "linux" and pin is not None:
             signal.pidfd_send_signal(pin, number)  # novm
         else:
             os.kill(pid, number)

@@ -55,7 +55,8 @@ class Reactor:
         if _HAS_SIGTIMEDWAIT:
             signal.pthread_sigmask(signal.SIG_BLOCK, self._ends)
         self._briefly_until_mono = 0.0
-        self._poll: Any = _Epoll() if hasattr(select, "epoll") else select.poll()
+        epoll = getattr(select, "epoll", None)  # Linux alone has it
+        self._poll: Any = select.poll() if epoll is None else _Epoll(epoll())
         self._poll.register(self._wake, select.POLLIN)
         if lifeline is not None:
             self._poll.register(lifeline, select.POLLIN)
@@ -135,7 +136,7 @@ class Reactor:
         This is what a worker with a full queue of short commands does most: taking the blocked signal is one call,
         where a handler, its byte and two polls are six.
         """
-        if not _HAS_SIGTIMEDWAIT or time.monotonic() > self._briefly_until_mono:
+        if sys.platform == "darwin" or not _HAS_SIGTIMEDWAIT or time.monotonic() > self._briefly_until_mono:
             return False
         if signal.sigtimedwait(self._ends, timeout_s) is not None:
             self._collect()
@@ -172,15 +173,16 @@ class Reactor:
 class _Epoll:
     """epoll with the calls and units of poll: its cost does not grow with the commands that are silent."""
 
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self.register = self._epoll.register
+    def __init__(self, epoll: Any) -> None:
+        self._epoll = epoll
+        self.register = epoll.register
 
     def unregister(self, fd: int) -> None:
         """Do nothing: the kernel forgets a descriptor when it is closed, which is always next."""
 
     def poll(self, timeout_ms: int) -> List[Tuple[int, int]]:
-        return self._epoll.poll(timeout_ms / 1000)
+        found: List[Tuple[int, int]] = self._epoll.poll(timeout_ms / 1000)
+        return found
 
 
 def _nothing(number: int, frame: object) -> None:
