@@ -18,8 +18,9 @@ BATCHES = pytest.mark.parametrize("batch", [1, 3])
 
 @pytest.fixture(autouse=True)
 def for_ever(monkeypatch):
-    """A place holds for the whole test: at the least for a 256th of this."""
+    """A place holds for the whole test, at the least for a 256th of this, and so does what is known of the queues."""
     monkeypatch.setattr(postgres_claim, "AHEAD_S", 256 * 3600.0)
+    monkeypatch.setattr(postgres_claim, "LINES_S", 3600.0)
 
 
 def go_on(store, claims, count, worker_id="w1"):
