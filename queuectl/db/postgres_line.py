@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import select
 import sys
 import threading
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 # psycopg keeps in mind how a text of at most so many characters is sent; a longer one it would take apart each time.
 MOST_REMEMBERED = 4096
 NO_PASSWORD = "it wants a password, and found none in PGPASSWORD and in ~/.pgpass, which must have mode 0600"
+
+
+# psycopg reports what it ignores, such as a second error of a COPY, by ``logging``, which prints it where a program has
+# not set logging up: among the lines of a command.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 
 def boot_s() -> float:

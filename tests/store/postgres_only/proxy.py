@@ -26,6 +26,7 @@ class Proxy:
         self._spoke: Dict[socket.socket, bool] = {}  # by the client's side: whether it spoke last
         self._lose_answer: Optional[float] = None
         self._delay_request = False
+        self._cut_after: Optional[int] = None
         self._late: List[Tuple[socket.socket, bytes]] = []  # servers' sides without a client, and what they get late
         self._closed = False
         self._listener = socket.socket()
@@ -57,6 +58,10 @@ class Proxy:
         """Cut every connection; new ones go through."""
         for pair in list(self._pairs):
             self._end(pair)
+
+    def cut_after(self, count: int) -> None:
+        """Cut the connection whose client brings the bytes that clients send from now on to *count*; that once."""
+        self._cut_after = count
 
     def refuse(self) -> None:
         """Cut every connection, and each new one at once."""
@@ -130,6 +135,11 @@ class Proxy:
                 client.shutdown(socket.SHUT_RDWR)
                 client.close()
                 return
+            if data and source is client and self._cut_after is not None:
+                self._cut_after -= len(data)
+                if self._cut_after <= 0:
+                    self._cut_after = None
+                    data = b""
             if data:
                 if source is client and not self._spoke.get(client):
                     self.round_trips += 1

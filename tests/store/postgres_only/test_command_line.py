@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from queuectl.job import Outcome
 from queuectl.queue import Queue
 from queuectl.recovery import MARGIN
 from tests.postgres_server import fresh_schema
+from tests.store.build import EVERYTHING
 from tests.store.build import worker as row_of
 
 
@@ -46,6 +48,18 @@ def test_workers_outlive_restarts_of_the_server(frail_server, monkeypatch, backg
     assert {Outcome.STOPPED} >= {ended.state for run in runs for ended in run[:-1]}
     assert ("died" in group.out, "lost" in group.out.replace("lost the connection", "")) == (False, False), group.out
     assert ([], b"6\n") == (problems, output)
+
+
+@pytest.mark.posix
+def test_a_connection_that_breaks_amid_a_large_file_is_told_in_one_line(store, server, schema, proxy, cli):
+    """Not with a line of the driver's before it, about a second error that it ignores."""
+    lines = "\n".join([f"echo {'x' * 3000}"] * 2000)
+    proxy.cut_after(1_000_000)
+
+    told = cli("enqueue", "--lines", "--file", "-", "--db", server.url(schema, proxy.port), input=lines, code=1)
+
+    assert re.fullmatch(r"queuectl: lost the connection to .*; the 2000 jobs were not stored\. Try again\.\n", told.err)
+    assert [] == store.jobs(EVERYTHING)
 
 
 #: Sessions that last asked how jobs stand.
