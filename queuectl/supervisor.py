@@ -91,27 +91,20 @@ class Supervisor:
         now_mono, now, pid = time.monotonic(), self._store.now(), os.getpid()
         self._store.register(
             Worker(
-                self._id,
-                "supervisor",
-                self._id,
-                0,
-                identity.host_name(),
-                identity.host_id(),
-                pid,
-                identity.process_started(pid) or "",
-                tuple(self._options["queues"]),
-                0,
-                now,
-                now + self._lease_s,
+                self._id, "supervisor", self._id, 0, identity.host_name(), identity.host_id(), pid,
+                identity.process_started(pid) or "", tuple(self._options["queues"]), 0, now, now + self._lease_s,
                 now_mono,
-            )
+            )  # fmt: skip
         )
         self._renewed_mono = now_mono
 
     def run(self) -> int:
         """Keep the group running until it is stopped or has drained; return the exit code."""
         identity.name_process("queuectl")
-        self._give_back()  # what died while nobody was there
+        try:
+            self._give_back()  # what died while nobody was there
+        except StoreUnavailable:
+            pass  # the first sweep looks again
         while True:
             now_mono = time.monotonic()
             self._collect(now_mono)

@@ -180,6 +180,23 @@ def test_starting_a_daemon_outlives_an_outage(url, server, schema, proxy, open_o
 
 
 @pytest.mark.posix
+def test_a_group_that_starts_while_the_jobs_are_locked_goes_on(url, schema, monkeypatch, background, eventually):
+    """Its first look, for what the dead have left, is no reason to give up: the workers wait, and so does it."""
+    import psycopg
+
+    monkeypatch.setenv("QUEUECTL_DB", url)
+    with Queue(url) as queue, contextlib.closing(psycopg.connect(url.partition("?")[0])) as holder:
+        queue.set_setting("lease", "6")  # a supervisor waits for a lock for a sixth of it
+        job = queue.enqueue("true")
+        holder.execute(f"LOCK TABLE {schema}.jobs IN ACCESS EXCLUSIVE MODE")
+        with background("worker", "start") as group:
+            eventually(lambda: "started" in group.out or not group.running)
+            holder.close()
+            assert group.running, group.err
+            assert "completed" == queue.wait(job.id, 30).state
+
+
+@pytest.mark.posix
 def test_a_daemon_that_cannot_be_seen_is_stopped(url, server, schema, proxy, open_one, eventually, monkeypatch):
     """What is said not to have started does not run on."""
     near, far = open_one(url), open_one(server.url(schema, proxy.port))
