@@ -395,10 +395,10 @@ def sendable(ended: Sequence[Ended]) -> List[Dict[str, Any]]:
 
 
 def stray(place: int, seq: int, run_id: int, now: float) -> Dict[str, Any]:
-    """Return the end of a run that nobody began: its claim's answer was lost."""
+    """Return the end of a run that its worker does not know: its claim's answer, or by a failover its end, was lost."""
     return {
         "ord": place, "seq": seq, "run_id": run_id, "state": "pending", "run_at": None, "waits": True, "reason": None,
-        "failed": 0, "outcome": "stopped", "ended_at": now, "why": "the answer to its claim was lost",
+        "failed": 0, "outcome": "stopped", "ended_at": now, "why": "the answer to its claim, or its end, was lost",
     }  # fmt: skip
 
 

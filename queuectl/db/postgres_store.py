@@ -24,12 +24,13 @@ from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, TypeVar
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, TypeVar
 
     from queuectl.db.base import Ended, OutputWrite
     from queuectl.db.postgres import Address
     from queuectl.db.postgres_claim import Lines, Place
     from queuectl.db.postgres_crowd import Crowd
+    from queuectl.db.postgres_line import Line
     from queuectl.db.postgres_link import Parameters
     from queuectl.db.postgres_run import Run
     from queuectl.db.postgres_transfer import PostgresPort
@@ -62,7 +63,7 @@ class PostgresStore(PostgresWorkers, Store):
         self.places: Dict[str, Place] = {}
         self.places_until_s: Dict[str, float] = {}
         self._held: Dict[str, Set[int]] = {}  # by worker: runs that were given out and are not answered yet
-        self._doubt: Set[str] = set()  # workers whose last turn got no answer
+        self._doubt: Set[str] = set()  # workers whose last turn got no answer, or that have a new connection
         self._wary: Set[str] = set()  # workers of which some turn got no answer
         self._sent: Set[int] = set()  # runs whose ends were sent and got no answer
         self._plenty_until_s = 0.0  # until when it is known whether many jobs wait; below 0, that they do not
@@ -193,8 +194,17 @@ class PostgresStore(PostgresWorkers, Store):
 
     def _hold(self, worker_id: str, claims: List[Claim]) -> List[Claim]:
         """Note that the worker is told of these runs, and return them."""
-        self._held.setdefault(worker_id, set()).update(claim.run_id for claim in claims)
+        if claims:
+            self._held.setdefault(worker_id, set()).update(claim.run_id for claim in claims)
         return claims
+
+    def _arrived(self, line: Line, seen: Optional[Tuple[Any, ...]]) -> None:
+        """See ``PostgresSchema``; besides, doubt what a worker of this process owns.
+
+        The server may be another one: a standby that was promoted, and that never received the last ends.
+        """
+        super()._arrived(line, seen)
+        self._doubt.update(self._held)
 
     def in_doubt(self, worker_id: str) -> None:
         """Note that the worker may own runs that it was not told of."""
@@ -216,13 +226,17 @@ class PostgresStore(PostgresWorkers, Store):
         self._sent -= answered
 
     def _clear_doubt(self, worker_id: str) -> None:
-        """After a turn without an answer, put back what it has claimed."""
+        """After a turn without an answer, or over a new connection, put back what nobody runs."""
         if worker_id in self._doubt:
-            self._put_back_untold(worker_id)
-            self._doubt.discard(worker_id)
+            self._doubt.discard(worker_id)  # before: there may be one more new connection meanwhile
+            try:
+                self._put_back_untold(worker_id)
+            except BaseException:
+                self._doubt.add(worker_id)
+                raise
 
     def _put_back_untold(self, worker_id: str) -> None:
-        """Put back what the worker owns without having been told: nobody runs it."""
+        """Put back what the worker owns without having been told, or after its end was accepted: nobody runs it."""
         held = self._held.get(worker_id, set())
         rows = [row for row in self._rows(_OWNED_RUNS, (worker_id,)) if row[1] not in held]
         if rows:
@@ -272,6 +286,8 @@ class PostgresStore(PostgresWorkers, Store):
             self._bell.drain()
         if worker_id in self._wary:
             self._put_back_untold(worker_id)
+        else:
+            self._clear_doubt(worker_id)
 
 
 _WAITING = """

@@ -63,6 +63,11 @@ class Proxy:
         """Cut the connection whose client brings the bytes that clients send from now on to *count*; that once."""
         self._cut_after = count
 
+    def lead_to(self, server_port: int) -> None:
+        """Cut every connection, and lead new ones to another server."""
+        self._server_port = server_port
+        self.cut()
+
     def refuse(self) -> None:
         """Cut every connection, and each new one at once."""
         self._refuses = True

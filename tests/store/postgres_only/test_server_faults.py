@@ -123,6 +123,31 @@ def test_a_promoted_standby_that_lost_the_last_commits_takes_over(own_server, op
     assert [] == store.check()
 
 
+def test_a_job_whose_end_a_promoted_standby_lost_runs_again(own_server, open_one, proxy):
+    """By its account the worker still runs it, and the worker knows nothing of that any more: nobody else could."""
+    first = own_server(settings=[*QUICK, "wal_level=replica", "max_wal_senders=4"])
+    proxy.lead_to(first.port)
+    store = open_one(first.url(port=proxy.port))
+    store.register(worker("w1"))
+    store.add(specs(2), T0)
+    done, running = store.claim("w1", 2, (), T0)
+    Standby.origin = first
+    second = own_server(Standby)  # from here on the standby receives nothing more
+    assert [True] == store.finish("w1", [completed(done, T0)], now=T0).accepted
+    first.stop(signal.SIGQUIT)
+    proxy.lead_to(second.port)
+
+    for _ in range(2):  # over the new connection, as a worker looks for orders all the time
+        store.orders("w1")
+
+    assert {"job1": "pending", "job2": "processing"} == {job.id: job.state for job in store.jobs(EVERYTHING)}
+    assert [Outcome.STOPPED] == [run.state for run in store.runs("job1")]
+    claims = store.finish("w1", [completed(running, T0)], 1, now=T0).claims
+    assert ["job1"] == [claim.job.id for claim in claims]
+    assert [True] == store.finish("w1", [completed(claims[0], T0)], now=T0).accepted
+    assert [] == store.check()
+
+
 # -- connections ------------------------------------------------------------------------------
 
 
