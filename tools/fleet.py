@@ -29,9 +29,10 @@ def storm(given: argparse.Namespace) -> int:
     reason = why_not()
     if reason is not None:
         sys.exit(f"fleet.py: {reason}")
+    weather = Weather(jobs=given.jobs, lasts_s=given.minutes * 60, seed=given.seed, more_queues=given.more_queues)
     folder = Path(tempfile.mkdtemp(prefix="fleet"))
     try:
-        figures = rage(folder, Weather(jobs=given.jobs, lasts_s=given.minutes * 60, seed=given.seed), tell)
+        figures = rage(folder, weather, tell)
     finally:
         if given.keep:
             print(f"everything is in {folder}")
@@ -61,6 +62,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--more-queues", type=int, default=0, help="beside the three; they get half of the jobs")
     parser.add_argument("--keep", action="store_true", help="leave the hosts' files for a look")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -65,6 +65,7 @@ class Weather(NamedTuple):
     lease_s: float = 30.0
     patience_s: float = 600.0  # how long the rest may take when it is over
     seed: int = 1
+    more_queues: int = 0  # beside QUEUES; all together get as many jobs as these
 
 
 class Storm:
@@ -81,6 +82,8 @@ class Storm:
         self._refusals = 0
         self._healing: Dict[int, float] = {}  # by host: when it is to be reached again
         self._done: Dict[str, int] = collections.Counter()
+        self._shares = {name: share for name, (share, _) in QUEUES.items()}
+        self._shares.update((f"more{number}", 1 / weather.more_queues) for number in range(weather.more_queues))
         self.queue = Queue(fleet.server.url())
 
     def run(self) -> Dict[str, Any]:
@@ -120,7 +123,7 @@ class Storm:
                 continue
             batch = min(BATCH, count - added)
             commands = [oracle.recorded(body, log) for body in self._dice.choices(bodies, shares, k=batch)]
-            names = self._dice.choices(list(QUEUES), [share for share, _ in QUEUES.values()], k=batch)
+            names = self._dice.choices(list(self._shares), list(self._shares.values()), k=batch)
             jobs = [{"command": command, "queue": name} for command, name in zip(commands, names)]
             try:
                 self._acknowledged += self.queue.enqueue_many(jobs)
