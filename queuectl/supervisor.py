@@ -89,13 +89,11 @@ class Supervisor:
 
     def _register(self) -> None:
         now_mono, now, pid = time.monotonic(), self._store.now(), os.getpid()
-        self._store.register(
-            Worker(
-                self._id, "supervisor", self._id, 0, identity.host_name(), identity.host_id(), pid,
-                identity.process_started(pid) or "", tuple(self._options["queues"]), 0, now, now + self._lease_s,
-                now_mono,
-            )  # fmt: skip
-        )
+        mine = Worker(
+            self._id, "supervisor", self._id, 0, identity.host_name(), identity.host_id(), pid,
+            identity.process_started(pid) or "", tuple(self._options["queues"]), 0, now, now + self._lease_s, now_mono,
+        )  # fmt: skip
+        self._store.register(mine)
         self._renewed_mono = now_mono
 
     def run(self) -> int:
