@@ -63,10 +63,10 @@ class Heads:
             found.pop()
         return [name for _, name in found]
 
-    def next_key(self) -> Optional[Key]:
-        """Return how urgent the second queue is; None if there is none."""
-        names = self.first(2)
-        return self._keys[names[1]] if len(names) > 1 else None
+    def behind(self, count: int) -> Optional[Key]:
+        """Return how urgent the queues behind the first *count* may be: no more than this; None if there are none."""
+        names = self.first(count + 1)
+        return self._keys[names[count]] if len(names) > count else self._last
 
     def set(self, name: str, key: Optional[Key]) -> None:
         """Note the most urgent job of a queue; None: it has none that may be claimed."""

@@ -70,9 +70,10 @@ class Crowd:
         if len(rows) < count + self._bounded(ahead):
             self._look()
             rows = self._choose(db, count + self._bounded(ahead), now, moves)
-            for row in rows[count:] if len(rows) < count + ahead else ():  # the last ones are for whoever is idle
-                self._heads.found(row[2], _key(row))
-                rows.pop()
+        # The last ones are for whoever is idle; and a limit may have been met only now.
+        for row in rows[count:] if len(rows) < count + ahead or self._limited else ():
+            self._heads.found(row[2], _key(row))
+            rows.pop()
         return self._store._hand_over(db, worker_id, rows, now, moves)
 
     def _bounded(self, ahead: int) -> int:
@@ -98,16 +99,18 @@ class Crowd:
         """Add the next jobs of the most urgent queue to *chosen*, down to the next queue's; return how many.
 
         Nothing is handed over yet: what was chosen from it before is still at its head. The first time one is looked
-        for, then as many as there were so far.
+        for, then as many as there were so far. If none is added, its place is behind the next queue's now. One as
+        urgent as that is added: a job that was moved here is known there too.
         """
-        limit = self._heads.next_key()
+        limit = self._heads.behind(1)
         wanted = min(wanted, max(1, len(chosen)))
         found = db.execute(_READY_OF, (name, wanted + 1, len(chosen))).fetchall()
         room = wanted
         if found and found[0][-1] is not None:
+            self._limited = True
             room = max(0, found[0][-1] + self._store._left(name, moves) - len(chosen))
         taken = 0
-        while taken < min(wanted, room, len(found)) and (limit is None or _key(found[taken]) < limit):
+        while taken < min(wanted, room, len(found)) and (limit is None or _key(found[taken]) <= limit):
             taken += 1
         chosen += found[:taken]
         has_more = taken < len(found) and (taken < room or room >= wanted)

@@ -108,6 +108,20 @@ def test_the_order_is_that_of_all_queues_together(store, for_ever, seed, queues)
         )()
 
 
+def test_a_job_that_was_moved_to_another_queue_stops_no_claim(store, open_again, for_ever):
+    """A worker that knows it in its old queue, and then in its new one as well, gives it once, and all others."""
+    store.add([spec(id="mine", queue="a", priority=9)], T0)
+    ids = store.add([spec(queue=name, priority=1) for name in NAMES], T0)
+    ids += store.add([spec(id="moved", queue="z"), spec(queue="z"), *(spec(queue=f"{name}-") for name in NAMES)], T0)
+    claims = store.claim("w1", 1, (), T0) + store.claim("w1", 1, (), T0)
+    assert ["mine", ids.pop(0)] == claim_ids(claims)
+    open_again().edit("moved", {"queue": "a"}, T0)
+
+    given = claim_ids(store.finish("w1", [failed(claims[0], T0)], 1, (), T0).claims) + drain(store)
+
+    assert sorted(ids) == sorted(given)
+
+
 def test_a_new_job_of_another_process_takes_its_place(store, open_again, for_ever):
     """A worker that goes by what it has seen gives a more urgent job soon: by the claim after next."""
     store.add([spec(queue=name) for name in NAMES], T0)
