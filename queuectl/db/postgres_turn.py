@@ -42,7 +42,7 @@ def chunk(count: int) -> int:
     return count if count <= 32 else min(1 << (count.bit_length() - 1), MOST)
 
 
-NEWEST = "(SELECT max(seq) FROM queuectl.jobs)"
+NEWEST = "(SELECT coalesce(max(seq), 0) FROM queuectl.jobs)"
 
 
 @lru_cache(128)

@@ -199,6 +199,21 @@ def test_more_queues_than_are_kept_of_one_look(store, monkeypatch, for_ever):
     assert expected == drain(store)
 
 
+def test_a_claim_after_all_jobs_were_deleted_finds_none(store, open_again, for_ever):
+    """Also where the worker goes by what it saw before."""
+    store.add([spec(queue=name) for name in NAMES], T0)
+    assert 2 == len(store.claim("w1", 1, (), T0) + store.claim("w1", 1, (), T0))
+    other = open_again()
+    other.cancel([job.id for job in other.jobs(JobFilter(("pending",)))], T0)
+    other.unregister("w1")
+    other.release_lost("w1", 1, T0)
+    while other.prune(JobFilter()):
+        pass
+    other.register(worker("w1"))
+
+    assert [] == store.claim("w1", 1, (), T0)
+
+
 def test_waiting_jobs_of_many_queues_come_when_they_are_due(store, for_ever):
     """Not before, and in the order of priority and time."""
     store.add([spec(queue=name, run_at=T0 + 5 + number) for number, name in enumerate(NAMES)], T0)
