@@ -252,7 +252,7 @@ class Turn:
         values: Dict[str, Any] = {
             "now": self._now, "worker": self._worker_id, "shard": shard_of(self._worker_id), "promoted": self._promoted,
             "run_ids": [key[0] for key in parts], "starts": [key[1] for key in parts], "parts": list(parts.values()),
-            **_where(kind, names, places),
+            **_where(kind, names, places), "least": self.crowd.least if self.crowd is not None and self._some else None,
         }  # fmt: skip
         if single:
             sql = texts.SINGLE if kind != LINES else texts.SINGLE_OF_MANY if self._some else texts.SINGLE_OF_LINES
@@ -270,16 +270,18 @@ class Turn:
             self._store._clock_is(first[1], sent_s)
         if kind != NONE:
             fresh = self._take(kind, names, asked, rows)
+            crowd = self.crowd if self._some else None
+            known = len(fresh) == asked or (crowd is not None and crowd.least is not None and not self._more)
             self._settle(fresh, asked, lines, until_s)
-            if self.crowd is not None and self._some and (len(fresh) == asked or not self._more):
-                self.crowd.answered(names, fresh, asked, first[8] if single else None)
+            if crowd is not None and (known or not self._more):
+                crowd.answered(names, fresh, asked, first[8] if single else None)
                 self._more = True  # in other queues
         elif not any(end["waits"] for end in ends):
             self._store.places_until_s = until_s
         return [*(first[2] or ()), *(first[3] or ())]
 
     def _names(self, kind: str) -> Sequence[str]:
-        """Return the queues that a statement for one or few of them is to claim from, in the order of their names."""
+        """Return the queues that a statement for one or few of them is to claim from; of all, in the order of names."""
         if kind in (KNOWN, ALONE, LINES, FEW, LIMITED):
             return self._some or sorted(set(self._queues)) or self._store.lines.names
         return ()

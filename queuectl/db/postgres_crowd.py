@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # A claim of several jobs asks for so many at once, and as many queues.
 BATCH = 32
+# So many queues are looked at once more where the first ones have turned out to be less urgent than they were.
+_AGAIN = 64
 # So many new jobs are taken in one by one; after more of them all queues are looked at again.
 _MOST_NEW = 1000
 
@@ -34,7 +36,10 @@ class Crowd:
         self._queues = tuple(queues)
         rows = look(_HEADS_OF if queues else _HEADS, {"queues": list(queues), "most": MOST + 1})
         self._newest_seq = self._seen_seq = rows[0][0]
-        self._unsure: Set[str] = set()  # queues of which more was claimed than was told
+        self._unsure: Set[str] = set()  # queues of which more was claimed than was told, or less found
+        #: Which priority jobs in other queues than ``first`` returned may have; None: what these have is to be claimed.
+        self.least: Optional[int] = None
+        self._most = FEW_QUEUES  # how many queues are asked: more where others take from the first ones all the time
         heads = [row[1:] for row in rows if row[1] is not None]
         self.many = len(heads) > FEW_QUEUES
         self._heads = Heads(
@@ -42,6 +47,7 @@ class Crowd:
             begun_s,
             more=len(heads) > MOST,
         )
+        self._sure = {name for name, _, _, _ in heads}  # queues that were looked at since the last claim
 
     def serves(self, queues: Sequence[str]) -> bool:
         """Say whether this is of these queues, and fresh enough to be gone by; take in what is new."""
@@ -50,9 +56,10 @@ class Crowd:
         if self._unsure:
             rows = self._look(_HEADS_OF, {"queues": list(self._unsure), "most": len(self._unsure)})
             heads = {name: (-priority, run_at, seq) for _, name, priority, run_at, seq in rows if name is not None}
-            while self._unsure:
-                name = self._unsure.pop()
+            for name in self._unsure:
                 self._heads.set(name, heads.get(name))
+            self._sure |= self._unsure
+            self._unsure = set()
         if self._seen_seq > self._newest_seq:
             new = self._look(_NEW, {"after": self._newest_seq, "most": _MOST_NEW})
             for row in new:
@@ -67,18 +74,25 @@ class Crowd:
             self._heads.found(queue, (-priority, run_at, seq))
 
     def first(self, count: int) -> List[str]:
-        """Return the queues to claim up to *count* jobs from, in the order of their names."""
-        return sorted(self._heads.first(max(FEW_QUEUES, min(count, BATCH))))
+        """Return the queues to claim up to *count* jobs from, the most urgent first; set ``least``."""
+        most = max(self._most, min(count, BATCH))
+        names = self._heads.first(most)
+        behind = None if self._sure.issuperset(names) else self._heads.behind(most)
+        self.least = None if behind is None else -behind[0]
+        return names
 
     def answered(
         self, names: Sequence[str], claims: Sequence[Claim], asked: int, seen: Optional[Sequence[float]]
     ) -> None:
-        """Take in what a claim of *asked* jobs from these queues has brought.
+        """Take in what a claim of *asked* jobs from these queues, with ``least``, has brought.
 
         *seen*, of a claim of one job: the number of the newest job, then priority, ``run_at`` and ``seq`` of the next
         one in the queue of the claim, if there is one. Without it these queues are looked at before the next claim.
         """
-        if len(claims) < asked:
+        if len(claims) < asked and self.least is not None:
+            self._unsure.update(names, self._heads.first(_AGAIN))
+            self._most = min(2 * self._most, BATCH)
+        elif len(claims) < asked:
             for name in names:
                 self._heads.set(name, None)
         elif seen is None:
@@ -87,6 +101,9 @@ class Crowd:
             job = claims[-1].job
             self._heads.not_before(names, (-job.priority, job.run_at, job.seq))
             self._heads.set(job.queue, (-int(seen[1]), seen[2], int(seen[3])) if len(seen) > 1 else None)
+        if claims:
+            self._sure = set()
+            self._most = max(self._most - 1, FEW_QUEUES)
         if seen is not None:
             self._seen_seq = max(self._seen_seq, int(seen[0]))
 

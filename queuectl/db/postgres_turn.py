@@ -188,7 +188,7 @@ _GATE_LIMITED = f""", open AS MATERIALIZED (
     )"""
 
 # The most urgent of all queues together are first found, then locked in their order, skipping what others hold. A queue
-# with a limit gives no more than it has room for.
+# with a limit gives no more than it has room for. ``least``: jobs of a lower priority are left, unless NULL.
 _CHOICE_MANY = """, top AS MATERIALIZED (
         SELECT j.seq, j.priority, j.run_at
           FROM open
@@ -200,6 +200,7 @@ _CHOICE_MANY = """, top AS MATERIALIZED (
                        ORDER BY priority DESC, run_at, seq
                        LIMIT {most}) AS picked) AS j
          WHERE (SELECT NOT (due OR limited) FROM gate) AND (open.room IS NULL OR j.place <= open.room)
+           AND j.priority >= coalesce(%(least)s::int, j.priority)
          ORDER BY j.priority DESC, j.run_at, j.seq
          LIMIT {most}
     ), chosen AS MATERIALIZED (
@@ -282,7 +283,7 @@ _SINGLE = """
            (t.job).attempts, (t.job).failures, (t.job).losses, (t.job).run_no, (t.job).last_run_id, (t.job).worker_id,
            (t.job).cancel_requested, (t.job).created_at, (t.job).updated_at, (t.job).ended_at, (t.job).reason
       FROM queuectl.{function}(
-           %(worker)s::text, %(shard)s::int, %(now)s::float8, %(queue)s::{text}, %(only)s::boolean,{roomy}
+           %(worker)s::text, %(shard)s::int, %(now)s::float8, {queue}, %(only)s::boolean,{roomy}
            %(promoted)s::boolean, %(seq)s::bigint, %(run_id)s::bigint, %(state)s::queuectl.job_state, %(reason)s::text,
            %(failed)s::int, %(outcome)s::queuectl.run_state, %(exit_code)s::bigint, %(signal)s::int,
            %(ended_at)s::float8, %(memory)s::bigint, %(cpu_s)s::float8, %(why)s::text,
@@ -299,9 +300,21 @@ _BEHIND_IT = "j.priority = (t.job).priority AND (j.run_at, j.seq) > ((t.job).run
 _SEEN = f"""ARRAY[{NEWEST}]::float8[] || coalesce(
                ({_NEXT.format(behind=_BEHIND_IT)}),
                ({_NEXT.format(behind="j.priority < (t.job).priority")}))"""
-SINGLE = _SINGLE.format(function="_turn_line", text="text", roomy=" false,", s="", seen="NULL")
-SINGLE_OF_LINES = _SINGLE.format(function="_turn_lines", text="text[]", roomy="", s="[]", seen="NULL")
-SINGLE_OF_MANY = _SINGLE.format(function="_turn_lines", text="text[]", roomy="", s="[]", seen=_SEEN)
+# The queues to claim from, or none if no job of theirs has the priority that is wanted at least. No EXISTS for the
+# jobs: the server might read all ready ones to answer it for several queues.
+_WITHIN = """CASE WHEN %(least)s::int IS NULL OR EXISTS (
+                    SELECT 1
+                      FROM unnest(%(queue)s::text[]) AS n (name)
+                     WHERE (SELECT true FROM queuectl.jobs AS j
+                             WHERE j.queue = n.name AND j.ready = 1 AND j.priority >= %(least)s::int
+                             ORDER BY j.priority DESC, j.run_at, j.seq LIMIT 1)
+                       AND (SELECT NOT q.paused AND (q.max_running IS NULL OR queuectl._has_room(
+                                   q.name, q.max_running, %(worker)s::text, %(seq)s::bigint, %(run_id)s::bigint))
+                              FROM queuectl.queues AS q WHERE q.name = n.name))
+                THEN %(queue)s::text[] ELSE '{}' END"""
+SINGLE = _SINGLE.format(function="_turn_line", queue="%(queue)s::text", roomy=" false,", s="", seen="NULL")
+SINGLE_OF_LINES = _SINGLE.format(function="_turn_lines", queue="%(queue)s::text[]", roomy="", s="[]", seen="NULL")
+SINGLE_OF_MANY = _SINGLE.format(function="_turn_lines", queue=_WITHIN, roomy="", s="[]", seen=_SEEN)
 # What SINGLE is given where nothing ends.
 NO_END = dict.fromkeys((
     "ord", "seq", "run_id", "state", "reason", "failed", "outcome", "exit_code", "signal", "ended_at", "memory",

@@ -199,6 +199,35 @@ def test_more_queues_than_are_kept_of_one_look(store, monkeypatch, for_ever):
     assert expected == drain(store)
 
 
+@pytest.mark.parametrize("count", [3, 10])
+def test_several_jobs_at_once_of_more_queues_than_are_kept(store, monkeypatch, for_ever, count):
+    """The last queue that is kept gives nothing that is less urgent than what others may have."""
+    monkeypatch.setattr("queuectl.db.sqlite_crowd.MOST", 12)
+    monkeypatch.setattr("queuectl.db.postgres_crowd.MOST", 12)
+    store.add([spec(queue=name, priority=9 - turn) for turn in range(3) for name in NAMES], T0)
+    assert 1 == len(store.claim("w1", 1, (), T0))
+
+    given = [claim.job.priority for _ in range(80 // count) for claim in store.claim("w1", count, (), T0)]
+
+    assert sorted(given, reverse=True) == given
+
+
+def test_a_higher_priority_comes_first_although_others_claim_too(store, open_again, for_ever):
+    """What eight workers know is out of date all the time: no job is given while one of a higher priority waits."""
+    store.add([spec(queue=f"customer{number}", priority=9 - turn) for turn in range(3) for number in range(40)], T0)
+    workers = [(f"v{number}", open_again()) for number in range(8)]
+    for name, _ in workers:
+        store.register(worker(name))
+
+    given = []
+    for turn in range(15):
+        for name, mine in workers:
+            given += [claim.job.priority for claim in mine.claim(name, 3 if turn % 5 == 0 else 1, (), T0)]
+
+    assert 120 <= len(given)
+    assert sorted(given, reverse=True) == given
+
+
 def test_a_claim_after_all_jobs_were_deleted_finds_none(store, open_again, for_ever):
     """Also where the worker goes by what it saw before."""
     store.add([spec(queue=name) for name in NAMES], T0)
