@@ -14,7 +14,7 @@ import psycopg
 from queuectl.db.postgres_line import Opening, boot_s, connect, first_line, is_lost, why_not_reached
 from queuectl.db.postgres_run import BEGIN, Run
 from queuectl.db.postgres_session import PATIENCE_S, greet, refuse_session
-from queuectl.errors import StoreRefused, StoreUnavailable
+from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ FENCED_S = 1.0
 CLOCK_AGE_S = 1.0
 # After that a newer measurement counts even if its answer took longer.
 CLOCK_DRIFT_S = 10.0
+ACTIVE = psycopg.pq.TransactionStatus.ACTIVE
 AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 # What is wanted is not there, may not be used, or could not be looked at together with something else.
 NOT_AS_USUAL = ("42", "3F", "40")
@@ -114,10 +115,13 @@ class PostgresLink:
         return line
 
     def _connected(self) -> Line:
-        """Return a connection that is not known to be broken, opening one if need be."""
+        """Return a connection that is not known to be broken, opening one if need be.
+
+        One on which a statement is under way is of no use either: a signal's handler raised while it was waited for.
+        """
         if self._closed:
             raise StoreUnavailable(f"the store {self.location} is closed.")
-        if self._line is not None and not is_lost(self._line):
+        if self._line is not None and not is_lost(self._line) and self._line.pgconn.transaction_status != ACTIVE:
             self._line.patience_s = self._patience_now_s()
             self._bound_locks(self._line)
             return self._line
@@ -297,6 +301,10 @@ class PostgresLink:
                 run.flush()
                 return answer
             except psycopg.Error as error:
+                raised = _raised_by_handler(error)
+                if raised is not None:
+                    self._break_off(run)
+                    raise raised from None
                 again = again and (run is None or not run.answered)
                 self._roll_back(line, run)
                 if again and is_lost(line):  # nothing was done: once more, over a new connection
@@ -304,11 +312,19 @@ class PostgresLink:
                     continue
                 if error.sqlstate not in AGAIN or attempt == TRIES - 1:
                     self._fail(error, committing)
-            except BaseException:
+            except QueuectlError:
                 self._roll_back(line, run)
+                raise
+            except BaseException:  # of a signal's handler, it may be: in the middle of what the driver keeps account of
+                self._break_off(run)
                 raise
             self._nap(attempt)
         raise AssertionError
+
+    def _break_off(self, run: Optional[Run]) -> None:
+        if run is not None:
+            run.break_off()
+        self._drop()
 
     def _begin(self, line: Line) -> Run:
         run = Run(self, line)
@@ -316,6 +332,9 @@ class PostgresLink:
             run(BEGIN)
         except psycopg.Error:
             run.abandon()
+            raise
+        except BaseException:
+            run.break_off()
             raise
         return run
 
@@ -397,3 +416,11 @@ class PostgresLink:
         snapshot = self._rows("SELECT txid_current_snapshot()::text")[0][0]
         before, self._snapshot = self._snapshot, snapshot
         return bool(snapshot != before)
+
+
+def _raised_by_handler(error: BaseException) -> Optional[BaseException]:
+    """Return what a signal's handler raised in the driver, if that went on to an error of its own; None if nothing."""
+    found: Optional[BaseException] = error
+    while isinstance(found, Exception):
+        found = found.__context__
+    return found

@@ -15,11 +15,11 @@ class Limit(BaseException):
     """What a handler raises."""
 
 
-def interrupted(call, name, event):
-    """Call *call*, and have a handler raise when the first function *name* of the store begins or returns."""
+def interrupted(call, name, event, package="queuectl"):
+    """Call *call*, and have a handler raise when the first function *name* of *package* begins or returns."""
 
     def watch(frame, what, _argument):
-        if what == event and frame.f_code.co_name == name and "queuectl" in frame.f_code.co_filename:
+        if what == event and frame.f_code.co_name == name and package in frame.f_code.co_filename:
             sys.setprofile(None)
             raise Limit
 

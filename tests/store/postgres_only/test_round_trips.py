@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from queuectl import recovery
 from queuectl.config import Config
 from queuectl.queue import Queue
 from tests.store.build import EVERYTHING, T0, completed, spec, specs
-from tests.store.test_interrupted import cancel_nothing, interrupted
+from tests.store.test_interrupted import Limit, cancel_nothing, interrupted
 
 # To connect to a server without TLS, which is asked for it first, and without a password.
 CONNECT = 2
@@ -75,6 +76,33 @@ def test_what_comes_after_an_interrupted_wait_is_stored(store, open_one, url, ev
 
     assert ["job1"] == store.add([spec()], T0)
     assert ["job2"] == open_one(url).add([spec()], T0)
+
+
+@pytest.mark.parametrize("name", ["_process_results", "_communicate_gen", "_exit_gen"])
+def test_what_a_handler_raises_in_the_driver_comes_out_of_it(store, open_one, url, name):
+    """The driver no longer knows which answer belongs to which statement: that connection is not used again."""
+    interrupted(lambda: cancel_nothing(store), name, "call", "psycopg")
+
+    assert ["job1"] == store.add([spec()], T0)
+    assert ["job2"] == open_one(url).add([spec()], T0)
+
+
+def test_a_look_after_an_interrupted_one_is_answered(store):
+    """A statement of which nobody took the answer is still under way on the connection."""
+
+    def handle(_number, _frame):
+        raise Limit
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Limit):
+            store._rows("SELECT pg_sleep(60)")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    assert {} == store.states(["job1"])
 
 
 def test_many_jobs_are_waited_for_together(store, server, schema, proxy, trips):
