@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from queuectl.copying import Copied
     from queuectl.db import Location
+    from queuectl.db.spool import Specs
     from queuectl.job import Job, JobFilter, Problem, Run, Status, Worker
     from queuectl.jobspec import JobSpec
 
@@ -100,24 +101,26 @@ class Queue(Forkable, Following, Switches):
         # Their letters, or their fields' names, would be taken for commands.
         if isinstance(jobs, (str, bytes)) or hasattr(jobs, "keys") or not hasattr(jobs, "__iter__"):
             raise InvalidJob(f"enqueue_many wants a list of jobs, not {shown(jobs)}. Put it into brackets.")
-        cwd = jobspec.usual_directory()
-        specs = []
-        for position, job in enumerate(jobs, 1):
-            try:
-                if isinstance(job, str):
-                    job = {"command": job}
-                elif not (isinstance(job, jobspec.JobSpec) or hasattr(job, "keys")):
-                    raise InvalidJob(f"it must be a command or a mapping of job fields, not {shown(job)}.")
-                specs.append(job if isinstance(job, jobspec.JobSpec) else jobspec.from_fields(job, cwd))
-            except InvalidJob as error:
-                raise InvalidJob(f"job {position}: {error}") from None
-        try:
-            return self.add(specs)
-        except JobExists as error:
-            position = 1 + error.index([spec.id for spec in specs])
-            raise JobExists(error.job_id, error.why, f"job {position}: ") from None
+        from queuectl.db.spool import Spool
 
-    def add(self, specs: Sequence[JobSpec]) -> List[str]:
+        cwd = jobspec.usual_directory()
+        with Spool() as specs:
+            for position, job in enumerate(jobs, 1):
+                try:
+                    if isinstance(job, str):
+                        job = {"command": job}
+                    elif not (isinstance(job, jobspec.JobSpec) or hasattr(job, "keys")):
+                        raise InvalidJob(f"it must be a command or a mapping of job fields, not {shown(job)}.")
+                    specs.append(job if isinstance(job, jobspec.JobSpec) else jobspec.from_fields(job, cwd))
+                except InvalidJob as error:
+                    raise InvalidJob(f"job {position}: {error}") from None
+            try:
+                return list(self.add(specs))
+            except JobExists as error:
+                position = 1 + error.index([spec.id for spec in specs])
+                raise JobExists(error.job_id, error.why, f"job {position}: ") from None
+
+    def add(self, specs: Specs) -> Sequence[str]:
         """Store checked job descriptions, all or none, and return their ids in order."""
         with self._lock:
             return self.store.add(specs)

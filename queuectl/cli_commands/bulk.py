@@ -1,23 +1,26 @@
 """``enqueue --file``: a job a line, all or nothing, at the pace of the disk.
 
 Everything is read and checked before the store is touched: its one write lock must not wait for a
-slow pipe, and a bad line must leave no trace. The work per line is kept tiny: one call of the C
-scanner, and for lines that give nothing but a command no further checks than a command needs.
+slow pipe, and a bad line must leave no trace. What was read waits in a temporary file, not in memory.
+The work per line is kept tiny: one call of the C scanner, and for lines that give nothing but a
+command no further checks than a command needs.
 """
 
 from __future__ import annotations
 
 import sys
+from array import array
 
 from queuectl.cli_commands.enqueue import apply_options
 from queuectl.cli_commands.jsonobject import make_reader
 from queuectl.cli_commands.progress import Bar
+from queuectl.db.spool import Spool
 from queuectl.errors import InvalidJob, JobExists, QueuectlError, Unwritten, UsageError, is_without_reader, shown
 from queuectl.jobspec import MAX_COMMAND_BYTES, MAX_ENV_BYTES, JobSpec, check_fields, from_fields, usual_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO, Callable, Dict, Iterator, List
+    from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Sequence
 
     from queuectl.cli_commands.spec import Args
 
@@ -38,16 +41,8 @@ def enqueue_file(args: Args) -> int:
         raise UsageError("option --file does not go with a job on the command line. Give one of them.")
     if args.id is not None:
         raise UsageError("option --id names one job; --file may have many. Put ids into the file.")
-    blank: List[int] = []
-    specs = _read_all(args, blank)
-    from queuectl.queue import Queue
-
-    with Queue(args.db) as queue:
-        try:
-            ids = queue.add(specs)
-        except JobExists as error:
-            number = _line_number(error.index([spec.id for spec in specs]), blank)
-            raise QueuectlError(f"line {number}: {error} Nothing was enqueued.") from None
+    with Spool() as specs:
+        ids = _enqueue(specs, args)
     try:
         _tell(ids, args)
         sys.stdout.flush()
@@ -58,7 +53,27 @@ def enqueue_file(args: Args) -> int:
     return 0
 
 
-def _line_number(index: int, blank: List[int]) -> int:
+def _enqueue(specs: Spool, args: Args) -> Sequence[str]:
+    """Read the file into *specs*, and store them; return their ids."""
+    blank = array("Q")
+    bar = Bar(args)
+    try:
+        _read_all(args, specs, blank, bar)
+        if bar.on:
+            specs.tell = lambda done: bar.show(done / len(specs), f"{len(specs):,} jobs read, storing them")
+        from queuectl.queue import Queue
+
+        with Queue(args.db) as queue:
+            return queue.add(specs)
+    except JobExists as error:
+        specs.tell = None
+        number = _line_number(error.index([spec.id for spec in specs]), blank)
+        raise QueuectlError(f"line {number}: {error} Nothing was enqueued.") from None
+    finally:
+        bar.clear()
+
+
+def _line_number(index: int, blank: Sequence[int]) -> int:
     """Return on which line, from 1, the job with this *index* stands, from 0; *blank* lines hold none."""
     number = index + 1
     for skipped in blank:
@@ -68,18 +83,18 @@ def _line_number(index: int, blank: List[int]) -> int:
     return number
 
 
-def _tell(ids: List[str], args: Args) -> None:
+def _tell(ids: Sequence[str], args: Args) -> None:
     if args.json:
         from queuectl.render import write_json
 
-        write_json({"count": len(ids), "ids": ids})
+        write_json({"count": len(ids), "ids": list(ids)})
     elif args.quiet:
         sys.stdout.writelines(job_id + "\n" for job_id in ids)
     else:
         print(_summary(ids))
 
 
-def _summary(ids: List[str]) -> str:
+def _summary(ids: Sequence[str]) -> str:
     if not ids:
         return "Enqueued 0 jobs"
     if len(ids) == 1:
@@ -87,25 +102,16 @@ def _summary(ids: List[str]) -> str:
     return f"Enqueued {len(ids)} jobs ({ids[0]} .. {ids[-1]})"
 
 
-def _read_all(args: Args, blank: List[int]) -> List[JobSpec]:
-    """Read and check the whole file; add the numbers of its blank lines to *blank*.
+def _read_all(args: Args, specs: Spool, blank: array[int], bar: Bar) -> None:
+    """Read and check the whole file; add its jobs to *specs* and the numbers of its blank lines to *blank*.
 
     Raises:
         InvalidJob: A line is none; the message names it.
     """
-    import gc
-
     file = _open(args.file)
-    bar = Bar(args)
-    # Hundreds of thousands of small objects that all live on: looking for garbage among them is wasted time.
-    collecting = gc.isenabled()
-    gc.disable()
     try:
-        return _specs(file, _line_reader(args), bar, blank, not args.lines)
+        _read(file, _line_reader(args), bar, specs, blank, not args.lines)
     finally:
-        bar.clear()
-        if collecting:
-            gc.enable()
         if file is not sys.stdin.buffer:
             file.close()
 
@@ -131,11 +137,10 @@ def _size(file: BinaryIO) -> int:
         return 0
 
 
-def _specs(
-    file: BinaryIO, read_line: Callable[[str], JobSpec], bar: Bar, blank: List[int], are_json: bool
-) -> List[JobSpec]:
+def _read(
+    file: BinaryIO, read_line: Callable[[str], JobSpec], bar: Bar, specs: Spool, blank: array[int], are_json: bool
+) -> None:
     size = _size(file) if bar.on else 0
-    specs: List[JobSpec] = []
     append = specs.append
     before = number = 0
     line = b""
@@ -162,7 +167,6 @@ def _specs(
     except InvalidJob as error:
         told = _no_object(line, str(error)) if are_json else str(error)
         raise InvalidJob(f"line {number}: {told} Nothing was enqueued.") from None
-    return specs
 
 
 def _no_object(line: bytes, error: str) -> str:

@@ -17,9 +17,10 @@ from abc import ABC, abstractmethod
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
     from queuectl.db.run_folder import RunFolder
+    from queuectl.db.spool import Specs
     from queuectl.db.transfer import Port
     from queuectl.job import (
         Claim,
@@ -119,7 +120,7 @@ class Store(ABC):
     # -- jobs come in -------------------------------------------------------------------------
 
     @abstractmethod
-    def add(self, specs: Iterable[JobSpec], now: Optional[float] = None) -> List[str]:
+    def add(self, specs: Specs, now: Optional[float] = None) -> Sequence[str]:
         """Store all jobs of *specs*, or none, and return their ids in order.
 
         Ids not given are ``job1``, ``job2`` ... in order of arrival: never one that any job had

@@ -13,7 +13,17 @@ import time
 from queuectl import faults
 from queuectl.db.postgres_link import ConnectionLost
 from queuectl.db.postgres_views import PostgresViews
-from queuectl.db.rules import MAX_RETRIES, generated_number, number_jobs, refuse_spent, taken_near, to_json
+from queuectl.db.rules import (
+    MAX_RETRIES,
+    STAGED,
+    generated_number,
+    given_ids,
+    number_jobs,
+    numbered,
+    refuse_spent,
+    taken_near,
+    to_json,
+)
 from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
@@ -21,11 +31,10 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence
 
     from queuectl.db.postgres_run import Run
+    from queuectl.db.spool import Specs
     from queuectl.job import Job
     from queuectl.jobspec import JobSpec
 
-# A batch larger than this draws its numbers beforehand.
-LARGE = 5000
 # Adds within this time of a notification send none of their own; whoever was woken by it looks again after it.
 QUIET_S = 0.05
 # How long an add whose answer was lost tries to find out what became of it.
@@ -44,17 +53,18 @@ class NotKnown(StoreUnavailable):
 class PostgresAdd(PostgresViews):
     """The verb ``add``."""
 
-    def add(self, specs: Iterable[JobSpec], now: Optional[float] = None) -> List[str]:
+    def add(self, specs: Specs, now: Optional[float] = None) -> Sequence[str]:
         """See ``Store.add``."""
-        specs = specs if isinstance(specs, list) else list(specs)
+        specs = specs if hasattr(specs, "__len__") else list(specs)
         if not specs:
             return []
         token = int.from_bytes(os.urandom(8), "big") >> 1
-        ids = None
+        ids: Optional[Sequence[str]] = None
+        given = given_ids(specs)
         try:
-            if len(specs) == 1 and specs[0].id is None:
-                ids = self._add_one(specs[0], token, now)
-            elif len(specs) > LARGE and all(spec.id is None for spec in specs):
+            if len(specs) == 1 and not given:
+                ids = self._add_one(next(iter(specs)), token, now)
+            elif len(specs) > STAGED and not given:
                 ids = self._add_large(specs, token, now)
             if ids is None:
                 ids = self._add_batch(specs, token, now)
@@ -103,14 +113,14 @@ class PostgresAdd(PostgresViews):
 
     # -- many ---------------------------------------------------------------------------------
 
-    def _add_batch(self, specs: Sequence[JobSpec], token: int, now: Optional[float]) -> List[str]:
+    def _add_batch(self, specs: Specs, token: int, now: Optional[float]) -> Sequence[str]:
         """Add jobs with given ids or more than one, holding the numbers to the commit."""
         return self._or_find_out(lambda run: self._batch(run, specs, token, now), specs, token)
 
-    def _batch(self, run: Run, specs: Sequence[JobSpec], token: int, now: Optional[float] = None) -> List[str]:
+    def _batch(self, run: Run, specs: Specs, token: int, now: Optional[float] = None) -> List[str]:
         """Add jobs in the transaction of *run*."""
         next_number, has_taken, clock_at, default = run(_LOCK_NUMBERS).fetchone()
-        given = [spec.id for spec in specs if spec.id is not None]
+        given = given_ids(specs)
         numbers = set(filter(None, map(generated_number, given)))
         if given:
             found = run("SELECT id FROM queuectl.jobs WHERE id = ANY(%s::text[])", (given,))
@@ -136,7 +146,7 @@ class PostgresAdd(PostgresViews):
 
         return add_within(self, connection, specs)
 
-    def _add_large(self, specs: Sequence[JobSpec], token: int, now: Optional[float]) -> Optional[List[str]]:
+    def _add_large(self, specs: Specs, token: int, now: Optional[float]) -> Optional[Sequence[str]]:
         """Add a large batch; None if numbers were taken."""
 
         def draw(run: Run) -> Any:
@@ -149,9 +159,9 @@ class PostgresAdd(PostgresViews):
         if drawn is None:
             return None
         first, clock_at, default = drawn
-        ids = ["job%d" % number for number in range(first, first + len(specs))]
+        ids = numbered(first, len(specs))
 
-        def body(run: Run) -> List[str]:
+        def body(run: Run) -> Sequence[str]:
             self._copy(run, specs, ids, token, clock_at if now is None else now, default)
             run(_TOUCH_NUMBERS, {"channel": self.channel})  # locked to the commit, as by every add: see _find_out
             faults.point("adding")
@@ -172,9 +182,7 @@ class PostgresAdd(PostgresViews):
         except StoreUnavailable:
             pass  # a gap is no harm
 
-    def _copy(
-        self, run: Run, specs: Sequence[JobSpec], ids: Sequence[str], token: int, now: float, default: int
-    ) -> None:
+    def _copy(self, run: Run, specs: Specs, ids: Sequence[str], token: int, now: float, default: int) -> None:
         """Write the rows of new jobs, count them, make sure that their queues are there."""
         counts: Dict[str, int] = {}
         run.copy(_COPY, blocks(_copy_lines(specs, ids, token, now, default, counts)))
@@ -183,9 +191,10 @@ class PostgresAdd(PostgresViews):
 
     # -- answers that were lost ---------------------------------------------------------------
 
-    def _or_find_out(self, body: Any, specs: Sequence[JobSpec], token: int) -> List[str]:
+    def _or_find_out(self, body: Any, specs: Specs, token: int) -> Sequence[str]:
         try:
-            return self._write(body)
+            ids: Sequence[str] = self._write(body)
+            return ids
         except ConnectionLost as error:
             return self._find_out(error, token, len(specs))
 
@@ -227,7 +236,7 @@ class PostgresAdd(PostgresViews):
 
 
 def _copy_lines(
-    specs: Sequence[JobSpec], ids: Sequence[str], token: int, now: float, default: int, counts: Dict[str, int]
+    specs: Specs, ids: Sequence[str], token: int, now: float, default: int, counts: Dict[str, int]
 ) -> Iterator[str]:
     """Yield the lines of COPY's text format for new jobs; count them by queue on the way."""
     common = f"\t{now!r}\t{now!r}\t{token}\n"

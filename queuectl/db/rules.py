@@ -6,14 +6,17 @@ from queuectl.errors import JobExists
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+    from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
+    from queuectl.db.spool import Specs
     from queuectl.jobspec import JobSpec
 
 # Jobs are claimed ahead only if so many wait for each of them: no other worker is to lack work for it.
 PLENTY = 16
 # Up to so many queues are all asked for their most urgent job at each claim; see ``heads`` for more.
 FEW_QUEUES = 8
+# Up to so many new jobs are stored one by one, and their ids are a list.
+STAGED = 5000
 # What a look at all queues has found is kept for so many times as long as the look took, or longer.
 LOOKS = 10
 # So many parts of an output are read at once from its end back.
@@ -55,12 +58,40 @@ def generated_number(job_id: str) -> Optional[int]:
     return None
 
 
+class Numbered:
+    """The ids ``jobN`` of many new jobs in a row, of which only the numbers are known; a sequence of text."""
+
+    def __init__(self, first: int, count: int) -> None:
+        self._numbers = range(first, first + count)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> str:
+        return "job%d" % self._numbers[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return ("job%d" % number for number in self._numbers)
+
+
+def numbered(first: int, count: int) -> Sequence[str]:
+    """Return *count* generated ids from that of the number *first* on."""
+    ids: Any = Numbered(first, count)
+    return ids if count > STAGED else list(ids)
+
+
+def given_ids(specs: Specs) -> List[str]:
+    """Return the ids that callers gave to jobs, in order; a spool knows them."""
+    found: Optional[List[str]] = getattr(specs, "given", None)
+    return [spec.id for spec in specs if spec.id is not None] if found is None else found
+
+
 def possible(names: Iterable[Any]) -> List[str]:
     """Return those of *names* that could be an id, a queue or a tag; PostgreSQL fails on a NUL or another type."""
     return [name for name in names if isinstance(name, str) and name.isascii() and "\0" not in name]
 
 
-def number_jobs(specs: Sequence[JobSpec], next_number: int, taken: Iterable[int]) -> Tuple[List[str], int, Set[int]]:
+def number_jobs(specs: Iterable[JobSpec], next_number: int, taken: Iterable[int]) -> Tuple[List[str], int, Set[int]]:
     """Return the ids of new jobs, the next number after them, and the taken numbers that are still ahead of it.
 
     Args:

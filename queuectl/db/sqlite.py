@@ -1,4 +1,4 @@
-"""The SQLite store: jobs come in, are claimed and finished. The rest of the contract is in its bases.
+"""The SQLite store: jobs are claimed and finished. The rest of the contract is in its bases.
 
 Every writing verb is one BEGIN IMMEDIATE transaction: SQLite has one write lock, so what a verb reads
 in it cannot change before it writes. No RETURNING and no upsert beyond what SQLite 3.24 has.
@@ -10,38 +10,28 @@ import time
 
 from queuectl import faults
 from queuectl.db.base import Finished, Store
-from queuectl.db.rules import (
-    FEW_QUEUES,
-    MAX_RETRIES,
-    PLENTY,
-    generated_number,
-    number_jobs,
-    refuse_spent,
-    taken_near,
-    to_json,
-)
-from queuectl.db.sqlite_desk import SqliteDesk, note_move, write_moves
+from queuectl.db.rules import FEW_QUEUES, PLENTY
+from queuectl.db.sqlite_add import SqliteAdd
+from queuectl.db.sqlite_desk import note_move, write_moves
 from queuectl.db.sqlite_views import SqliteViews
 from queuectl.db.sqlite_workers import SqliteWorkers
-from queuectl.errors import NotDurable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+    from typing import Any, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Ended, OutputWrite
     from queuectl.db.sqlite_crowd import Crowd
     from queuectl.db.sqlite_desk import Moves
-    from queuectl.job import Claim, Job
-    from queuectl.jobspec import JobSpec
+    from queuectl.job import Claim
 
 # Rows that became due and are moved into the claim's index before a claim: all, for the most urgent of
 # them may be the last. 100,000 take a quarter of a second; what is beyond waits for the next claim.
 PROMOTE_MOST = 100_000
 
 
-class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
+class SqliteStore(SqliteAdd, SqliteWorkers, SqliteViews, Store):
     """A store in one SQLite file."""
 
     #: Whether the last claim met many queues; what it knows of them, and how often it had rung then.
@@ -52,63 +42,6 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
     def now(self) -> float:
         """Return the wall clock: the store is on this machine."""
         return time.time()
-
-    # -- jobs come in -------------------------------------------------------------------------
-
-    def add(self, specs: Iterable[JobSpec], now: Optional[float] = None) -> List[str]:
-        """See ``Store.add``."""
-        specs = specs if isinstance(specs, list) else list(specs)
-        if not specs:
-            return []
-        ids: List[str] = []
-        try:
-            with self._write as db:
-                ids = self._insert(db, specs, now)
-                self._ring_after = True
-                faults.point("adding")
-        except NotDurable as error:
-            raise NotDurable(error.trouble, ids) from error
-        faults.point("added")
-        return ids
-
-    def _insert(self, db: sqlite3.Connection, specs: Sequence[JobSpec], now: Optional[float] = None) -> List[str]:
-        """Add jobs in the open transaction of *db*."""
-        next_number, taken, last_seq, default = db.execute(_BEFORE_ADD).fetchone()
-        ids = self._take_ids(db, specs, next_number, bool(taken))
-        counts: Dict[str, int] = {}
-        now = time.time() if now is None else now
-        db.executemany(_ADD, _new_rows(specs, ids, last_seq, int(default or MAX_RETRIES), now, counts))
-        for queue, pending in counts.items():
-            if db.execute("UPDATE queues SET pending = pending + ? WHERE name = ?", (pending, queue)).rowcount == 0:
-                db.execute("INSERT INTO queues (name, pending) VALUES (?, ?)", (queue, pending))
-        return ids
-
-    def add_within(self, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
-        """See ``Store.add_within``."""
-        from queuectl.db.sqlite_within import add_within
-
-        return add_within(self, connection, specs)
-
-    def _take_ids(self, db: sqlite3.Connection, specs: Sequence[JobSpec], next_number: int, taken: bool) -> List[str]:
-        """Return the ids of new jobs: the given ones if they are free, generated ones for the rest.
-
-        These count on from *next_number*; *taken* says whether callers took numbers behind it.
-        """
-        given = [spec.id for spec in specs if spec.id is not None]
-        if not given and not taken:
-            db.execute("UPDATE store SET next_number = ?", (next_number + len(specs),))
-            return ["job%d" % number for number in range(next_number, next_number + len(specs))]
-        existing = {name for name in given if db.execute("SELECT 1 FROM jobs WHERE id = ?", (name,)).fetchone()}
-        numbers = {number for number in map(generated_number, given) if number is not None}
-        spent = {number for number in numbers if _taken_between(db, number, number)}
-        refuse_spent(given, existing, next_number, spent)
-        generated = len(specs) - len(given)
-        near = taken_near(lambda first, last: _taken_between(db, first, last), next_number, generated, numbers)
-        ids, next_number, ahead = number_jobs(specs, next_number, near)
-        db.execute("UPDATE store SET next_number = ?", (next_number,))
-        db.execute("DELETE FROM taken_numbers WHERE number < ?", (next_number,))
-        db.executemany("INSERT INTO taken_numbers (number) VALUES (?)", [(each,) for each in sorted(ahead & numbers)])
-        return ids
 
     # -- runs ---------------------------------------------------------------------------------
 
@@ -349,22 +282,6 @@ class SqliteStore(SqliteDesk, SqliteWorkers, SqliteViews, Store):
         db.executemany(_ADD_OUTPUT, rows)
 
 
-# A row number is the key of pages of a listing: none comes again, not even after the newest job was deleted.
-_BEFORE_ADD = """
-    SELECT next_number, EXISTS (SELECT 1 FROM taken_numbers),
-           max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs)),
-           (SELECT value FROM settings WHERE key = 'max_retries')
-      FROM store
-    """
-
-# No parameter is None: to sqlite3 that is a stranger whose type it asks for adapters, 0.25 us each.
-_ADD = """
-    INSERT INTO jobs (seq, id, queue, state, priority, run_at, ready, command, cwd, env, tags,
-                      timeout_s, backoff_base, max_retries, created_at, updated_at)
-    VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''),
-            nullif(?, 0), nullif(?, 0), ?, ?, ?)
-    """
-
 # Not for a run that was deleted: a worker given up for lost may write on after its job was pruned.
 _ADD_OUTPUT = """
     INSERT OR REPLACE INTO output (run_id, start, bytes)
@@ -420,31 +337,3 @@ _OWN = """
            last_run_id = ?, worker_id = ?, updated_at = ?, reason = NULL
      WHERE seq = ?
     """
-
-
-def _taken_between(db: sqlite3.Connection, first: int, last: int) -> List[int]:
-    """Return the numbers from *first* to *last* that callers took."""
-    found = db.execute("SELECT number FROM taken_numbers WHERE number BETWEEN ? AND ?", (first, last))
-    return [row[0] for row in found]
-
-
-def _new_rows(
-    specs: Sequence[JobSpec],
-    ids: Sequence[str],
-    last_seq: int,
-    max_retries: int,
-    now: float,
-    counts: Dict[str, int],
-) -> Iterator[Tuple[Any, ...]]:
-    """Yield the rows of new jobs; count them by queue on the way."""
-    for seq, (spec, job_id) in enumerate(zip(specs, ids), last_seq + 1):
-        run_at = now if spec.run_at is None else spec.run_at
-        if spec.delay_s is not None:
-            run_at = now + spec.delay_s
-        counts[spec.queue] = counts.get(spec.queue, 0) + 1
-        yield (
-            seq, job_id, spec.queue, spec.priority, run_at, 1 if run_at <= now else 2, spec.command, spec.cwd,
-            to_json(spec.env) if spec.env else "", to_json(spec.tags) if spec.tags else "",
-            spec.timeout_s or 0, spec.backoff_base or 0,
-            max_retries if spec.max_retries is None else spec.max_retries, now, now,
-        )  # fmt: skip

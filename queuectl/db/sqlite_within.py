@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Iterable, List, Sequence
 
-    from queuectl.db.sqlite import SqliteStore
+    from queuectl.db.sqlite_add import SqliteAdd
     from queuectl.job import Job
     from queuectl.jobspec import JobSpec
 
@@ -33,7 +33,7 @@ class _Within:
         return sqlite3.Cursor(self._theirs).executemany(sql, rows)
 
 
-def add_within(store: SqliteStore, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
+def add_within(store: SqliteAdd, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
     """See ``Store.add_within``."""
     from queuectl.job import Job
 
@@ -83,7 +83,7 @@ def _commits_by_itself(connection: sqlite3.Connection) -> bool:
     return autocommit if isinstance(autocommit, bool) else connection.isolation_level is None
 
 
-def _refuse_another(store: SqliteStore, within: Any) -> None:
+def _refuse_another(store: SqliteAdd, within: Any) -> None:
     """Refuse a connection to another file."""
     files = [row[2] for row in within.execute("PRAGMA database_list") if row[1] == "main"]
     try:

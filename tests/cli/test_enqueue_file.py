@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -250,3 +253,22 @@ def test_a_file_in_the_home_folder(cli: Callable[..., Any], home: Any) -> None:
     (home.parent / "sub").mkdir()
 
     assert "Enqueued 1 job (job1)\n" == cli("enqueue", "--lines", "--file=~/jobs", cwd="sub", code=0).out
+
+
+@pytest.mark.posix("the largest size of a process that has ended")
+def test_memory_does_not_grow_with_the_file() -> None:
+    """A file of very many jobs takes as much of it as one of many."""
+    taken = []
+    for count in (25_000, 250_000):
+        Path("commands").write_text("true\n" * count)
+        words = [sys.executable, "-m", "queuectl", "--db", f"{count}.db", "enqueue", "--lines", "--file", "commands"]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        with process.stdout:
+            assert f"Enqueued {count} jobs (job1 .. job{count})\n".encode() == process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status
+        assert 0 == status
+        taken.append(usage.ru_maxrss)
+
+    assert taken[1] < 1.5 * taken[0]

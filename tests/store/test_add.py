@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from queuectl.db.spool import CHUNK, Spool
 from queuectl.errors import JobExists
 from queuectl.job import JobFilter
 from tests.store.build import T0, bring_to, claim_ids, drain, snapshot, spec, specs
@@ -40,6 +41,43 @@ def test_an_added_job_has_what_it_was_given(store):
         job.state, job.attempts, job.failures, job.losses, job.run_no, job.run_id, job.worker_id, job.cancel_requested,
     )  # fmt: skip
     assert (T0, T0, None, None) == (job.created_at, job.updated_at, job.ended_at, job.reason)
+
+
+def test_very_many_jobs_have_what_they_were_given(store):
+    """They take another way than few do, through files; each of them arrives as it would have alone."""
+    fields = [
+        {}, {"queue": "mail", "priority": -5}, {"run_at": T0 + 50}, {"run_at": T0 - 50}, {"delay_s": 2.5},
+        {"delay_s": 0.0}, {"max_retries": 0}, {"backoff_base": 1.5, "timeout_s": 0.25},
+        {"env": {"A": "é=1"}, "tags": ["x", "y"]}, {"command": "echo 'é' \"x\"\t\\n"},
+    ]  # fmt: skip
+    store.set_setting("max_retries", "9")
+    few = store.add([spec(**each) for each in fields], T0)
+
+    with Spool() as spool:
+        for number in range(2 * CHUNK + 10):
+            spool.append(spec(**fields[number % len(fields)]))
+        many = store.add(spool, T0)
+
+    assert [f"job{11 + number}" for number in range(2 * CHUNK + 10)] == list(many)
+    assert {each.name: each.pending for each in store.queues()} == {"default": 9 * 2002, "mail": 2002}
+    alone = [store.get(job_id)._replace(seq=0, id="") for job_id in few]
+    for page in (store.jobs(JobFilter(), 10, 10), store.jobs(JobFilter(), len(few) + 2 * CHUNK, 10)):
+        assert alone == [job._replace(seq=0, id="") for job in page]
+    assert [] == store.check()
+
+
+def test_very_many_jobs_where_callers_took_numbers(store):
+    """The generated ids go around them, and a given one that is not free refuses all."""
+    store.add([spec(id="job3")], T0)
+    store.add(specs(1), T0)
+
+    assert ["job2", "job4"] == list(store.add(specs(CHUNK), T0))[:2]
+    with Spool() as spool:
+        for each in (*specs(CHUNK + 5), spec(id="job3")):
+            spool.append(each)
+        with pytest.raises(JobExists, match="job3 is taken"):
+            store.add(spool, T0)
+    assert [f"job{CHUNK + 3}"] == store.add(specs(1), T0)
 
 
 def test_what_is_not_given_is_left_to_the_settings(store):

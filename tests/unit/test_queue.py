@@ -183,6 +183,24 @@ def test_a_job_that_does_not_exist_is_not_found(queue):
             look("job9")
 
 
+def test_many_jobs_whose_text_is_of_a_kind_of_its_own(queue):
+    """As the members of an Enum that are text or numbers; very many jobs are kept in a file before they are stored."""
+
+    class Text(str):
+        """Text all the same."""
+
+    class Number(int):
+        """A whole number."""
+
+    jobs = [{"command": Text("a"), "priority": Number(7), "env": {Text("A"): Text("1")}, "tags": [Text("t")]}] * 20_001
+
+    ids = queue.enqueue_many(iter(jobs))
+
+    assert [f"job{number}" for number in range(1, 20_002)] == ids
+    for job in (queue.get("job1"), queue.get("job20001")):
+        assert ("a", 7, {"A": "1"}, ["t"]) == (job.command, job.priority, job.env, job.tags)
+
+
 def test_jobs_are_read_page_by_page_without_a_seam(queue):
     """More jobs than a page: all of them, in order, whichever way; a limit cuts anywhere."""
     ids = queue.enqueue_many(["true"] * 2300)

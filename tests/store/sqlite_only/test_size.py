@@ -109,6 +109,34 @@ def test_a_listing_of_the_dead_reads_the_ends_of_their_outputs(path, store):
     assert sum(len(data) for found in asked for _, _, data in found) < 3 * 10_000
 
 
+class Watched:
+    """So many jobs; another connection enqueues one while they are looked through."""
+
+    def __init__(self, path, count):
+        self._path, self._count = path, count
+        self.given = []
+
+    def __len__(self):
+        return self._count
+
+    def __iter__(self):
+        for number in range(self._count):
+            if number == self._count // 2:
+                with Queue(self._path) as queue:
+                    queue.store.in_a_hurry = True
+                    queue.enqueue("the other")
+            yield spec()
+
+
+def test_others_write_while_very_many_jobs_are_made_ready(path, store):
+    """The write lock is taken for one statement that moves them in, not for as long as each of them takes."""
+    ids = store.add(Watched(path, MANY))
+
+    assert "the other" == store.get("job1").command
+    assert ("job2", f"job{MANY + 1}", MANY) == (ids[0], ids[-1], len(ids))
+    assert [] == store.check()
+
+
 class Locked:
     """Counts the steps that a store's connection takes while it has the write lock: others wait as long."""
 

@@ -1,0 +1,151 @@
+"""Jobs come into a SQLite store."""
+
+from __future__ import annotations
+
+import time
+
+from queuectl import faults
+from queuectl.db.rules import (
+    MAX_RETRIES,
+    STAGED,
+    Numbered,
+    generated_number,
+    given_ids,
+    number_jobs,
+    numbered,
+    refuse_spent,
+    taken_near,
+    to_json,
+)
+from queuectl.db.sqlite_desk import SqliteDesk
+from queuectl.errors import NotDurable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+    from queuectl.db.spool import Specs
+    from queuectl.job import Job
+    from queuectl.jobspec import JobSpec
+
+
+class SqliteAdd(SqliteDesk):
+    """The verbs ``add`` and ``add_within``."""
+
+    def add(self, specs: Specs, now: Optional[float] = None) -> Sequence[str]:
+        """See ``Store.add``."""
+        specs = specs if hasattr(specs, "__len__") else list(specs)
+        if not specs:
+            return []
+        if len(specs) > STAGED and not given_ids(specs):
+            from queuectl.db.sqlite_stage import staged
+
+            with staged(self._db, specs) as counts:
+                return self._add(specs, now, counts)
+        return self._add(specs, now)
+
+    def _add(self, specs: Specs, now: Optional[float], staged: Optional[Dict[str, int]] = None) -> Sequence[str]:
+        ids: Sequence[str] = []
+        try:
+            with self._write as db:
+                ids = self._insert(db, specs, now, staged)
+                self._ring_after = True
+                faults.point("adding")
+        except NotDurable as error:
+            raise NotDurable(error.trouble, ids) from error
+        faults.point("added")
+        return ids
+
+    def _insert(
+        self, db: sqlite3.Connection, specs: Specs, now: Optional[float] = None, staged: Optional[Dict[str, int]] = None
+    ) -> Sequence[str]:
+        """Add jobs in the open transaction of *db*; *staged* counts them by queue if their rows are made."""
+        next_number, taken, last_seq, default = db.execute(_BEFORE_ADD).fetchone()
+        ids = self._take_ids(db, specs, next_number, bool(taken))
+        counts: Dict[str, int] = {}
+        now = time.time() if now is None else now
+        default = int(default or MAX_RETRIES)
+        if staged is not None and isinstance(ids, Numbered):
+            from queuectl.db.sqlite_stage import move_in
+
+            counts = staged
+            move_in(db, next_number, last_seq, default, now)
+        else:
+            db.executemany(_ADD, _new_rows(specs, ids, last_seq, default, now, counts))
+        for queue, pending in counts.items():
+            if db.execute("UPDATE queues SET pending = pending + ? WHERE name = ?", (pending, queue)).rowcount == 0:
+                db.execute("INSERT INTO queues (name, pending) VALUES (?, ?)", (queue, pending))
+        return ids
+
+    def add_within(self, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
+        """See ``Store.add_within``."""
+        from queuectl.db.sqlite_within import add_within
+
+        return add_within(self, connection, specs)
+
+    def _take_ids(self, db: sqlite3.Connection, specs: Specs, next_number: int, taken: bool) -> Sequence[str]:
+        """Return the ids of new jobs: the given ones if they are free, generated ones for the rest.
+
+        These count on from *next_number*; *taken* says whether callers took numbers behind it.
+        """
+        given = given_ids(specs)
+        if not given and not taken:
+            db.execute("UPDATE store SET next_number = ?", (next_number + len(specs),))
+            return numbered(next_number, len(specs))
+        existing = {name for name in given if db.execute("SELECT 1 FROM jobs WHERE id = ?", (name,)).fetchone()}
+        numbers = {number for number in map(generated_number, given) if number is not None}
+        spent = {number for number in numbers if _taken_between(db, number, number)}
+        refuse_spent(given, existing, next_number, spent)
+        generated = len(specs) - len(given)
+        near = taken_near(lambda first, last: _taken_between(db, first, last), next_number, generated, numbers)
+        ids, next_number, ahead = number_jobs(specs, next_number, near)
+        db.execute("UPDATE store SET next_number = ?", (next_number,))
+        db.execute("DELETE FROM taken_numbers WHERE number < ?", (next_number,))
+        db.executemany("INSERT INTO taken_numbers (number) VALUES (?)", [(each,) for each in sorted(ahead & numbers)])
+        return ids
+
+
+# A row number is the key of pages of a listing: none comes again, not even after the newest job was deleted.
+_BEFORE_ADD = """
+    SELECT next_number, EXISTS (SELECT 1 FROM taken_numbers),
+           max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs)),
+           (SELECT value FROM settings WHERE key = 'max_retries')
+      FROM store
+    """
+
+# No parameter is None: to sqlite3 that is a stranger whose type it asks for adapters, 0.25 us each.
+_ADD = """
+    INSERT INTO jobs (seq, id, queue, state, priority, run_at, ready, command, cwd, env, tags,
+                      timeout_s, backoff_base, max_retries, created_at, updated_at)
+    VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''),
+            nullif(?, 0), nullif(?, 0), ?, ?, ?)
+    """
+
+
+def _taken_between(db: sqlite3.Connection, first: int, last: int) -> List[int]:
+    """Return the numbers from *first* to *last* that callers took."""
+    found = db.execute("SELECT number FROM taken_numbers WHERE number BETWEEN ? AND ?", (first, last))
+    return [row[0] for row in found]
+
+
+def _new_rows(
+    specs: Specs,
+    ids: Sequence[str],
+    last_seq: int,
+    max_retries: int,
+    now: float,
+    counts: Dict[str, int],
+) -> Iterator[Tuple[Any, ...]]:
+    """Yield the rows of new jobs; count them by queue on the way."""
+    for seq, (spec, job_id) in enumerate(zip(specs, ids), last_seq + 1):
+        run_at = now if spec.run_at is None else spec.run_at
+        if spec.delay_s is not None:
+            run_at = now + spec.delay_s
+        counts[spec.queue] = counts.get(spec.queue, 0) + 1
+        yield (
+            seq, job_id, spec.queue, spec.priority, run_at, 1 if run_at <= now else 2, spec.command, spec.cwd,
+            to_json(spec.env) if spec.env else "", to_json(spec.tags) if spec.tags else "",
+            spec.timeout_s or 0, spec.backoff_base or 0,
+            max_retries if spec.max_retries is None else spec.max_retries, now, now,
+        )  # fmt: skip
