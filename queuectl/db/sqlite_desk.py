@@ -40,6 +40,8 @@ STEP = 1000
 PRUNE_PAGES = 4000
 # How many pages are given back to the file system at once, with the write lock held.
 SHRINK_PAGES = 500
+# So little is written anew at once instead.
+SMALL_PAGES = 1000
 
 
 class SqliteDesk(SqliteViews):
@@ -214,6 +216,11 @@ class SqliteDesk(SqliteViews):
         free = self._free_pages()
         if free == 0:
             return False
+        kept = int(self._rows("PRAGMA page_count")[0][0]) - free
+        if kept < min(free, SMALL_PAGES):  # then all at once is a matter of milliseconds, however large the file was
+            self._rows("VACUUM")
+            self._rows("PRAGMA wal_checkpoint(PASSIVE)")
+            return False
         with self._write as db:
             self._sync_after = False
             for _ in range(min(free, SHRINK_PAGES)):
@@ -229,6 +236,19 @@ class SqliteDesk(SqliteViews):
 
     def reset(self) -> None:
         """See ``Store.reset``."""
+        # What is deleted is not overwritten, as Debian's SQLite would, with a log as large as the store, while others
+        # wait: the file is cut afterwards.
+        overwrites = self._rows("PRAGMA secure_delete")[0][0]
+        self._rows("PRAGMA secure_delete = 0")
+        try:
+            self._delete_all()
+        finally:
+            self._rows("PRAGMA secure_delete = %d" % overwrites)
+        with suppress(StoreUnavailable):  # all is deleted; the room is wanted, but not more
+            while self.shrink():
+                pass
+
+    def _delete_all(self) -> None:
         with self._write as db:
             db.execute(_KEEP_LAST_NUMBERS)
             # Without a WHERE SQLite truncates each table instead of visiting its rows.
@@ -237,9 +257,6 @@ class SqliteDesk(SqliteViews):
             db.execute("INSERT INTO queues (name) VALUES ('default')")
             db.execute("UPDATE store SET next_number = 1, settings_version = settings_version + 1")
             faults.point("resetting")
-        with suppress(StoreUnavailable):  # all is deleted; the room is wanted, but not more
-            while self.shrink():
-                pass
 
     # -- switches -----------------------------------------------------------------------------
 

@@ -68,6 +68,21 @@ def test_the_file_gets_smaller(path, store, how):
     assert (how is not reset) == ("job21" in [job.id for job in store.jobs(JobFilter())])
 
 
+def test_a_reset_writes_little(path, store):
+    """Nothing is written over first, nor is the file cut page by page: others wait meanwhile."""
+    run_large(store, 20)
+    assert size(path, store) > 20 * LARGE
+    before = store._rows("PRAGMA secure_delete")
+    cuts = []
+    store._db.set_trace_callback(lambda sql: cuts.append(sql) if "vacuum" in sql.lower() else None)
+
+    store.reset()
+
+    assert os.path.getsize(path + "-wal") < LARGE
+    assert ["VACUUM"] == cuts
+    assert before == store._rows("PRAGMA secure_delete")
+
+
 def test_large_outputs_are_deleted_in_small_steps(store):
     """Others write in between; whoever prunes goes on until all of them are gone."""
     run_large(store, 50)
