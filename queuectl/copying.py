@@ -19,7 +19,7 @@ from queuectl.errors import Refused, StoreError, StoreRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, List, Optional, Sequence
+    from typing import Any, Callable, Optional, Sequence
 
     from queuectl.db import Location
     from queuectl.db.base import Store
@@ -141,9 +141,8 @@ class _Blocks:
     def __init__(self) -> None:
         self.limit = FIRST_ROWS
 
-    def seen(self, rows: List[Row]) -> None:
-        """Learn from a block how large rows are here."""
-        size = sum(len(value) for row in rows for value in row if isinstance(value, (str, bytes)))
+    def seen(self, rows: Sequence[Row], size: int) -> None:
+        """Learn from a block of *size* bytes how large rows are here."""
         each = max(size // max(len(rows), 1), 1)
         self.limit = max(FEWEST_ROWS, min(BLOCK_BYTES // each, MOST_ROWS, self.limit * 4))
 
@@ -159,7 +158,7 @@ def _copy_table(source: Port, target: Port, table: Table, progress: _Progress) -
         until = table.key_of(rows[-1])
         target.replace(table, after, until, rows)
         after = until
-        blocks.seen(rows)
+        blocks.seen(rows, sum(len(value) for row in rows for value in row if isinstance(value, (str, bytes))))
         progress.add("copying", len(rows))
         faults.point("copying")
 
@@ -227,15 +226,28 @@ def _compare(source: Port, target: Port, table: Table, progress: _Progress, mend
         if found != rows and mend:
             target.replace(table, after, until, rows)
             found = target.rows(table, after, until, None)
-        for side, read in enumerate((rows, found)):
-            counts[side] += len(read)
-            for row in read:
-                digests[side].update(repr(row).encode("utf-8", "surrogatepass"))
+        counts = [counts[0] + len(rows), counts[1] + len(found)]
+        if found == rows:  # as nearly always: others wait while the rows are made text, so once must do
+            size = _digest(rows, *digests)
+        else:
+            size = _digest(rows, digests[0])
+            _digest(found, digests[1])
         progress.add("checking", len(rows))
         if until is None or (found != rows and not mend):
             return counts[0], counts[1], digests[0].hexdigest(), digests[1].hexdigest()
         after = until
-        blocks.seen(rows)
+        blocks.seen(rows, size)
+
+
+def _digest(rows: Sequence[Row], *digests: Any) -> int:
+    """Add *rows* to the digests; return how many bytes they were."""
+    size = 0
+    for row in rows:
+        data = repr(row).encode("utf-8", "surrogatepass")
+        size += len(data)
+        for digest in digests:
+            digest.update(data)
+    return size
 
 
 def _refuse_workers_now(source: Store) -> None:
