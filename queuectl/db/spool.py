@@ -99,7 +99,6 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, dict):
         return {_plain(key): _plain(each) for key, each in value.items()}
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            return str.__str__(value) if kind is str else kind(value)
-    return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    return int(value) if isinstance(value, int) else float(value) if isinstance(value, float) else value
