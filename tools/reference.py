@@ -25,14 +25,14 @@ MADE_BY = "<!-- Made by tools/reference.py from the program's own tables; 'make 
 
 CLI_HEAD = """\
 `queuectl [OPTIONS] COMMAND ...`, or `python3 -m queuectl` where the script is not on the path. `queuectl` alone
-shows the status, and on an empty queue the commands to start with."""
+shows the status or, as long as there are no jobs, the commands to get started with."""
 OPTION_RULES = """\
-A long option is written `--name value` or `--name=value`; hyphens and underscores in names are the same; nothing is
-abbreviated. After `--` nothing is an option."""
+A long option is written `--name value` or `--name=value`; hyphens and underscores in names are the same; options cannot
+be abbreviated. After `--` nothing is an option."""
 SETTINGS_HEAD = """\
-Settings live in the store, so all workers of a store share them, on whatever host. `queuectl config set KEY VALUE`
-checks and sets one, `config get KEY` prints it, `config list` shows all, `config unset KEY` goes back to the default.
-Hyphens and underscores in a key are the same."""
+Settings live in the store, so all workers of a store share them, whatever host they run on.
+`queuectl config set KEY VALUE` checks and sets one, `config get KEY` prints it, `config list` shows all,
+`config unset KEY` returns to the default. Hyphens and underscores in a key are the same."""
 SETTINGS_TAIL = """\
 A change needs no restart: workers notice it with the next job they claim."""
 

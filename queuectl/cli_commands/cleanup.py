@@ -100,7 +100,7 @@ COMMANDS = (
             ("queuectl prune --state completed --yes", "for scripts"),
             ("queuectl config set keep_completed 7d", "let the workers do it from now on"),
         ],
-        details="Deletes them with their runs and output, after asking. The answer is read from standard input.",
+        details="Asks first, then deletes them with their runs and output. The answer is read from standard input.",
         exit_codes=[(1, "the answer was no")],
     ),
     Command(
@@ -109,8 +109,8 @@ COMMANDS = (
         options=[YES_OPTION],
         examples=[("queuectl reset", ""), ("queuectl reset --yes", "for scripts")],
         details=(
-            "Stops the workers of all hosts now, deletes all jobs and runs, puts the settings to their defaults;\n"
-            "ids start from job1 again. Asks first; the answer is read from standard input, and its end means no."
+            "Stops the workers on all hosts at once, deletes all jobs and runs, and resets all settings. Ids start\n"
+            "from job1 again. Asks first; the answer is read from standard input, and end of input means no."
         ),
         exit_codes=[(1, "the answer was no")],
     ),

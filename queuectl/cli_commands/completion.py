@@ -331,7 +331,7 @@ COMMANDS = (
             ("queuectl completion fish > ~/.config/fish/completions/queuectl.fish", ""),
             ("queuectl completion powershell | Out-String | Invoke-Expression", "in $PROFILE"),
         ],
-        details="Completes commands, options, states, settings, queues, hosts and the ids of jobs.",
+        details="Completes commands, options, states, settings, queues, hosts and job ids.",
     ),
     Command(
         "__complete",

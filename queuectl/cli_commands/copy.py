@@ -67,10 +67,10 @@ COMMANDS = (
         "copy",
         copy,
         options=[
-            Option("--to", "the store to copy into: a path, or postgresql://...", "PATH|URL", complete="files"),
-            Option("--stop", "stop the workers of all hosts first; they finish their jobs"),
-            Option("--now", "with --stop: they put their jobs back"),
-            Option("--timeout", "with --stop: wait no longer than this for them", "S", DURATION),
+            Option("--to", "the store to copy to: a path, or postgresql://...", "PATH|URL", complete="files"),
+            Option("--stop", "stop the workers on all hosts first; they finish their jobs"),
+            Option("--now", "with --stop: end running commands and put their jobs back in the queue"),
+            Option("--timeout", "with --stop: give up waiting after this long", "S", DURATION),
         ],
         examples=[
             ("queuectl copy --to postgresql://queue@db.example/jobs", "from one machine to a fleet"),
@@ -78,11 +78,11 @@ COMMANDS = (
             ("queuectl copy --to /data/jobs.db --stop", "stops the workers first"),
         ],
         details=(
-            "Copies jobs, runs, output, settings and queues; ids, order and counts are kept. The target is new\n"
-            "or empty. Reads everything back and compares it. A copy that was interrupted is no store yet:\n"
-            "the same command goes on with it; given once more after that it compares and says that all is\n"
-            "there. Refuses while workers run."
+            "Copies jobs, runs, output, settings and queues; ids, order and counts stay the same. The target must be\n"
+            "new or empty. Everything is read back and compared. If a copy is interrupted, run the same command\n"
+            "again: it continues where it stopped. Run on a complete copy, it compares and writes nothing. It\n"
+            "refuses to start while workers are running."
         ),
-        exit_codes=[(1, "workers run, the target holds something else, or a store failed; says which")],
+        exit_codes=[(1, "workers are running, the target is not empty, or a store failed")],
     ),
 )

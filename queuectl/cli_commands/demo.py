@@ -148,8 +148,9 @@ COMMANDS = (
         demo,
         examples=[("queuectl demo", "")],
         details=(
-            "Adds jobs to a scratch store, starts three workers, lets a job fail, be retried, die and come back\n"
-            "from the DLQ; prints the commands as you would type them. Takes about ten seconds, and leaves nothing."
+            "Adds jobs to a temporary store and starts three workers. One job fails, is retried, dies and comes\n"
+            "back from the DLQ. Prints each command as you would type it. Takes about ten seconds and leaves nothing\n"
+            "behind."
         ),
     ),
 )

@@ -115,24 +115,24 @@ COMMANDS = (
     Command(
         "dlq list",
         list_dead,
-        "List the dead jobs with reason and last error",
+        "List dead jobs with reason and last error",
         options=[QUEUE_OPTION, TAG_OPTION, LIMIT_OPTION, SORT_OPTION, TABLE_OPTION],
         examples=[("queuectl dlq list", ""), ("queuectl dlq list --json", "")],
         details=(
             "Prints as 'queuectl list' does: a table on a terminal, JSON Lines when piped, an array with --json.\n"
-            "LAST ERROR is the last line that the job's last run wrote."
+            "LAST ERROR is the last line of output of the job's last run."
         ),
     ),
     Command(
         "dlq retry",
         retry_dead,
-        "Put dead jobs back to pending",
-        positionals=[Positional("ids", "ID", "ids of dead jobs; all or none", 0, None, "dead")],
+        "Run dead jobs again",
+        positionals=[Positional("ids", "ID", "ids of dead jobs; if one is not dead, none is retried", 0, None, "dead")],
         options=[Option("--all", "all dead jobs")],
         usage="ID ... | --all",
         examples=[("queuectl dlq retry job1", ""), ("queuectl dlq retry --all", "")],
-        details="Starts them over: attempts, failures and losses 0, pending, due now. The history of runs stays.",
-        exit_codes=[(1, "an id is not dead or does not exist; nothing was changed")],
+        details="Starts them over: pending, due now, attempts, failures and losses back to 0. Past runs are kept.",
+        exit_codes=[(1, "a job is not dead or does not exist; nothing was changed")],
     ),
     Command(
         "dlq purge",
@@ -145,7 +145,7 @@ COMMANDS = (
             YES_OPTION,
         ],
         examples=[("queuectl dlq purge --older-than 30d --yes", "")],
-        details="Deletes them with their runs and output, after asking. The answer is read from standard input.",
+        details="Asks first, then deletes them with their runs and output. The answer is read from standard input.",
         exit_codes=[(1, "the answer was no")],
     ),
 )

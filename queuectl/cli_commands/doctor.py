@@ -289,7 +289,7 @@ COMMANDS = (
         "doctor",
         doctor,
         examples=[("queuectl doctor", ""), ("queuectl doctor --json", "for monitoring")],
-        details="Looks at the versions, the store's files and rows, the disk, the workers and stuck jobs.",
-        exit_codes=[(1, "something is wrong; it says what to do")],
+        details="Checks the versions, the store's files and contents, the disk, the workers, and for stuck jobs.",
+        exit_codes=[(1, "there is a problem; it says what to do")],
     ),
 )

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from queuectl.queue import Queue
 
 FIELD_OPTIONS = (
-    Option("--command", "the command, for the shell", "CMD"),
+    Option("--command", "the command, run by the shell", "CMD"),
     Option("--id", "the job's id (default: the next of job1, job2 ...)", "ID"),
     Option("--queue", "the queue it waits in (default: default)", "Q", complete="queues"),
-    Option("--priority", "larger runs first (default: 0)", "N"),
-    Option("--max-retries", "retries after the first run (default: the setting)", "N"),
-    Option("--backoff-base", "the delay before a retry is this to the power of the failed runs", "B"),
-    Option("--timeout", "how long a run may take: seconds, or 90s, 1.5h, 2h30m", "T"),
-    Option("--delay", "run no sooner than this from now: seconds, or 90s, 1.5h", "D"),
-    Option("--at", "run no sooner than this: 2030-01-31T08:00, with Z or an offset for another zone", "TIME"),
+    Option("--priority", "jobs with a larger number run first (default: 0)", "N"),
+    Option("--max-retries", "retries after the first run (default: the setting max_retries)", "N"),
+    Option("--backoff-base", "retry N waits B to the power of N seconds (default: the setting backoff_base)", "B"),
+    Option("--timeout", "end a run after this long: seconds, or 90s, 1.5h, 2h30m (default: the setting timeout)", "T"),
+    Option("--delay", "wait this long before the first run: seconds, or 90s, 1.5h", "D"),
+    Option("--at", "do not run before this time: 2030-01-31T08:00 (local), or with Z or an offset", "TIME"),
     Option("--cwd", "the directory it runs in (default: the current one)", "DIR", complete="files"),
-    Option("--env", "add a variable to its environment", "K=V", repeat=True),
-    Option("--tag", "give it a tag", "T", repeat=True),
+    Option("--env", "set a variable in its environment", "K=V", repeat=True),
+    Option("--tag", "add a tag", "T", repeat=True),
 )
 
 
@@ -211,21 +211,21 @@ COMMANDS = (
             *FIELD_OPTIONS,
             Option(
                 "--file",
-                "a job a line, as JSON; - is standard input; all or nothing",
+                "read one job per line, as JSON; - is standard input; all or nothing",
                 "FILE",
                 complete="files",
                 once=True,
             ),
-            Option("--lines", "the lines of --file are plain commands"),
+            Option("--lines", "with --file: each line is a plain command"),
         ],
         words="CMD ARG ...",
         usage="[OPTIONS] [JSON | --command CMD | --file FILE | -- CMD ARG ...]",
         examples=[
             ("""queuectl enqueue '{"command":"echo hello"}'""", "a job as JSON"),
             ("queuectl enqueue -- convert 'my photo.png' small.jpg", "a program and its arguments, as typed"),
-            ("queuectl enqueue --command 'make && make install'", "for the shell"),
+            ("queuectl enqueue --command 'make && make install'", "a shell command line"),
             ("queuectl enqueue --priority 5 --delay 10m --tag nightly -- ./backup.sh", ""),
-            ("queuectl enqueue --file jobs.jsonl", "a job a line; all or nothing"),
+            ("queuectl enqueue --file jobs.jsonl", "one job per line; all or nothing"),
             ("find . -name '*.png' | sed 's/.*/optipng &/' | queuectl enqueue --lines --file -", ""),
         ],
         details=(

@@ -334,12 +334,12 @@ COMMANDS = (
             ("queuectl run --max-retries 0 --timeout 10m --command 'curl -f example.org | wc -c'", ""),
         ],
         details=(
-            "Waits for the job's final state, retries included, and exits as its last run did. Ctrl-C leaves the job\n"
-            "to the workers and says how to follow and how to end it."
+            "Waits for the job to end, retries included, and exits as its last run did. Ctrl-C stops the waiting, not\n"
+            "the job, and says how to follow or cancel it."
         ),
         exit_codes=[
             (124, "the last run timed out"),
-            (130, "the job was cancelled, or run was interrupted (the job goes on)"),
+            (130, "the job was cancelled, or the waiting was interrupted (the job keeps running)"),
             (128, "plus N: the last run was ended by signal N"),
         ],
     ),
@@ -348,24 +348,24 @@ COMMANDS = (
         logs,
         positionals=[JOB],
         options=[
-            Option("--run", "this run, from 1 (default: the last)", "N", whole_from(1)),
-            Option("-f --follow", "go on to the end of the job, as it writes; with --run, of that run"),
+            Option("--run", "the run with this number, from 1 (default: the last)", "N", whole_from(1)),
+            Option("-f --follow", "follow the output until the job ends; with --run, until that run ends"),
         ],
-        examples=[("queuectl logs job1", ""), ("queuectl logs -f job1", "follow it, on whatever host it runs")],
+        examples=[("queuectl logs job1", ""), ("queuectl logs -f job1", "follow it, on whichever host it runs")],
         details=(
-            "The bytes as the command wrote them, standard output and error in order of arrival. Where more was\n"
-            "written than the setting output_limit, a line says how much was cut. A job that has not run has none.\n"
-            "-f begins with the last run and goes on with those that follow, retries included; standard error says\n"
-            "why there is another one."
+            "Prints the bytes as the command wrote them, standard output and error in order of arrival. If a run\n"
+            "wrote more than the setting output_limit, a line says how much was cut. A job that has not run prints\n"
+            "nothing. -f starts with the last run and continues with the next ones, retries included; standard error\n"
+            "says why there is another run."
         ),
     ),
     Command(
         "wait",
         wait,
-        positionals=[Positional("ids", "ID", "ids of jobs", 1, None, "jobs")],
-        options=[Option("--timeout", "wait no longer than this", "T", DURATION)],
+        positionals=[Positional("ids", "ID", "the jobs' ids", 1, None, "jobs")],
+        options=[Option("--timeout", "give up after this long", "T", DURATION)],
         examples=[("queuectl wait job1 job2 --timeout 10m", "")],
-        details="Until all have ended: completed, dead or cancelled.",
-        exit_codes=[(0, "all completed"), (1, "some did not, or were not found"), (124, "--timeout ended first")],
+        details="Waits until all of them have ended: completed, dead or cancelled.",
+        exit_codes=[(0, "all completed"), (1, "some did not, or were not found"), (124, "timed out")],
     ),
 )

@@ -15,23 +15,27 @@ if TYPE_CHECKING:
 
     from queuectl.cli_commands.spec import Args, Option
 
-EXIT_CODES = ((0, "done"), (1, "could not: not found, wrong state, bad job, store unreachable ..."),
+EXIT_CODES = ((0, "done"), (1, "failed: not found, wrong state, invalid job, store unreachable ..."),
               (2, "wrong usage"), (130, "interrupted"))  # fmt: skip
 
 ROOT_HEAD = """\
 Usage: queuectl [OPTIONS] COMMAND ...
 
-Runs shell commands in the background and does not lose them.
+A durable job queue for shell commands.
 
-Start here:
-  queuectl enqueue '{"command":"echo hello"}'
-  queuectl worker start
-  queuectl status
+Get started:
+  queuectl enqueue '{"command":"echo hello"}'   add a job
+  queuectl worker start                         run jobs until Ctrl-C
+  queuectl status                               see how they are doing
 """
 
+ENVIRONMENT = (
+    ("QUEUECTL_HOME", "the directory of the store, pids and logs (default: ~/.queuectl)"),
+    ("QUEUECTL_DB", "the store, if --db does not name one"),
+    ("NO_COLOR", "no colours, if set"),
+)
 ROOT_TAIL = """\
-'queuectl help COMMAND' says more about one, with examples. Options may stand before or after the command.
-Environment: QUEUECTL_HOME (the directory, default ~/.queuectl), QUEUECTL_DB (the store), NO_COLOR.
+'queuectl help COMMAND' shows details and examples. Options may come before or after the command.
 """
 
 
@@ -50,7 +54,8 @@ def root_text() -> str:
         lines.append(f"  {entry.name:<11} {entry.summary}")
         if entry.subcommands:
             lines.append(f"  {'':<11} ({', '.join(entry.subcommands)})")
-    lines += ["", "Options:", *_option_lines(GLOBAL_OPTIONS), "", *_exit_lines(()), "", *_prose(ROOT_TAIL)]
+    lines += ["", "Options:", *_option_lines(GLOBAL_OPTIONS), "", "Environment:", *_pairs(ENVIRONMENT)]
+    lines += ["", *_exit_lines(()), "", *_prose(ROOT_TAIL)]
     return "\n".join(lines).rstrip()
 
 
@@ -59,7 +64,7 @@ def noun_text(noun: str) -> str:
     entry = TABLE[noun]
     lines = [f"Usage: queuectl {noun} {'|'.join(entry.subcommands)} ...", "", entry.summary + ".", "", "Commands:"]
     lines += _pairs([(name, command.summary) for name, command in commands_of(noun).items()])
-    lines += ["", f"'queuectl help {noun} {entry.subcommands[0]}' says more about one."]
+    lines += ["", f"'queuectl help {noun} COMMAND' shows details and examples."]
     return "\n".join(lines)
 
 
@@ -89,7 +94,7 @@ def option_label(option: Option) -> str:
 
 
 def _option_lines(options: Sequence[Option]) -> List[str]:
-    return _pairs([(option_label(option), option.help + " (repeats)" * option.repeat) for option in options])
+    return _pairs([(option_label(option), option.help + " (repeatable)" * option.repeat) for option in options])
 
 
 def _pairs(pairs: Sequence[Tuple[str, str]]) -> List[str]:
@@ -157,7 +162,7 @@ def show_help(args: Args) -> int:
     if entry is None or not entry.group:
         raise unknown_command(word)
     if len(args.topic) > (2 if entry.subcommands else 1):
-        raise UsageError(f"help takes a command, and not {args.topic[-1][:40]!r} after it: queuectl help {word}.")
+        raise UsageError(f"unexpected argument {args.topic[-1][:40]!r}. Did you mean queuectl help {word}?")
     if entry.subcommands and len(args.topic) == 1:
         return print_noun(word)
     if entry.subcommands:

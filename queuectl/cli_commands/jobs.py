@@ -42,10 +42,10 @@ def sort_key(text: str) -> Tuple[Optional[str], bool]:
     return (None if name == "id" else name), text.startswith("-")
 
 
-SORT = Kind(sort_key, "a field, with - before it for the largest first")
-SORT_HELP = f"order by this field, with -F the largest first (default: id): {', '.join(SORT_FIELDS)}"
+SORT = Kind(sort_key, "a field, or -FIELD for descending order")
+SORT_HELP = f"sort by this field; -F sorts in descending order (default: id): {', '.join(SORT_FIELDS)}"
 SORT_OPTION = Option("--sort", SORT_HELP, "F", SORT, complete="sort", default=(None, False))
-LIMIT_OPTION = Option("--limit", "at most this many", "N", whole_from(0))
+LIMIT_OPTION = Option("--limit", "at most N jobs", "N", whole_from(0))
 
 
 def filter_of(args: Args) -> JobFilter:
@@ -278,25 +278,25 @@ COMMANDS = (
             ("queuectl list --tag nightly | jq -r .id", "piped, it is JSON Lines"),
         ],
         details=(
-            "A table on a terminal; JSON Lines (an object a line) when standard output is not a terminal, unless\n"
-            "--table is given; one array with --json; ids with -q. WHEN says how long a job has been due or until it\n"
-            "is, how long it has been running, or how long ago it ended. A narrow terminal gets fewer columns, and\n"
-            "of long ids the beginning. Of an option that is repeated any value will do, and different ones must all\n"
-            "hold: --tag a --tag b --state dead lists the dead jobs with either tag."
+            "A table on a terminal; JSON Lines (one object per line) when standard output is not a terminal, unless\n"
+            "--table is given; one array with --json; ids only with -q. WHEN says how long a job has been due or when\n"
+            "it will be, how long it has been running, or how long ago it ended. A narrow terminal shows fewer\n"
+            "columns and shortens long ids. An option given several times matches any of its values; different\n"
+            "options must all match: --tag a --tag b --state dead lists the dead jobs with either tag."
         ),
     ),
     Command(
         "show",
         show,
         positionals=[JOB],
-        examples=[("queuectl show job1", ""), ("queuectl show job1 --json", "with its runs")],
-        details="Its fields, every run (when, how long, exit code, worker, memory, CPU), the last lines of output.",
+        examples=[("queuectl show job1", ""), ("queuectl show job1 --json", "for scripts, with its runs")],
+        details="Shows its fields, its runs (start, duration, exit code, memory, CPU, worker) and its last output.",
     ),
     Command(
         "explain",
         explain,
         positionals=[JOB],
         examples=[("queuectl explain job1", "")],
-        details="Looks at due time, workers, pauses, limits, jobs ahead of it, retries and losses.",
+        details="Looks at its due time, the workers, pauses, limits, the jobs ahead of it, retries and lost runs.",
     ),
 )

@@ -185,7 +185,7 @@ def _value(field: str, text: str) -> Any:
     return text
 
 
-IDS = Positional("ids", "ID", "ids of jobs", 1, None, "active")
+IDS = Positional("ids", "ID", "the jobs' ids", 1, None, "active")
 
 COMMANDS = (
     Command(
@@ -194,15 +194,15 @@ COMMANDS = (
         positionals=[IDS],
         examples=[("queuectl cancel job1 job2", "")],
         details=(
-            "A waiting job is cancelled at once. Of a running one all processes are ended, on whatever host it runs:\n"
-            "TERM, and KILL after the setting kill_grace. All ids are checked first: all or none."
+            "A waiting job is cancelled at once. A running one is ended with all its processes, on any host: TERM\n"
+            "first, KILL after the setting kill_grace. If one of the jobs cannot be cancelled, none is."
         ),
-        exit_codes=[(1, "not found, ended already, or not yet ended after kill_grace and 5 s")],
+        exit_codes=[(1, "not found, already ended, or still running 5 s after kill_grace")],
     ),
     Command(
         "retry",
         retry,
-        positionals=[Positional("ids", "ID", "ids of jobs; all or none", 0, None, "retriable")],
+        positionals=[Positional("ids", "ID", "the jobs' ids; if one cannot be retried, none is", 0, None, "retriable")],
         options=[
             Option("--state", "all jobs in this state", "S", STATE, repeat=True, complete="states"),
             QUEUE_OPTION,
@@ -213,21 +213,21 @@ COMMANDS = (
             ("queuectl retry job1", ""),
             ("queuectl retry --state dead --queue mail", "all that match and have ended or failed"),
         ],
-        details="Starts jobs over: attempts, failures and losses 0, pending, due now. The history of runs stays.",
+        details="Starts jobs over: pending, due now, attempts, failures and losses back to 0. Past runs are kept.",
     ),
     Command(
         "edit",
         edit,
         positionals=[
             Positional("id", "ID", "the job's id", complete="waiting"),
-            Positional("changes", "FIELD=VALUE", "what is to change", 1, None, "fields"),
+            Positional("changes", "FIELD=VALUE", "the fields to change, and their new values", 1, None, "fields"),
         ],
         examples=[
             ("queuectl edit job1 priority=10", ""),
-            ("queuectl edit job1 command='echo other' timeout=none", "none: as if it had not been given"),
+            ("queuectl edit job1 command='echo other' timeout=none", "none: as if never given"),
             ("queuectl edit job1 delay=0", "due now"),
-            ("queuectl edit job1 tags=a,b env.LEVEL=debug", "env.NAME adds a variable; env=none takes all away"),
+            ("queuectl edit job1 tags=a,b env.LEVEL=debug", "env.NAME sets one variable; env=none removes all"),
         ],
-        details="Only a job that waits (pending or failed) can be changed, and not its id.",
+        details="Only a waiting job (pending or failed) can be changed, and its id cannot.",
     ),
 )

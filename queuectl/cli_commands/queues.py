@@ -98,13 +98,13 @@ def _told(sentence: str, args: Args) -> int:
     return 0
 
 
-QUEUE = Positional("queue_name", "Q", "the queue's name; it need not have jobs yet", complete="queues")
+QUEUE = Positional("queue_name", "Q", "the queue's name (it may have no jobs yet)", complete="queues")
 
 COMMANDS = (
     Command(
         "queue list",
         list_queues,
-        "List queues with their switches and counts",
+        "List queues with pauses, limits and job counts",
         options=[TABLE_OPTION],
         examples=[("queuectl queue list", "")],
         details="A table on a terminal, JSON Lines when piped, an array with --json, names with -q.",
@@ -112,22 +112,22 @@ COMMANDS = (
     Command(
         "queue pause",
         pause,
-        "Let a queue's jobs wait",
+        "Pause a queue: its jobs wait",
         positionals=[QUEUE],
-        examples=[("queuectl queue pause mail", "running jobs go on")],
+        examples=[("queuectl queue pause mail", "running jobs finish")],
     ),
     Command(
         "queue resume",
         resume,
-        "Let a queue's jobs run again",
+        "Resume a paused queue",
         positionals=[QUEUE],
         examples=[("queuectl queue resume mail", "")],
     ),
     Command(
         "queue limit",
         limit,
-        "Run at most N of a queue's jobs at once, over all hosts",
-        positionals=[QUEUE, Positional("most", "N", "how many at once, or none", complete="none")],
-        examples=[("queuectl queue limit mail 2", ""), ("queuectl queue limit mail none", "lift the limit")],
+        "Run at most N of a queue's jobs at once, on all hosts together",
+        positionals=[QUEUE, Positional("most", "N", "how many at once; none removes the limit", complete="none")],
+        examples=[("queuectl queue limit mail 2", ""), ("queuectl queue limit mail none", "remove the limit")],
     ),
 )

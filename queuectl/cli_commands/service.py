@@ -190,45 +190,48 @@ def _run_all(commands: Sequence[Tuple[str, ...]], then: str) -> None:
             raise QueuectlError(f"'{' '.join(words)}' failed: {why}. {then}")
 
 
-SYSTEM = Option("--system", "a service of the system instead of yours (needs root, or an administrator)")
+SYSTEM = Option("--system", "a system-wide service instead of your own (needs root, or an administrator)")
 WANTED = (
-    Option("--count", "worker processes (default: 1)", "N", whole_from(1), default=1),
+    Option("--count", "number of worker processes (default: 1)", "N", whole_from(1), default=1),
     Option("--concurrency", "commands that each runs at once (default: 1)", "M", whole_from(1), default=1),
-    Option("--queue", "serve only this queue", "Q", repeat=True, complete="queues"),
+    Option("--queue", "run only jobs of this queue (default: all)", "Q", repeat=True, complete="queues"),
 )
 
 COMMANDS = (
     Command(
         "service install",
         install,
-        "Have the system start workers, now and at every start",
+        "Install the service and start it",
         options=[*WANTED, SYSTEM, Option("--no-start", "write the file, but start nothing")],
         examples=[
-            ("queuectl service install --count 3", "a systemd unit, a launchd agent or a scheduled task of yours"),
-            ("sudo queuectl service install --system", "one of the system"),
+            ("queuectl service install --count 3", "as a systemd unit, launchd agent or scheduled task of yours"),
+            ("sudo queuectl service install --system", "for the whole system"),
         ],
-        details="What it writes is what 'queuectl service show' prints.",
+        details=(
+            "Starts workers now and whenever you log in; with --system, at boot. 'queuectl service show' prints what\n"
+            "it writes."
+        ),
     ),
     Command(
         "service uninstall",
         uninstall,
-        "Stop the service and remove it",
+        "Stop and remove the service",
         options=[SYSTEM],
         examples=[("queuectl service uninstall", "the jobs are kept")],
-        details="Where the service manager cannot be asked, the file is removed all the same, and it says so.",
+        details="If the service manager cannot be reached, the file is removed all the same, and a note says so.",
     ),
     Command(
         "service status",
         status,
-        "Show how the service stands, as the service manager sees it",
+        "Show what the service manager says about the service",
         options=[SYSTEM],
         examples=[("queuectl service status", "")],
-        exit_codes=[(0, "it runs"), (1, "it does not")],
+        exit_codes=[(0, "it is running"), (1, "it is not running, or that cannot be found out")],
     ),
     Command(
         "service show",
         show,
-        "Print what 'service install' would write, with its reasons",
+        "Print what 'service install' would write",
         options=[*WANTED, SYSTEM],
         examples=[("queuectl service show --count 3", "")],
     ),

@@ -94,17 +94,17 @@ def list_all(args: Args) -> int:
     return 0
 
 
-KEY = Positional("key", "K", "the setting's name; hyphens are underscores", complete="keys")
+KEY = Positional("key", "K", "the setting's name, with underscores or hyphens", complete="keys")
 
 COMMANDS = (
     Command(
         "config set",
         set_one,
         "Change a setting",
-        positionals=[KEY, Positional("value", "V", "the value; none where a setting may be without one")],
+        positionals=[KEY, Positional("value", "V", "the value, or none where the setting allows it")],
         examples=[("queuectl config set max_retries 5", ""), ("queuectl config set keep_completed 7d", "")],
-        details="Settings live in the store: all its workers share them, and notice a change by themselves.",
-        exit_codes=[(1, "no such setting, or no value of it; the setting is as it was")],
+        details="Settings live in the store: all its workers share them, and notice changes without a restart.",
+        exit_codes=[(1, "unknown setting or invalid value; nothing was changed")],
     ),
     Command(
         "config get",
@@ -117,13 +117,13 @@ COMMANDS = (
     Command(
         "config list",
         list_all,
-        "List all settings with default and meaning",
+        "List all settings with defaults and meanings",
         examples=[("queuectl config list", "")],
     ),
     Command(
         "config unset",
         unset_one,
-        "Put a setting back to its default",
+        "Reset a setting to its default",
         positionals=[KEY],
         examples=[("queuectl config unset timeout", "")],
     ),

@@ -168,8 +168,8 @@ GLOBAL_OPTIONS = (
            "PATH|URL", Kind(_given, "a path or a URL"), complete="files"),
     Option("--json", "print one JSON document"),
     Option("--no-color", "no colours (also NO_COLOR)"),
-    Option("-q --quiet", "print only what was asked for: an id, a value"),
-    Option("-v --verbose", "say on standard error what was decided, and why"),
+    Option("-q --quiet", "print only the result, such as an id or a value"),
+    Option("-v --verbose", "explain decisions on standard error"),
     Option("--version", "print the version"),
     Option("-h --help", "show help"),
 )  # fmt: skip
@@ -229,8 +229,8 @@ JOB = Positional("id", "ID", "the job's id", complete="jobs")
 
 STATE_OPTION = Option("--state", "only jobs in this state", "S", STATE, repeat=True, complete="states")
 QUEUE_OPTION = Option(
-    "--queue", "only jobs of this queue", "Q", _name_of("a queue's name"), repeat=True, complete="queues"
+    "--queue", "only jobs in this queue", "Q", _name_of("a queue's name"), repeat=True, complete="queues"
 )
 TAG_OPTION = Option("--tag", "only jobs with this tag", "T", _name_of("a tag"), repeat=True)
-YES_OPTION = Option("-y --yes", "do not ask")
-TABLE_OPTION = Option("--table", "a table, also when standard output is not a terminal")
+YES_OPTION = Option("-y --yes", "do not ask for confirmation")
+TABLE_OPTION = Option("--table", "print a table even if standard output is not a terminal")

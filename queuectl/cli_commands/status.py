@@ -159,6 +159,6 @@ COMMANDS = (
         show_status,
         options=OPTIONS,
         examples=[("queuectl status", ""), ("queuectl status --json", "for scripts and monitoring")],
-        details="Counts every state, lists the live workers, and says how long the oldest due job has waited.",
+        details="Counts the jobs in each state, lists live workers, and shows how long the oldest due job has waited.",
     ),
 )

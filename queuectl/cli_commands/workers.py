@@ -249,35 +249,35 @@ COMMANDS = (
         start,
         "Start workers",
         options=[
-            Option("--count", "this many worker processes (default: 1)", "N", whole_from(1), default=1),
-            Option("--concurrency", "each runs up to M commands at once (default: 1)", "M", whole_from(1), default=1),
-            Option("--daemon", "in the background; returns once they live"),
-            Option("--queue", "only jobs of this queue (default: all)", "Q", repeat=True, complete="queues"),
+            Option("--count", "number of worker processes (default: 1)", "N", whole_from(1), default=1),
+            Option("--concurrency", "commands that each runs at once (default: 1)", "M", whole_from(1), default=1),
+            Option("--daemon", "run in the background; returns once they are up"),
+            Option("--queue", "run only jobs of this queue (default: all)", "Q", repeat=True, complete="queues"),
             Option("--drain", "exit when nothing is left to run, now or later"),
         ],
         examples=[
-            ("queuectl worker start", "one, in the foreground, until Ctrl-C"),
+            ("queuectl worker start", "one worker in the foreground, until Ctrl-C"),
             ("queuectl worker start --count 3 --daemon", "three in the background"),
-            ("queuectl worker start --concurrency 500", "one small process for many commands at once"),
-            ("queuectl worker start --drain", "work everything off, then exit 0"),
+            ("queuectl worker start --concurrency 500", "one small process, up to 500 commands at once"),
+            ("queuectl worker start --drain", "work through all jobs, then exit"),
         ],
         details=(
-            "The first Ctrl-C (or SIGTERM, or 'queuectl worker stop') lets the running jobs finish; the second ends\n"
-            "them and puts them back. A worker that dies is replaced, and its jobs run again. With --drain, jobs that\n"
-            "wait for a retry or a time count as left, those of paused queues do not. With --daemon it prints the\n"
-            "workers' pids: with -q nothing else, with --json one document."
+            "The first Ctrl-C (or SIGTERM, or 'queuectl worker stop') lets running jobs finish; the second ends them\n"
+            "and puts them back in the queue. A worker that dies is replaced, and its jobs run again. --drain also\n"
+            "waits for jobs that are due later, but not for those of paused queues. --daemon prints the workers'\n"
+            "pids: with -q nothing else, with --json one document."
         ),
         exit_codes=[(130, "ended by a second Ctrl-C")],
     ),
     Command(
         "worker stop",
         stop,
-        "Stop all workers of this store on this machine, or on other hosts",
+        "Stop this store's workers, on this machine or on other hosts",
         options=[
-            Option("--now", "end the running commands and put their jobs back, at no cost of a retry"),
-            Option("--timeout", "wait no longer than this", "S", DURATION),
+            Option("--now", "end running commands and put their jobs back (costs no retry)"),
+            Option("--timeout", "give up after this long", "S", DURATION),
             Option(
-                "--host", "those on this host instead, by its name in 'worker list'", "H", repeat=True, complete="hosts"
+                "--host", "those on this host instead, named as in 'worker list'", "H", repeat=True, complete="hosts"
             ),
             Option("--all-hosts", "those on every host"),
         ],
@@ -288,12 +288,13 @@ COMMANDS = (
             ("queuectl worker stop --all-hosts --timeout 60", ""),
         ],
         details=(
-            "Foreground or in the background, whoever started them; none but queuectl's own workers. Those that are\n"
-            "started while it waits go on. Those of another host are asked through the store: they hear of it\n"
-            "within two seconds. One that is cut off from the store counts as gone once its lease is given away.\n"
-            "A job may stop the worker that runs it: that one is not waited for, and stops when the job has ended."
+            "Stops workers in the foreground and in the background, whoever started them, and nothing but queuectl's\n"
+            "own workers. Workers that start while it waits keep running. Workers on another host are asked through\n"
+            "the store, and notice within two seconds. One that is cut off from the store counts as gone once its\n"
+            "lease is over. A job may stop the worker that runs it: it is not waited for, and stops when the job has\n"
+            "ended."
         ),
-        exit_codes=[(0, "all are gone, or none ran"), (1, "--timeout ended first; says who is left")],
+        exit_codes=[(0, "all are gone, or none were running"), (1, "some were still running when --timeout was over")],
     ),
     Command(
         "worker list",
