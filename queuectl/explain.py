@@ -42,9 +42,7 @@ def _full_disk(store: Store) -> List[str]:
         free = disk_usage(os.path.dirname(os.path.realpath(store.location))).free
     except OSError:
         return []
-    told = (
-        f"The disk of {store.location} is full: no run begins, and no end of one is stored, before some space is free."
-    )
+    told = f"The disk of {store.location} is full: until there is space again, no run starts and no result is stored."
     return [told] if free < FULL_BYTES else []
 
 
@@ -54,10 +52,9 @@ def _full_disk(store: Store) -> List[str]:
 def _waiting(store: Store, job: Job, now: float) -> List[str]:
     told = [_why_it_waits(job, now)]
     if job.losses:
-        told.append(
-            f"Its last {_times(job.losses, 'run')} lost their worker; that costs no retry, but at "
-            f"{Config(store.settings()).max_lost} in a row it is dead."
-        )
+        lost = "run was" if job.losses == 1 else f"{job.losses} runs were"
+        most = Config(store.settings()).max_lost
+        told.append(f"Its last {lost} lost with the worker. That costs no retry, but {most} in a row make it dead.")
     info = next((queue for queue in store.queues() if queue.name == job.queue), None)
     workers = serving(live_workers(store), job.queue)
     blocked = _switches(job, info)
@@ -75,44 +72,44 @@ def _waiting(store: Store, job: Job, now: float) -> List[str]:
         told += _busy(store, awake, job, now)
     if job.state == "failed" or job.run_at > now:
         command = f"queuectl retry {job.id}" if job.state == "failed" else f"queuectl edit {job.id} delay=0"
-        told.append(f"'{command}' makes it due now.")
+        told.append(f"Make it due now: {command}")
     return told
 
 
 def _why_it_waits(job: Job, now: float) -> str:
     if job.state == "failed":
         return (
-            f"{job.id} failed ({job.reason or 'no reason was recorded'}) and waits for retry {job.failures} of "
-            f"{job.max_retries}, after a growing delay."
+            f"{job.id} failed ({job.reason or 'no reason was recorded'}) and is waiting for retry "
+            f"{job.failures} of {job.max_retries}."
         )
     if job.run_at > now:
         return f"{job.id} is pending and not due yet."
     # It was given a time long past: nobody has kept it waiting before it was there.
     due = format_duration(max(now - max(job.run_at, job.created_at), 0.0))
     if job.attempts:
-        return f"{job.id} is pending again, due for {due}."
-    return f"{job.id} is pending, due for {due}."
+        return f"{job.id} is pending again, and has been due for {due}."
+    return f"{job.id} is pending, and has been due for {due}."
 
 
 def _switches(job: Job, info: Optional[QueueInfo]) -> List[str]:
     """Return what the queue's own switches hold back."""
     told = []
     if info is not None and info.paused:
-        told.append(f"Queue {job.queue} is paused. 'queuectl queue resume {job.queue}' lets its jobs run.")
+        told.append(f"Queue {job.queue} is paused. Resume it: queuectl queue resume {job.queue}")
     if info is not None and info.max_running is not None and info.processing >= info.max_running:
-        run = "runs" if info.processing == 1 else "run"
+        running = f"{_times(info.processing, 'job')} {'is' if info.processing == 1 else 'are'} running"
         told.append(
-            f"Queue {job.queue} is at its limit: at most {_times(info.max_running, 'job')} at once, and "
-            f"{info.processing} {run}. 'queuectl queue limit {job.queue} none' lifts it."
+            f"Queue {job.queue} is at its limit: {running}, and at most {info.max_running} may. "
+            f"Remove the limit: queuectl queue limit {job.queue} none"
         )
     return told
 
 
 def _in_line(ahead: int, queue: str) -> str:
     if ahead == 0:
-        return f"No job of queue {queue} is ahead of it."
+        return f"No job is ahead of it in queue {queue}."
     more = "At least " if ahead >= MOST_AHEAD else ""
-    return f"{more}{_times(ahead, 'due job')} of queue {queue} {'is' if ahead == 1 else 'are'} ahead of it."
+    return f"{more}{_times(ahead, 'due job')} {'is' if ahead == 1 else 'are'} ahead of it in queue {queue}."
 
 
 def serving(workers: List[Worker], queue: str) -> List[Worker]:
@@ -126,16 +123,16 @@ def serving(workers: List[Worker], queue: str) -> List[Worker]:
 
 def _who_runs_it(workers: List[Worker], queue: str) -> str:
     if not workers:
-        return f"No live worker serves queue {queue}. 'queuectl worker start' starts one."
+        return f"No live worker serves queue {queue}. Start one: queuectl worker start"
     slots = sum(worker.concurrency for worker in workers)
-    at_once = f", {slots} jobs at once" if slots > len(workers) else ""
+    at_once = f", up to {slots} jobs at once" if slots > len(workers) else ""
     return f"{_times(len(workers), 'live worker')} {'serves' if len(workers) == 1 else 'serve'} queue {queue}{at_once}."
 
 
 def _who_is_paused(paused: List[Worker], of: int) -> str:
     who = "It is" if of == 1 else f"{len(paused)} of them {'is' if len(paused) == 1 else 'are'}"
     pids = " ".join(str(worker.pid) for worker in paused)
-    return f"{who} paused by a signal such as Ctrl-Z's. 'kill -CONT {pids}' lets {_it(paused)} go on."
+    return f"{who} paused by a signal such as Ctrl-Z. Resume {_it(paused)}: kill -CONT {pids}"
 
 
 def _it(workers: List[Worker]) -> str:
@@ -150,10 +147,10 @@ def _busy(store: Store, workers: List[Worker], job: Job, now: float) -> List[str
     slots = sum(worker.concurrency for worker in workers)
     if slots == 1:
         running = store.get(runs[0][0][0])
-        since = f", since {local_text(running.updated_at, now)}" if running is not None else ""
-        return [f"Its one slot is taken by {runs[0][0][0]}{since}: {job.id} waits until it is free."]
+        since = f" since {local_text(running.updated_at, now)}" if running is not None else ""
+        return [f"Its only slot is taken by {runs[0][0][0]}{since}. {job.id} is waiting for it."]
     whose = f"slots of the {len(workers)} workers" if len(workers) > 1 else "of its slots"
-    return [f"All {slots} {whose} are taken: {job.id} waits until one is free."]
+    return [f"All {slots} {whose} are taken. {job.id} is waiting for one."]
 
 
 # -- running ----------------------------------------------------------------------------------
@@ -164,34 +161,34 @@ def _processing(store: Store, job: Job, now: float) -> List[str]:
     if run is None:
         return [f"{job.id} is processing."]
     begun = f"{local_text(run.started_at, now)}, {format_duration(max(now - run.started_at, 0.0))} ago"
-    told = [f"{job.id} is running: run {run.number}, begun at {begun}, by the worker with pid {run.pid} on {run.host}."]
+    told = [f"{job.id} is running: run {run.number}, started at {begun}, in worker pid {run.pid} on {run.host}."]
     config = Config(store.settings())
     worker = next((worker for worker in live_workers(store) if worker.id == run.worker), None)
     if worker is None:
         told.append(
-            "That worker is not alive. The next worker that looks, or 'queuectl worker start', ends what the run "
-            "left behind and makes the job pending again; that costs no retry."
+            "That worker is dead. Any live worker ends what the run left behind and makes the job pending again, which "
+            "costs no retry. If none is running, start one: queuectl worker start"
         )
     elif is_paused(worker):
         told.append(
-            f"That worker is paused by a signal such as Ctrl-Z's. 'kill -CONT {worker.pid}' lets it go on. "
-            f"Others wait {format_duration(config.lease * (1 + MARGIN))} for it, then end it and what it runs, and the "
-            "job is pending again; that costs no retry."
+            f"That worker is paused by a signal such as Ctrl-Z. Resume it within "
+            f"{format_duration(config.lease * (1 + MARGIN))}, or another worker ends it and makes the job pending "
+            f"again, which costs no retry: kill -CONT {worker.pid}"
         )
     timeout_s = config.timeout if job.timeout_s is None else job.timeout_s
     if timeout_s is not None:
-        told.append(f"It may take {format_duration(timeout_s)}, then its processes are ended and the run has failed.")
+        told.append(f"Its timeout is {format_duration(timeout_s)}. Then its processes are ended, and the run fails.")
     if job.cancel_requested:
-        told.append("It was asked to be cancelled: its worker is ending its processes.")
+        told.append("It is being cancelled: its worker is ending its processes.")
     else:
         told.append(_if_it_fails(job, config))
-        told.append(f"'queuectl logs -f {job.id}' follows it; 'queuectl cancel {job.id}' ends it.")
+        told.append(f"Follow it: queuectl logs -f {job.id}. Cancel it: queuectl cancel {job.id}.")
     return told
 
 
 def _if_it_fails(job: Job, config: Config) -> str:
     if job.failures >= job.max_retries:
-        return "If it fails it is dead: it has no retry left."
+        return "If it fails, it is dead: it has no retries left."
     base = config.backoff_base if job.backoff_base is None else job.backoff_base
     delay_s = backoff_delay(job.failures + 1, base, config.backoff_max, 0.0, 0.0)
     return f"If it fails, retry {job.failures + 1} of {job.max_retries} follows after {format_duration(delay_s)}."
@@ -205,16 +202,14 @@ def _ended(job: Job, now: float) -> List[str]:
     when = f"at {local_text(ended_at, now)}, {format_duration(max(now - ended_at, 0.0))} ago"
     runs = _times(job.attempts, "run")
     if job.state == "completed":
-        return [f"{job.id} completed {when}, after {runs}.", f"'queuectl retry {job.id}' runs it again."]
+        return [f"{job.id} completed {when}, after {runs}.", f"Run it again: queuectl retry {job.id}"]
     if job.state == "cancelled":
-        return [f"{job.id} was cancelled {when}.", f"'queuectl retry {job.id}' runs it again."]
+        return [f"{job.id} was cancelled {when}.", f"Run it again: queuectl retry {job.id}"]
     why = job.reason or "no reason was recorded"
-    told = [f"{job.id} is dead, in the DLQ, since {local_text(ended_at, now)}: {why}."]
+    told = [f"{job.id} died {when}, and is in the DLQ: {why}."]
     if job.failures > job.max_retries:
-        told.append(f"It failed {_times(job.failures, 'time')}; its max_retries is {job.max_retries}.")
-    told.append(
-        f"'queuectl logs {job.id}' shows the output of its last run; 'queuectl dlq retry {job.id}' starts it over."
-    )
+        told.append(f"It failed {_times(job.failures, 'time')}, and its max_retries is {job.max_retries}.")
+    told.append(f"See its last output: queuectl logs {job.id}. Run it again: queuectl dlq retry {job.id}.")
     return told
 
 

@@ -64,7 +64,7 @@ def prune(args: Args) -> int:
 
     for state in args.state:
         if state not in ENDED:
-            raise UsageError(f"prune deletes jobs that have ended: {', '.join(ENDED)}; not {state} ones.")
+            raise UsageError(f"prune deletes jobs that have ended ({', '.join(ENDED)}), not {state} ones.")
     return delete_jobs(args.state or ENDED, args, "Prune")
 
 

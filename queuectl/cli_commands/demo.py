@@ -38,6 +38,8 @@ class Stage:
         self._environment: Dict[str, str] = environment(None)
         self._environment.pop("QUEUECTL_DB", None)
         self._environment["QUEUECTL_HOME"] = os.path.join(folder, "home")
+        if not colour:
+            self._environment["NO_COLOR"] = "1"  # --no-color is for the commands too
 
     def tell(self, text: str) -> None:
         """Say what comes next."""
@@ -93,16 +95,16 @@ def demo(args: Args) -> int:
     workers = None
     stage = Stage(folder, wants_colour(args.no_color))
     try:
-        print(f"This is a queue in {folder}, which is gone when the demo is over.", flush=True)
+        print(f"This demo uses a temporary queue in {folder}, and removes it at the end.", flush=True)
         _enqueue(stage)
-        stage.tell("Three workers run them at once; each says what it does. The last job fails: its file is missing.")
+        stage.tell("Three workers run the jobs in parallel. The last job fails: its file is missing.")
         workers = stage.start_workers("queuectl worker start --count 3", ["worker", "start", "--count", "3"])
         _fail(stage)
         _repair(stage)
-        stage.tell("The workers finish what they do and exit.")
+        stage.tell("Stop the workers: each finishes its job and exits.")
         stage.do("queuectl worker stop", ["worker", "stop"])
         workers.wait()
-        stage.tell("That was all: next, 'queuectl enqueue' and 'queuectl worker start' of your own.")
+        stage.tell("That's all. Next, try 'queuectl enqueue' and 'queuectl worker start' yourself.")
     finally:
         if workers is not None and workers.poll() is None:
             stage.do("", ["worker", "stop", "--now", "--timeout", "15"], quiet=True)
@@ -113,7 +115,7 @@ def demo(args: Args) -> int:
 
 def _enqueue(stage: Stage) -> None:
     slow, failing = commands()
-    stage.tell("Jobs are shell commands. Each is on disk before 'enqueue' answers.")
+    stage.tell("Jobs are shell commands. Each is safely on disk before 'enqueue' returns.")
     stage.do(f"queuectl config set backoff_base {BACKOFF_BASE}", ["config", "set", "backoff_base", BACKOFF_BASE])
     stage.do("""queuectl enqueue '{"command":"echo hello"}'""", ["enqueue", '{"command":"echo hello"}'])
     stage.do(f"queuectl enqueue --command '{slow}'", ["enqueue", "--command", slow])
@@ -126,16 +128,16 @@ def _enqueue(stage: Stage) -> None:
 
 def _fail(stage: Stage) -> None:
     stage.do("queuectl wait job1 job2 job3", ["wait", "job1", "job2", "job3"])
-    stage.tell("job4 is retried after delays that grow, until its three retries are used up.")
+    stage.tell("job4 is retried with growing delays, until its three retries are used up.")
     stage.do("queuectl wait job4", ["wait", "job4"], code=1)
-    stage.tell("It is in the dead letter queue now, and nothing of it is lost.")
+    stage.tell("Now it is in the dead letter queue (DLQ), with its history and output.")
     stage.do("queuectl status", ["status"])
     stage.do("queuectl dlq list", ["dlq", "list", "--table"])
     stage.do("queuectl show job4", ["show", "job4"])
 
 
 def _repair(stage: Stage) -> None:
-    stage.tell("The cause is mended, and the job brought back.")
+    stage.tell("Fix the cause, and run the job again.")
     stage.write("report.txt", RESULT)
     stage.do("queuectl dlq retry job4", ["dlq", "retry", "job4"])
     stage.do("queuectl wait job4", ["wait", "job4"])

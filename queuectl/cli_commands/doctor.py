@@ -105,8 +105,8 @@ def _versions(location: str) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             "sqlite",
-            f"SQLite {sqlite3.sqlite_version} has a rare race between a checkpoint and a commit in WAL mode.",
-            "SQLite 3.51.3 is free of it; a newer Python, or a system update, may bring it.",
+            f"SQLite {sqlite3.sqlite_version} has a rare bug: a checkpoint during a commit may damage the store.",
+            "It is fixed in SQLite 3.51.3, which a newer Python or a system update may bring.",
         )
     else:
         yield Finding(OK, "sqlite", f"SQLite {sqlite3.sqlite_version}")
@@ -127,8 +127,9 @@ def _files(queue: Queue) -> Iterator[Finding]:
     yield Finding(OK, "store", f"{path}, {size_text(found.st_size)}")
     real = os.path.realpath(path)  # SQLite follows links: what belongs to the store lies beside the file itself
     if found.st_nlink > 1:
-        text = f"{real} has {found.st_nlink} names (hard links): by each it has another log, and two in use damage it."
-        yield Finding(NOTE, "store", text, f"Use one, or a symbolic link. The others: find / -xdev -samefile '{real}'")
+        text = f"{real} has {found.st_nlink} names (hard links), each with its own log: using two damages the store."
+        advice = f"Use only one of them, or a symbolic link. Find them: find / -xdev -samefile '{real}'"
+        yield Finding(NOTE, "store", text, advice)
     yield from _permissions(real, [os.path.dirname(real), os.path.realpath(os.path.dirname(path))])
     try:
         wal_bytes = os.stat(real + "-wal").st_size
@@ -139,12 +140,12 @@ def _files(queue: Queue) -> Iterator[Finding]:
             BAD,
             "log",
             f"the write-ahead log {real}-wal has grown to {size_text(wal_bytes)}.",
-            "Some program keeps a read transaction open on the store: close it.",
+            "Some program keeps a read transaction open on the store. Close it.",
         )
     free_bytes = _free_bytes(os.path.dirname(real))
     if free_bytes < LEAST_FREE_BYTES:
-        text = f"only {size_text(free_bytes)} are free beside the store."
-        yield Finding(BAD, "disk", text, "Make room; 'queuectl prune' helps.")
+        text = f"only {size_text(free_bytes)} free on the store's disk."
+        yield Finding(BAD, "disk", text, "Free some space. 'queuectl prune' deletes old jobs.")
     else:
         yield Finding(OK, "disk", f"{size_text(free_bytes)} free")
 
@@ -163,8 +164,8 @@ def _permissions(path: str, folders: Sequence[str]) -> Iterator[Finding]:
     if os.name == "nt":
         return
     if not os.access(path, os.W_OK):
-        text = f"you may only read {path}: nothing can be enqueued or run from here."
-        yield Finding(BAD, "access", text, "Use the user that it belongs to, or name another with --db.")
+        text = f"you may only read {path}, so you cannot enqueue or run jobs."
+        yield Finding(BAD, "access", text, "Become the user who owns it, or choose another store with --db.")
     wrong = []
     for name, mask in ((path, 0o077), *((folder, 0o022) for folder in dict.fromkeys(folders))):
         mode = os.stat(name).st_mode & 0o7777
@@ -172,8 +173,8 @@ def _permissions(path: str, folders: Sequence[str]) -> Iterator[Finding]:
         if mode & mask and not (os.path.isdir(name) and mode & 0o1000):
             wrong.append((name, mode, mask))
     for name, mode, mask in wrong:
-        advice = f"Type: chmod {mode & ~mask & 0o777:03o} '{name}'"
-        yield Finding(BAD, "access", f"others may use {name} (mode {mode:03o}).", advice)
+        advice = f"Fix it: chmod {mode & ~mask & 0o777:03o} '{name}'"
+        yield Finding(BAD, "access", f"other users may use {name} (mode {mode:03o}).", advice)
     if not wrong:
         yield Finding(OK, "access", "only you can read the store")
 
@@ -190,12 +191,12 @@ def _run_folder(queue: Queue) -> Iterator[Finding]:
     except OSError:  # there is none: no worker has run yet
         pass
     if trouble:
-        text = f"{run_folder.path} {trouble}: it is not used, so idle workers look for jobs once a second only."
-        advice = "Have it removed and start the workers anew, or move the store to a folder of your own."
+        text = f"{run_folder.path} {trouble}. It is not used, so idle workers notice new jobs only once a second."
+        advice = "Have it removed and restart the workers, or move the store to a directory of your own."
         yield Finding(BAD, "access", text, advice)
     if for_all:
-        text = f"others may put files beside the store: {beside} is for everybody."
-        yield Finding(NOTE, "access", text, "Keep the store in a folder of your own, such as ~/.queuectl.")
+        text = f"other users may put files next to the store: {beside} is open to everyone."
+        yield Finding(NOTE, "access", text, "Keep the store in a directory of your own, such as ~/.queuectl.")
 
 
 def _damage(queue: Queue) -> Iterator[Finding]:
@@ -203,7 +204,7 @@ def _damage(queue: Queue) -> Iterator[Finding]:
     for problem in problems:
         yield Finding(BAD, "store", problem.what + ".", problem.advice)
     if not problems:
-        yield Finding(OK, "store", "undamaged: integrity, schema and counters agree")
+        yield Finding(OK, "store", "undamaged (integrity, schema and counters)")
 
 
 def _workers(queue: Queue) -> Iterator[Finding]:
@@ -220,21 +221,21 @@ def _workers(queue: Queue) -> Iterator[Finding]:
         jobs = len(store.runs_of(worker.id))
         if state != DEAD and is_paused(worker):
             who = f"worker {worker.number}" if worker.role == "worker" else "a supervisor"
-            text = f"{who}, pid {worker.pid}, is paused by a signal such as Ctrl-Z's."
+            text = f"{who}, pid {worker.pid}, is paused by a signal such as Ctrl-Z."
             yield Finding(BAD, "workers", text, f"Resume it: kill -CONT {worker.pid}")
         elif state == HUNG:
             yield Finding(
                 BAD,
                 "workers",
                 f"worker {worker.number}, pid {worker.pid}, has not renewed its lease for a while.",
-                "Another worker ends it; or end it yourself, and start workers anew.",
+                "Another worker will end it. Or end it yourself and restart the workers.",
             )
         elif state == DEAD and jobs:
             yield Finding(
                 BAD,
                 "workers",
-                f"worker {worker.number}, pid {worker.pid} on {worker.host}, died with {plural(jobs, 'job')}.",
-                "Any live worker takes them back within seconds: queuectl worker start",
+                f"worker {worker.number}, pid {worker.pid} on {worker.host}, died while running {plural(jobs, 'job')}.",
+                "Any live worker recovers them within seconds. If none is running, start one: queuectl worker start",
             )
     yield Finding(OK, "workers", f"{alive} alive")
 
@@ -249,19 +250,20 @@ def _jobs(queue: Queue) -> Iterator[Finding]:
     for info in queue.queues():
         waiting = info.pending + info.failed
         if info.paused and waiting:
-            wait = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
-            yield Finding(NOTE, "jobs", f"queue {info.name} is paused; {wait}.")
+            wait = "1 job is waiting" if waiting == 1 else f"{waiting} jobs are waiting"
+            advice = f"Resume it: queuectl queue resume {info.name}"
+            yield Finding(NOTE, "jobs", f"queue {info.name} is paused; {wait}.", advice)
         elif waiting and not serving(workers, info.name):
             unserved.append(info.name)
     stuck = [(name, age_s) for name, age_s in _due_ages(queue, unserved) if age_s > STUCK_S]
     for name, age_s in stuck[:MOST_TOLD]:
         text = f"queue {name} has jobs due for {format_duration(age_s)}, and no live worker serves it."
-        yield Finding(BAD, "jobs", text, "Type: queuectl worker start")
+        yield Finding(BAD, "jobs", text, "Start one: queuectl worker start")
     if len(stuck) > MOST_TOLD:
         text = "more queues have jobs that are due, and no live worker serves them: queuectl queue list"
-        yield Finding(BAD, "jobs", text, "Type: queuectl worker start")
+        yield Finding(BAD, "jobs", text, "Start one: queuectl worker start")
     if not stuck:
-        yield Finding(OK, "jobs", "none is stuck")
+        yield Finding(OK, "jobs", "none stuck")
 
 
 def _due_ages(queue: Queue, names: Sequence[str]) -> List[Tuple[str, float]]:

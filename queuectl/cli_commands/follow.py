@@ -80,7 +80,7 @@ class _Waiting:
             if self._alone:
                 self.told = True
                 self._say(
-                    f"no live worker serves queue {job.queue}, so {job.id} waits. Start one: queuectl worker start"
+                    f"no live worker serves queue {job.queue}, so {job.id} is waiting. Start one: queuectl worker start"
                 )
             else:
                 self._next_look_mono = time.monotonic() + ALONE_S
@@ -89,7 +89,8 @@ class _Waiting:
         self._alone = False
         if any(info.name == job.queue and info.paused for info in self._queue.queues()):
             self.told = True
-            self._say(f"queue {job.queue} is paused, so {job.id} waits. Resume it: queuectl queue resume {job.queue}")
+            resume = f"queuectl queue resume {job.queue}"
+            self._say(f"queue {job.queue} is paused, so {job.id} is waiting. Resume it: {resume}")
 
 
 # -- run --------------------------------------------------------------------------------------
@@ -179,9 +180,9 @@ def run(args: Args) -> int:
         job_id = queue.add([spec])[0]
         if args.verbose and not args.quiet:
             note(f"enqueued {job_id}.")
-        goes_on = f"{job_id} goes on. Follow it: queuectl logs -f {job_id}."
+        goes_on = f"{job_id} keeps running. Follow it: queuectl logs -f {job_id}."
         runner = _Runner(queue, job_id, args, goes_on=goes_on)
-        goes_on += f" End it: queuectl cancel {job_id}."
+        goes_on += f" Cancel it: queuectl cancel {job_id}."
         try:
             with Patient(queue.store):
                 job = runner.to_its_end()
@@ -239,7 +240,7 @@ def _print_run_json(queue: Queue, job: Job) -> None:
 def logs(args: Args) -> int:
     """``logs ID``."""
     if args.json and args.follow:
-        raise UsageError("options --json and --follow do not go together: a document has an end.")
+        raise UsageError("--json and --follow do not go together. Give only one of them.")
     with Queue(args.db, create=args.may_make_store) as queue:
         if args.json:
             _print_logs_json(queue, args)

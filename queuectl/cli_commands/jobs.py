@@ -60,7 +60,9 @@ def list_jobs(args: Args) -> int:
     with Queue(args.db, create=args.may_make_store) as queue:
         field, descending = args.sort
         found = queue.jobs(filter_of(args), args.limit, field, descending)
-        write_jobs(found, args, job_rows(found, queue.now()), HEADERS, "No jobs.")
+        chosen = args.state or args.queue or args.tag or args.limit is not None
+        none = "No jobs match." if chosen else "No jobs. Add one: queuectl enqueue -- echo hello"
+        write_jobs(found, args, job_rows(found, queue.now()), HEADERS, none)
     return 0
 
 
@@ -152,7 +154,7 @@ def show(args: Args) -> int:
         document = {**job_json(job), "runs": [run_json(run) for run in runs], "output_tail": tail(output)}
         write_json(document)
         return 0
-    print_job(job, now)
+    print_job(job, now, args)
     if runs:
         print("\nRuns:")
         print_runs(runs, now, args)
@@ -174,14 +176,15 @@ def tail(output: bytes) -> str:
     return "\n".join(text.rstrip("\r\n").split("\n")[-TAIL_LINES:])
 
 
-def print_job(job: Job, now: float) -> None:
+def print_job(job: Job, now: float, args: Args) -> None:
     """Print a job's fields, aligned."""
     from queuectl.clock import format_duration, local_text
-    from queuectl.render import escape, when, write_fields
+    from queuectl.render import escape, paint, wants_colour, when, write_fields
 
+    state = paint(job.state, job.state, wants_colour(args.no_color))
     fields = [
         ("id", job.id),
-        ("state", job.state + (" (it is to be cancelled)" if job.cancel_requested else "")),
+        ("state", state + (" (being cancelled)" if job.cancel_requested else "")),
         ("command", "\n".join(map(escape, job.command.split("\n")))),
         ("queue", job.queue),
         ("priority", str(job.priority)),
@@ -242,9 +245,9 @@ def print_output(output: bytes, run: Run) -> None:
 
     lines = tail(output).split("\n") if output else []
     if not lines:
-        print(f"\nRun {run.number} has written nothing.")
+        print(f"\nRun {run.number} has no output" + (" yet." if run.ended_at is None else "."))
         return
-    print(f"\nLast lines of run {run.number} ('queuectl logs {run.job_id}' prints all):")
+    print(f"\nLast lines of run {run.number} (all of them: queuectl logs {run.job_id}):")
     for line in lines:
         print("  " + escape(line.rstrip("\r")))
 

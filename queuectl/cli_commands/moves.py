@@ -56,7 +56,7 @@ def _until_ended(queue: Queue, job_ids: List[str], args: Args) -> Dict[str, str]
 
     wait_s = queue.config().kill_grace + CANCEL_MARGIN_S
     if args.verbose and not args.quiet:
-        note(f"{', '.join(job_ids)}: running, its worker was asked to end it; waiting up to {wait_s:g} s.")
+        note(f"waiting up to {wait_s:g} s for the workers to end {', '.join(job_ids)}.")
     deadline = time.monotonic() + wait_s
     next_sweep = 0.0
     while True:
@@ -81,9 +81,9 @@ def _not_cancelled(states: Dict[str, str]) -> int:
             continue
         code = 1
         if state == "processing":
-            note(f"{job_id} is still being ended; its worker was asked. 'queuectl show {job_id}' says how it stands.")
+            note(f"{job_id} is still being ended by its worker. Look again: queuectl show {job_id}")
         else:
-            note(f"{job_id} was not cancelled: it is {state}, it ended before its worker was reached.")
+            note(f"{job_id} was not cancelled: it is {state}, as it ended first.")
     return code
 
 
@@ -95,9 +95,7 @@ def retry(args: Args) -> int:
         raise UsageError(f"retry needs ids or filters, {what}.")
     for state in args.state:
         if state not in RETRIABLE:
-            raise UsageError(
-                f"retry runs jobs again that have ended or failed: {', '.join(RETRIABLE)}; not {state} ones."
-            )
+            raise UsageError(f"retry takes jobs that have ended or failed ({', '.join(RETRIABLE)}), not {state} ones.")
     with Queue(args.db, create=args.may_make_store) as queue:
         if chosen:
             with counting(args, "retried") as tell:

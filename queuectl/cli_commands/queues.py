@@ -47,7 +47,7 @@ def list_queues(args: Args) -> int:
             for info in infos
         ]
         if not render.write_table(HEADERS, rows, HEADERS[2:], spare=SPARE, names=("QUEUE",)):
-            render.say("No queues: there are no jobs.")
+            render.say("No queues yet. The first job makes one: queuectl enqueue -- echo hello")
     return 0
 
 
@@ -56,7 +56,7 @@ def pause(args: Args) -> int:
     with Queue(args.db) as queue:
         queue.pause(args.queue_name)
         running = _running(queue, args.queue_name)
-    more = f"; {running} running {'job goes' if running == 1 else 'jobs go'} on" if running else ""
+    more = f"; {running} running {'job continues' if running == 1 else 'jobs continue'}" if running else ""
     return _told(f"Paused queue {args.queue_name}{more}", args)
 
 
@@ -82,8 +82,8 @@ def limit(args: Args) -> int:
     with Queue(args.db) as queue:
         queue.limit(args.queue_name, most)
     if most is None:
-        return _told(f"Queue {args.queue_name} has no limit", args)
-    return _told(f"Queue {args.queue_name} runs at most {most} at once", args)
+        return _told(f"Queue {args.queue_name} now has no limit", args)
+    return _told(f"Queue {args.queue_name} now runs at most {most} at once", args)
 
 
 def _told(sentence: str, args: Args) -> int:

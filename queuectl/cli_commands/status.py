@@ -19,13 +19,13 @@ OPTIONS = ()
 MOST_JOBS_SHOWN = 3
 
 FIRST_STEPS = """\
-The queue is empty. To start with:
+No jobs yet. To get started:
 
   queuectl enqueue '{"command":"echo hello"}'   add a job
-  queuectl worker start                         run jobs, until Ctrl-C
-  queuectl status                               see how they stand
+  queuectl worker start                         run jobs until Ctrl-C
+  queuectl status                               see how they are doing
 
-'queuectl help' lists all commands; 'queuectl demo' shows the whole at work."""
+'queuectl help' lists all commands; 'queuectl demo' shows a queue at work."""
 
 
 def running_jobs(queue: Queue) -> Dict[str, List[Running]]:
@@ -137,20 +137,20 @@ def _print_workers(status: Status, running: Mapping[str, Sequence[Running]], now
         doing = jobs_text(running.get(worker.id, ()), now) + orders_text(worker)
         print(f"  [worker {worker.number}] pid {worker.pid} on {escape(worker.host)}{queues}: {doing}")
     if not status.workers and status.jobs["processing"]:
-        print("  'queuectl worker start' starts one, which also takes back what is processing.")
+        print("  Start one, which also recovers the jobs in processing: queuectl worker start")
     elif not status.workers and status.jobs["pending"] + status.jobs["failed"]:
-        print("  'queuectl worker start' starts one.")
+        print("  Start one: queuectl worker start")
 
 
 def _print_pace(status: Status) -> None:
     from queuectl.clock import format_duration
 
     if status.oldest_due_age_s is not None:
-        print(f"Oldest due job: waits {format_duration(status.oldest_due_age_s)}")
+        print(f"Oldest due job: waiting for {format_duration(status.oldest_due_age_s)}")
     if status.paused_queues:
         print(f"Paused queues: {', '.join(status.paused_queues)}")
     if status.rates.completed_per_min or status.rates.failed_per_min:
-        print(f"Runs a minute: {status.rates.completed_per_min:g} completed, {status.rates.failed_per_min:g} failed")
+        print(f"Runs per minute: {status.rates.completed_per_min:g} completed, {status.rates.failed_per_min:g} failed")
 
 
 COMMANDS = (

@@ -33,7 +33,7 @@ def check_start(args: Args) -> None:
         if not is_name(queue):
             raise UsageError(f"a queue's name must be {NAME_RULE}, not {queue[:40]!r}.")
     if args.count > MOST_WORKERS:
-        raise UsageError(f"--count is at most {MOST_WORKERS}; --concurrency lets one worker run many jobs.")
+        raise UsageError(f"--count must be at most {MOST_WORKERS}. With --concurrency one worker runs many jobs.")
 
 
 def start(args: Args) -> int:
@@ -79,7 +79,7 @@ def stop(args: Args) -> int:
     from queuectl.render import note, plural, write_json
 
     if args.host and args.all_hosts:
-        raise UsageError("--host and --all-hosts do not go together. Give one of them.")
+        raise UsageError("--host and --all-hosts do not go together. Give only one of them.")
     with Queue(args.db, create=args.may_make_store) as queue:
         before = queue.workers()
         meant = _meant(before, args)
@@ -93,7 +93,7 @@ def stop(args: Args) -> int:
         try:
             left = queue.stop_workers(bool(args.now), args.timeout, args.host, bool(args.all_hosts))
         except KeyboardInterrupt:
-            note("interrupted. The workers stop all the same. 'queuectl worker list' shows which are left.")
+            note("interrupted, but the workers still stop. 'queuectl worker list' shows which are left.")
             return INTERRUPTED
         groups = {worker.group_id for worker in (*before, *left)}
         new = [worker for worker in _meant(queue.workers(), args) if worker.group_id not in groups]
@@ -114,7 +114,7 @@ def stop(args: Args) -> int:
     if len(before) > len(meant) and not args.quiet:
         _tell_of_others(before, meant, args)
     if new and not args.quiet:
-        note(f"{plural(len(new), 'worker')} started meanwhile {'goes' if len(new) == 1 else 'go'} on.")
+        note(f"{plural(len(new), 'worker')} started in the meantime {'keeps' if len(new) == 1 else 'keep'} running.")
     return _told_left(left, own, args) if left else 0
 
 
@@ -125,7 +125,7 @@ def _told_left(left: Sequence[Worker], own: Collection[str], args: Args) -> int:
     names = ", ".join(map(_place, left))
     if all(worker.id in own for worker in left):
         if not args.quiet:
-            note(f"this is part of a job that the worker with {names} runs, and that stops when the job has ended.")
+            note(f"this command is part of a job of the worker with {names}, which stops when the job has ended.")
         return 0
     note(f"still running after {args.timeout:g} s: {names}. 'queuectl worker stop --now' ends their jobs.")
     return 1
@@ -187,13 +187,13 @@ def _tell_of_others(before: Sequence[Worker], meant: Sequence[Worker], args: Arg
     from queuectl.render import escape, note, plural
 
     others = [worker for worker in before if worker not in meant]
-    goes = "goes" if len(others) == 1 else "go"
+    keep = "keeps" if len(others) == 1 else "keep"
     if args.host:
         names = ", ".join(escape(name) for name in dict.fromkeys(worker.host for worker in others))
-        note(f"{plural(len(others), 'worker')} on {names} {goes} on.")
+        note(f"{plural(len(others), 'worker')} on {names} {keep} running.")
     else:
         note(
-            f"{plural(len(others), 'worker')} on other hosts {goes} on. 'queuectl worker stop --all-hosts' "
+            f"{plural(len(others), 'worker')} on other hosts {keep} running. 'queuectl worker stop --all-hosts' "
             f"stops {'it' if len(others) == 1 else 'them'} too."
         )
 
@@ -202,9 +202,9 @@ def _place_json(worker: Worker) -> object:
     return {"id": worker.id, "number": worker.number, "pid": worker.pid, "host": worker.host}
 
 
-HEADERS = ("WORKER", "PID", "HOST", "QUEUES", "AT ONCE", "SINCE", "JOBS")
+HEADERS = ("WORKER", "PID", "HOST", "QUEUES", "SLOTS", "SINCE", "JOBS")
 # What a narrow terminal does not show, first to last.
-SPARE = ("AT ONCE", "SINCE", "QUEUES", "HOST")
+SPARE = ("SLOTS", "SINCE", "QUEUES", "HOST")
 
 
 def list_workers(args: Args) -> int:
@@ -239,7 +239,7 @@ def list_workers(args: Args) -> int:
                 )
                 for worker in workers
             ]
-            render.write_table(HEADERS, rows, ("WORKER", "PID", "AT ONCE"), spare=SPARE)
+            render.write_table(HEADERS, rows, ("WORKER", "PID", "SLOTS"), spare=SPARE)
     return 0
 
 

@@ -75,7 +75,7 @@ class RunFolder:
         """
         found = os.lstat(self.path)
         if not stat.S_ISDIR(found.st_mode):
-            return "is no folder"
+            return "is not a directory"
         if sys.platform == "win32":
             return ""
         store = os.stat(self._beside)
@@ -84,5 +84,5 @@ class RunFolder:
             return "belongs to another user"
         more = found.st_mode & ~store.st_mode & 0o022
         if more or (found.st_mode & 0o020 and found.st_gid != store.st_gid):
-            return f"may be written by others (mode {found.st_mode & 0o7777:03o})"
+            return f"may be written to by others (mode {found.st_mode & 0o7777:03o})"
         return ""

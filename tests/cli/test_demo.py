@@ -41,6 +41,15 @@ def test_the_story(cli: Callable[..., Any], home: Any) -> None:
 
 
 @pytest.mark.posix
+def test_no_colours(terminal: Callable[..., str]) -> None:
+    """``--no-color`` holds for the commands of the story too."""
+    shown = terminal("demo", "--no-color")
+
+    assert "completed: " in shown
+    assert "\x1b[" not in shown
+
+
+@pytest.mark.posix
 def test_a_reader_that_has_seen_enough(home: Any) -> None:
     """``demo | head`` ends without a word, and leaves nothing."""
     done = subprocess.run(

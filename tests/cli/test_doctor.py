@@ -18,8 +18,8 @@ def test_a_healthy_store(cli: Callable[..., Any], add: Callable[..., str]) -> No
     result = cli("doctor", code=0)
     document = json.loads(cli("doctor", "--json", code=0).out)
 
-    assert "ok    store    undamaged: integrity, schema and counters agree\n" in result.out
-    assert "ok    jobs     none is stuck\n" in result.out
+    assert "ok    store    undamaged (integrity, schema and counters)\n" in result.out
+    assert "ok    jobs     none stuck\n" in result.out
     assert document["ok"] is True
     assert {"ok"} <= {found["level"] for found in document["findings"]} <= {"ok", "note"}
     assert ("", "", 0) == cli("doctor", "-q")
@@ -34,8 +34,8 @@ def test_a_store_that_others_may_read(cli: Callable[..., Any], add: Callable[...
     result = cli("doctor", "-q")
 
     assert result.code == 1
-    assert result.out.startswith(f"bad   access   others may use {home / 'jobs.db'} (mode 644).\n")
-    assert f"Type: chmod 600 '{home / 'jobs.db'}'\n" in result.out
+    assert result.out.startswith(f"bad   access   other users may use {home / 'jobs.db'} (mode 644).\n")
+    assert f"Fix it: chmod 600 '{home / 'jobs.db'}'\n" in result.out
 
 
 @pytest.mark.posix
@@ -46,7 +46,7 @@ def test_a_store_with_two_names(cli: Callable[..., Any], add: Callable[..., str]
 
     result = cli("doctor", code=0)
 
-    assert f"note  store    {home / 'jobs.db'} has 2 names (hard links): by each it has another log" in result.out
+    assert f"note  store    {home / 'jobs.db'} has 2 names (hard links), each with its own log: " in result.out
     assert f"find / -xdev -samefile '{home / 'jobs.db'}'\n" in result.out
 
 
@@ -70,7 +70,7 @@ def test_a_store_behind_a_link(cli: Callable[..., Any], add: Callable[..., str],
 
     assert f"bad   log      the write-ahead log {home / 'jobs.db'}-wal has grown to 65.0 MiB.\n" in result.out
     for folder in (home, link.parent):
-        assert f"bad   access   others may use {folder} (mode 777).\n" in result.out
+        assert f"bad   access   other users may use {folder} (mode 777).\n" in result.out
 
 
 @pytest.mark.posix
@@ -86,7 +86,7 @@ def test_a_run_folder_that_others_may_write_to(cli: Callable[..., Any], add: Cal
     result = cli("doctor", "-q")
 
     assert result.code == 1
-    assert result.out.startswith(f"bad   access   {folder} may be written by others (mode 777): it is not used, ")
+    assert result.out.startswith(f"bad   access   {folder} may be written to by others (mode 777). It is not used, ")
 
 
 @pytest.mark.posix
@@ -100,13 +100,13 @@ def test_a_store_in_a_folder_for_everybody(cli: Callable[..., Any], home: Any) -
 
     result = cli("doctor", env=env, code=0)
 
-    assert f"note  access   others may put files beside the store: {shared} is for everybody.\n" in result.out
+    assert f"note  access   other users may put files next to the store: {shared} is open to everyone.\n" in result.out
 
 
 def test_jobs_that_nobody_takes(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
     """Due for more than a minute without a live worker; one that came just now with a time long past is not."""
     add("true", "--at", "2020-01-01T00:00:00Z", "--queue", "mail")
-    assert "none is stuck" in cli("doctor", code=0).out
+    assert "none stuck" in cli("doctor", code=0).out
     add("true", "--at", "2020-01-02T00:00:00Z", "--queue", "mail")
     with contextlib.closing(sqlite3.connect(str(home / "jobs.db"), isolation_level=None)) as store:
         store.execute("UPDATE jobs SET created_at = created_at - 7200 WHERE id = 'job2'")
@@ -115,7 +115,7 @@ def test_jobs_that_nobody_takes(cli: Callable[..., Any], add: Callable[..., str]
 
     assert result.code == 1
     assert result.out.startswith("bad   jobs     queue mail has jobs due for 2 h, ")
-    assert "Type: queuectl worker start\n" in result.out
+    assert "Start one: queuectl worker start\n" in result.out
 
 
 def test_many_queues_that_nobody_serves(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
@@ -139,7 +139,7 @@ def test_a_paused_queue_is_a_note(cli: Callable[..., Any], add: Callable[..., st
     add("true", "--at", "2020-01-01T00:00:00Z")
     cli("queue", "pause", "default", code=0)
 
-    assert "note  jobs     queue default is paused; 1 job waits.\n" in cli("doctor", code=0).out
+    assert "note  jobs     queue default is paused; 1 job is waiting.\n" in cli("doctor", code=0).out
 
 
 def test_a_live_worker_counts(cli: Callable[..., Any], worker: Callable[..., Any]) -> None:

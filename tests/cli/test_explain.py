@@ -19,10 +19,11 @@ def test_pending_without_a_worker(cli: Callable[..., Any], add: Callable[..., st
 
     lines = cli("explain", "job2", code=0).out.splitlines()
 
-    assert re.fullmatch(r"job2 is pending, due for [\d.]+ m?s\.", lines[0])  # since it was there, not since 2020
+    # Since it was there, not since 2020.
+    assert re.fullmatch(r"job2 is pending, and has been due for [\d.]+ m?s\.", lines[0])
     assert lines[1:] == [
-        "1 due job of queue default is ahead of it.",
-        "No live worker serves queue default. 'queuectl worker start' starts one.",
+        "1 due job is ahead of it in queue default.",
+        "No live worker serves queue default. Start one: queuectl worker start",
     ]
 
 
@@ -35,7 +36,7 @@ def test_not_due_yet(cli: Callable[..., Any], add: Callable[..., str]) -> None:
     assert lines[0] == "job1 is pending and not due yet."
     assert lines[1].startswith("It is due at ")
     assert lines[1].endswith((", in 2 h.", ", in 1 h 59 min."))  # a slow machine takes its time
-    assert lines[-1] == "'queuectl edit job1 delay=0' makes it due now."
+    assert lines[-1] == "Make it due now: queuectl edit job1 delay=0"
 
 
 def test_a_paused_queue_and_a_limit(cli: Callable[..., Any], add: Callable[..., str]) -> None:
@@ -43,7 +44,7 @@ def test_a_paused_queue_and_a_limit(cli: Callable[..., Any], add: Callable[..., 
     add("true", "--queue", "mail")
     cli("queue", "pause", "mail", code=0)
 
-    assert "Queue mail is paused. 'queuectl queue resume mail' lets its jobs run." in cli("explain", "job1", code=0).out
+    assert "Queue mail is paused. Resume it: queuectl queue resume mail\n" in cli("explain", "job1", code=0).out
 
 
 def test_a_running_job_and_one_behind_a_limit(
@@ -59,20 +60,20 @@ def test_a_running_job_and_one_behind_a_limit(
         waiting = cli("explain", "job2", code=0).out
         cli("cancel", "job1", code=0)
 
-    assert running.startswith("job1 is running: run 1, begun at ")
-    assert "It may take 5 min, then its processes are ended and the run has failed." in running
+    assert running.startswith("job1 is running: run 1, started at ")
+    assert "Its timeout is 5 min. Then its processes are ended, and the run fails." in running
     assert "If it fails, retry 1 of 3 follows after 2 s." in running
-    assert "'queuectl cancel job1' ends it." in running
-    assert "Queue default is at its limit: at most 1 job at once, and 1 runs." in waiting
+    assert "Follow it: queuectl logs -f job1. Cancel it: queuectl cancel job1.\n" in running
+    assert "Queue default is at its limit: 1 job is running, and at most 1 may. Remove the limit: " in waiting
     assert "2 live workers serve queue default." in waiting
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), r"Its one slot is taken by job1, since \S+: job4 waits until it is free\."),
-        (("--concurrency", "2"), r"All 2 of its slots are taken: job4 waits until one is free\."),
-        (("--count", "3"), r"All 3 slots of the 3 workers are taken: job4 waits until one is free\."),
+        ((), r"Its only slot is taken by job1 since \S+\. job4 is waiting for it\."),
+        (("--concurrency", "2"), r"All 2 of its slots are taken\. job4 is waiting for one\."),
+        (("--count", "3"), r"All 3 slots of the 3 workers are taken\. job4 is waiting for one\."),
         (("--concurrency", "3"), None),
     ],
 )
@@ -124,14 +125,12 @@ def test_a_worker_that_a_signal_holds(
         after = cli("explain", "job1", code=0).out
         cli("cancel", "job1", code=0)
 
-    held = "paused by a signal such as Ctrl-Z's."
+    held = "paused by a signal such as Ctrl-Z."
     assert (
-        f"That worker is {held} 'kill -CONT {pids['default']}' lets it go on. Others wait 42 s for it, then end it and "
-        "what it runs, and the job is pending again; that costs no retry.\n"
+        f"That worker is {held} Resume it within 42 s, or another worker ends it and makes the job pending again, "
+        f"which costs no retry: kill -CONT {pids['default']}\n"
     ) in running
-    assert waiting.endswith(
-        f"1 live worker serves queue mail.\nIt is {held} 'kill -CONT {pids['mail']}' lets it go on.\n"
-    )
+    assert waiting.endswith(f"1 live worker serves queue mail.\nIt is {held} Resume it: kill -CONT {pids['mail']}\n")
     assert [", paused by a signal\n" in text for text in seen[:2]] == [True, True]
     assert f"worker 0, pid {pids['mail']}, is {held}\n" in seen[2]
     assert f"Resume it: kill -CONT {pids['mail']}\n" in seen[2]
@@ -149,12 +148,12 @@ def test_failed_and_dead(
         failed = cli("explain", "job1", code=0).out
         dead = cli("explain", "job2", code=0).out
 
-    assert failed.startswith("job1 failed (exit 3) and waits for retry 1 of 3, after a growing delay.\n")
-    assert "'queuectl retry job1' makes it due now." in failed
-    assert dead.startswith("job2 is dead, in the DLQ, since ")
-    assert ": exit 4.\n" in dead
-    assert "It failed 1 time; its max_retries is 0." in dead
-    assert "'queuectl dlq retry job2' starts it over." in dead
+    assert failed.startswith("job1 failed (exit 3) and is waiting for retry 1 of 3.\n")
+    assert "Make it due now: queuectl retry job1\n" in failed
+    assert dead.startswith("job2 died at ")
+    assert " ago, and is in the DLQ: exit 4.\n" in dead
+    assert "It failed 1 time, and its max_retries is 0." in dead
+    assert "See its last output: queuectl logs job2. Run it again: queuectl dlq retry job2.\n" in dead
 
 
 def test_completed_and_cancelled(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:

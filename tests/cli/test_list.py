@@ -88,7 +88,8 @@ def test_table_on_a_terminal(terminal: Callable[..., str], add: Callable[..., st
 @POSIX
 def test_an_empty_table_is_said_to_people(terminal: Callable[..., str], cli: Callable[..., Any]) -> None:
     """And piped nothing is printed."""
-    assert "No jobs.\n" == terminal("list")
+    assert "No jobs. Add one: queuectl enqueue -- echo hello\n" == terminal("list")
+    assert "No jobs match.\n" == terminal("list", "--state", "dead")
     assert ("", "", 0) == cli("list")
     assert ("", "", 0) == cli("list", "--table")
 

@@ -96,7 +96,7 @@ def test_following_what_nobody_runs(
     eventually(lambda: follower.err, what="a word")
     cli("cancel", "job1", code=0)
 
-    said = "queuectl: no live worker serves queue default, so job1 waits. Start one: queuectl worker start\n"
+    said = "queuectl: no live worker serves queue default, so job1 is waiting. Start one: queuectl worker start\n"
     assert ("", said, 0) == follower.wait()
 
 

@@ -29,11 +29,11 @@ def test_alone_it_says_how_to_start(cli: Callable[..., Any]) -> None:
     result = cli(code=0)
 
     assert result.out == (
-        "The queue is empty. To start with:\n\n"
+        "No jobs yet. To get started:\n\n"
         '  queuectl enqueue \'{"command":"echo hello"}\'   add a job\n'
-        "  queuectl worker start                         run jobs, until Ctrl-C\n"
-        "  queuectl status                               see how they stand\n\n"
-        "'queuectl help' lists all commands; 'queuectl demo' shows the whole at work.\n"
+        "  queuectl worker start                         run jobs until Ctrl-C\n"
+        "  queuectl status                               see how they are doing\n\n"
+        "'queuectl help' lists all commands; 'queuectl demo' shows a queue at work.\n"
     )
 
 

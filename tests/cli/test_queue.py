@@ -11,14 +11,14 @@ import pytest
 def test_switches_and_their_answers(cli: Callable[..., Any]) -> None:
     """Before a queue has jobs, too."""
     assert ("Paused queue mail\n", "", 0) == cli("queue", "pause", "mail")
-    assert ("Queue mail runs at most 2 at once\n", "", 0) == cli("queue", "limit", "mail", "2")
+    assert ("Queue mail now runs at most 2 at once\n", "", 0) == cli("queue", "limit", "mail", "2")
     assert [(True, 2)] == [
         (found["paused"], found["max_running"])
         for found in json.loads(cli("queue", "list", "--json").out)
         if found["name"] == "mail"
     ]
     assert ("Resumed queue mail\n", "", 0) == cli("queue", "resume", "mail")
-    assert ("Queue mail has no limit\n", "", 0) == cli("queue", "limit", "mail", "none")
+    assert ("Queue mail now has no limit\n", "", 0) == cli("queue", "limit", "mail", "none")
 
 
 def test_list(cli: Callable[..., Any], add: Callable[..., str]) -> None:

@@ -85,5 +85,5 @@ def test_a_state_that_cannot_be_retried_is_refused(
 
     result = cli("retry", "--state", "dead", "--state", state)
 
-    told = "retry runs jobs again that have ended or failed: completed, dead, cancelled, failed"
-    assert result == ("", f"queuectl: {told}; not {state} ones.\n", 2)
+    told = "retry takes jobs that have ended or failed (completed, dead, cancelled, failed)"
+    assert result == ("", f"queuectl: {told}, not {state} ones.\n", 2)

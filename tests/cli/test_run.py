@@ -104,7 +104,7 @@ def test_without_a_worker_it_says_so_and_waits(
         waiting = background("run", "--", "echo", "hi")
         eventually(lambda: waiting.err)
         assert waiting.err == (
-            "queuectl: no live worker serves queue default, so job1 waits. Start one: queuectl worker start\n"
+            "queuectl: no live worker serves queue default, so job1 is waiting. Start one: queuectl worker start\n"
         )
         with worker():
             result = waiting.wait()
@@ -124,7 +124,7 @@ def test_a_worker_that_died_a_moment_ago_is_given_time_to_come_back(
         assert said == []
 
         eventually(lambda: waiting.look(queue.get(job_id)) or said)
-        assert said[0].startswith("no live worker serves queue default, so job1 waits.")
+        assert said[0].startswith("no live worker serves queue default, so job1 is waiting.")
 
 
 @POSIX
@@ -184,7 +184,7 @@ def test_ctrl_c_leaves_the_job_to_the_workers(
 
         assert result.code == 130
         assert result.err == (
-            "queuectl: job1 goes on. Follow it: queuectl logs -f job1. End it: queuectl cancel job1.\n"
+            "queuectl: job1 keeps running. Follow it: queuectl logs -f job1. Cancel it: queuectl cancel job1.\n"
         )
         assert cli("wait", "job1", "--timeout", "20").code == 0
 
@@ -205,7 +205,7 @@ def test_output_that_cannot_be_written_says_that_the_job_goes_on(
     assert ended.returncode == 1
     assert ended.stderr.replace(b"\r\n", b"\n") == (
         b"queuectl: cannot write standard output: No space left on device. "
-        b"job1 goes on. Follow it: queuectl logs -f job1.\n"
+        b"job1 keeps running. Follow it: queuectl logs -f job1.\n"
     )
 
 

@@ -71,7 +71,7 @@ def test_runs_and_output_for_people(
     header, row = out.partition("\nRuns:\n")[2].splitlines()[:2]
     assert ["RUN", "STATE", "STARTED", "TOOK", "EXIT", "MEMORY", "CPU", "WORKER", "HOST"] == header.split()
     assert row.split()[:2] == ["1", "failed"]
-    tail = out.partition("Last lines of run 1 ('queuectl logs job1' prints all):\n")[2].splitlines()
+    tail = out.partition("Last lines of run 1 (all of them: queuectl logs job1):\n")[2].splitlines()
     assert tail == [f"  line {number}" for number in range(12, 21)] + ["  \\x1b[31mred\\x1b[0m"]
 
 
@@ -87,9 +87,22 @@ def test_signals_have_their_names(cli: Callable[..., Any], add: Callable[..., st
     assert " signal KILL " in out.partition("\nRuns:\n")[2]
 
 
+@pytest.mark.posix("a terminal")
+def test_the_state_has_its_colour_on_a_terminal(
+    cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any], terminal: Callable[..., str]
+) -> None:
+    """As in the lists; not where the output goes elsewhere, or nobody wants it."""
+    add("false", "--max-retries", "0")
+    drain()
+
+    assert "\nstate:       \x1b[31mdead\x1b[0m\n" in terminal("show", "job1")
+    assert "\nstate:       dead\n" in terminal("show", "job1", "--no-color")
+    assert "\nstate:       dead\n" in cli("show", "job1", code=0).out
+
+
 def test_a_run_that_wrote_nothing(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
     """Is said to have."""
     add("true")
     drain()
 
-    assert "\nRun 1 has written nothing.\n" in cli("show", "job1", code=0).out
+    assert "\nRun 1 has no output.\n" in cli("show", "job1", code=0).out

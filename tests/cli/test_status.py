@@ -43,8 +43,8 @@ def test_counts_and_what_to_do(cli: Callable[..., Any], add: Callable[..., str])
 
     assert lines[1] == "  pending: 2"
     assert lines[6] == "  cancelled: 1"
-    assert lines[7:9] == ["Workers: 0 alive", "  'queuectl worker start' starts one."]
-    assert lines[9].startswith("Oldest due job: waits ")
+    assert lines[7:9] == ["Workers: 0 alive", "  Start one: queuectl worker start"]
+    assert lines[9].startswith("Oldest due job: waiting for ")
     assert lines[10] == "Paused queues: mail"
 
 
@@ -63,7 +63,7 @@ def test_what_a_dead_worker_left(
         lines = cli("status", code=0).out.splitlines()
 
     assert "  processing: 1" == lines[2]
-    assert "  'queuectl worker start' starts one, which also takes back what is processing." == lines[8]
+    assert "  Start one, which also recovers the jobs in processing: queuectl worker start" == lines[8]
     cli("cancel", "job1", code=0)
     cli("worker", "start", "--drain", code=0)
 

@@ -81,8 +81,8 @@ def test_what_keeps_the_jobs_waiting_is_told_once(
         quiet = background("wait", "-q", "job4")
         eventually(lambda: waiting.err.count("\n") == 2)
         assert sorted(waiting.err.splitlines()) == [
-            "queuectl: no live worker serves queue default, so job4 waits. Start one: queuectl worker start",
-            "queuectl: queue mail is paused, so job1 waits. Resume it: queuectl queue resume mail",
+            "queuectl: no live worker serves queue default, so job4 is waiting. Start one: queuectl worker start",
+            "queuectl: queue mail is paused, so job1 is waiting. Resume it: queuectl queue resume mail",
         ]
         cli("cancel", "job1", "job2", "job4", code=0)
 

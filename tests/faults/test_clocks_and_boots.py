@@ -110,7 +110,7 @@ def test_a_retry_waits_by_the_wall_clock(scene: Scene, clock: Clock, cli: Callab
     group = scene.start(env=clock.env)
     scene.until(job_id, "failed")
     clock.set(0)
-    assert f"'queuectl retry {job_id}' makes it due now." in cli("explain", job_id, env=clock.env).out
+    assert f"Make it due now: queuectl retry {job_id}\n" in cli("explain", job_id, env=clock.env).out
 
     scene.queue.retry(job_id)
 

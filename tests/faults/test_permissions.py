@@ -63,7 +63,7 @@ def test_a_file_that_may_only_be_read(store: Path, stranger: Callable[..., Resul
     for words in WRITING:
         assert ("", READ_ONLY.format(store), 1) == stranger(*words)
     assert "  pending: 1\n" in stranger("status").out
-    assert f"bad   access   you may only read {store}: " in stranger("doctor").out
+    assert f"bad   access   you may only read {store}, " in stranger("doctor").out
 
     os.chmod(store, 0o600)
     for _ in ("-wal", "-shm"):

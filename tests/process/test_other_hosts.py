@@ -170,11 +170,11 @@ def test_stop_is_for_one_host_unless_told_otherwise(
 
     assert "Stopped 1 worker.\n" == only_here.out
     assert (
-        "queuectl: 4 workers on other hosts go on. 'queuectl worker stop --all-hosts' stops them too.\n"
+        "queuectl: 4 workers on other hosts keep running. 'queuectl worker stop --all-hosts' stops them too.\n"
         == only_here.err
     )
     assert "No workers are running on web9.\n" == nobody.out
-    assert "queuectl: 4 workers on web2, web3 go on.\n" == nobody.err
+    assert "queuectl: 4 workers on web2, web3 keep running.\n" == nobody.err
     assert "Stopped 2 workers.\n" == one.out
     assert " on web2, to finish its jobs and stop." in one.err
     assert {"stopped": 2, "left": []} == json.loads(rest.out)

@@ -63,7 +63,7 @@ def test_a_job_stops_its_own_worker(scene: Scene) -> None:
 
     assert ["completed", "completed", "pending"] == [job.state for job in scene.queue.jobs()]
     told = scene.queue.output(job_id).decode()
-    assert "queuectl: this is part of a job that the worker with pid " in told
+    assert "queuectl: this command is part of a job of the worker with pid " in told
     assert "Stopped 1 worker.\n" in told
     assert told.endswith("code 0\n")
 
@@ -101,7 +101,7 @@ def test_a_group_that_is_started_meanwhile_goes_on(
     (scene.folder / "go").touch()
     done = stop.wait()
 
-    assert Result("Stopped 2 workers.\n", "queuectl: 2 workers started meanwhile go on.\n", 0) == (
+    assert Result("Stopped 2 workers.\n", "queuectl: 2 workers started in the meantime keep running.\n", 0) == (
         done.out, done.err, done.code,
     )  # fmt: skip
     assert 0 == group.wait().code
@@ -312,7 +312,7 @@ def test_an_interrupted_stop_leaves_them_stopping(scene: Scene) -> None:
     out, err = stop.communicate(timeout=30)
 
     assert (130, b"") == (stop.returncode, out)
-    assert err.startswith(b"queuectl: interrupted. The workers stop all the same.")
+    assert err.startswith(b"queuectl: interrupted, but the workers still stop.")
     (scene.folder / "go").touch()
     assert 0 == group.wait().code
     assert "completed" == scene.state("job1")

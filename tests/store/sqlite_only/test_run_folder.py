@@ -47,11 +47,11 @@ def test_what_a_worker_makes_is_its_user_s_alone(path, store):
     [
         (0o600, 0o700, ""),
         (0o600, 0o755, ""),
-        (0o600, 0o770, "may be written by others (mode 770)"),
-        (0o600, 0o1777, "may be written by others (mode 1777)"),
+        (0o600, 0o770, "may be written to by others (mode 770)"),
+        (0o600, 0o1777, "may be written to by others (mode 1777)"),
         (0o660, 0o770, ""),
         (0o660, 0o2770, ""),
-        (0o660, 0o777, "may be written by others (mode 777)"),
+        (0o660, 0o777, "may be written to by others (mode 777)"),
         (0o666, 0o777, ""),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_group_may_write_to_the_folder_only_if_it_is_the_store_s(path, store, 
     os.chmod(folder, 0o770)
     give(folder, -1, STRANGER)
 
-    assert "may be written by others (mode 770)" == store.run_folder.trouble()
+    assert "may be written to by others (mode 770)" == store.run_folder.trouble()
     os.chown(path, -1, STRANGER)
     assert "" == store.run_folder.trouble()
 
@@ -95,7 +95,7 @@ def test_something_else_in_its_place_is_not_used(store, tmp_path, what):
     else:
         Path(store.run_folder).write_bytes(DEAR)
 
-    assert (None, "is no folder") == (store.run_folder.make(), store.run_folder.trouble())
+    assert (None, "is not a directory") == (store.run_folder.make(), store.run_folder.trouble())
 
 
 def test_a_folder_that_is_fine_is_looked_at_once(store, folder):
