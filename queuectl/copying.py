@@ -60,7 +60,7 @@ def copy(source: Store, location: Location, tell: Optional[Tell] = None) -> Copi
     target = open_store(location, unfinished=True)
     try:
         if target.store_id == source.store_id:
-            raise StoreError(f"{target.location} is the store itself, or a copy of its file. Name another.")
+            raise StoreError(f"{target.location} is the store itself, or a copy of its file. Choose another target.")
         ours, theirs = source.port(), target.port()
         progress = _Progress(ours, tell)
         try:
@@ -84,8 +84,8 @@ def _refuse_workers(store: Store) -> None:
     live = recovery.live_workers(store)
     if live:
         raise Refused(
-            f"cannot copy while workers run ({_names(live)}). Give --stop to stop them first, wherever they are: they "
-            "finish their jobs; with --now as well they put them back."
+            f"cannot copy while workers are running ({_names(live)}). --stop stops them first, on all hosts, once they "
+            "have finished their jobs; with --now they put their jobs back instead."
         )
 
 
@@ -93,8 +93,8 @@ def refuse_left(left: Sequence[Worker], timeout: Optional[float]) -> None:
     """Refuse to copy where *left* have not stopped, as they were told, within *timeout* seconds."""
     if left:
         raise Refused(
-            f"the workers had not all stopped after {timeout or 0:g} s ({_names(left)}), so nothing was copied. They "
-            "stop after their jobs: give the command again then, or with --now, which puts the jobs back."
+            f"workers were still running after {timeout or 0:g} s ({_names(left)}), so nothing was copied. They "
+            "stop after their jobs. Run the command again then, or with --now, which puts the jobs back."
         )
 
 
@@ -110,10 +110,10 @@ def _begin(source: Store, target: Store, theirs: Port) -> bool:
     if mark is not None and mark != source.store_id:
         raise StoreError(
             f"{target.location} is an unfinished copy of another store (id {mark}, not {source.store_id}). "
-            "Finish that, delete it, or name another."
+            "Finish that copy, delete it, or choose another target."
         )
     if recovery.live_workers(target):
-        raise Refused(f"cannot copy into {target.location}: workers run on it. Stop them first.")
+        raise Refused(f"cannot copy into {target.location}: workers are running on it. Stop them first.")
     if mark is None:
         theirs.begin(source.store_id)
     faults.point("copying")
@@ -180,15 +180,15 @@ def _check(
             )
             if (count, checksum) != (rows[table.name], checksums[table.name]):
                 raise StoreError(
-                    f"the copy in {target.location} does not become equal to {source.location} (table {table.name}); "
-                    "it stays unfinished. Try again into a new store, and please report this as a bug."
+                    f"the copy in {target.location} still differs from {source.location} (table {table.name}), so "
+                    "it stays unfinished. Try again with a new target, and please report this as a bug."
                 )
         theirs.finish(ours.numbers())
         target.sync()
         if target.queues() != source.queues():
             raise StoreError(
-                f"the copy in {target.location} is complete, but the counters of {source.location} disagree with its "
-                "jobs: 'queuectl doctor' tells more. Those of the copy are right."
+                f"the copy in {target.location} is complete, but the counters of {source.location} do not match its "
+                "jobs ('queuectl doctor' says more). Those of the copy are right."
             )
     return rows, checksums
 
@@ -254,6 +254,6 @@ def _refuse_workers_now(source: Store) -> None:
     """Refuse a source that somebody began to work for while it was copied; it is locked now."""
     if recovery.live_workers(source) or any(queue.processing for queue in source.queues()):
         raise Refused(
-            f"workers began to run on {source.location} while it was copied; the copy is unfinished. Stop them and "
+            f"workers started on {source.location} during the copy, so the copy is unfinished. Stop them and "
             "run the same command again."
         )

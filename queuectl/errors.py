@@ -93,14 +93,14 @@ class NotDurable(StoreUnavailable):
     def __init__(self, trouble: str, ids: Sequence[str] = ()) -> None:
         what = "the change" if not ids else ids[0] if len(ids) == 1 else f"{len(ids)} jobs ({ids[0]} .. {ids[-1]})"
         super().__init__(
-            f"{trouble} The store has {what} all the same, but a loss of power may take it away. "
-            "Do not repeat this, look after the disk."
+            f"{trouble} The store has {what} all the same, but a power cut may still lose it. "
+            "Do not repeat this; check the disk."
         )
         self.trouble = trouble
 
 
 class StoreRefused(StoreError):
-    """What lies at the store's path is not ours, damaged, replaced or newer; it was left as it is."""
+    """What lies at the store's path is not ours, damaged, replaced or newer; it was left untouched."""
 
 
 class MissingExtra(QueuectlError):
@@ -114,7 +114,7 @@ class Unwritten(QueuectlError):
     """Standard output could not be written; *done* says what stands all the same."""
 
     def __init__(self, error: OSError, done: str) -> None:
-        super().__init__(f"cannot write standard output: {error.strerror or error}. {done}".rstrip())
+        super().__init__(f"cannot write to standard output: {error.strerror or error}. {done}".rstrip())
 
 
 class Refused(QueuectlError):

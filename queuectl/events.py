@@ -67,7 +67,7 @@ def put_back(number: int, job_id: str, why: Optional[str] = None) -> str:
 
 def refused(number: int, job_id: str) -> str:
     """The store refused a run's end: the job was taken away."""
-    return f"[worker {number}] job {job_id} was taken away; its result is dropped"
+    return f"[worker {number}] job {job_id} is no longer this worker's; its result is dropped"
 
 
 def ended(number: int, job: Job, reason: Optional[str], state: str, delay_s: float) -> str:
@@ -98,7 +98,7 @@ def stopping(number: int, now: bool, again: bool) -> str:
 
 def fenced(number: int) -> str:
     """A worker lost its lease."""
-    return f"[worker {number}] lost its lease, ended its commands and starts anew"
+    return f"[worker {number}] lost its lease, ended its commands and starts over"
 
 
 def trouble(number: int, what: str) -> str:
@@ -108,11 +108,11 @@ def trouble(number: int, what: str) -> str:
 
 def gave_up(number: int, runs: int, noted: bool, many_hosts: bool) -> str:
     """A worker that was to stop at once waits no longer for a store that is away."""
-    what = f"how {runs} {'run' if runs == 1 else 'runs'} ended"
+    what = "the result of 1 run is" if runs == 1 else f"the results of {runs} runs are"
     if not noted:
-        return f"[worker {number}] gave up on the store: {what} is lost"
+        return f"[worker {number}] gave up on the store: {what} lost"
     soon = ", if it starts before the lease is over" if many_hosts else ""
-    return f"[worker {number}] gave up on the store: {what} is noted, and told by the next worker here{soon}"
+    return f"[worker {number}] gave up on the store: {what} saved here for the next worker on this host{soon}"
 
 
 def left_out(lines: int) -> str:
@@ -127,7 +127,7 @@ def exiting(number: int) -> str:
 
 def restarted(number: int, how: str, delay: str) -> str:
     """The supervisor replaces a worker that died."""
-    return f"[worker {number}] died ({how}), starts again in {delay}"
+    return f"[worker {number}] died ({how}), restarts in {delay}"
 
 
 def not_started(number: int, why: str, delay: str) -> str:
@@ -137,4 +137,4 @@ def not_started(number: int, why: str, delay: str) -> str:
 
 def not_looked(why: str) -> str:
     """The supervisor could not look after its workers; it tries again."""
-    return f"queuectl: cannot look after the workers: {printable(why)}. Waiting."
+    return f"queuectl: cannot check on the workers: {printable(why)}. Waiting."

@@ -161,7 +161,7 @@ def _processing(store: Store, job: Job, now: float) -> List[str]:
     if run is None:
         return [f"{job.id} is processing."]
     begun = f"{local_text(run.started_at, now)}, {format_duration(max(now - run.started_at, 0.0))} ago"
-    told = [f"{job.id} is running: run {run.number}, started at {begun}, in worker pid {run.pid} on {run.host}."]
+    told = [f"{job.id} is running: run {run.number}, started at {begun}, by worker pid {run.pid} on {run.host}."]
     config = Config(store.settings())
     worker = next((worker for worker in live_workers(store) if worker.id == run.worker), None)
     if worker is None:

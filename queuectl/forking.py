@@ -51,7 +51,7 @@ class Forkable:
             self._forked()  # by something that did not tell Python
         if self._torn:
             raise QueuectlError(
-                f"another thread was using this Queue, for more than {PATIENCE_S:.0f} s, when this process was forked. "
+                f"another thread was using this Queue for more than {PATIENCE_S:.0f} s, when this process was forked. "
                 "Start a new process to open the store in."
             )
         if self._anew:

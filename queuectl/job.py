@@ -224,7 +224,7 @@ def checked_filter(which: Any) -> JobFilter:
         QueuectlError: It is no ``JobFilter``, or has values that make no sense.
     """
     if not isinstance(which, JobFilter):
-        raise QueuectlError(f"which jobs are meant is said by a JobFilter, not by {shown(which)}.")
+        raise QueuectlError(f"jobs must be chosen by a JobFilter, not {shown(which)}.")
     return which.checked()
 
 

@@ -93,7 +93,7 @@ def check_ids(job_ids: Iterable[Any], missing: Callable[[str], QueuectlError] = 
     checked = []
     for job_id in job_ids:
         if not isinstance(job_id, str):
-            raise QueuectlError(f"a job is named by its id, a text such as 'job1', not {shown(job_id)}.")
+            raise QueuectlError(f"a job's id must be a string such as 'job1', not {shown(job_id)}.")
         if not is_name(job_id):
             raise missing(job_id)
         checked.append(job_id)
@@ -133,12 +133,12 @@ def _text(field: str, value: Any) -> str:
 def _command(field: str, value: Any) -> str:
     text = _text(field, value)
     if not text.strip():
-        raise refuse(field, "a command, not blank", value)
+        raise refuse(field, "a command that is not blank", value)
     size = len(text.encode())
     if size > MAX_COMMAND_BYTES:
         raise InvalidJob(
-            f"job field {field!r} is {size:,} bytes long; the most a shell can be given is "
-            f"{MAX_COMMAND_BYTES:,}. Put it into a script file and enqueue that."
+            f"job field {field!r} is {size:,} bytes long, but a shell takes at most "
+            f"{MAX_COMMAND_BYTES:,}. Put it into a script and enqueue that."
         )
     return text
 
@@ -177,7 +177,7 @@ def _number(value: Any) -> Optional[float]:
 def _backoff_base(field: str, value: Any) -> float:
     number = _number(value)
     if number is None or number < 1:
-        raise refuse(field, "a number from 1", value)
+        raise refuse(field, "a number of at least 1", value)
     return number
 
 
@@ -218,7 +218,7 @@ def _cwd(field: str, value: Any) -> str:
     try:
         return abspath(expanduser(text))
     except FileNotFoundError:
-        raise _nowhere("name paths in full") from None
+        raise _nowhere("use absolute paths") from None
 
 
 def current_directory(otherwise: str = "give the job a cwd") -> str:
@@ -242,7 +242,7 @@ def usual_directory() -> Optional[str]:
 
 
 def _nowhere(otherwise: str) -> InvalidJob:
-    return InvalidJob(f"the current directory is gone. Go to another one, or {otherwise}.")
+    return InvalidJob(f"the current directory no longer exists. Change to another, or {otherwise}.")
 
 
 def _env(field: str, value: Any) -> Dict[str, str]:
@@ -252,15 +252,15 @@ def _env(field: str, value: Any) -> Dict[str, str]:
     for name, text in value.items():
         _text(field, name)
         if not name or "=" in name:
-            raise refuse(field, "an object whose names are not empty and have no '='", name)
+            raise refuse(field, "an object whose names are not empty and contain no '='", name)
         if name.upper().startswith("QUEUECTL_RUN_ID") or name.upper() == "QUEUECTL_STORE_ID":
             raise InvalidJob(f"job field {field!r} must not set {shown(name)}: queuectl sets it for each run.")
         if not isinstance(text, str):
-            raise refuse(field, f"an object of strings ({shown(name)} is none)", text)
+            raise refuse(field, f"an object of strings ({shown(name)} is not one)", text)
         _text(field, text)
         total += len(name.encode()) + len(text.encode()) + 2
     if total > MAX_ENV_BYTES:
-        raise InvalidJob(f"job field {field!r} is {total:,} bytes in all; the most is {MAX_ENV_BYTES:,}.")
+        raise InvalidJob(f"job field {field!r} is {total:,} bytes in all, but may be at most {MAX_ENV_BYTES:,}.")
     return value
 
 
@@ -268,7 +268,7 @@ def _tags(field: str, value: Any) -> List[str]:
     if not isinstance(value, (list, tuple)):
         raise refuse(field, 'a list of strings such as ["nightly"]', value)
     if len(value) > MAX_TAGS:
-        raise InvalidJob(f"job field {field!r} has {len(value)} tags; the most is {MAX_TAGS}.")
+        raise InvalidJob(f"job field {field!r} has {len(value)} tags, but may have at most {MAX_TAGS}.")
     for tag in value:
         if not isinstance(tag, str) or not is_name(tag):
             raise refuse(field, f"a list of tags, each {NAME_RULE}", tag)
@@ -330,7 +330,7 @@ def check_fields(fields: Mapping[str, Any]) -> Dict[str, Any]:
             raise InvalidJob(f"job field {field!r} is given twice.")
         checked[attribute] = None if value is None and field in _NULLABLE else check(field, value)
     if checked.get("run_at") is not None and checked.get("delay_s") is not None:
-        raise InvalidJob("job fields 'run_at' and 'delay' are both given. Give one of them.")
+        raise InvalidJob("job fields 'run_at' and 'delay' are both given. Give only one of them.")
     for name, default in (("queue", DEFAULT_QUEUE), ("priority", 0)):
         if checked.get(name, default) is None:
             checked[name] = default
@@ -358,7 +358,7 @@ def _no_twins(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     if len(found) != len(pairs):
         for name, _ in pairs:
             if name not in found:
-                raise InvalidJob(f"the JSON names {shown(name)} twice.")
+                raise InvalidJob(f"the JSON has the name {shown(name)} twice.")
             del found[name]
     return found
 
@@ -379,7 +379,7 @@ def fields_from_json(text: str, verb: str = "enqueue") -> Dict[str, Any]:
     except RecursionError:
         raise InvalidJob("not a JSON object: it is nested too deeply.") from None
     except ValueError:  # since Python 3.11: an integer of more than 4300 digits
-        raise InvalidJob("not a JSON object: it has a number of thousands of digits.") from None
+        raise InvalidJob("not a JSON object: it has a number with thousands of digits.") from None
     if not isinstance(value, dict):
         raise InvalidJob(f'a job must be a JSON object such as {{"command": "echo hi"}}, not {_as_json(value)}.')
     return value
@@ -390,10 +390,10 @@ def _json_trouble(text: str, why: str, verb: str) -> str:
     tidy = text.strip()
     if tidy[:1] == "{" and '"' not in tidy and ":" in tidy:
         if tidy[1:].lstrip().startswith("'"):
-            return f"not a JSON object: {shown(text)}: JSON has double quotes, not single ones."
+            return f"not a JSON object: {shown(text)}: JSON needs double quotes, not single ones."
         return (
-            f"not a JSON object: {shown(text)}: the shell took the double quotes away. "
-            f'Say it with options: queuectl {verb} --command "echo hi"'
+            f"not a JSON object: {shown(text)}: the shell removed the double quotes. "
+            f'Use options instead: queuectl {verb} --command "echo hi"'
         )
     if tidy[:1] not in ("{", "["):
         return (

@@ -112,7 +112,7 @@ def start_daemon(store: Store, options: Dict[str, Any]) -> Started:
                 f"the workers did not all start within {START_S:.0f} s, so the others were stopped. "
                 f"{tidy_path(logs)} says why."
                 if trouble is None
-                else f"it could not be seen whether the workers started, so they were told to stop: {trouble}"
+                else f"it is not known whether the workers started, so they were told to stop: {trouble}"
             )
         time.sleep(0.005 if trouble is None else 0.1)
     _save_pids(store)
@@ -129,7 +129,7 @@ def _dismiss(process: subprocess.Popen[bytes]) -> None:
 def _last_words(log_path: str, begin: int, code: int) -> str:
     """Return what a supervisor said last before it ended too soon."""
     if code == 0:
-        return "they were told to stop meanwhile."
+        return "they were told to stop."
     with open(log_path, encoding="utf-8", errors="replace") as file:
         file.seek(begin)
         said = file.read().strip().splitlines()
@@ -140,7 +140,7 @@ def _last_words(log_path: str, begin: int, code: int) -> str:
     free = shutil.disk_usage(os.path.dirname(log_path)).free
     return (
         f"their supervisor ended with exit code {code} and wrote nothing to {tidy_path(log_path)}, "
-        f"on whose disk {free // 1024} KiB are free."
+        f"whose disk has {free // 1024} KiB free."
     )
 
 

@@ -26,7 +26,7 @@ NO_READER = 141  # 128 + SIGPIPE
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command line and return its exit code; *argv* is without the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
-    done = "What was done by then stays done."
+    done = "What was done before stays done."
     try:
         code = _carry_out(words, argv is None)
         done = "The command itself was carried out."
@@ -177,16 +177,16 @@ def _report(error: Exception, done: str) -> int:
     if isinstance(error, MemoryError):
         return _say("out of memory.", COULD_NOT)
     if isinstance(error, UnicodeEncodeError):  # an id or a name on its way to the store
-        return _say(f"{shown(error.object)} is not valid UTF-8, and nothing in the store is called so.", COULD_NOT)
+        return _say(f"{shown(error.object)} is not valid UTF-8, so nothing in the store can have that name.", COULD_NOT)
     if isinstance(error, OSError):
         if error.filename is None and not _takes_output():
             return _say(str(Unwritten(error, done)), COULD_NOT)
         if error.filename is None and isinstance(error, FileNotFoundError) and _is_nowhere():
-            return _say("the current directory is gone. Go to another one, or name paths in full.", COULD_NOT)
+            return _say("the current directory no longer exists. Change to another, or use absolute paths.", COULD_NOT)
         what = error.strerror or str(error) or type(error).__name__
         where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
         return _say(f"{what}{where}.", COULD_NOT)
-    return _say(f"{type(error).__name__}: {error}. QUEUECTL_DEBUG=1 shows where it comes from.", COULD_NOT)
+    return _say(f"{type(error).__name__}: {error}. Set QUEUECTL_DEBUG=1 to see where it comes from.", COULD_NOT)
 
 
 def _is_nowhere() -> bool:

@@ -43,7 +43,7 @@ def deadline_of(timeout: Optional[float]) -> Optional[float]:
         return None
     given: object = timeout
     if not isinstance(given, (int, float)) or given != given:
-        raise QueuectlError(f"a timeout is a number of seconds, or None for none, not {timeout!r}.")
+        raise QueuectlError(f"a timeout must be a number of seconds, or None for no timeout, not {timeout!r}.")
     return time.monotonic() + timeout
 
 

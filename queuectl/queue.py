@@ -100,7 +100,7 @@ class Queue(Forkable, Following, Switches):
         """
         # Their letters, or their fields' names, would be taken for commands.
         if isinstance(jobs, (str, bytes)) or hasattr(jobs, "keys") or not hasattr(jobs, "__iter__"):
-            raise InvalidJob(f"enqueue_many wants a list of jobs, not {shown(jobs)}. Put it into brackets.")
+            raise InvalidJob(f"enqueue_many takes a list of jobs, not {shown(jobs)}. Put it into brackets.")
         from queuectl.db.spool import Spool
 
         cwd = jobspec.usual_directory()
@@ -153,7 +153,7 @@ class Queue(Forkable, Following, Switches):
         if sort is not None and sort not in SORTABLE:
             raise QueuectlError(f"cannot sort by {shown(sort)}. Choose from {', '.join(SORTABLE)}.")
         if limit is not None and not isinstance(limit, int):
-            raise QueuectlError(f"a limit is a whole number, or None for none, not {shown(limit)}.")
+            raise QueuectlError(f"a limit must be a whole number, or None for no limit, not {shown(limit)}.")
         which = checked_filter(JobFilter() if which is None else which)
         if (sort is not None or descending) and (limit is None or limit > PAGE):
             yield from self._in_order(which, limit, sort, descending)
@@ -282,7 +282,7 @@ class Queue(Forkable, Following, Switches):
         if "id" in changes:
             raise InvalidJob("job field 'id' cannot be changed. Enqueue a new job and cancel this one.")
         if changes.get("cwd", "") is None:  # where the job was enqueued is nowhere kept
-            raise InvalidJob("job field 'cwd' cannot be taken away: a job runs somewhere. Give a directory.")
+            raise InvalidJob("job field 'cwd' cannot be removed: every job has a directory. Give another one.")
         with self._lock:
             self.store.edit(job_id, changes)
         return self.get(job_id)

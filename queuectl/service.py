@@ -61,7 +61,7 @@ def plan(service: Service, config: Config) -> Plan:
     if sys.platform.startswith("linux"):
         return _systemd(service, config)
     raise QueuectlError(
-        f"no service manager is known for {sys.platform}. Start 'queuectl worker start' by its own means."
+        f"no service manager is known for {sys.platform}. Set up 'queuectl worker start' with the system's own means."
     )
 
 
@@ -128,14 +128,14 @@ def _systemd(service: Service, config: Config) -> Plan:
         "Description=queuectl workers",
         "",
         "[Service]",
-        "# The workers have registered when the service counts as started.",
+        "# The service counts as started once its workers have registered.",
         "Type=notify",
         "NotifyAccess=main",
         f"ExecStart={_systemd_command(words(service))}",
         *(f"Environment={_systemd_word(f'{name}={value}')}" for name, value in settings(service)),
-        "# A stop lets running jobs finish. Only the supervisor is asked; it asks its workers.",
+        "# On stop, running jobs finish: only the supervisor is signalled, and it stops its workers.",
         "KillMode=mixed",
-        f"# {clock.format_duration(stop_s)}: what is not done then is killed, and runs again at the next start.",
+        f"# Jobs still running after {clock.format_duration(stop_s)} are killed, and run again at the next start.",
         f"TimeoutStopSec={stop_s:.0f}",
         "# A supervisor that hangs is replaced; its workers finish their jobs and exit.",
         "WatchdogSec=60",
@@ -197,12 +197,12 @@ def _launchd(service: Service, config: Config) -> Plan:
   <dict>
 {variables}
   </dict>
-  <!-- Started at login, and again if it ends by itself with an error. -->
+  <!-- Starts at login, and again if it ends with an error. -->
   <key>RunAtLoad</key><true/>
   <key>KeepAlive</key><dict><key>SuccessfulExit</key><false/></dict>
-  <!-- A stop lets running jobs finish for this many seconds. -->
+  <!-- On stop, running jobs have this many seconds to finish. -->
   <key>ExitTimeOut</key><integer>{_stop_s(config):.0f}</integer>
-  <!-- Workers whose supervisor dies finish their jobs and exit. -->
+  <!-- If the supervisor dies, its workers finish their jobs and exit. -->
   <key>AbandonProcessGroup</key><true/>
 </dict>
 </plist>

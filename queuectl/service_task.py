@@ -72,13 +72,13 @@ def task(command: Sequence[str], system: bool) -> str:
     </Principal>
   </Principals>
   <Settings>
-    <!-- Already running: not a second time. -->
+    <!-- Do not start it twice. -->
     <MultipleInstancesPolicy>IgnoreNew</MultipleInstancesPolicy>
     <DisallowStartIfOnBatteries>false</DisallowStartIfOnBatteries>
     <StopIfGoingOnBatteries>false</StopIfGoingOnBatteries>
-    <!-- Without limit; what is not said here is three days. -->
+    <!-- No time limit; the default is three days. -->
     <ExecutionTimeLimit>PT0S</ExecutionTimeLimit>
-    <!-- The usual one of programs; what is not said here is below it. -->
+    <!-- The normal priority of programs; the default is below it. -->
     <Priority>6</Priority>
     <RestartOnFailure>
       <Interval>PT1M</Interval>

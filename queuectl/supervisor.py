@@ -139,7 +139,7 @@ class Supervisor:
         """
         if not self._begun:
             self._leave()
-            raise QueuectlError(f"no worker can be started: {_reason(error)}. Start them again when that is mended.")
+            raise QueuectlError(f"cannot start a worker: {_reason(error)}. Fix that, then start the workers again.")
         slot.delay_s = _next_delay(slot.delay_s, 0.0)
         slot.restart_mono = now_mono + slot.delay_s
         self._console.line(events.not_started(slot.number, _reason(error), clock.format_duration(slot.delay_s)))
@@ -188,7 +188,7 @@ class Supervisor:
         if level <= self._stop:
             return
         self._stop = level
-        self._notifier.tell("STOPPING=1", "STATUS=running jobs may finish")
+        self._notifier.tell("STOPPING=1", "STATUS=finishing the running jobs")
         self._signal_all(signal.SIGTERM if level == GRACEFUL else QUIT)
 
     # -- now and then -------------------------------------------------------------------------
@@ -285,7 +285,7 @@ class Supervisor:
         mine = sum(worker.role == "worker" and worker.group_id == self._id for worker in self._living)
         self._ready = mine == len(self._slots)
         if self._ready:
-            self._notifier.tell("READY=1", f"STATUS={mine} workers")
+            self._notifier.tell("READY=1", f"STATUS={mine} {'worker' if mine == 1 else 'workers'}")
         else:
             self._sweep_mono = time.monotonic() + READY_LOOK_S
 

@@ -38,9 +38,9 @@ class _TooLong(Exception):
 def enqueue_file(args: Args) -> int:
     """``enqueue --file FILE``."""
     if args.job is not None or args.words is not None or args.command is not None:
-        raise UsageError("option --file does not go with a job on the command line. Give one of them.")
+        raise UsageError("--file and a job on the command line do not go together. Give only one of them.")
     if args.id is not None:
-        raise UsageError("option --id names one job; --file may have many. Put ids into the file.")
+        raise UsageError("option --id is for a single job. With --file, put the ids into the file.")
     with Spool() as specs:
         ids = _enqueue(specs, args)
     try:
@@ -49,7 +49,7 @@ def enqueue_file(args: Args) -> int:
     except OSError as error:
         if is_without_reader(error):
             raise
-        raise Unwritten(error, f"All the same: {_summary(ids)}.") from error
+        raise Unwritten(error, f"{_summary(ids)} all the same.") from error
     return 0
 
 
@@ -157,12 +157,12 @@ def _read(
     except UnicodeDecodeError as error:
         what = f"not valid UTF-8 (byte {error.start + 1} is 0x{error.object[error.start]:02x})."
         if number == 1 and error.object.startswith(UTF_16_MARKS):
-            what = "UTF-16, as '>' of Windows PowerShell writes, not UTF-8. There: | Set-Content -Encoding utf8 FILE."
+            what = "not UTF-8 but UTF-16, as '>' in Windows PowerShell writes. Use: | Set-Content -Encoding utf8 FILE."
         raise InvalidJob(f"line {number}: {what} Nothing was enqueued.") from None
     except _TooLong as error:
-        told = f"job field 'command' is more than {MAX_LINE_BYTES:,} bytes long, which no shell can be given."
+        told = f"job field 'command' is more than {MAX_LINE_BYTES:,} bytes long, more than a shell takes."
         if are_json:
-            told = _no_object(error.args[0], f"not a JSON object: longer than {MAX_LINE_BYTES:,} bytes, and no job is.")
+            told = _no_object(error.args[0], f"not a JSON object: longer than {MAX_LINE_BYTES:,} bytes, as no job is.")
         raise InvalidJob(f"line {before + 1}: {told} Nothing was enqueued.") from None
     except InvalidJob as error:
         told = _no_object(line, str(error)) if are_json else str(error)
@@ -176,13 +176,13 @@ def _no_object(line: bytes, error: str) -> str:
     """
     tidy = line.strip()
     if tidy[:1] == b"[":
-        return "an array begins here, and each line has to be an object of its own: jq -c '.[]' FILE makes such lines."
+        return "an array begins here, but each line must be an object. Convert the file: jq -c '.[]' FILE."
     if tidy == b"{":
-        return "an object of several lines begins here, and each has to be on one: jq -c . FILE makes such lines."
+        return "an object of several lines begins here, but each must be on one line. Convert the file: jq -c . FILE."
     if tidy[:1] == b"{" or not error.startswith("not a JSON object"):
         return error
     text = shown(tidy.decode("utf-8", "replace"))
-    return f"not a JSON object: {text}. A file of plain commands: queuectl enqueue --lines --file FILE."
+    return f"not a JSON object: {text}. For a file of plain commands: queuectl enqueue --lines --file FILE."
 
 
 def _chunks(file: BinaryIO) -> Iterator[List[bytes]]:

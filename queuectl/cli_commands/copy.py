@@ -18,7 +18,7 @@ def copy(args: Args) -> int:
     from queuectl.render import note, plural
 
     if not args.to:
-        raise UsageError("copy needs --to: the store to copy into, a path or postgresql://...")
+        raise UsageError("copy needs --to: the store to copy to, a path or postgresql://...")
     if (args.now or args.timeout is not None) and not args.stop:
         raise UsageError("--now and --timeout say how to stop workers. Give --stop too.")
     bar = Bar(args)
@@ -38,12 +38,12 @@ def copy(args: Args) -> int:
         counts = [plural(rows[table], noun) for table, noun in (("jobs", "job"), ("runs", "run"), ("output", "piece"))]
         what = f"{counts[0]}, {counts[1]} and {counts[2]} of output"
         if copied.already:
-            print(f"{copied.target} is a complete copy already, of {what}; nothing was written.")
+            print(f"{copied.target} is already a complete copy ({what}); nothing was written.")
         else:
-            went_on = " (went on with an unfinished copy)" if copied.resumed else ""
+            went_on = " (continued an unfinished copy)" if copied.resumed else ""
             print(f"Copied {what} to {copied.target}{went_on}.")
         print("All counts and checksums agree.")
-        note(f"from now on use the copy (--db or QUEUECTL_DB); {copied.source} is as it was.")
+        note(f"from now on use the copy (--db or QUEUECTL_DB). {copied.source} is unchanged.")
     return 0
 
 

@@ -73,7 +73,7 @@ def doctor(args: Args) -> int:
 def _unusable(error: QueuectlError) -> Finding:
     """Return the finding that the store cannot be used: the last sentence of *error* is what to do."""
     # To others the message says that doctor tells more: this is doctor.
-    message = str(error).replace("'queuectl doctor' tells more; restore", "Restore")
+    message = str(error).replace("'queuectl doctor' says more; restore", "Restore")
     what, stop, advice = message.rpartition(". ")
     return Finding(BAD, "store", what + ".", advice) if stop else Finding(BAD, "store", message)
 

@@ -23,7 +23,7 @@ FIELD_OPTIONS = (
     Option("--queue", "the queue it waits in (default: default)", "Q", complete="queues"),
     Option("--priority", "jobs with a larger number run first (default: 0)", "N"),
     Option("--max-retries", "retries after the first run (default: the setting max_retries)", "N"),
-    Option("--backoff-base", "retry N waits B to the power of N seconds (default: the setting backoff_base)", "B"),
+    Option("--backoff-base", "retry N waits B^N seconds (default: the setting backoff_base)", "B"),
     Option("--timeout", "end a run after this long: seconds, or 90s, 1.5h, 2h30m (default: the setting timeout)", "T"),
     Option("--delay", "wait this long before the first run: seconds, or 90s, 1.5h", "D"),
     Option("--at", "do not run before this time: 2030-01-31T08:00 (local), or with Z or an offset", "TIME"),
@@ -44,7 +44,7 @@ def job_fields(args: Args, what: str) -> Dict[str, Any]:
     if args.words is not None:
         if args.job is not None or args.command is not None:
             other = "JSON" if args.job is not None else "--command"
-            raise UsageError(f"{what} was given {other} and words after --. Give one of them.")
+            raise UsageError(f"{what} was given {other} and words after --. Give only one of them.")
         if not (args.words and args.words[0]):  # a program without a name, such as an empty variable
             raise UsageError(f"{what} needs a command after --: queuectl {what} -- echo hi.")
         fields["command"] = quoted(args.words)
@@ -62,7 +62,7 @@ def job_fields(args: Args, what: str) -> Dict[str, Any]:
         )
     apply_options(fields, args)
     if fields.get("cwd") is None:
-        fields["cwd"] = current_directory("say where with --cwd DIR")
+        fields["cwd"] = current_directory("give --cwd DIR")
     return fields
 
 
@@ -73,7 +73,8 @@ def _refuse_file(word: str) -> None:
         from queuectl.errors import InvalidJob, shown
 
         file = quoted([name])
-        raise InvalidJob(f"not a JSON object: {shown(word)}. For a file, a job a line: queuectl enqueue --file {file}")
+        told = f"not a JSON object: {shown(word)}. For a file, one job per line: queuectl enqueue --file {file}"
+        raise InvalidJob(told)
 
 
 def _doubt(word: str, what: str) -> None:
@@ -84,8 +85,8 @@ def _doubt(word: str, what: str) -> None:
         from queuectl.render import note, shorten
 
         line = quoted([shorten(word, 200)])
-        told = "the one word after -- is a program's name, and there is none here."
-        note(f"{told} For the shell: queuectl {what} --command {line}")
+        told = "a single word after -- is the name of a program, and there is none of this name."
+        note(f"{told} For a shell command: queuectl {what} --command {line}")
 
 
 def apply_options(fields: Dict[str, Any], args: Args) -> None:
@@ -128,7 +129,7 @@ def variables(pairs: Sequence[str]) -> Dict[str, str]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise UsageError(f"option --env wants NAME=VALUE, not {pair[:40]!r}.")
+            raise UsageError(f"option --env must be NAME=VALUE, not {pair[:40]!r}.")
         found[name] = value
     return found
 
@@ -192,13 +193,13 @@ def _tell(queue: Queue, job_id: str, args: Args) -> None:
 def decisions(settings: Dict[str, str], job: Job, now: float) -> List[str]:
     """Return what was settled for *job* that its command line did not say."""
     from queuectl.clock import local_text
-    from queuectl.render import plural
 
-    source = "the setting" if "max_retries" in settings else "or the default"
+    source = "the setting" if "max_retries" in settings else "the default"
+    retries = "1 retry" if job.max_retries == 1 else f"{job.max_retries:,} retries"
     due = "now" if job.run_at <= now else "at " + local_text(job.run_at, now)
     return [
-        f"{job.id} waits in queue {job.queue}, priority {job.priority}, due {due}, in {job.cwd}.",
-        f"{job.id} may be retried {plural(job.max_retries, 'time')} (the job's own number, {source}).",
+        f"{job.id}: queue {job.queue}, priority {job.priority}, due {due}, directory {job.cwd}.",
+        f"{job.id}: up to {retries} (its own max_retries, or {source}).",
     ]
 
 

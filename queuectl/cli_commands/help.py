@@ -162,7 +162,8 @@ def show_help(args: Args) -> int:
     if entry is None or not entry.group:
         raise unknown_command(word)
     if len(args.topic) > (2 if entry.subcommands else 1):
-        raise UsageError(f"unexpected argument {args.topic[-1][:40]!r}. Did you mean queuectl help {word}?")
+        known = " ".join(args.topic[:2] if entry.subcommands else args.topic[:1])
+        raise UsageError(f"unexpected argument {args.topic[-1][:40]!r}. Did you mean queuectl help {known}?")
     if entry.subcommands and len(args.topic) == 1:
         return print_noun(word)
     if entry.subcommands:

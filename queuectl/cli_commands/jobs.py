@@ -111,7 +111,7 @@ def write_jobs(
             render.say(none)
     else:
         if args.verbose:
-            render.note("standard output is no terminal, so this is JSON Lines; --table forces a table.")
+            render.note("standard output is not a terminal, so this is JSON Lines. --table forces a table.")
         render.write_json_lines(objects)
 
 

@@ -150,10 +150,10 @@ def changes(pairs: Sequence[str]) -> Tuple[Dict[str, Any], Dict[str, str]]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            raise UsageError(f"edit wants FIELD=VALUE, not {pair[:40]!r}: queuectl edit job1 priority=5.")
+            raise UsageError(f"edit takes FIELD=VALUE, not {pair[:40]!r}: queuectl edit job1 priority=5.")
         if name.startswith("env."):
             if name == "env.":
-                raise UsageError(f"edit wants env.NAME=VALUE, not {pair[:40]!r}: queuectl edit job1 env.LEVEL=debug.")
+                raise UsageError(f"edit takes env.NAME=VALUE, not {pair[:40]!r}: queuectl edit job1 env.LEVEL=debug.")
             variables_given.append(f"{name[4:]}={text}")
             continue
         field = field_name("run_at" if name == "at" else name)
@@ -176,7 +176,7 @@ def _value(field: str, text: str) -> Any:
         if not text.lstrip().startswith("{"):
             variable = text if text.find("=") > 0 else "NAME=VALUE"
             raise UsageError(
-                f"edit wants env.NAME=VALUE for a variable, or env and a JSON object for all of them, not "
+                f"edit takes env.NAME=VALUE for a variable, or env and a JSON object for all of them, not "
                 f"{'env=' + text[:40]!r}: queuectl edit job1 env.{variable[:40]}."
             )
         return fields_from_json(text)

@@ -116,7 +116,8 @@ def _long(
         raise UsageError(f"option {name} needs a value: {name} {option.metavar}.")
     value = _converted(option, text)
     if option.once and values[option.dest] is not option.default:
-        raise UsageError(f"option {name} was given twice, and takes one {option.metavar}. Call the command for each.")
+        told = f"option {name} takes one {option.metavar}, but was given twice. Run the command once for each."
+        raise UsageError(told)
     if option.repeat:
         values[option.dest].append(value)
     else:
@@ -139,7 +140,7 @@ def _converted(option: Option, text: str) -> Any:
         return option.kind.convert(text)
     except (ValueError, OverflowError):
         shown = text if len(text) <= 40 else text[:40] + "..."
-        raise UsageError(f"option {option.long} wants {option.kind.wanted}, not {shown!r}.") from None
+        raise UsageError(f"option {option.long} must be {option.kind.wanted}, not {shown!r}.") from None
 
 
 def _place(command: Command, plain: List[str], values: Dict[str, Any]) -> None:
@@ -165,7 +166,7 @@ def _place(command: Command, plain: List[str], values: Dict[str, Any]) -> None:
             state = left[0].lower()
             if state in STATES or state in ELSEWHERE:
                 hint = f" Did you mean --state {ELSEWHERE.get(state, state)}?"
-        raise UsageError(f"{command.name} takes {wants}, so {shown!r} is too much.{hint}")
+        raise UsageError(f"unexpected argument {shown!r}: {command.name} takes {wants}.{hint}")
 
 
 def usage(command: Command) -> str:
@@ -200,7 +201,7 @@ def _unknown_option(token: str, known: Sequence[str], where: str) -> UsageError:
         field = name.lstrip("-").replace("-", "_")
         if field in FIELDS:
             hint = f"edit takes FIELD=VALUE: queuectl edit job1 {field}=VALUE."
-    return UsageError(f"unknown option {name}. {hint or f'queuectl help{topic} shows the options.'}")
+    return UsageError(f"unknown option {name}. {hint or f'See the options: queuectl help{topic}'}")
 
 
 def unknown_command(word: str, noun: str = "") -> UsageError:
@@ -217,7 +218,7 @@ def unknown_command(word: str, noun: str = "") -> UsageError:
         return UsageError(f"unknown command {noun} {shown!r}. {hint}")
     verbs = {verb: f"{name} {verb}" for name, entry in TABLE.items() for verb in entry.subcommands}
     hint = did_you_mean(word, [name for name, entry in TABLE.items() if entry.group], "", {**verbs, **COMMANDS})
-    return UsageError(f"unknown command {shown!r}. {hint or 'queuectl help shows them all.'}")
+    return UsageError(f"unknown command {shown!r}. {hint or 'See them all: queuectl help'}")
 
 
 def split(argv: Sequence[str], found: Sequence[int]) -> Tuple[str, List[str]]:

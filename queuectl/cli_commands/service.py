@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from queuectl.cli_commands.spec import Args
     from queuectl.service import Plan, Service
 
-MISSING = "it is not there"
+MISSING = "it is not installed"
 
 
 def _wanted(args: Args) -> Service:
@@ -71,17 +71,17 @@ def install(args: Args) -> int:
     why = _unreachable(found)
     if why == MISSING:
         raise QueuectlError(
-            f"{found.ask[0]} is not there, so nothing was started. "
-            "'queuectl worker start' runs under any other supervisor too."
+            f"{found.ask[0]} is not installed, so nothing was started. "
+            "'queuectl worker start' runs under any other service manager too."
         )
     if why is not None:
         raise QueuectlError(
-            f"{found.ask[0]} cannot be asked here ({why}), so the {found.kind} was written but not started. "
-            "'queuectl service install' starts it where you are logged in."
+            f"{found.ask[0]} cannot be reached here ({why}), so the {found.kind} was written but not started. "
+            "Log in to the machine itself and run 'queuectl service install' there."
         )
-    _run_all(found.enable, f"The {found.kind} may be half set up; 'queuectl service uninstall' removes it.")
+    _run_all(found.enable, f"The {found.kind} may be only partly set up. 'queuectl service uninstall' removes it.")
     if not args.quiet:
-        print(f"Started the {found.kind} queuectl; it starts by itself from now on.")
+        print(f"Started the {found.kind} queuectl; from now on it starts by itself.")
     return 0
 
 
@@ -104,7 +104,7 @@ def uninstall(args: Args) -> int:
     if why is not None:
         from queuectl.render import note
 
-        note(f"{found.ask[0]} cannot be asked here ({why}). If the service runs, 'queuectl worker stop' stops it.")
+        note(f"{found.ask[0]} cannot be reached here ({why}). If the service is running, stop it: queuectl worker stop")
     return 0
 
 
@@ -117,7 +117,7 @@ def status(args: Args) -> int:
     if not args.json:
         if why is not None:
             raise QueuectlError(
-                f"{found.ask[0]} cannot be asked here ({why}). 'queuectl worker list' shows the live workers."
+                f"{found.ask[0]} cannot be reached here ({why}). 'queuectl worker list' shows the live workers."
             )
         return 1 if subprocess.run(found.status, check=False).returncode else 0
     from queuectl.render import write_json

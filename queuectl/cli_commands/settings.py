@@ -51,8 +51,8 @@ def get_one(args: Args) -> int:
         write_json(setting_json(setting, stored))
         return 0
     if args.verbose and not args.quiet:
-        how = "was set" if setting.key in stored else "is at its default"
-        note(f"{setting.key} {how}; it means: {setting.meaning}.")
+        how = "was set" if setting.key in stored else "has its default"
+        note(f"{setting.key} {how}. Its meaning: {setting.meaning}.")
     print(escape(stored.get(setting.key) or setting.default or "none"))
     return 0
 

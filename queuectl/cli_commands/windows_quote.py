@@ -32,7 +32,7 @@ def command_for_cmd(words: Sequence[str]) -> str:
 
 def _refuse_line_break(word: str) -> None:
     if "\n" in word or "\r" in word:
-        raise InvalidJob("a word after -- has a line break, which cmd cannot be given. Put it into a script.")
+        raise InvalidJob("a word after -- has a line break, which cmd cannot take. Put it into a script.")
 
 
 def quote_for_cmd(word: str) -> str:

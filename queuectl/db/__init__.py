@@ -55,9 +55,9 @@ def located(location: Optional[Location] = None) -> str:
         try:
             location = os.fsdecode(location)
         except TypeError:
-            raise _refused(f"a store's location is a path or a URL, not {location!r}.") from None
+            raise _refused(f"a store's location must be a path or a URL, not {location!r}.") from None
         if "\0" in location:
-            raise _refused(f"a store's location has no NUL characters; {location!r} has.")
+            raise _refused(f"a store's location must not contain NUL characters, as {location!r} does.")
     location = location or os.environ.get("QUEUECTL_DB") or default_path()
     scheme, colon, rest = location.partition("://")
     if colon and scheme in ("postgresql", "postgres"):
@@ -99,7 +99,7 @@ def home() -> str:
     found = os.path.join(os.path.expanduser("~"), ".queuectl")
     # An empty or relative HOME, as some services have, would be the root or wherever one happens to be.
     if not os.path.isabs(found) or (os.name != "nt" and not os.path.isabs(os.environ.get("HOME", "/"))):
-        raise _refused("this user has no home directory. Set QUEUECTL_HOME to a directory of yours.")
+        raise _refused("this user has no home directory. Set QUEUECTL_HOME to a directory of your own.")
     return found
 
 

@@ -41,7 +41,7 @@ class FileIdentity:
                 f"the store {self._path} has vanished. Put it back, or start again with a new one."
             ) from None
         if (found.st_dev, found.st_ino) != self._file:
-            raise StoreRefused(f"the store {self._path} was replaced by another file. Start the command again.")
+            raise StoreRefused(f"the store {self._path} was replaced by another file. Run the command again.")
         if self._log is None:
             return
         try:
@@ -50,6 +50,6 @@ class FileIdentity:
         except OSError:
             pass
         raise StoreRefused(
-            f"the log {self._log_path} was deleted or replaced while the store was open. Stop all that uses the store, "
-            "and start the command again."
+            f"the log {self._log_path} was deleted or replaced while the store was open. Stop everything that uses "
+            "the store, and run the command again."
         )

@@ -43,7 +43,7 @@ def migrations(engine: str) -> List[Migration]:
     for name in _names(engine):
         data = pkgutil.get_data("queuectl.db", f"migrations/{engine}/{name}")
         if data is None:
-            raise StoreRefused(f"the file of migration {name} is missing. Install queuectl again.")
+            raise StoreRefused(f"migration file {name} is missing. Reinstall queuectl.")
         found.append(Migration(int(name[:4]), name, data.decode()))
     return found
 
@@ -104,7 +104,7 @@ def upgrade_file(file: SqliteFile, version: int) -> None:
             raise
         raise StoreUnavailable(
             f"{file.path} was written by an older queuectl (schema {version}; this one needs {NEWEST}), and this user "
-            "may not upgrade it. Call one command, such as 'queuectl status', as the user that it belongs to."
+            "may not upgrade it. Call one command, such as 'queuectl status', as the user who owns it."
         ) from error
 
 

@@ -57,7 +57,7 @@ def open_postgres(url: str, unfinished: bool = False) -> Store:
         raise MissingExtra("the PostgreSQL store", "psycopg", "postgres") from None
     except ImportError:  # psycopg is there, but neither its binary part nor a libpq
         raise StoreRefused(
-            "the PostgreSQL store needs libpq, which psycopg does not find: pip install 'psycopg[binary]'"
+            "the PostgreSQL store needs libpq, which psycopg cannot find: pip install 'psycopg[binary]'"
         ) from None
     return PostgresStore(parse_url(url), unfinished)
 
@@ -78,7 +78,7 @@ def parse_url(url: str) -> Address:
     except ProgrammingError as error:
         unknown = _unknown_parameter(plain, str(error))
         if unknown:
-            raise StoreRefused(f"libpq knows no parameter {unknown}, which the store's URL gives.") from None
+            raise StoreRefused(f"the store's URL has the parameter {unknown}, which libpq does not know.") from None
         raise StoreRefused(
             "the store's URL cannot be read. It looks like postgresql://user@host:5432/database, with any of "
             ":/?#[]@% in a password written as %XX."

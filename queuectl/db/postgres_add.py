@@ -231,7 +231,7 @@ class PostgresAdd(PostgresViews):
     def _unknown(self, error: ConnectionLost, jobs: str) -> NoReturn:
         raise NotKnown(
             f"lost the connection to {self.location} ({error.why}); it is not known whether {jobs} stored. "
-            "Look with 'queuectl list' before you enqueue again."
+            "Check with 'queuectl list' before you enqueue again."
         ) from error
 
 

@@ -43,14 +43,15 @@ def check(store: PostgresLink) -> List[Problem]:
 def read_only(store: PostgresLink) -> Optional[Problem]:
     """See ``Store.read_only``."""
     standby, session = store._rows("SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'")[0]
-    what = f"you may only read {store.location}: nothing can be enqueued or run from here"
+    what = f"you may only read {store.location}, so you cannot enqueue or run jobs"
     if standby:
         return Problem(
-            f"{what}, as the server is a standby", "Name the primary, or all with ?target_session_attrs=read-write."
+            f"{what} (the server is a standby)",
+            "Give the primary's host, or all hosts with ?target_session_attrs=read-write.",
         )
     if session:
         return Problem(
-            f"{what}, as default_transaction_read_only is on",
+            f"{what} (default_transaction_read_only is on)",
             "Set it to off for this role, database or server, or use another role.",
         )
     return None
@@ -72,8 +73,8 @@ def _indexes(run: Run, store: PostgresLink) -> List[Problem]:
     sound = {row[0] for row in run(_SOUND_INDEXES, {"schema": store.schema})}
     return [
         Problem(
-            f"the index {name} is missing or was not finished",
-            "Make it anew as in the migrations' SQL; until then claims and listings read whole tables.",
+            f"the index {name} is missing or incomplete",
+            "Create it as in the migrations' SQL; until then claims and listings read whole tables.",
         )
         for name in INDEXES
         if name not in sound
@@ -81,7 +82,7 @@ def _indexes(run: Run, store: PostgresLink) -> List[Problem]:
 
 
 def _counters(run: Run, _: PostgresLink) -> List[Problem]:
-    return [Problem(f"the counters of queue {name} disagree with its jobs", REPORT) for (name,) in run(_WRONG_COUNTERS)]
+    return [Problem(f"the counters of queue {name} do not match its jobs", REPORT) for (name,) in run(_WRONG_COUNTERS)]
 
 
 def _numbers(run: Run, store: PostgresLink) -> List[Problem]:
@@ -95,8 +96,8 @@ def _numbers(run: Run, store: PostgresLink) -> List[Problem]:
     )
     return [
         Problem(
-            f"ids that jobs have are still to be given to new jobs, as if nobody had taken them: {names}",
-            f"Note them as taken, as the store's owner: {note}",
+            f"ids that are in use may be given to new jobs: {names}",
+            f"Mark them as taken, as the store's owner: {note}",
         )
     ]
 
@@ -109,8 +110,8 @@ def _runs(run: Run, _: PostgresLink) -> List[Problem]:
     for (worker_id,) in run(_UNKNOWN_OWNERS):
         problems.append(
             Problem(
-                f"jobs are processing under worker {worker_id}, which nobody knows",
-                "'queuectl worker start' takes them back within seconds.",
+                f"jobs are processing under worker {worker_id}, which does not exist",
+                "'queuectl worker start' recovers them within seconds.",
             )
         )
     return problems
@@ -125,7 +126,7 @@ def _old_transactions(run: Run, _: PostgresLink) -> List[Problem]:
     return [
         Problem(
             f"a transaction of {name or 'an unnamed program'} (server process {pid}) has been open for {age_s:.0f} s; "
-            "PostgreSQL cannot clean up behind the jobs meanwhile",
+            "until it ends, PostgreSQL cannot clean up after the jobs",
             f"End it: SELECT pg_terminate_backend({pid})",
         )
     ]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # psycopg keeps in mind how a text of at most so many characters is sent; a longer one it would take apart each time.
 MOST_REMEMBERED = 4096
-NO_PASSWORD = "it wants a password, and found none in PGPASSWORD and in ~/.pgpass, which must have mode 0600"
+NO_PASSWORD = "it needs a password, and there is none in PGPASSWORD or in ~/.pgpass (which must have mode 0600)"
 
 
 # psycopg reports what it ignores, such as a second error of a COPY, by ``logging``, which prints it where a program has

@@ -182,7 +182,7 @@ class PostgresLink:
         if server.encoding != "UTF8":
             raise StoreRefused(
                 f"the database of {self.location} has the encoding {server.encoding}. "
-                "Make one for queuectl with ENCODING 'UTF8'."
+                "Create one for queuectl with ENCODING 'UTF8'."
             )
         self.pooled = server.pid != line.info.backend_pid
         if self.pooled:
@@ -362,16 +362,16 @@ class PostgresLink:
             raise self._not_allowed(what) from error
         if state.startswith("42") or state == "3F000":
             raise StoreRefused(
-                f"{self.location} is not a complete queuectl store ({what}); it was left as it is."
+                f"{self.location} is not a complete queuectl store ({what}); it was left untouched."
             ) from error
         if state == "55P03":
             raise StoreUnavailable(
                 f"the store {self.location} was busy for {self._line.locks_s or PATIENCE_S:.3g} s: "
-                "somebody holds a lock. Try again."
+                "another session holds a lock. Try again."
             ) from error
         if state == "25006":
             self._drop()  # after a failover the address leads to the new server soon, this connection never
-            raise StoreUnavailable(f"{self.location} is read-only now, such as a standby is.") from error
+            raise StoreUnavailable(f"{self.location} is read-only now, as a standby is.") from error
         if state == "53100":
             raise StoreUnavailable(f"the disk of {self.location} is full; nothing was changed.") from error
         raise StoreUnavailable(f"the store {self.location} failed: {what}.") from error
@@ -379,7 +379,7 @@ class PostgresLink:
     def _not_allowed(self, what: str) -> StoreRefused:
         """Return the error that says that this role lacks a right."""
         return StoreRefused(
-            f"this role may not do that in {self.location}: {what}. "
+            f"this role is not allowed to do that in {self.location}: {what}. "
             "'Roles' in docs/how-to/postgres.md lists the rights that each kind of role needs."
         )
 

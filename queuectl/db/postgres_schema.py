@@ -40,9 +40,9 @@ class PostgresSchema(PostgresLink):
             seen = self._look_closer(line)
         store_id = seen[1]
         if store_id is None:
-            raise StoreRefused(f"{self.location} is not a complete queuectl store; it was left as it is.")
+            raise StoreRefused(f"{self.location} is not a complete queuectl store; it was left untouched.")
         if self.store_id not in ("", store_id):
-            raise StoreRefused(f"the store {self.location} was replaced by another one. Start the command again.")
+            raise StoreRefused(f"the store {self.location} was replaced by another one. Run the command again.")
         self.store_id = store_id
 
     def _look_closer(self, line: Line) -> Tuple[Any, ...]:
@@ -79,7 +79,7 @@ class PostgresSchema(PostgresLink):
             if others:
                 raise StoreRefused(
                     f"the schema {self.schema} of {self.location} holds another program's tables; "
-                    "it was left as it is. Name another one: ?schema=NAME at the end of the URL."
+                    "it was left untouched. Choose another one: ?schema=NAME at the end of the URL."
                 )
             return None
         version = line.execute(self.text("SELECT max(n) FROM queuectl.schema_version")).fetchone()
@@ -104,8 +104,8 @@ class PostgresSchema(PostgresLink):
         """Refuse a schema whose name means something in this server's SQL, such as ``order``: names are not quoted."""
         if line.execute(_IS_KEYWORD, (self.schema,)).fetchone():
             raise StoreRefused(
-                f"the schema of a store must not be named {self.schema}: that is a word of SQL. "
-                "Name another one: ?schema=NAME at the end of the URL."
+                f"the schema of a store must not be named {self.schema}: that is an SQL keyword. "
+                "Choose another one: ?schema=NAME at the end of the URL."
             )
 
     def _upgrade(self, line: Line) -> None:

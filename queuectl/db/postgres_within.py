@@ -54,12 +54,12 @@ def add_within(store: PostgresAdd, connection: Any, specs: Sequence[JobSpec]) ->
         kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
         raise QueuectlError(f"connection must be an open psycopg.Connection for {store.location}, not a {kind}.")
     if connection.closed:
-        raise StoreUnavailable("the connection that was given is closed. Open it again.")
+        raise StoreUnavailable("the given connection is closed. Open it again.")
     if connection.info.encoding != "utf-8":
         encoding = connection.info.parameter_status("client_encoding")
         raise QueuectlError(
-            f"the connection that was given has client_encoding = {encoding}, in which a job may not come through as "
-            "it is. Open it with client_encoding='UTF8'."
+            f"the given connection has client_encoding = {encoding}, which cannot hold every "
+            "character of a job. Open it with client_encoding='UTF8'."
         )
     run = _Within(store, connection)
     try:
@@ -67,7 +67,7 @@ def add_within(store: PostgresAdd, connection: Any, specs: Sequence[JobSpec]) ->
         with connection.transaction() if connection.autocommit else nullcontext():
             found = run(_STORE_AND_DIGITS).fetchone()
             if found is None or found[0] != store.store_id:
-                raise StoreRefused(f"the connection that was given does not lead to the store {store.location}.")
+                raise StoreRefused(f"the given connection is not one to the store {store.location}.")
             digits = found[1]
             if digits < 1:  # times would come rounded
                 run(_SET_DIGITS, ("1",))
@@ -86,12 +86,12 @@ _SET_DIGITS = "SELECT set_config('extra_float_digits', %s, true)"
 
 
 def _fail(store: PostgresAdd, connection: Any, error: psycopg.Error) -> NoReturn:
-    """Raise the error that tells a person what went wrong on the connection that was given."""
+    """Raise the error that tells a person what went wrong on the given connection."""
     what = first_line(error)
     if is_lost(connection):
-        raise StoreUnavailable(f"lost the connection that was given: {what}. Nothing was stored.") from error
+        raise StoreUnavailable(f"lost the given connection: {what}. Nothing was stored.") from error
     if error.sqlstate in ("42P01", "3F000"):
-        raise StoreRefused(f"the connection that was given does not lead to the store {store.location}.") from error
+        raise StoreRefused(f"the given connection is not one to the store {store.location}.") from error
     if error.sqlstate == "42501":
-        raise StoreRefused(f"the role of the connection that was given may not enqueue: {what}.") from error
-    raise StoreUnavailable(f"could not enqueue on the connection that was given: {what}. Roll back.") from error
+        raise StoreRefused(f"the role of the given connection may not enqueue: {what}.") from error
+    raise StoreUnavailable(f"could not enqueue on the given connection: {what}. Roll back.") from error

@@ -71,7 +71,7 @@ def _counters(file: SqliteFile) -> List[Problem]:
         """
     )
     return [
-        Problem(f"the counters of queue {name} disagree with its jobs", "Please report this as a bug.")
+        Problem(f"the counters of queue {name} do not match its jobs", "Please report this as a bug.")
         for (name,) in wrong
     ]
 
@@ -95,8 +95,8 @@ def _runs(file: SqliteFile) -> List[Problem]:
     ):
         problems.append(
             Problem(
-                f"jobs are processing under worker {worker_id}, which nobody knows",
-                "'queuectl worker start' takes them back within seconds.",
+                f"jobs are processing under worker {worker_id}, which does not exist",
+                "'queuectl worker start' recovers them within seconds.",
             )
         )
     return problems

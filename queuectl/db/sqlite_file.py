@@ -83,7 +83,7 @@ class SqliteFile:
                 found = os.stat(path)
             except FileNotFoundError:
                 if not create:
-                    raise StoreRefused(f"there is no store at {path}. 'queuectl enqueue' makes one.") from None
+                    raise StoreRefused(f"there is no store at {path}. 'queuectl enqueue' creates one.") from None
                 sqlite_make.make(path)
                 found = os.stat(path)
             if stat.S_ISDIR(found.st_mode):
@@ -92,7 +92,7 @@ class SqliteFile:
                 )
             if not stat.S_ISREG(found.st_mode):
                 raise StoreRefused(
-                    f"{path} is a device or a pipe, not a store. Name another path with --db or QUEUECTL_DB."
+                    f"{path} is a device or a pipe, not a store. Choose another path with --db or QUEUECTL_DB."
                 )
             if sys.platform == "linux":
                 sqlite_make.refuse_mounted_alone(self._real_path)
@@ -130,11 +130,11 @@ class SqliteFile:
             application = self._rows("PRAGMA application_id")[0][0]  # another process may have been first
         version = self._rows("PRAGMA user_version")[0][0]
         if application == 0 and not create and self._is_blank():
-            raise StoreRefused(f"there is no store in {self.path}, it is empty. 'queuectl enqueue' makes one.")
+            raise StoreRefused(f"there is no store in {self.path}: it is empty. 'queuectl enqueue' creates one.")
         if application != sqlite_make.APPLICATION_ID or version < 1:
             raise StoreRefused(
-                f"{self.path} is another program's database, not a queuectl store; it was left as it is. "
-                "Name another path with --db or QUEUECTL_DB."
+                f"{self.path} is another program's database, not a queuectl store; it was left untouched. "
+                "Choose another path with --db or QUEUECTL_DB."
             )
         if version > NEWEST and version == UNFINISHED:
             from queuectl.db.transfer import refuse_release, refuse_unfinished
@@ -162,7 +162,7 @@ class SqliteFile:
         )
         if not rows or rows[0][1] != len(TABLES):
             raise StoreRefused(
-                f"{self.path} is not a complete queuectl store; it was left as it is. "
+                f"{self.path} is not a complete queuectl store; it was left untouched. "
                 "Stop the workers and put a backup in its place."
             )
         self.store_id: str = rows[0][0]
@@ -191,7 +191,7 @@ class SqliteFile:
                     self._fail(error)
                 deadline = self._wait_turn(deadline)
             except OSError as error:
-                raise StoreUnavailable(f"cannot make the store {self.path}: {error.strerror or error}.") from error
+                raise StoreUnavailable(f"cannot create the store {self.path}: {error.strerror or error}.") from error
 
     def close(self) -> None:
         """Close the connection; calling it twice is allowed.
@@ -352,8 +352,8 @@ class SqliteFile:
             raise StoreUnavailable(f"the store {self.path} is closed.") from error
         if "not a database" in text or "malformed" in text or "encrypted" in text:
             raise StoreRefused(
-                f"{self.path} is damaged or not a SQLite database ({text}); it was left as it is. "
-                "'queuectl doctor' tells more; restore a backup, or move the file away to start again."
+                f"{self.path} is damaged or not a SQLite database ({text}); it was left untouched. "
+                "'queuectl doctor' says more; restore a backup, or move the file away to start again."
             ) from error
         if "full" in text or ("I/O error" in text and self._has_no_room()):
             raise StoreUnavailable(
@@ -367,7 +367,7 @@ class SqliteFile:
             ) from error
         if "no such table" in text or "no such column" in text:
             raise StoreRefused(
-                f"{self.path} is not a complete queuectl store ({text}); it was left as it is."
+                f"{self.path} is not a complete queuectl store ({text}); it was left untouched."
             ) from error
         raise StoreUnavailable(f"the store {self.path} failed: {text}.") from error
 

@@ -37,9 +37,9 @@ def make(path: str) -> None:
         _put_in_place(hidden, path)
         faults.point("made")
     except sqlite3.Error as error:
-        raise StoreUnavailable(f"cannot make the store {path}: {error}. Check the disk and permissions.") from error
+        raise StoreUnavailable(f"cannot create the store {path}: {error}. Check the disk and permissions.") from error
     except OSError as error:
-        raise StoreUnavailable(f"cannot make the store {path}: {error.strerror or error}.") from error
+        raise StoreUnavailable(f"cannot create the store {path}: {error.strerror or error}.") from error
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
             try:
@@ -208,7 +208,7 @@ def refuse_mounted_alone(path: str) -> None:
     """
     if any(mount == path for mount, _ in _mounts()):
         raise StoreRefused(
-            f"{path} was mounted alone, without the log that belongs to it. Mount its folder, where the log lies too."
+            f"{path} was mounted as a single file, without its log. Mount the directory that holds both."
         )
 
 

@@ -59,9 +59,9 @@ def add_within(store: SqliteAdd, connection: Any, specs: Sequence[JobSpec]) -> L
             raise
     except sqlite3.Error as error:
         if isinstance(error, sqlite3.ProgrammingError):
-            raise StoreUnavailable(f"the connection that was given cannot be used: {error}.") from error
+            raise StoreUnavailable(f"the given connection cannot be used: {error}.") from error
         raise StoreUnavailable(
-            f"could not enqueue on the connection that was given: {error}. Roll back and try again."
+            f"could not enqueue on the given connection: {error}. Roll back and try again."
         ) from error
     finally:
         connection.text_factory = text_factory
@@ -92,4 +92,4 @@ def _refuse_another(store: SqliteAdd, within: Any) -> None:
         same = False
     if not same:
         named = files[0] if files and files[0] else "a database in memory"
-        raise StoreRefused(f"the connection that was given leads to {named}, not to the store {store.path}.")
+        raise StoreRefused(f"the given connection is one to {named}, not to the store {store.path}.")

@@ -142,14 +142,14 @@ def refuse_unfinished(location: str) -> StoreRefused:
 def refuse_used(location: str) -> StoreRefused:
     """Return the error for a copy into a store that has or had jobs."""
     return StoreRefused(
-        f"{location} is not empty, so nothing was copied into it. Name a new store, or 'queuectl reset' that one."
+        f"{location} is not empty, so nothing was copied into it. Choose a new one, or 'queuectl reset' that one."
     )
 
 
 def refuse_release(location: str) -> StoreRefused:
     """Return the error for a copy that another release has begun."""
     return StoreRefused(
-        f"the unfinished copy {location} was begun by another release of queuectl. Delete it and begin again."
+        f"the unfinished copy {location} was started by another release of queuectl. Delete it and start again."
     )
 
 

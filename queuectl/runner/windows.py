@@ -221,7 +221,7 @@ def _check(command: str, cwd: str) -> None:
     from queuectl.runner import CannotStart
 
     if "\n" in command or "\r" in command:
-        raise CannotStart("could not start: it has a line break, and cmd reads one line. Put it into a script", False)
+        raise CannotStart("could not start: it has a line break, but cmd reads one line. Put it into a script", False)
     if cwd.startswith(("\\\\", "//")):
         # cmd would say so on its standard error and run the command in the Windows directory.
         raise CannotStart(f"cannot enter the directory {cwd}: cmd needs one with a drive letter", False)

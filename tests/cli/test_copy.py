@@ -38,7 +38,7 @@ def test_no_bar_in_a_pipe(many: int, cli: Callable[..., Any]) -> None:
     told = json.loads(cli("copy", "--to", "d.db", "--json", code=0).out)
 
     assert 2 == len(plain.out.splitlines())
-    assert plain.err.startswith("queuectl: from now on use the copy (--db or QUEUECTL_DB); ")
+    assert plain.err.startswith("queuectl: from now on use the copy (--db or QUEUECTL_DB). ")
     assert ("", "") == (quiet.out, quiet.err)
     assert (many, False) == (told["rows"]["jobs"], told["resumed"])
     assert {64} == {len(text) for text in told["sha256"].values()}

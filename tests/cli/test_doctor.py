@@ -192,5 +192,5 @@ def test_a_mistyped_path_is_a_finding_and_makes_no_store(cli: Callable[..., Any]
 
     result = cli("doctor", "-q", "--db", str(path))
 
-    assert result == (f"bad   store    there is no store at {path}.\n{'':15}'queuectl enqueue' makes one.\n", "", 1)
+    assert result == (f"bad   store    there is no store at {path}.\n{'':15}'queuectl enqueue' creates one.\n", "", 1)
     assert not path.exists()

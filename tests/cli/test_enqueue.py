@@ -54,9 +54,9 @@ def test_a_line_for_the_shell_after_the_dashes_is_doubted(
     cli: Callable[..., Any], job: Callable[[str], Dict[str, Any]]
 ) -> None:
     """It arrives as typed, one word; who is used to other tools learns at once that this is no line for the shell."""
-    said = "queuectl: the one word after -- is a program's name, and there is none here. For the shell: queuectl "
+    said = "queuectl: a single word after -- is the name of a program, and there is none of this name. "
     assert cli("enqueue", "--", "sleep 1; echo hi") == (
-        "Enqueued job job1\n", f"{said}enqueue --command 'sleep 1; echo hi'\n", 0,
+        "Enqueued job job1\n", f"{said}For a shell command: queuectl enqueue --command 'sleep 1; echo hi'\n", 0,
     )  # fmt: skip
     assert "'sleep 1; echo hi'" == job("job1")["command"]
     with open("my program", "w") as file:
@@ -164,7 +164,7 @@ def test_verbose_says_what_was_settled(cli: Callable[..., Any], home: Any) -> No
 
     assert result.out == "Enqueued job job1\n"
     assert f"queuectl: the store is {home / 'jobs.db'} (QUEUECTL_HOME).\n" in result.err
-    assert "queuectl: job1 waits in queue default, priority 0, due now" in result.err
+    assert "queuectl: job1: queue default, priority 0, due now" in result.err
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_file_in_the_place_of_a_job_is_told_how_to_be_given(cli: Callable[...,
     for file in ("jobs.jsonl", "my jobs"):
         Path(file).write_text('{"command":"true"}\n')
 
-    told = f"queuectl: not a JSON object: '{word}'. For a file, a job a line: queuectl enqueue --file {name}\n"
+    told = f"queuectl: not a JSON object: '{word}'. For a file, one job per line: queuectl enqueue --file {name}\n"
     assert ("", told, 1) == cli("enqueue", word)
     assert "For a plain command: queuectl run" in cli("run", word).err
 
@@ -187,19 +187,19 @@ BAD_JOBS = [
     ("[]", "a job must be a JSON object"),
     ("null", "a job must be a JSON object"),
     ("echo hi", "For a plain command: queuectl enqueue -- COMMAND ARG ..."),
-    ("{command:echo hi}", "the shell took the double quotes away"),
-    ("{ 'command': 'echo hi'}", "JSON has double quotes, not single ones."),
-    ("{command:it's}", "the shell took the double quotes away"),
+    ("{command:echo hi}", "the shell removed the double quotes"),
+    ("{ 'command': 'echo hi'}", "JSON needs double quotes, not single ones."),
+    ("{command:it's}", "the shell removed the double quotes"),
     ("{}", "job field 'command' is missing"),
     ('{"command":["echo"]}', "'command' must be a string, not [\"echo\"]"),
-    ('{"command":"  \\t "}', "'command' must be a command, not blank"),
+    ('{"command":"  \\t "}', "'command' must be a command that is not blank"),
     ('{"command":"a\\u0000b"}', "'command' must be text without NUL"),
     ('{"command":"\\ud800"}', "'command' must be valid Unicode"),
     ('{"command":"a","comand":"b"}', "unknown job field 'comand'. Did you mean 'command'?"),
     ('{"command":"a","state":"completed"}', "'state' is set by queuectl itself"),
     ('{"command":"a","attempts":0}', "'attempts' is set by queuectl itself"),
     ('{"command":"a","created-at":"x"}', "is set by queuectl itself"),
-    ('{"command":"a","command":"b"}', "names 'command' twice"),
+    ('{"command":"a","command":"b"}', "has the name 'command' twice"),
     ('{"command":"a","max_retries":1,"max-retries":2}', "'max_retries' is given twice"),
     ('{"command":"a","id":""}', "'id' must be 1-128 of"),
     ('{"command":"a","id":"../x"}', "'id' must be 1-128 of"),
@@ -218,9 +218,9 @@ BAD_JOBS = [
     ('{"command":"a","priority":2147483648}', "'priority' must be a whole number"),
     ('{"command":"a","priority":%s}' % ("9" * 400), "'priority' must be a whole number"),
     ('{"command":"a","max_retries":-1}', "'max_retries' must be a whole number from 0"),
-    ('{"command":"a","backoff_base":0.5}', "'backoff_base' must be a number from 1"),
-    ('{"command":"a","backoff_base":1e999}', "'backoff_base' must be a number from 1"),
-    ('{"command":"a","backoff_base":NaN}', "'backoff_base' must be a number from 1"),
+    ('{"command":"a","backoff_base":0.5}', "'backoff_base' must be a number of at least 1"),
+    ('{"command":"a","backoff_base":1e999}', "'backoff_base' must be a number of at least 1"),
+    ('{"command":"a","backoff_base":NaN}', "'backoff_base' must be a number of at least 1"),
     ('{"command":"a","timeout":0}', "'timeout' must be more than 0"),
     ('{"command":"a","timeout":"soon"}', "'timeout' must be"),
     ('{"command":"a","run_at":12}', "'run_at' must be a time"),
@@ -262,14 +262,14 @@ def test_a_bad_job_is_refused_without_a_trace(cli: Callable[..., Any], text: str
         (["--"], "enqueue needs a command after --"),
         (["--", ""], "enqueue needs a command after --"),
         (["--", "", "x"], "enqueue needs a command after --"),
-        (["{}", "more"], "'more' is too much"),
+        (["{}", "more"], "unexpected argument 'more'"),
         (["echo", "hi"], "Put a command's words after --: queuectl enqueue -- ..."),
         (["{}", "--", "a"], "was given JSON and words after --"),
         (["--command", "a", "--", "b"], "was given --command and words after --"),
         (["--command"], "option --command needs a value: --command CMD."),
         (["--priority", "--", "a"], "option --priority needs a value"),
         (["--prio", "1", "--", "a"], "unknown option --prio"),
-        (["--env", "novalue", "--", "a"], "option --env wants NAME=VALUE, not 'novalue'"),
+        (["--env", "novalue", "--", "a"], "option --env must be NAME=VALUE, not 'novalue'"),
         (["--lines", "--", "a"], "option --lines needs --file"),
         (["--lines=yes", "--file", "x"], "option --lines takes no value"),
         (["-x", "--", "a"], "unknown option -x"),
@@ -344,8 +344,8 @@ def test_a_directory_that_is_gone_is_named(cli: Callable[..., Any], home: Any) -
     ]
 
     assert [1, 1, 0, 0, 0] == [done.returncode for done in (*refused, *accepted)]
-    assert [b"or say where with --cwd DIR.\n", b"or give the job a cwd. Nothing was enqueued.\n"] == [
-        done.stderr.partition(b"the current directory is gone. Go to another one, ")[2] for done in refused
+    assert [b"or give --cwd DIR.\n", b"or give the job a cwd. Nothing was enqueued.\n"] == [
+        done.stderr.partition(b"the current directory no longer exists. Change to another, ")[2] for done in refused
     ]
 
 

@@ -75,7 +75,7 @@ def test_a_file_in_utf_16_is_called_so(cli: Callable[..., Any], encoding: str, w
     result = cli("enqueue", *words, "--file", "-", input='\ufeff{"command":"a"}\r\n'.encode(encoding))
 
     assert ("", 1) == (result.out, result.code)
-    assert "line 1: UTF-16, as '>' of Windows PowerShell writes" in result.err
+    assert "line 1: not UTF-8 but UTF-16, as '>' in Windows PowerShell writes" in result.err
     assert "Nothing was enqueued." in result.err
 
 
@@ -105,13 +105,16 @@ def test_options_hold_for_every_line(cli: Callable[..., Any], jobs: Callable[...
         (b'{"command":"\xff"}', "line 3: not valid UTF-8 (byte 13 is 0xff)"),
         (b'{"command":"a","state":"dead"}', "line 3: job field 'state' is set by queuectl itself"),
         (b"7", "line 3: a job must be a JSON object"),
-        (b"echo hi", "line 3: not a JSON object: 'echo hi'. A file of plain commands: queuectl enqueue --lines --file"),
+        (b"echo hi", "line 3: not a JSON object: 'echo hi'. For a file of plain commands: queuectl enqueue --lines "),
         (
             b'[{"command":"a"},',
-            "line 3: an array begins here, and each line has to be an object of its own: jq -c '.[]'",
+            "line 3: an array begins here, but each line must be an object. Convert the file: jq -c '.[]'",
         ),
         (b"[]", "line 3: an array begins here"),
-        (b"{ ", "line 3: an object of several lines begins here, and each has to be on one: jq -c . FILE"),
+        (
+            b"{ ",
+            "line 3: an object of several lines begins here, but each must be on one line. Convert the file: jq -c . ",
+        ),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_is_stored(cli: Callable[..., Any], line: bytes, message: str) -> None:
@@ -148,9 +151,9 @@ def test_a_line_without_end_is_refused(cli: Callable[..., Any]) -> None:
     [
         (["--file", "missing.jsonl"], 1, "cannot read missing.jsonl: No such file"),
         (["--file", "."], 1, "cannot read ."),
-        (["--file", "-", "{}"], 2, "--file does not go with a job on the command line"),
-        (["--file", "-", "--", "a"], 2, "--file does not go with a job on the command line"),
-        (["--file", "-", "--id", "x"], 2, "--id names one job"),
+        (["--file", "-", "{}"], 2, "--file and a job on the command line do not go together"),
+        (["--file", "-", "--", "a"], 2, "--file and a job on the command line do not go together"),
+        (["--file", "-", "--id", "x"], 2, "--id is for a single job"),
         (["--file", "-", "--priority", "x"], 1, "job field 'priority' must be"),
         (["--file"], 2, "option --file needs a value"),
     ],
@@ -243,7 +246,7 @@ def test_two_files(cli: Callable[..., Any]) -> None:
     """The first is not left out without a word."""
     done = cli("enqueue", "--lines", "--file", "a", "--file=b")
 
-    said = "queuectl: option --file was given twice, and takes one FILE. Call the command for each.\n"
+    said = "queuectl: option --file takes one FILE, but was given twice. Run the command once for each.\n"
     assert ("", said, 2) == done
 
 

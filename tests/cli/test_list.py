@@ -173,4 +173,4 @@ def test_verbose_says_why_it_is_json_lines(cli: Callable[..., Any], add: Callabl
     """Somebody may wonder where the table is."""
     add("true")
 
-    assert "standard output is no terminal, so this is JSON Lines" in cli("list", "-v", code=0).err
+    assert "standard output is not a terminal, so this is JSON Lines" in cli("list", "-v", code=0).err

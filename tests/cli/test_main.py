@@ -22,6 +22,7 @@ from queuectl.job import STATES
 from queuectl.main import main
 
 POSIX = pytest.mark.posix
+TOO_MUCH = "unexpected argument '%s': list takes no arguments."
 
 
 def test_alone_it_says_how_to_start(cli: Callable[..., Any]) -> None:
@@ -78,7 +79,7 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
     ("words", "hint"),
     [
         (["enqueu", "{}"], "unknown command 'enqueu'. Did you mean enqueue?"),
-        (["xyzzy"], "unknown command 'xyzzy'. queuectl help shows them all."),
+        (["xyzzy"], "unknown command 'xyzzy'. See them all: queuectl help"),
         (["stop"], "unknown command 'stop'. Did you mean worker stop?"),
         (["pause", "mail"], "unknown command 'pause'. Did you mean queue pause?"),
         (["ls"], "unknown command 'ls'. Did you mean list?"),
@@ -108,11 +109,11 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
         (["worker", "supervise"], "unknown command worker 'supervise'."),
         (["queue", "stop", "mail"], "unknown command queue 'stop'. Did you mean pause?"),
         (["dlq", "rm", "job1"], "unknown command dlq 'rm'. Did you mean purge?"),
-        (["list", "failed"], "list takes no arguments, so 'failed' is too much. Did you mean --state failed?"),
-        (["list", "running"], "list takes no arguments, so 'running' is too much. Did you mean --state processing?"),
-        (["list", "--since", "1h"], "unknown option --since. queuectl help list shows the options."),
-        (["run", "--file", "x"], "unknown option --file. queuectl help run shows the options."),
-        (["retry", "--all"], "unknown option --all. queuectl help retry shows the options."),
+        (["list", "failed"], f"{TOO_MUCH % 'failed'} Did you mean --state failed?"),
+        (["list", "running"], f"{TOO_MUCH % 'running'} Did you mean --state processing?"),
+        (["list", "--since", "1h"], "unknown option --since. See the options: queuectl help list"),
+        (["run", "--file", "x"], "unknown option --file. See the options: queuectl help run"),
+        (["retry", "--all"], "unknown option --all. See the options: queuectl help retry"),
         (["queue", "delete", "mail"], "unknown command queue 'delete'. There are list, pause, resume, limit."),
         (["worker", "start", "-n", "3"], "unknown option -n. Did you mean --count?"),
         (["worker", "start", "-d"], "unknown option -d. Did you mean --daemon?"),
@@ -124,9 +125,10 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
             ["list", "--state", "dead,failed"],
             "option --state takes one state, not 'dead,failed'. Give it once for each: --state dead --state failed.",
         ),
-        (["list", "more"], "list takes no arguments, so 'more' is too much."),
+        (["list", "more"], "unexpected argument 'more': list takes no arguments."),
         (["show"], "show needs ID: queuectl show ID"),
         (["help", "lst"], "unknown command 'lst'. Did you mean list?"),
+        (["help", "dlq", "list", "x"], "unexpected argument 'x'. Did you mean queuectl help dlq list?"),
         (["help", "dlq", "lst"], "unknown command dlq 'lst'. Did you mean list?"),
         (["completion", "bsh"], "no completion for 'bsh'. Did you mean bash?"),
         (["list", "--state", "\x1b[31mred"], "unknown state '\\x1b[31mred'."),
@@ -190,12 +192,12 @@ def test_looking_makes_no_store_where_somebody_mistyped_its_path(
 ) -> None:
     """It would say that there are no jobs, as would what changes some. Without ``--db`` the home is made."""
     path = home.parent / "mistyped.db"
-    told = f"queuectl: there is no store at {path}. 'queuectl enqueue' makes one.\n"
+    told = f"queuectl: there is no store at {path}. 'queuectl enqueue' creates one.\n"
 
     assert ("", told, 1) == cli("--db", str(path), *words.split())
     assert not path.exists()
     path.write_bytes(b"")
-    assert f"there is no store in {path}, it is empty." in cli("--db", str(path), *words.split()).err
+    assert f"there is no store in {path}: it is empty." in cli("--db", str(path), *words.split()).err
     assert path.read_bytes() == b""
     assert "there is no store" not in cli(*words.split()).err
 
@@ -205,16 +207,16 @@ def test_a_current_directory_that_is_gone_is_named(cli: Callable[..., Any], home
     """Where a path is relative nothing can be done there; elsewhere nobody asks for it."""
     gone = home.parent / "gone"
     for words, told in (
-        (["--db", "x.db", "status"], "or name paths in full."),
-        (["enqueue", "--cwd", "sub", "--", "true"], "or name paths in full."),
-        (["enqueue", "--", "true"], "or say where with --cwd DIR."),
+        (["--db", "x.db", "status"], "or use absolute paths."),
+        (["enqueue", "--cwd", "sub", "--", "true"], "or use absolute paths."),
+        (["enqueue", "--", "true"], "or give --cwd DIR."),
     ):
         gone.mkdir()
         ended = subprocess.run(
             ["sh", "-c", 'cd gone && rmdir ../gone && exec "$@"', "sh", sys.executable, "-m", "queuectl", *words],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        expected = f"queuectl: the current directory is gone. Go to another one, {told}\n"
+        expected = f"queuectl: the current directory no longer exists. Change to another, {told}\n"
         assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", expected)
 
 
@@ -224,7 +226,8 @@ def test_an_odd_home_is_none(cli: Callable[..., Any], home: Any, value: str) -> 
     """Neither the root nor wherever one happens to be."""
     result = cli("status", env={"HOME": value, "QUEUECTL_HOME": ""})
 
-    assert result == ("", "queuectl: this user has no home directory. Set QUEUECTL_HOME to a directory of yours.\n", 1)
+    told = "queuectl: this user has no home directory. Set QUEUECTL_HOME to a directory of your own.\n"
+    assert result == ("", told, 1)
     assert not (home.parent / "relative").exists()
 
 
@@ -238,7 +241,7 @@ def test_a_pipe_or_a_device_is_no_store(cli: Callable[..., Any], home: Any) -> N
     for words in (["status"], ["enqueue", "--", "true"]):
         assert cli("--db", str(pipe), *words) == (
             "",
-            f"queuectl: {pipe} is a device or a pipe, not a store. Name another path with --db or QUEUECTL_DB.\n",
+            f"queuectl: {pipe} is a device or a pipe, not a store. Choose another path with --db or QUEUECTL_DB.\n",
             1,
         )
 
@@ -354,13 +357,13 @@ def test_a_path_that_can_be_none_is_not_taken_for_a_reader_that_left(cli: Callab
     [
         ("status", "The command itself was carried out."),
         ("queue pause mail", "The command itself was carried out."),
-        ("list", "What was done by then stays done."),
-        ("list --table", "What was done by then stays done."),
+        ("list", "What was done before stays done."),
+        ("list --table", "What was done before stays done."),
         ("enqueue -- true", "The job was enqueued: job2."),
         ("enqueue -q -- true", "The job was enqueued: job2."),
         ("enqueue --json -- true", "The job was enqueued: job2."),
-        ("enqueue --lines --file lines", "All the same: Enqueued 2000 jobs (job2 .. job2001)."),
-        ("enqueue -q --lines --file lines", "All the same: Enqueued 2000 jobs (job2 .. job2001)."),
+        ("enqueue --lines --file lines", "Enqueued 2000 jobs (job2 .. job2001) all the same."),
+        ("enqueue -q --lines --file lines", "Enqueued 2000 jobs (job2 .. job2001) all the same."),
     ],
 )
 def test_output_that_cannot_be_written_is_said(
@@ -378,7 +381,7 @@ def test_output_that_cannot_be_written_is_said(
         )
 
     assert ended.returncode == 1
-    assert ended.stderr.decode() == f"queuectl: cannot write standard output: No space left on device. {done}\n"
+    assert ended.stderr.decode() == f"queuectl: cannot write to standard output: No space left on device. {done}\n"
 
 
 @POSIX
@@ -447,7 +450,7 @@ def test_an_unexpected_error_is_one_sentence(
     assert main(["status"]) == 1
     assert (
         capsys.readouterr().err
-        == "queuectl: RuntimeError: the sky\\nfell. QUEUECTL_DEBUG=1 shows where it comes from.\n"
+        == "queuectl: RuntimeError: the sky\\nfell. Set QUEUECTL_DEBUG=1 to see where it comes from.\n"
     )
     monkeypatch.setenv("QUEUECTL_DEBUG", "1")
     with pytest.raises(RuntimeError):
@@ -547,7 +550,7 @@ def test_a_name_that_is_no_utf8_is_nobodys(cli, words, message):
 def test_a_store_without_a_name_is_not_the_default_one(cli, words):
     """A variable that a shell found empty must not lead to another store."""
     done = cli(*words)
-    assert (2, "", True) == (done.code, done.out, "--db wants a path or a URL" in done.err), done.err
+    assert (2, "", True) == (done.code, done.out, "--db must be a path or a URL" in done.err), done.err
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_output_that_cannot_be_written_says_that_the_job_goes_on(
 
     assert ended.returncode == 1
     assert ended.stderr.replace(b"\r\n", b"\n") == (
-        b"queuectl: cannot write standard output: No space left on device. "
+        b"queuectl: cannot write to standard output: No space left on device. "
         b"job1 keeps running. Follow it: queuectl logs -f job1.\n"
     )
 

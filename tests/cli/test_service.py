@@ -169,7 +169,7 @@ def test_only_its_user_can_read_the_unit(cli, tmp_path, before):
 def test_where_systemd_cannot_be_asked(cli, tmp_path, manager):
     """What ``install --no-start`` wrote is removed all the same; each command says in queuectl's words what is."""
     env = {"XDG_CONFIG_HOME": str(tmp_path), "PATH": str(tmp_path), "DBUS_SESSION_BUS_ADDRESS": None}
-    why = "it is not there"
+    why = "it is not installed"
     if manager == "without a bus":
         why = "Failed to connect to bus: No medium found"
         (tmp_path / "systemctl").write_text(f"#!/bin/sh\necho '{why}.' >&2\nexit 1\n")
@@ -185,21 +185,21 @@ def test_where_systemd_cannot_be_asked(cli, tmp_path, manager):
     removed = cli("service", "uninstall", env=env)
 
     expected = {
-        "without a bus": f"systemctl cannot be asked here ({why}), so the systemd unit was written but not started. "
-        "'queuectl service install' starts it where you are logged in.",
-        "missing": "systemctl is not there, so nothing was started. "
-        "'queuectl worker start' runs under any other supervisor too.",
+        "without a bus": f"systemctl cannot be reached here ({why}), so the systemd unit was written but not started. "
+        "Log in to the machine itself and run 'queuectl service install' there.",
+        "missing": "systemctl is not installed, so nothing was started. "
+        "'queuectl worker start' runs under any other service manager too.",
     }
     assert (f"Wrote {path}\n", f"queuectl: {expected[manager]}\n", 1) == install
     live = "'queuectl worker list' shows the live workers."
-    assert ("", f"queuectl: systemctl cannot be asked here ({why}). {live}\n", 1) == status
+    assert ("", f"queuectl: systemctl cannot be reached here ({why}). {live}\n", 1) == status
     assert {
         "kind": "systemd unit", "path": str(path), "installed": True, "running": None, "told": why
     } == document  # fmt: skip
-    runs = "If the service runs, 'queuectl worker stop' stops it."
+    runs = "If the service is running, stop it: queuectl worker stop"
     assert (
         "Removed the systemd unit queuectl; its jobs are kept.\n",
-        f"queuectl: systemctl cannot be asked here ({why}). {runs}\n",
+        f"queuectl: systemctl cannot be reached here ({why}). {runs}\n",
         0,
     ) == removed
     assert not path.exists()

@@ -45,7 +45,7 @@ def test_daemon_lines_list_and_stop(cli: Callable[..., Any], home: Any) -> None:
     assert [0, 1, 2] == [found["number"] for found in listed]
     assert sorted(pids) == sorted(found["pid"] for found in listed)
     assert listed == [json.loads(line) for line in lines]
-    assert ["WORKER", "PID", "HOST", "QUEUES", "AT", "ONCE", "SINCE", "JOBS"] == table[0].split()
+    assert ["WORKER", "PID", "HOST", "QUEUES", "SLOTS", "SINCE", "JOBS"] == table[0].split()
     assert [str(found["pid"]) for found in listed] == [row.split()[1] for row in table[1:]]
     assert ("Stopped 3 workers.\n", "", 0) == stopped
 

@@ -82,7 +82,8 @@ def test_enqueuing_on_a_full_disk(disk: Disk, scene: Scene, cli: Callable[..., A
     assert ("", FULL.format(disk.path), 1) == many
     assert "  pending: 1\n" in cli("status", code=0).out
     assert 1 == cli("doctor").out.count("bad   disk")
-    assert f"The disk of {disk.path}/jobs.db is full: no run begins" in cli("explain", "job1", code=0).out
+    told = f"The disk of {disk.path}/jobs.db is full: until there is space again, no run starts"
+    assert told in cli("explain", "job1", code=0).out
 
     disk.free()
     assert "is full" not in cli("explain", "job1", code=0).out
@@ -112,7 +113,7 @@ def test_making_a_store_on_a_full_disk(disk: Disk, cli: Callable[..., Any]) -> N
     refused = cli("enqueue", "--", "true")
 
     assert ("", 1) == (refused.out, refused.code)
-    assert f"queuectl: cannot make the store {disk.path}/jobs.db: " in refused.err
+    assert f"queuectl: cannot create the store {disk.path}/jobs.db: " in refused.err
     assert "full" in refused.err
     assert ["ballast"] == os.listdir(disk.path)
     disk.free()
@@ -180,7 +181,7 @@ def test_a_worker_on_a_full_disk_that_is_told_twice_gives_up(disk: Disk, scene: 
         scene.eventually(lambda told=told: group.out.count("stop signal") == told)
     done = group.wait()
 
-    assert (130, True) == (done.code, "gave up on the store: how 1 run ended is lost" in done.out), done.out
+    assert (130, True) == (done.code, "gave up on the store: the result of 1 run is lost" in done.out), done.out
     disk.free()
     scene.drain()
     assert ["lost", "completed"] == scene.outcomes(job_id)

@@ -17,8 +17,8 @@ from tests.process.scene import Scene
 pytestmark = [pytest.mark.posix, pytest.mark.skipif(sys.platform != "linux", reason="the library is made for Linux")]
 
 SAID = (
-    "queuectl: cannot write {}: Input/output error. The store has {} all the same, but a loss of power may take it "
-    "away. Do not repeat this, look after the disk.\n"
+    "queuectl: cannot write {}: Input/output error. The store has {} all the same, but a power cut may still "
+    "lose it. Do not repeat this; check the disk.\n"
 )
 
 

@@ -74,7 +74,7 @@ def test_a_worker_killed_at(scene: Scene, fault: Callable[..., Any], step: str) 
     done = scene.start("--drain", wait=False, env=met.env).wait(60)
 
     assert (0, True) == (done.code, met.met)
-    assert "[worker 0] died (signal KILL), starts again in" in done.out
+    assert "[worker 0] died (signal KILL), restarts in" in done.out
     if WORKER[step] is not None:
         assert [*WORKER[step], "completed"] == scene.outcomes(first)
     scene.judge(acknowledged=[first, *others])

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.posix
 READ_ONLY = "queuectl: cannot write to {}: it is read-only for this user.\n"
 CANNOT_OPEN = "queuectl: cannot open the store {}. Check its directory and permissions.\n"
 MAY_NOT_OPEN = "queuectl: cannot open the store {}: Permission denied.\n"
-MAY_NOT_MAKE = "queuectl: cannot make the store {}: Permission denied.\n"
+MAY_NOT_MAKE = "queuectl: cannot create the store {}: Permission denied.\n"
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_an_old_store_that_may_only_be_read(home: Path, stranger: Callable[..., 
         refused = stranger(*words)
         assert ("", 1) == (refused.out, refused.code)
         assert "jobs.db was written by an older queuectl (schema 1; this one needs" in refused.err
-        assert "as the user that it belongs to.\n" in refused.err
+        assert "as the user who owns it.\n" in refused.err
         assert 1 == refused.err.count("\n")
     found = stranger("doctor")
     assert 1 == found.code

@@ -97,7 +97,7 @@ def test_a_store_that_is_deleted_while_nobody_looks(scene: Scene, busy: Group, c
         (scene.folder / ".queuectl" / name).unlink()
 
     assert "job1\n" == cli("enqueue", "-q", "--", "echo", "new").out
-    ends_with(scene, busy, "jobs.db was replaced by another file. Start the command again.", "jobs.db has vanished.")
+    ends_with(scene, busy, "jobs.db was replaced by another file. Run the command again.", "jobs.db has vanished.")
 
     cli("worker", "start", "--drain", code=0)
     assert "new\n" == cli("logs", "job1").out
@@ -123,7 +123,7 @@ def test_a_store_that_is_replaced(scene: Scene, busy: Group, home: Path, tmp_pat
     before = other.read_bytes()
     os.replace(other, home / "jobs.db")
 
-    ends_with(scene, busy, "jobs.db was replaced by another file. Start the command again.")
+    ends_with(scene, busy, "jobs.db was replaced by another file. Run the command again.")
 
     assert before == (home / "jobs.db").read_bytes()
 

@@ -131,7 +131,7 @@ def test_killed_on_the_way_and_run_again(places: Tuple[str, str], cli: Cli, at: 
     if at == "copied":
         again = cli("--db", source, "copy", "--to", target, timeout=60, code=0)
         told = json.loads(cli("--db", source, "copy", "--to", target, "--json", timeout=60, code=0).out)
-        assert f" is a complete copy already, of {MANY:,} jobs, " in again.out.splitlines()[0]
+        assert f" is already a complete copy ({MANY:,} jobs, " in again.out.splitlines()[0]
         assert "nothing was written" in again.out
         assert (False, True, MANY) == (told["resumed"], told["already"], told["rows"]["jobs"])
     else:
@@ -186,15 +186,15 @@ def test_workers_are_in_the_way(places: Tuple[str, str], cli: Cli, background: A
 
         refused = cli("--db", source, "copy", "--to", target)
         assert (1, "") == (refused.code, refused.out)
-        assert "queuectl: cannot copy while workers run (pid " in refused.err
-        assert "Give --stop to stop them first" in refused.err
+        assert "queuectl: cannot copy while workers are running (pid " in refused.err
+        assert "--stop stops them first, on all hosts, " in refused.err
         usage = cli("--db", source, "copy", "--to", target, "--now")
         assert (2, "queuectl: --now and --timeout say how to stop workers. Give --stop too.\n") == (
             usage.code, usage.err,
         )  # fmt: skip
         slow = cli("--db", source, "copy", "--to", target, "--stop", "--timeout", "0.3")
         assert 1 == slow.code
-        assert "queuectl: the workers had not all stopped after 0.3 s (pid " in slow.err
+        assert "queuectl: workers were still running after 0.3 s (pid " in slow.err
         assert "Give --stop" not in slow.err  # it was given
         cli("--db", source, "copy", "--to", target, "--stop", "--now", code=0)
         assert 0 == group.wait().code
@@ -270,7 +270,7 @@ def test_what_is_no_target(places: Tuple[str, str], cli: Cli) -> None:
         assert 1 == sum(other.status().jobs.values())
         other.reset()
         other.store.register(this_process("w1", other.store))
-        with pytest.raises(Refused, match="workers run on it"):
+        with pytest.raises(Refused, match="workers are running on it"):
             queue.copy_to(target)
         other.store.unregister("w1")
         other.store.port().begin("somebody")
@@ -299,7 +299,7 @@ def test_an_unfinished_copy_of_another_release(places: Tuple[str, str], release:
             with other.store._write as db:
                 db.execute(sql.replace("queuectl.", ""))
 
-        with pytest.raises(StoreRefused, match="was begun by another release of queuectl. Delete it"):
+        with pytest.raises(StoreRefused, match="was started by another release of queuectl. Delete it"):
             queue.copy_to(target)
 
 

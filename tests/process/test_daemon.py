@@ -55,7 +55,7 @@ def test_a_stop_that_comes_while_they_start_is_named(scene: Scene, background: C
 
     done = starting.wait()
 
-    assert ("queuectl: the workers did not start: they were told to stop meanwhile.\n", 1) == (done.err, done.code)
+    assert ("queuectl: the workers did not start: they were told to stop.\n", 1) == (done.err, done.code)
     scene.eventually(lambda: scene.queue.store.workers() == [], what="no worker")
 
 

@@ -166,8 +166,8 @@ def test_a_store_that_was_mounted_alone(scene: Scene, name: str) -> None:
 
     *said, end = done.out.splitlines()
     assert (0, "", "end") == (done.code, done.err, end), done
-    assert 4 == done.out.count(f"{place}/jobs.db was mounted alone, without the log that belongs to it.")
-    assert said[0].endswith(" Mount its folder, where the log lies too.")
+    assert 4 == done.out.count(f"{place}/jobs.db was mounted as a single file, without its log.")
+    assert said[0].endswith(" Mount the directory that holds both.")
     assert ["jobs.db"] == os.listdir(place)
     assert ["job1"] == [job.id for job in scene.queue.jobs()]
 
@@ -233,7 +233,7 @@ def test_no_home_at_all(home: Path) -> None:
     done = run([*words, "status"], env=without("HOME", "QUEUECTL_HOME"))
 
     assert (1, "") == (done.code, done.out)
-    assert "queuectl: this user has no home directory. Set QUEUECTL_HOME to a directory of yours.\n" == done.err
+    assert "queuectl: this user has no home directory. Set QUEUECTL_HOME to a directory of your own.\n" == done.err
 
 
 def test_no_terminal_and_no_streams(scene: Scene) -> None:

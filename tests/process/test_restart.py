@@ -28,7 +28,7 @@ def test_a_killed_worker_is_replaced(scene: Scene) -> None:
     scene.until(job_id, "completed")
     alive = group.workers()
     out = group.stop().out.splitlines()
-    assert "[worker 0] died (signal KILL), starts again in 0.2 s" in out
+    assert "[worker 0] died (signal KILL), restarts in 0.2 s" in out
     # The first may have been killed between its entry in the store and its line.
     assert {f"[worker {worker.number}] pid={worker.pid} started" for worker in alive} <= set(out)
     scene.judge()
@@ -43,7 +43,7 @@ def test_a_worker_that_keeps_dying_is_restarted_with_growing_delay(scene: Scene)
     scene.until(job_id, "dead", timeout=60)
 
     out = group.stop().out
-    delays = [line.rpartition(" starts again in ")[2] for line in out.splitlines() if " starts again in " in line]
+    delays = [line.rpartition(" restarts in ")[2] for line in out.splitlines() if " restarts in " in line]
     assert ["0.2 s", "0.4 s", "0.8 s", "1.6 s"] == delays
 
 

@@ -192,7 +192,7 @@ def test_a_worker_told_twice_gives_up_on_a_lock(scene: Scene) -> None:
             scene.eventually(lambda told=told: group.out.count("stop signal") == told, timeout=20)
         done = group.wait(60)
 
-    assert (130, True) == (done.code, "how 1 run ended is noted" in done.out), done.out
+    assert (130, True) == (done.code, "the result of 1 run is saved here" in done.out), done.out
     assert "processing" == scene.state(job_id)
     scene.drain()
     assert ["completed"] == scene.outcomes(job_id)

@@ -103,7 +103,7 @@ def test_a_group_of_which_no_worker_can_be_started_says_so(scene: Scene, supervi
     said = process.communicate(timeout=30)[0]
 
     assert 1 == process.returncode
-    assert said.startswith(b"queuectl: no worker can be started: No such file or directory: ")
+    assert said.startswith(b"queuectl: cannot start a worker: No such file or directory: ")
     assert [] == scene.queue.store.workers()
 
 
@@ -117,7 +117,7 @@ def test_a_supervisor_that_cannot_look_goes_on(scene: Scene) -> None:
     resource.prlimit(group.pid, resource.RLIMIT_NOFILE, (3, limits[1]))  # those that it has it keeps
 
     scene.queue.store.unregister(entry.id)
-    said = f"queuectl: cannot look after the workers: Too many open files: /proc/{group.pid}/stat. Waiting."
+    said = f"queuectl: cannot check on the workers: Too many open files: /proc/{group.pid}/stat. Waiting."
     scene.eventually(lambda: group.has_said(said))
     resource.prlimit(group.pid, resource.RLIMIT_NOFILE, limits)
     scene.eventually(group.is_registered)

@@ -97,7 +97,7 @@ def test_no_such_connection(queue, location, tmp_path):
         with Queue(other) as another, connect(location) as line:
             try:
                 line.execute(f"DROP SCHEMA {location.rpartition('=')[2]} CASCADE")
-                with pytest.raises(StoreRefused, match="does not lead to the store"):
+                with pytest.raises(StoreRefused, match="is not one to the store"):
                     queue.enqueue("true", connection=line)
             finally:
                 line.rollback()

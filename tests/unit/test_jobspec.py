@@ -241,7 +241,7 @@ def test_a_time_and_a_delay_together_are_refused():
     """Both say when; only one may."""
     message = refusal({"command": "true", "run_at": "2030-01-31T08:00Z", "delay": 5})
 
-    assert "job fields 'run_at' and 'delay' are both given. Give one of them." == message
+    assert "job fields 'run_at' and 'delay' are both given. Give only one of them." == message
 
 
 def test_a_null_beside_its_rival_is_no_contradiction():
@@ -322,7 +322,7 @@ def test_any_text_is_an_object_or_refused(text):
     [
         ("", "For a plain command: queuectl enqueue -- COMMAND ARG"),
         ("echo hi", "For a plain command: queuectl enqueue -- COMMAND ARG"),
-        ("{command:echo hi}", "the shell took the double quotes away"),
+        ("{command:echo hi}", "the shell removed the double quotes"),
         ('{"command": "a"', "at character 16"),
         ('{"command": "a",}', "at character 1"),
         ('{"command": "a"} {}', "at character 18"),
@@ -330,8 +330,8 @@ def test_any_text_is_an_object_or_refused(text):
         ('"a"', "a job must be a JSON object"),
         ("5", "a job must be a JSON object"),
         ("null", "a job must be a JSON object"),
-        ('{"command": "a", "command": "b"}', "the JSON names 'command' twice."),
-        ('{"command": "a", "env": {"A": "1", "B": "2", "A": "3"}}', "the JSON names 'A' twice."),
+        ('{"command": "a", "command": "b"}', "the JSON has the name 'command' twice."),
+        ('{"command": "a", "env": {"A": "1", "B": "2", "A": "3"}}', "the JSON has the name 'A' twice."),
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
         ("\ufeff{}", "not a JSON object"),
@@ -357,7 +357,7 @@ def test_the_last_of_a_hundred_thousand_names_may_be_the_twin():
     names = [f"n{number}" for number in range(100_000)] + ["n99999"]
     text = "{" + ",".join(f'"{name}":1' for name in names) + "}"
 
-    with pytest.raises(InvalidJob, match="the JSON names 'n99999' twice"):
+    with pytest.raises(InvalidJob, match="the JSON has the name 'n99999' twice"):
         jobspec.fields_from_json(text)
 
 

@@ -129,7 +129,7 @@ def test_many_jobs_come_in_together(queue):
 @pytest.mark.parametrize("jobs", ["ls", b"ls", {"command": "ls"}])
 def test_one_job_is_not_taken_for_many(queue, jobs):
     """Not a job for each letter of a command, or for each field's name."""
-    with pytest.raises(InvalidJob, match="^enqueue_many wants a list of jobs, not "):
+    with pytest.raises(InvalidJob, match="^enqueue_many takes a list of jobs, not "):
         queue.enqueue_many(jobs)
 
     assert [] == list(queue.jobs())
@@ -170,9 +170,9 @@ def test_a_job_that_says_where_it_runs_needs_no_current_directory(queue, tmp_pat
     assert "/" == queue.enqueue("true", cwd="/").cwd
     assert ["job2"] == queue.enqueue_many([{"command": "true", "cwd": "/"}])
     for jobs in ("true", {"command": "true", "cwd": "sub"}):
-        with pytest.raises(InvalidJob, match="^job 1: the current directory is gone[.] Go to another one, or "):
+        with pytest.raises(InvalidJob, match="^job 1: the current directory no longer exists[.] Change to "):
             queue.enqueue_many([jobs])
-    with pytest.raises(InvalidJob, match="^the current directory is gone"):
+    with pytest.raises(InvalidJob, match="^the current directory no longer exists"):
         queue.enqueue("true")
 
 
@@ -393,7 +393,7 @@ def test_a_timeout_is_a_number(queue, timeout):
     """What no clock comes to would be waited for without end."""
     queue.enqueue("true")
 
-    with pytest.raises(QueuectlError, match="a timeout is a number of seconds, or None for none, not"):
+    with pytest.raises(QueuectlError, match="a timeout must be a number of seconds, or None for no timeout, not"):
         queue.wait("job1", timeout)
 
 
@@ -424,22 +424,22 @@ def test_what_can_be_no_job_s_id_is_not_looked_for(queue, verb):
         assert str(refused.value).isprintable()
         assert len(str(refused.value)) < 200
     for value in (None, 1, b"job1", ["job1"], job):
-        with pytest.raises(QueuectlError, match=r"a job is named by its id, a text such as 'job1', not "):
+        with pytest.raises(QueuectlError, match=r"a job's id must be a string such as 'job1', not "):
             getattr(queue, verb)(value)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda queue: list(queue.jobs("dead")), "by a JobFilter, not by 'dead'"),
-        (lambda queue: list(queue.jobs(limit="5")), "a limit is a whole number, or None for none, not '5'"),
+        (lambda queue: list(queue.jobs("dead")), "by a JobFilter, not 'dead'"),
+        (lambda queue: list(queue.jobs(limit="5")), "a limit must be a whole number, or None for no limit, not '5'"),
         (lambda queue: list(queue.jobs(JobFilter(states=5))), "states of a JobFilter must be a list, not 5"),
-        (lambda queue: queue.prune(None), "by a JobFilter, not by None"),
-        (lambda queue: queue.retry_where(("dead",)), "by a JobFilter, not by"),
-        (lambda queue: queue.cancel("job1", wait_s="5"), "a timeout is a number of seconds"),
-        (lambda queue: queue.stop_workers(timeout="5"), "a timeout is a number of seconds"),
+        (lambda queue: queue.prune(None), "by a JobFilter, not None"),
+        (lambda queue: queue.retry_where(("dead",)), "by a JobFilter, not"),
+        (lambda queue: queue.cancel("job1", wait_s="5"), "a timeout must be a number of seconds"),
+        (lambda queue: queue.stop_workers(timeout="5"), "a timeout must be a number of seconds"),
         (lambda queue: queue.stop_workers(hosts="db1"), "hosts must be a list, not 'db1'"),
-        (lambda queue: queue.enqueue_many(None), "enqueue_many wants a list of jobs, not None"),
+        (lambda queue: queue.enqueue_many(None), "enqueue_many takes a list of jobs, not None"),
         (lambda queue: queue.wait_all(None), "wait_all takes several ids"),
         (lambda queue: queue.copy_to(None), "a copy needs a location"),
         (lambda queue: queue.copy_to(""), "a copy needs a location"),
@@ -497,9 +497,9 @@ def test_a_location_is_a_path_or_a_url(tmp_path):
         ours.enqueue("true")
         assert "job1" == theirs.get("job1").id
 
-    with pytest.raises(StoreRefused, match="a store's location is a path or a URL, not 7"):
+    with pytest.raises(StoreRefused, match="a store's location must be a path or a URL, not 7"):
         Queue(7)
-    with pytest.raises(StoreRefused, match="a store's location has no NUL characters"):
+    with pytest.raises(StoreRefused, match="a store's location must not contain NUL characters"):
         Queue("jobs\0.db")
 
 
@@ -557,7 +557,7 @@ def test_the_dlq_is_retried_all_or_none(queue):
         ({"priority": "high"}, "job field 'priority' must be"),
         ({"state": "dead"}, "job field 'state' is set by queuectl itself"),
         ({"run_at": "2030-01-31T08:00Z", "delay": 5}, "both given"),
-        ({"cwd": None}, "job field 'cwd' cannot be taken away"),
+        ({"cwd": None}, "job field 'cwd' cannot be removed"),
     ],
 )
 def test_a_bad_edit_changes_nothing(queue, fields, message):

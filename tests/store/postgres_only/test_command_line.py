@@ -114,7 +114,7 @@ def test_a_worker_told_twice_to_stop_leaves_an_end_for_the_next(
         with Queue(url) as queue:
             job, runs, output = queue.get(job_id), queue.runs(job_id), queue.output(job_id)
 
-    assert (130, True) == (code, "how 1 run ended is noted" in group.out), group.out
+    assert (130, True) == (code, "the result of 1 run is saved here" in group.out), group.out
     assert "picked" not in drained.out
     assert ("completed", [Outcome.COMPLETED], b"ended\n") == (job.state, [run.state for run in runs], output)
 
@@ -262,7 +262,7 @@ def test_a_worker_that_is_cut_off_ends_its_command_by_itself(
         store.register(row_of("w3"))
         (claim,) = store.claim("w3", 1)
         proxy.thaw()
-        eventually(lambda: "anew" in group.out or "taken away" in group.out, timeout=30)
+        eventually(lambda: "starts over" in group.out or "no longer this worker's" in group.out, timeout=30)
 
         job, runs = queue.get(job_id), queue.runs(job_id)
         assert ("processing", "w3", claim.run_id) == (job.state, job.worker_id, runs[-1].run_id)
@@ -281,7 +281,7 @@ def test_doctor_says_that_a_role_may_change_nothing(url, store, server, schema, 
         raw(f"DROP ROLE {role}")
 
     assert "bad   access   you may only read postgresql://" in told
-    assert "default_transaction_read_only is on." in told
+    assert "default_transaction_read_only is on)." in told
     monkeypatch.setenv("QUEUECTL_DB", url)
     assert "access" not in cli("doctor", code=0).out
 
@@ -304,5 +304,5 @@ def test_doctor_says_that_a_server_is_a_standby(frail_server, monkeypatch, cli):
             frail_server.start()
 
     assert "bad   access   you may only read postgresql://" in told
-    assert "the server is a standby." in told
+    assert "the server is a standby)." in told
     assert "is read-only now" in refused

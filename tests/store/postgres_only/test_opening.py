@@ -195,7 +195,7 @@ def test_a_schema_must_have_a_plain_name(server, name):
 @pytest.mark.parametrize("name", ["out", "user", "order", "default", "values", "int", "char", "between", "left"])
 def test_a_schema_is_not_named_as_a_word_of_sql(server, name):
     """Statements would mean something else; nothing is made."""
-    with pytest.raises(StoreRefused, match=f"must not be named {name}: that is a word of SQL"):
+    with pytest.raises(StoreRefused, match=f"must not be named {name}: that is an SQL keyword"):
         open_store(server.url(name))
 
     assert [] == server.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", name)
@@ -271,7 +271,7 @@ def test_several_hosts_are_shown_as_they_are_written():
 
 def test_a_parameter_that_libpq_does_not_know_is_named():
     """Other drivers have their own; nobody looks for a wrong sign in the password then."""
-    with pytest.raises(StoreRefused, match="^libpq knows no parameter pgbouncer, which"):
+    with pytest.raises(StoreRefused, match="^the store's URL has the parameter pgbouncer, which libpq does not know"):
         parse_url(f"postgresql://me:{SECRET}@h/d?sslmode=require&pgbouncer=true")
 
 
@@ -402,9 +402,9 @@ def test_a_reader_looks_and_changes_nothing(store, as_role):
     assert ["job1"] == [job.id for job in reader.jobs(EVERYTHING)]
     assert (1, 1) == (reader.queues()[0].pending, reader.work_left())
     assert reader.next_due((), T0) is not None
-    with pytest.raises(StoreRefused, match="this role may not do that"):
+    with pytest.raises(StoreRefused, match="this role is not allowed to do that"):
         reader.add([spec()], T0)
-    with pytest.raises(StoreRefused, match="this role may not do that"):
+    with pytest.raises(StoreRefused, match="this role is not allowed to do that"):
         reader.cancel(["job1"], T0)
 
 
@@ -420,7 +420,7 @@ def test_an_enqueuer_adds_and_does_no_more(as_role):
         lambda: enqueuer.set_setting("max_retries", "1"),
         lambda: enqueuer.prune(JobFilter()),
     ):
-        with pytest.raises(StoreRefused, match="this role may not do that"):
+        with pytest.raises(StoreRefused, match="this role is not allowed to do that"):
             call()
 
 
@@ -441,7 +441,7 @@ def test_a_worker_works(as_role, store):
     with pytest.raises(StoreRefused, match="reset needs TRUNCATE on jobs, .* 'Roles' in docs/how-to/postgres.md"):
         hand.refuse_reset()
     store.refuse_reset()
-    with pytest.raises(StoreRefused, match="this role may not do that"):
+    with pytest.raises(StoreRefused, match="this role is not allowed to do that"):
         hand.reset()
 
 
@@ -486,7 +486,7 @@ def test_who_may_not_reset_stops_nobody(as_role, store, server, schema, monkeypa
 
         refused = cli("reset", "--yes", code=1)
 
-        assert "this role may not do that" in refused.err
+        assert "this role is not allowed to do that" in refused.err
         assert [0] * 4 == [store.orders(one.id).stop for one in store.workers()]
         assert group.running
 

@@ -256,7 +256,7 @@ def test_these_tests_notice_a_missing_index(grown, watch, index):
         server.execute(definition)
 
     assert most > 10_000
-    assert [f"the index {index} is missing or was not finished"] == problems
+    assert [f"the index {index} is missing or incomplete"] == problems
 
 
 def test_a_sorted_listing_is_sorted_once(store, watch):

@@ -112,7 +112,8 @@ def test_what_is_left_behind_names_all_that_had_begun(bench: Bench) -> None:
     assert [first.run_id, second.run_id] == [claim.run_id for claim, _, _ in left.ended]
     assert ([third.run_id], [first.run_id, second.run_id]) == (left.waiting, left.known)
     assert (
-        "[worker 0] gave up on the store: how 2 runs ended is noted, and told by the next worker here\n" == bench.said()
+        "[worker 0] gave up on the store: the results of 2 runs are saved here for the next worker on this host\n"
+        == bench.said()
     )
 
 

@@ -14,7 +14,7 @@ from queuectl.errors import StoreRefused
 from tests.store.build import T0, specs
 from tests.store.sqlite_only.files import ADD_ONE
 
-GONE = "-wal was deleted or replaced while the store was open. Stop all that uses the store"
+GONE = "-wal was deleted or replaced while the store was open. Stop everything that uses the store"
 
 
 def add_elsewhere(path):

@@ -107,7 +107,7 @@ def test_a_path_that_cannot_be_a_store_is_refused(tmp_path, how):
     (tmp_path / "directory").mkdir()
     path = str(tmp_path / "file" / "jobs.db") if how == "file" else str(tmp_path / "directory")
 
-    with pytest.raises(StoreError, match="(cannot (open|make) the store .*|is a )" + how):
+    with pytest.raises(StoreError, match="(cannot (open|create) the store .*|is a )" + how):
         open_store(path)
 
     assert (b"x", []) == ((tmp_path / "file").read_bytes(), os.listdir(str(tmp_path / "directory")))
