@@ -1,10 +1,10 @@
-"""Claims that a worker holds for its next free slot, and ends that it hands in together.
+"""Claims that a worker makes ahead, for its next free slots, and ends that it records together.
 
-When short commands follow each other closely, the transaction between two of them is most of what a worker adds. A
-worker that sees such a row claims some jobs more than it has free slots, begins each as soon as a slot is free, and
-hands the ends in together. Nothing is risked by it: what it holds and what has ended stands in its journal, so that
-after a ``kill -9`` the ends are accepted and the claims undone; and for ``HOLD_S`` at most, after which what has
-ended is handed in and what has not begun is given back.
+With short commands, most of a worker's overhead is the transaction between one command and the next. So a worker
+that runs many short commands in a row claims more jobs than it has free slots, starts each as soon as a slot is free,
+and records the ends together. Nothing is at risk: the held claims and the unrecorded ends are in the worker's
+journal, by which, after a ``kill -9``, recovery records the ends and undoes the claims. And nothing is held for
+longer than ``HOLD_S``: then the ends are recorded, and the jobs that were not started are given back.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ if TYPE_CHECKING:
 
     from queuectl.db.base import Ended, OutputWrite, Store
 
-# How long a job is held, or the end of one not handed in. Nobody notices it, and it is long enough for a row of
+# How long a claim is held, or an end kept back, at most. Too short for anybody to notice, and long enough for a row of
 # commands that share their core with those of seven other workers.
 HOLD_S = 0.05
-# How many jobs are held at most.
+# How many claims are held at most.
 MOST = 15
-# How often in a row all had to go quickly before any job is held.
+# How many quick batches in a row it takes before any claim is held.
 TRIALS = 4
 
 
 class Ahead:
-    """What one worker holds."""
+    """The claims that one worker holds, and the ends that it keeps back."""
 
     def __init__(self, store: Store) -> None:
-        self.until_mono = 0.0  # when what is here has to leave, by the monotonic clock
-        self.ended: List[Ended] = []  # noted in the journal, not handed in
-        self.outputs: List[OutputWrite] = []  # that belong to them
+        self.until_mono = 0.0  # until when claims and ends may stay here, by the monotonic clock
+        self.ended: List[Ended] = []  # ends noted in the journal, not recorded in the store
+        self.outputs: List[OutputWrite] = []  # the output that goes with them
         self._store = store
         self._held: List[Claim] = []
         self._journal: Optional[Journal] = None
-        self._size = -TRIALS  # how many to hold; below 0, how many trials are left
+        self._size = -TRIALS  # how many claims to hold; below 0, how many quick batches are still wanted
         self._handed_mono = 0.0
-        self._progress = False  # whether any of those held last has begun
+        self._progress = False  # whether any of the claims held last has been started
         self._stopped = False
-        self._asked = False  # whether the journal says that a claim is on its way
+        self._asked = False  # whether the journal says that a claim is in flight
 
     def enter(self, path: Optional[str]) -> None:
-        """Begin with nothing; *path* is the journal's, None where there can be none."""
+        """Start with nothing; *path* is where the journal goes, None if there can be none."""
         self.close()
         self._journal = Journal(path) if path is not None else None
 
     def close(self) -> None:
-        """Forget everything: whatever is in the journal is for others now."""
+        """Forget everything and close the journal; what is in it is left to recovery."""
         self._held, self.ended, self.outputs = [], [], []
         self._size = -TRIALS
         self._asked = False
@@ -59,19 +59,19 @@ class Ahead:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no job is held and every end was handed in."""
+        """Whether no claim is held and no end kept back."""
         return not self._held and not self.ended
 
     @property
     def is_low(self) -> bool:
-        """Whether the last job that was held has begun, and ends are kept back."""
+        """Whether ends are kept back and the last held claim has been started."""
         return bool(self.ended) and not self._held
 
     def ask(self, known: Iterable[int]) -> int:
-        """Return how many jobs to claim beyond the free slots, after noting that only the runs *known* have begun.
+        """Return how many jobs to claim beyond the free slots, after noting which runs have begun, *known*.
 
-        The worker may be killed after the store has committed the claim and before the answer is here. Whoever recovers
-        it then knows from the note that the commands of all other runs have not begun.
+        The worker may be killed between the commit of the claim and the arrival of the answer. Recovery then knows
+        from the note that no command of any other run has begun, and undoes their claims.
         """
         journal = self._journal
         if self._size <= 0 or self._stopped or journal is None or not (journal.is_open or journal.begin(())):
@@ -84,15 +84,15 @@ class Ahead:
     def unanswered(self) -> None:
         """Note that the claim failed.
 
-        The journal must no longer say which runs alone have begun, for others may begin now. If it cannot be added to,
-        it is begun anew: better an empty one, by which ends that were kept back are lost, than a wrong one.
+        The journal must no longer say that only certain runs have begun, as others may begin now. If no record can
+        be added, the journal is begun anew: better to lose the ends that were kept back than to leave a wrong note.
         """
         if self._asked and self._journal is not None and not self._journal.add((), (), ()):
             self._journal.begin(())
         self._asked = False
 
     def take(self, claims: List[Claim], free: int, now_mono: float) -> List[Claim]:
-        """Hold what is beyond *free* slots, and return the claims to begin now."""
+        """Hold the claims beyond the *free* slots, and return those to start now."""
         if len(claims) <= free:
             if self._asked and self._journal is not None:
                 self._journal.begin(())
@@ -105,7 +105,7 @@ class Ahead:
         return claims[:free]
 
     def handed_in(self, now_mono: float) -> None:
-        """Note that a batch was handed in: if it was through quickly, the next one may be larger."""
+        """Note that ends were recorded: if the last batch went quickly, the next one may be larger."""
         taken_s = now_mono - self._handed_mono
         self._handed_mono = now_mono
         if taken_s < HOLD_S / 2:
@@ -114,7 +114,10 @@ class Ahead:
             self._size = -TRIALS
 
     def follow(self, ended: List[Ended], outputs: List[OutputWrite], free: int) -> List[Claim]:
-        """Keep *ended* back and return what to begin in its place; nothing if nothing is held or can be noted."""
+        """Keep *ended* back and return up to *free* held claims to start.
+
+        Returns nothing, and keeps nothing back, if no claim is held or the journal cannot be written.
+        """
         next_ones, rest = self._held[:free], self._held[free:]
         if not next_ones:
             return []
@@ -128,16 +131,16 @@ class Ahead:
         return [Claim(claim.job, claim.run_id, now) for claim in next_ones]
 
     def remove(self, run_ids: Collection[int]) -> List[Claim]:
-        """Take the claims of these runs out, and return them."""
+        """Stop holding the claims of these runs, and return them."""
         found = [claim for claim in self._held if claim.run_id in run_ids]
         self._held = [claim for claim in self._held if claim.run_id not in run_ids]
         return found
 
     def give_back(self, worker_id: str) -> None:
-        """Let others have what is held.
+        """Give all held claims back to the store, for other workers.
 
         Raises:
-            StoreUnavailable: It is still held.
+            StoreUnavailable: They are still held.
         """
         if self._held:
             self._store.give_back(worker_id, [claim.run_id for claim in self._held])
@@ -145,19 +148,19 @@ class Ahead:
             self._size = self._size // 2 if self._progress and self._size > 1 else -TRIALS
 
     def stop(self) -> None:
-        """Hold no job any more: nothing is to begin."""
+        """Hold no claim from now on, as no further job is to be started."""
         self.until_mono = 0.0
         self._stopped = True
 
     def leave(self, ended: List[Ended], outputs: List[OutputWrite]) -> bool:
-        """Note what the store could not be told, for whoever recovers this worker; say whether it was noted.
+        """Note for recovery what the store could not be told; return whether that was possible.
 
-        Nothing runs any more: what else this worker has by the store's account has not begun, told or not.
+        No command runs any more, so any other run that the store ascribes to this worker was never begun.
         """
         waiting = [claim.run_id for claim in self._held]
         known = [claim.run_id for claim, _, _ in ended]
         return self._journal is not None and self._journal.replace(waiting, ended, outputs, known)
 
     def is_over(self, now_mono: float) -> bool:
-        """Say whether what is here has to leave now."""
+        """Return whether the time is over for which claims and ends may stay here."""
         return not self.is_empty and now_mono >= self.until_mono

@@ -1,6 +1,7 @@
-"""Telling when a worker that drains is done: it looks often at first, and more rarely the longer it has been idle.
+"""Finding out when a worker that drains is done: when no job is left in its queues, now or later.
 
-What is left may be a job that is due in an hour, and a worker that only waits is to cost next to nothing.
+The longer the worker has been idle, the more rarely it looks: the last job may be due in an hour, and a worker that
+only waits should cost next to nothing.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ if TYPE_CHECKING:
 
     from queuectl.db.base import Store
 
-# How often it looks, at first and at last; it has been idle for four times as long as it then rests.
+# The shortest and the longest pause between two looks; in between, a quarter of the time that the worker has been idle.
 LOOK_S, REST_S = 0.02, 0.5
 
 
 class Draining:
-    """What one worker knows of the end of its work."""
+    """Decides for one worker when to look, and whether it is done."""
 
     def __init__(self, store: Store, queues: Sequence[str]) -> None:
-        self.due_mono = 0.0  # when to look, by the monotonic clock, if nothing happens until then
+        self.due_mono = 0.0  # when to look next, by the monotonic clock, if the worker stays idle
         self._store = store
         self._queues = queues
         self._idle_mono: Optional[float] = None  # since when the worker has been idle
 
     def is_over(self, idle: bool) -> bool:
-        """Say whether nothing is left to run, now or later; *idle*: whether the worker itself has nothing to do."""
+        """Return whether no job is left to run, now or later; *idle* says whether this worker has nothing to do."""
         now_mono = time.monotonic()
         if not idle:
             self._idle_mono, self.due_mono = None, now_mono + LOOK_S

@@ -1,4 +1,4 @@
-"""The ends of a worker's runs on their way to the store: noted, handed in with the next claims, told."""
+"""How the ends of a worker's runs get to the store: noted in the journal, recorded with the next claim, announced."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from queuectl.output_flow import OutputFlow
     from queuectl.report import Report
 
-# How long a worker that was told to stop at once waits for a store that is away.
+# How long a worker that was told to stop at once waits for a store that is unavailable.
 GIVE_UP_S = 10.0
 
 
 class Ends:
-    """What has ended in one worker and the store has not accepted, and what was claimed ahead meanwhile."""
+    """The ends in one worker that the store does not know yet, and the claims made ahead.
+
+    An end is either due (to be recorded in the next turn) or kept back in ``ahead`` (noted in the journal, to be
+    recorded together with later ones).
+    """
 
     def __init__(
         self,
@@ -35,7 +39,7 @@ class Ends:
         report: Report,
         running: Mapping[int, Execution],
     ) -> None:
-        self.due: List[Ended] = []  # to be handed in in the next turn
+        self.due: List[Ended] = []  # ends to be recorded in the next turn
         self.ahead = Ahead(store)
         self._store = store
         self._console = console
@@ -43,28 +47,28 @@ class Ends:
         self._flow = flow
         self._report = report
         self._running = running
-        self._away_mono: Optional[float] = None  # since when the store has been away
-        self._told = 0  # how many of those that are due, from the first on, the console has got
+        self._away_mono: Optional[float] = None  # since when the store has been unavailable
+        self._told = 0  # how many of the due ends, counted from the first, the console has been given
 
     @property
     def is_empty(self) -> bool:
-        """Whether the store knows of every end, and nothing is claimed that has not begun."""
+        """Whether the store knows every end, and every claimed job has been started."""
         return not self.due and self.ahead.is_empty
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether a worker in a hurry has waited for the store for long enough."""
+        """Whether the store has been unavailable for longer than a worker that is to stop at once waits."""
         return self._away_mono is not None and time.monotonic() >= self._away_mono + GIVE_UP_S
 
     def hurry(self) -> None:
-        """Count from the next failure on how long the store is away: this worker is to stop at once."""
+        """Prepare to stop at once: wait for the store ``GIVE_UP_S`` at most, counted from its next failure."""
         self._store.in_a_hurry = True
         self._away_mono = None
 
     def leave(self) -> bool:
-        """Leave what the store does not know to whoever recovers this worker; say whether it knows everything.
+        """Note in the journal what the store does not know; return True if the store knows everything.
 
-        What was noted is handed in then, so this worker's entry in the store has to stay.
+        If False, the worker's entry has to stay in the store: the sweeper that finds it records the noted ends.
         """
         if self.is_empty:
             self.ahead.close()
@@ -76,7 +80,10 @@ class Ends:
         return False
 
     def enter(self, journal: Optional[str]) -> None:
-        """Begin anew as another worker: nothing of the earlier one is handed in."""
+        """Start with nothing, under a new worker id; *journal* is the new journal's path, None if there can be none.
+
+        What the worker's earlier id has left is dropped: the store would refuse it.
+        """
         self.due, self._told = [], 0
         self._away_mono = None
         self._report.drop_held()
@@ -84,12 +91,13 @@ class Ends:
         self.ahead.enter(journal)
 
     def follow(self, worker_id: str, free: int, now_mono: float) -> List[Claim]:
-        """Keep back what is due, and return what was claimed ahead for *free* slots; nothing if it is to be handed in.
+        """Keep the due ends back and return claims made ahead for *free* slots, or nothing.
 
-        When its time is over, what was claimed ahead is given back, and all that was kept back is due.
+        If nothing is returned, the ends are due. Where the time of the claims made ahead is over, or there are none
+        for the slots, those that are left have been given back, and the ends that were kept back are due as well.
 
         Raises:
-            StoreUnavailable: It could not be given back, and is to be another time.
+            StoreUnavailable: The claims could not be given back; they are still held.
         """
         ahead = self.ahead
         if ahead.is_empty:
@@ -117,9 +125,10 @@ class Ends:
             self._away_mono = time.monotonic()
 
     def refill(self, worker_id: str, queues: Sequence[str]) -> str:
-        """Hand in what was kept back, and claim ahead anew, while the last of what was held runs: no slot waits for it.
+        """Record the ends that were kept back and claim ahead anew, while the last job claimed ahead runs.
 
-        Returns why the store could not be told, nothing if it was; then all of it is due.
+        No slot waits for this transaction. Returns an empty string; or, if the store is unavailable, the reason, and
+        the ends are due.
         """
         self._take_back()
         try:
@@ -129,7 +138,7 @@ class Ends:
         return ""
 
     def _take_back(self) -> None:
-        """Have all that was kept back be due."""
+        """Make all ends that were kept back due."""
         ahead = self.ahead
         self._told += len(ahead.ended)
         self.due = ahead.ended + self.due
@@ -137,10 +146,12 @@ class Ends:
         ahead.ended, ahead.outputs = [], []
 
     def hand_in(self, worker_id: str, free: int, queues: Sequence[str]) -> List[Claim]:
-        """Write all ends that are due and claim up to *free* jobs, or some more, in one transaction; tell the ends.
+        """Record all due ends and claim jobs in one transaction; give the ends that were accepted to the console.
+
+        Up to *free* jobs are claimed, plus as many as ``ahead`` asks for.
 
         Raises:
-            StoreUnavailable: All of them are still due.
+            StoreUnavailable: Nothing was recorded; all ends are still due.
         """
         wanted = self.ahead.ask(self._begun())
         try:
@@ -162,7 +173,7 @@ class Ends:
         return finished.claims
 
     def _begun(self) -> Iterator[int]:
-        """Yield every run of this worker whose command has begun and whose end the store has not accepted."""
+        """Yield the id of every run whose command was started and whose end the store has not accepted."""
         for execution in self._running.values():
             yield execution.claim.run_id
         for claim, _, _ in self.due:

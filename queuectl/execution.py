@@ -1,4 +1,4 @@
-"""One run inside a worker: its command, its deadlines, how it ends."""
+"""One run inside a worker: start its command, end it at its timeout, tell how it ended."""
 
 from __future__ import annotations
 
@@ -17,62 +17,62 @@ if TYPE_CHECKING:
     from queuectl.job import Claim
     from queuectl.runner import Command
 
-# How often a tree that is being ended is looked at.
+# How often to check whether a process tree that is being ended is gone.
 LOOK_S = 0.05
-# How long a worker waits after the machine could not start a command, at first and at last.
+# How long a worker waits after the machine could not start a command: the first wait, and the longest.
 FIRST_PAUSE_S = 1.0
 LAST_PAUSE_S = 30.0
 
 
 class Slots:
-    """How many commands a worker may start now.
+    """How many more commands a worker may start now.
 
-    As many as it is told to run at once, or fewer if the machine could not run that many (there are limits on
-    processes, descriptors and memory). Then it tries one more now and then, more and more rarely. Without this it would
-    claim jobs to its full number, fail to start them and put them back, again and again.
+    The upper bound is the worker's concurrency, or less if the machine could not run that many commands: there are
+    limits on processes, descriptors and memory. In that case the worker tries one more now and then, at growing
+    intervals. Otherwise it would claim a job for every slot, fail to start them and give them back, again and again.
     """
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
-        self._fits = concurrency  # how many the machine is known to be able to run
+        self._fits = concurrency  # how many commands the machine can run, as far as is known
         self._pause_s = 0.0
         self._pause_until_mono = 0.0
 
     def free(self, running: int, now_mono: float) -> int:
-        """Return how many may be started beside those that run."""
+        """Return how many commands may be started while *running* others run."""
         free = self._fits - running
         if free <= 0 and running < self._concurrency and now_mono >= self._pause_until_mono:
             return 1
         return free
 
     def again_mono(self, now_mono: float) -> float:
-        """Return when one more may be tried, by the monotonic clock; infinity if nothing is waited for."""
+        """Return when one more may be tried, by the monotonic clock; infinity if no pause is in force."""
         return self._pause_until_mono if now_mono < self._pause_until_mono else float("inf")
 
     def lacking(self, running: int, now_mono: float) -> None:
-        """Note that the machine could not start one more."""
+        """Note that the machine could not start another command beside the *running* ones."""
         self._fits = running
-        if now_mono >= self._pause_until_mono:  # the first of those that were claimed together
+        if now_mono >= self._pause_until_mono:  # of several jobs claimed together, only the first counts
             self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LAST_PAUSE_S)
             self._pause_until_mono = now_mono + self._pause_s
 
     def started(self, running: int) -> None:
-        """Note that one was started, and how many run now."""
+        """Note that a command was started, and that *running* run now."""
         if running > self._fits:
             self._fits = running
             self._pause_s = self._pause_until_mono = 0.0
 
 
 class Execution:
-    """A run from its claim to its end. Instants with ``_mono`` are of the monotonic clock."""
+    """A run from its claim to its end. Names in ``_mono`` are instants of the monotonic clock."""
 
-    # Defaults on the class, as most runs never change them: a worker makes one of these for each command.
+    # Defaults are on the class to make the constructor cheap: most runs never change them.
     command: Command
-    outcome: Optional[Outcome] = None  # why it is being ended, if it is
-    kill_mono: Optional[float] = None  # when TERM is followed by KILL, then when to look again
+    outcome: Optional[Outcome] = None  # why the run is being ended; None: it is not
+    kill_mono: Optional[float] = None  # when to send KILL after TERM; later, when to send KILL again
     deadline_mono: Optional[float] = None
-    killed = False  # whether it was sent KILL, and is until nothing is left
-    noted = False  # whether the leader was written down for recovery
+    killed = False  # whether KILL was sent; it is sent again until nothing is left
+    noted = False  # whether the first process was written down for recovery
     pid = 0
     started_mono = 0.0
     _look_mono = 0.0
@@ -106,7 +106,7 @@ class Execution:
             self.deadline_mono = self.started_mono + self.timeout_s
 
     def next_mono(self) -> Optional[float]:
-        """Return when ``look_at`` is due next, None if never."""
+        """Return when ``look_at`` is due next, by the monotonic clock; None if never."""
         if self.outcome is None:
             return self.deadline_mono
         return self.kill_mono if self._status is None else self._look_mono
@@ -117,22 +117,22 @@ class Execution:
         return due_mono is not None and now_mono >= due_mono
 
     def look_by(self, mono: float) -> None:
-        """Have the next look at a tree whose first process has ended be at *mono*."""
+        """Set when to look next, should the first process have ended and the rest of its tree be ending."""
         self._look_mono = mono
 
     def collected(self, status: int, usage: Any) -> None:
-        """Note that the first process ended."""
+        """Note that the first process was reaped, with its wait status and resource usage."""
         self._status = status
         self._usage = usage
         self.command.reaped()
 
     @property
     def is_collected(self) -> bool:
-        """Whether the first process has ended."""
+        """Whether the first process has been reaped."""
         return self._status is not None
 
     def result(self, ended_at: float) -> RunEnd:
-        """Return how the run ended; only when it is ``over``."""
+        """Return how the run ended; call only for a run that ``that_are_over`` has returned."""
         exit_code, number = how_ended(self._status or 0)
         outcome = self.outcome
         if outcome is None:
@@ -153,7 +153,10 @@ class Execution:
 
 
 def end_all(executions: Sequence[Execution], outcome: Outcome, now_mono: float) -> None:
-    """Begin to end runs: TERM to the whole trees, KILL after their grace. Those that are being ended go on so."""
+    """Begin to end runs: TERM to their whole trees, KILL after their grace.
+
+    Runs that are being ended already keep their outcome and their time of KILL.
+    """
     fresh = [execution for execution in executions if execution.outcome is None]
     for execution in fresh:
         execution.outcome = outcome
@@ -163,7 +166,7 @@ def end_all(executions: Sequence[Execution], outcome: Outcome, now_mono: float) 
 
 
 def kill_all(executions: Sequence[Execution], outcome: Outcome, now_mono: float) -> None:
-    """End runs without grace."""
+    """Send KILL to the whole trees of runs at once, without grace."""
     for execution in executions:
         execution.outcome = execution.outcome or outcome
         execution.kill_mono = now_mono + LOOK_S
@@ -173,7 +176,7 @@ def kill_all(executions: Sequence[Execution], outcome: Outcome, now_mono: float)
 
 
 def look_at(executions: Sequence[Execution], now_mono: float) -> None:
-    """Do what is due: the timeout, or the KILL after TERM, again until nothing of the trees is left."""
+    """Do what is due for each run: time it out, or send KILL after TERM, again until its tree is gone."""
     late, stubborn = [], []
     for execution in executions:
         execution.look_by(now_mono + LOOK_S)
@@ -186,7 +189,10 @@ def look_at(executions: Sequence[Execution], now_mono: float) -> None:
 
 
 def that_are_over(executions: Sequence[Execution]) -> Sequence[Execution]:
-    """Return the runs that have ended: their first process, and of those that are being ended, the whole tree."""
+    """Return the runs that are over: the first process has ended and, if the run is being ended, its whole tree too.
+
+    A command that ends by itself may leave background processes behind; they do not keep its run from being over.
+    """
     ended = [execution for execution in executions if execution.is_collected]
     ending = [execution.command for execution in ended if execution.outcome is not None]
     if not ending:
@@ -196,7 +202,7 @@ def that_are_over(executions: Sequence[Execution]) -> Sequence[Execution]:
 
 
 def signal_name(number: int) -> str:
-    """Return ``KILL`` for 9; the number where it has no name."""
+    """Return ``KILL`` for 9; the number as text if this system has no name for it."""
     try:
         return signal.Signals(number).name[3:]
     except ValueError:

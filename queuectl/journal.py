@@ -1,8 +1,9 @@
-"""What a worker has to leave behind in case it is killed: ends not handed in yet, claims whose command has not begun.
+"""A worker's journal: what recovery must know if the worker is killed while it has claims made ahead.
 
-A file beside its other notes, written before each command that follows another without a transaction between them.
-It is not synced: what a killed process wrote is there, and after a loss of power nothing of it is needed, for then
-nothing runs any more and what was not in the store counts as lost.
+The journal holds the ends that the store does not know yet, and the claims whose command has not begun. It is a file
+beside the worker's other notes, written before each command that follows another without a transaction in between. It
+is not synced: what a process has written outlives the process, and after a loss of power the journal is not needed,
+since no command runs any more and runs whose end is not in the store count as lost.
 """
 
 from __future__ import annotations
@@ -22,31 +23,34 @@ if TYPE_CHECKING:
     from queuectl.db.base import Ended, OutputWrite
 
 NAME = ".ahead"  # after the worker's id
-#: A larger record is not worth it: the ends in it are handed in at once.
+#: Ends that would make a larger record are not kept back but recorded in the store at once.
 MOST_BYTES = 64 * 1024
 _WRITING = os.O_WRONLY | os.O_CREAT | NO_FOLLOW | getattr(os, "O_BINARY", 0)
 _HEAD = 12  # bytes before each record: its size, its checksum, the number of its batch
-# Goes into each checksum. Another one where what is in a record has changed: to a release that writes it in another
-# way the journal says nothing, and its runs count as lost.
+# Part of each checksum; to be changed with the layout of a record. A release with another layout then finds the
+# journal empty, and the runs count as lost.
 _FORMAT = 1
 _NEW_FILE = _WRITING | os.O_TRUNC
 
 
 class Left:
-    """What a journal says."""
+    """What a journal says about the worker that left it."""
 
     __slots__ = ("ended", "known", "outputs", "waiting")
 
     def __init__(self) -> None:
-        self.ended: List[Ended] = []  # ends that may not have been handed in
-        self.outputs: List[OutputWrite] = []  # that belong to them
-        self.waiting: List[int] = []  # run ids that were claimed and whose command has not begun
-        #: Set if a claim was on its way: the only runs whose commands had begun by then.
+        self.ended: List[Ended] = []  # ends that the store may not know
+        self.outputs: List[OutputWrite] = []  # the output that goes with them
+        self.waiting: List[int] = []  # ids of runs that were claimed and whose command has not begun
+        #: Set if a claim was in flight: the ids of the only runs whose command had begun.
         self.known: Optional[List[int]] = None
 
 
 class Journal:
-    """The writing end."""
+    """The journal of this process's worker, as its writer sees it.
+
+    A batch of claims begins at the start of the file, over the batch before it; further records are appended.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -55,11 +59,11 @@ class Journal:
 
     @property
     def is_open(self) -> bool:
-        """Whether a batch was begun."""
+        """Whether a batch has been begun."""
         return self._fd is not None
 
     def begin(self, waiting: Sequence[int]) -> bool:
-        """Begin a batch of claims, writing over the batch before it; say whether it was written."""
+        """Begin a new batch, in which the runs *waiting* are claimed and not begun; return whether it was written."""
         self._batch += 1
         try:
             if self._fd is None:
@@ -69,7 +73,7 @@ class Journal:
                 return True
         except OSError:
             pass
-        self._discard()  # what the file says may be out of date
+        self._discard()  # what the file still says may be out of date
         return False
 
     def add(
@@ -79,9 +83,9 @@ class Journal:
         outputs: Sequence[OutputWrite],
         known: Optional[Iterable[int]] = None,
     ) -> bool:
-        """Write which claims still wait, and what has ended since the last record; say whether it was written.
+        """Append which claimed runs still wait and what has ended since the last record; return whether it could.
 
-        With *known* a claim is on its way: until the next record no other run of this worker has begun.
+        *known* says that a claim is in flight: until the next record, these are the only runs that have begun.
         """
         data = _packed(waiting, ended, outputs, known)
         return len(data) <= MOST_BYTES and self._write(data)
@@ -89,7 +93,7 @@ class Journal:
     def replace(
         self, waiting: Sequence[int], ended: Sequence[Ended], outputs: Sequence[OutputWrite], known: Iterable[int]
     ) -> bool:
-        """Replace the whole journal by one last record, of any size; without room for that, it stays as it is."""
+        """Replace the journal by one last record of any size; return False, and leave it as it is, if that fails."""
         self.close()
         data = _packed(waiting, ended, outputs, known)
         spare = self._path + ".new"
@@ -122,20 +126,21 @@ class Journal:
             pass
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, which stays."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
 
 def read(path: str) -> Left:
-    """Return what the journal at *path* says; nothing if there is none.
+    """Return what the journal at *path* says; an empty ``Left`` if there is none.
 
-    Behind the last batch stand the remains of earlier ones: a record of another batch is the end, as is one that was
-    written in part. One of another release, or of a Python whose marshal this one cannot read, says nothing either.
+    The last batch ends at the first record that is incomplete or belongs to another batch: beyond it are the remains
+    of earlier batches. A journal by a release with another layout, or by a Python whose marshal format this one cannot
+    read, counts as empty.
 
     Raises:
-        OSError: There may be one, but this process is out of descriptors or memory.
+        OSError: There may be a journal, but this process is out of descriptors or memory.
     """
     try:
         with open(path, "rb", opener=opener) as file:
@@ -184,7 +189,7 @@ def _head(data: bytes, batch: int) -> bytes:
 
 
 def _records(data: bytes) -> Iterator[Tuple[Any, Any, Any, Any]]:
-    """Yield the records of the last batch."""
+    """Yield the records of the last batch, oldest first."""
     batch = int.from_bytes(data[8:_HEAD], "little")
     place = 0
     while place + _HEAD <= len(data):

@@ -1,4 +1,4 @@
-"""A worker's place in the store: its entry and lease, its bell, its notes for whoever recovers its runs."""
+"""A worker's place in the store: its entry and lease, its bell, its notes for recovery."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from queuectl.db.base import Store
     from queuectl.execution import Execution
 
-# A run this old is written down for recovery; shorter ones are spared the cost.
+# Runs that last longer than this are noted for recovery; shorter ones are spared the cost.
 NOTE_AFTER_S = 0.02
 
 
 def is_time(last_mono: float, now_mono: float, period_s: float, together: bool) -> bool:
-    """Say whether a period has passed since *last_mono*; *together*: whether its end, the same for all, has.
+    """Return whether a period has passed since *last_mono*.
 
-    Each commit makes all others on this machine look for what it may have brought. If all renew their leases at the
-    same time, they look only once.
+    With *together*, periods end at instants that are the same for all processes of this machine. Each commit makes
+    all of them look for what is new in the store; if they renew their leases at the same time, they look only once.
     """
     if together:
         return now_mono // period_s > last_mono // period_s
@@ -37,39 +37,39 @@ def is_time(last_mono: float, now_mono: float, period_s: float, together: bool) 
 
 
 def slept_s() -> float:
-    """Return for how long this machine has slept since it was started, as nearly as that can be told; else 0."""
+    """Return how many seconds this machine has been asleep since its start, on Linux; 0 elsewhere."""
     if sys.platform != "linux":
         return 0.0
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 class Membership:
-    """One worker process among those that the store knows."""
+    """What one worker process has in the store and in the run folder under its current id."""
 
     def __init__(self, store: Store, number: int, group_id: str, concurrency: int, queues: Tuple[str, ...]) -> None:
         self.id = ""
         self._origin = os.environ.get(WORKER) or identity.new_origin()
-        self._entered = 0  # how often
+        self._entered = 0  # how many ids this process has had
         self._store = store
         self._number = number
         self._group_id = group_id
         self._concurrency = concurrency
         self._queues = queues
         self._renewed_mono = 0.0
-        self._slept_s = 0.0  # how long the machine had slept by then
-        self._granted_s = 0.0  # the lease that the last renewal was given
-        self.note_mono: Optional[float] = None  # when runs are to be written down, None if all are
+        self._slept_s = 0.0  # how long the machine had been asleep at the last renewal
+        self._granted_s = 0.0  # the length of the lease at the last renewal
+        self.note_mono: Optional[float] = None  # when to note runs for recovery; None: none waits for it
         self._notes: Optional[str] = None
         self._notes_fd: Optional[int] = None
         self._bell: Any = None  # a Doorbell, or what the store has in its place
 
     def enter(self, lease_s: float) -> None:
-        """Register under a fresh id: results of an earlier one can never be taken for this one's."""
+        """Register under a new id, so that results from under an earlier one can never be taken for this one's."""
         self._entered += 1
         self.id = f"{self._origin}{self._entered:04x}"
         folder = self._store.run_folder.make()
         self._notes = None if folder is None else os.path.join(folder, self.id + recovery.NOTES)
-        # A store that others on other hosts write to brings a bell of its own.
+        # A store that many hosts share brings a bell of its own, which rings across hosts.
         doorbell = getattr(self._store, "doorbell", None)
         if doorbell is not None:
             self._bell = doorbell()
@@ -98,7 +98,7 @@ class Membership:
         self._granted_s = lease_s
 
     def leave(self) -> None:
-        """Take the entry away; where the store cannot, a sweeper will."""
+        """Unregister, and remove bell and notes; if the store is unavailable, a sweeper removes the entry later."""
         try:
             self._store.unregister(self.id)
         except QueuectlError:
@@ -116,9 +116,10 @@ class Membership:
     # -- the lease ----------------------------------------------------------------------------
 
     def renew_in_time(self, lease_s: float, now_mono: float) -> bool:
-        """Renew the lease if a third of it has passed; False if the store has condemned this worker.
+        """Renew the lease if a third of it has passed; return False if the store has condemned this worker.
 
-        Other hosts' clocks go on while this machine sleeps: when it wakes up its jobs may run elsewhere.
+        The machine's sleep counts on a store of many hosts, as other hosts' clocks go on meanwhile: when this machine
+        wakes up, its jobs may already run elsewhere.
         """
         slept = slept_s() if self._store.many_hosts else 0.0
         due = is_time(self._renewed_mono, now_mono, lease_s / 3, not self._store.many_hosts)
@@ -131,50 +132,51 @@ class Membership:
         return renewed
 
     def over_mono(self, lease_s: float) -> Optional[float]:
-        """Return when, by the monotonic clock, the lease ends.
+        """Return when the lease ends, by the monotonic clock, counted from the *start* of the last renewal.
 
-        Counted from the *begin* of the last renewal that succeeded. On a store of one host it does not (None):
-        there the others end this process before they take its jobs.
+        None on a store of one host, where a lease has no end for its holder: the others end this process before they
+        take its jobs.
         """
         return self._renewed_mono + min(lease_s, self._granted_s) if self._store.many_hosts else None
 
     def lease_is_over(self, lease_s: float) -> bool:
-        """Say whether the lease has ended, so that the jobs may be given away soon."""
+        """Return whether the lease has ended, so that this worker's jobs may soon be given to others."""
         over_mono = self.over_mono(lease_s)
         return over_mono is not None and time.monotonic() >= over_mono
 
     # -- the bell -----------------------------------------------------------------------------
 
     def arm(self) -> Optional[int]:
-        """Make the bell, for others to ring, and return the descriptor to sleep on; None if there can be none."""
+        """Put up the bell, for others to ring, and return the descriptor to sleep on; None if there can be no bell."""
         fd: Optional[int] = None if self._bell is None else self._bell.arm()
         return fd
 
     def has_missed(self, hung: bool) -> bool:
-        """Say whether work may have come in without a ring before the last ``arm``; *hung*: the bell hung already.
+        """Return whether jobs may have come in without a ring before the last ``arm``.
 
-        A store's own bell listens while the worker is busy too, and knows what it has heard.
+        *hung* says that the bell was up already. A store's own bell listens while the worker is busy as well, and
+        knows by itself what it has missed.
         """
         missed: bool = getattr(self._bell, "missed", not hung)
         return missed
 
     def disarm(self) -> None:
-        """Take the bell away."""
+        """Take the bell down."""
         if self._bell is not None:
             self._bell.disarm()
 
     def hush(self) -> None:
-        """Take the rings so far."""
+        """Silence the bell until somebody rings it again."""
         if self._bell is not None:
             self._bell.hush()
 
     def look_in_s(self) -> Optional[float]:
-        """Return in how many seconds to look for work again even if nothing rings; None if there is no need to.
+        """Return in how many seconds to look for jobs again without a ring; None if that is not needed.
 
-        Either a job becomes due then, or jobs that come in until then may not ring.
+        At that time either a job becomes due, or the bell itself asks for a look, as it may have missed a ring.
 
         Raises:
-            StoreUnavailable: Nobody can say when a job is due.
+            StoreUnavailable: When the next job is due is not known.
         """
         now = self._store.now()
         due = self._store.next_due(self._queues, now)
@@ -187,13 +189,13 @@ class Membership:
     # -- notes --------------------------------------------------------------------------------
 
     def note_by(self, execution: Execution) -> float:
-        """Take up a run that was just started; return when notes are due."""
+        """Have a run that was just started noted in time; return when the next note is due, by the monotonic clock."""
         if self.note_mono is None:
             self.note_mono = execution.started_mono + NOTE_AFTER_S
         return self.note_mono
 
     def note_in_time(self, running: Collection[Execution], now_mono: float) -> None:
-        """Write down what runs, once the oldest run that is not written down has lasted for a while."""
+        """Write all runs down once the oldest of those not yet noted has lasted for ``NOTE_AFTER_S``."""
         if self.note_mono is None or now_mono < self.note_mono:
             return
         fresh = [execution for execution in running if not execution.noted]
@@ -207,23 +209,23 @@ class Membership:
     def _note(self, executions: Iterable[Execution]) -> None:
         """Write down the first process of each run, by pid and start time.
 
-        The run's mark finds nearly everything after a crash of this worker; the note finds a command that
-        emptied its environment.
+        After a crash of this worker, recovery finds nearly all processes by the mark in their environment; the note
+        is for a command that has emptied its environment.
         """
         if self._notes is None:
             return
         lines = []
         for execution in executions:
             command = execution.command
-            if command.started is None and not execution.is_collected:  # else another may have its pid
+            if command.started is None and not execution.is_collected:  # after that, the pid may be another process's
                 try:
                     command.started = identity.process_started(execution.pid)
                 except OSError:
-                    continue  # with the next note
+                    continue  # the next note will have it
             if command.started is not None:
                 lines.append(f"{execution.claim.run_id} {execution.pid} {command.started}\n")
-        # Over what was there: the empty line is the end. A new file renamed over the old one costs the disk's
-        # journal a millisecond or two, and a reader comes only after this process's death.
+        # Overwritten in place, with an empty line as the end. A new file renamed over the old one would cost a
+        # millisecond or two in the file system's journal, and nobody reads the file before this process is dead.
         try:
             if self._notes_fd is None:
                 self._notes_fd = os.open(self._notes, os.O_WRONLY | os.O_CREAT | NO_FOLLOW, 0o600)
@@ -234,9 +236,9 @@ class Membership:
 
 
 def hurry_at(store: Store, *names: str) -> None:
-    """Have these signals be heard by a call that waits for the store's lock, long before the loop hears of them.
+    """Have these signals hurry a call that waits for the store's lock, which the loop could do only afterwards.
 
-    In place of handlers that do nothing: the byte that wakes the loop is written all the same.
+    This replaces handlers that do nothing; Python still writes the byte that wakes the loop.
     """
 
     def hurry(_number: int, _frame: object) -> None:

@@ -1,4 +1,4 @@
-"""What the running commands of a worker print: on its way to the console and to the store."""
+"""The output of a worker's commands, on its way to the console and to the store."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     else:
         from queuectl.runner.reactor import Reactor
 
-# How often a running command's output goes to the store, for whoever follows it.
+# How often the output of running commands is written to the store, for those who follow it.
 FLUSH_S = 0.25
-# A command that is not over by then is watched for output.
+# How long a command must have run before its output is watched.
 WATCH_AFTER_S = 0.002
-# A short command ends before its output is worth a transaction of its own.
+# How long the first output waits: that of a short command is written with its end, without a transaction of its own.
 FIRST_FLUSH_S = 0.05
 
 
@@ -31,22 +31,22 @@ class OutputFlow:
     """The output of all commands of one worker."""
 
     def __init__(self, store: Store, console: Console, reactor: Reactor) -> None:
-        self.pending: List[OutputWrite] = []  # taken from the commands' buffers, not yet in the store
+        self.pending: List[OutputWrite] = []  # output taken from the commands' buffers, not yet in the store
         self._store = store
         self._console = console
         self._reactor = reactor
         self._executions: Dict[Command, Execution] = {}
-        self._dirty: Dict[Command, Execution] = {}  # those of them with output in their buffers
-        self._lingering: Dict[int, Command] = {}  # by descriptor: pipes that ended runs' background children hold
+        self._dirty: Dict[Command, Execution] = {}  # the running commands with output in their buffers
+        self._lingering: Dict[int, Command] = {}  # by descriptor: ended commands whose children still hold the pipe
         self._flush_mono = 0.0
-        self._fresh: List[Command] = []  # started just now, not watched yet
-        self.watch_mono: Optional[float] = None  # when these are to be watched
+        self._fresh: List[Command] = []  # commands started just now, not watched yet
+        self.watch_mono: Optional[float] = None  # when to watch the fresh commands, by the monotonic clock
 
     def begin(self, execution: Execution) -> None:
-        """Look for output of a command that was just started.
+        """Take care of the output of a command that was just started.
 
-        Where the system reports the end of a command, its output is not watched in the first moments: most commands of
-        a busy queue end within them, and all of their output is then read at once.
+        Where the reactor reports the end of a command without its output being watched, the output is watched only
+        after ``WATCH_AFTER_S``: most commands of a busy queue are over by then, and their output is read in one go.
         """
         self._executions[execution.command] = execution
         self._reactor.expect()
@@ -58,14 +58,14 @@ class OutputFlow:
             self.watch_mono = time.monotonic() + WATCH_AFTER_S
 
     def watch_fresh(self) -> None:
-        """Watch the output of what was started a moment ago."""
+        """Watch the output of the commands that were started a moment ago."""
         for command in self._fresh:
             self._reactor.watch(command)
         self._fresh.clear()
         self.watch_mono = None
 
     def read(self, command: Command) -> None:
-        """Take output that is there."""
+        """Read the output of *command* that is there, without waiting."""
         fd = command.fileno()
         data = command.read()
         if command.fileno() < 0:
@@ -81,7 +81,7 @@ class OutputFlow:
                 self._console.raw(data)
 
     def end(self, execution: Execution) -> None:
-        """Take the rest of an ended run's output; it goes to the store with the run's end."""
+        """Take the rest of an ended run's output, to be written to the store with the run's end."""
         command = execution.command
         del self._executions[command]
         self._dirty.pop(command, None)
@@ -99,8 +99,8 @@ class OutputFlow:
                 if not fresh:
                     self._reactor.unwatch(fd)
             else:
-                # A background child holds the pipe. It must neither delay this end nor die of SIGPIPE
-                # now, so its output is read and dropped, by this worker as long as it lives.
+                # A background child holds the pipe. It must neither delay the run's end nor die of SIGPIPE,
+                # so this worker reads and drops its output from now on.
                 self._lingering[fd] = command
                 if fresh:
                     self._reactor.watch(command)
@@ -112,17 +112,17 @@ class OutputFlow:
         self.pending.append((execution.claim.run_id, parts, replace_from))
 
     def due_mono(self) -> Optional[float]:
-        """Return when ``flush`` is due, by the monotonic clock; None if there is nothing to store."""
+        """Return when ``flush`` is due, by the monotonic clock; None if there is no output to write."""
         return self._flush_mono if self._dirty or self.pending else None
 
     def flush(self, now_mono: float) -> None:
-        """Store what running commands printed.
+        """Write the output of running commands to the store.
 
         Raises:
-            StoreUnavailable: What could not be stored is kept, and taken up again next time.
+            StoreUnavailable: The output that could not be written is kept for the next flush.
         """
         self._flush_mono = now_mono + FLUSH_S
-        self._store_pending()  # what a store that was away has not yet got comes first: memory stays bounded
+        self._store_pending()  # output left from a failed flush first: until it is stored, no more is taken
         for command, execution in self._dirty.items():
             self._take(command, execution)
         self._dirty.clear()
@@ -134,6 +134,6 @@ class OutputFlow:
             self.pending = []
 
     def close(self) -> None:
-        """Leave the pipes that background children still hold to others, so that these may go on writing."""
+        """Hand over the pipes that background children hold, so that these may go on writing after this worker."""
         for command in self._lingering.values():
             command.leave()

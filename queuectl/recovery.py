@@ -1,4 +1,4 @@
-"""Workers that died: noticing them, ending what they left behind, giving their jobs back."""
+"""Recovery of dead workers: notice them, end what they left running, give their jobs back."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ if TYPE_CHECKING:
 
 
 class Lost(NamedTuple):
-    """A job that was given back, and the number of the worker that lost it."""
+    """A job that was taken from a dead worker, and that worker's number."""
 
     number: int
     job_id: str
-    state: str  # what the job is now
+    state: str  # the job's state now
 
 
 ALIVE, DEAD, HUNG = "alive", "dead", "hung"
-# Beyond its lease a silent worker keeps its jobs for this part of it: it must have had the time to end its commands
-# by itself. Of the 45 s of the contract, 30 s are the lease, 12 s this, and the rest is until somebody looks.
+# A silent worker keeps its jobs beyond its lease for this fraction of the lease: time for the worker to end its
+# commands by itself. Of the contract's 45 s, 30 s are the lease, 12 s this margin, and 3 s are left to the next sweep.
 MARGIN = 0.4
 NOTES = ".runs"
-# Notes this old, of nobody whom the store knows, are of no use: a new worker registers soon after it has made its own.
+# Notes this old of a worker that the store does not know are useless: a worker registers soon after it makes them.
 STRAY_S = 86400.0
 
 
 def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[float] = None) -> str:
     """Say whether a worker is alive, dead, or hung (its process lives, but does not renew its lease).
 
-    *now_mono* is an instant before the worker's row was read (None: now). Its silence is measured up to then: if this
-    process is paused between the look and the verdict, the worker may have been paused with it.
+    *now_mono* is an instant before the worker's row was read (None: now), up to which the worker's silence is
+    measured: if this process is paused after the read, the worker may have been paused with it.
 
-    On one host the process table decides, and the monotonic clock, which stands still while the
-    machine sleeps: neither a jump of the wall clock nor hours of suspend make a worker dead. In another
-    pid namespace of this machine, a container say, that clock alone does; across hosts only the lease tells.
+    On this host, the process table decides, together with the monotonic clock. That clock stands still while the
+    machine sleeps, so neither a jump of the wall clock nor hours of suspend make a worker dead. For another pid
+    namespace of this machine, such as a container, the monotonic clock alone decides; for another host, the lease.
     """
     here = identity.host_id()
     silent = (time.monotonic() if now_mono is None else now_mono) - worker.renewed_mono_s > lease_s * (1 + MARGIN)
@@ -57,13 +57,13 @@ def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[f
     boot, its_boot = identity.boot_of(here), identity.boot_of(worker.host_id)
     if boot == its_boot != "":
         return DEAD if silent else ALIVE
-    if not store.many_hosts and boot and its_boot:  # where one is not known it may be the other
-        return DEAD  # the store is a file of this machine, which has started anew since
+    if not store.many_hosts and boot and its_boot:  # an unknown boot might be this one
+        return DEAD  # the store is a file on this machine, which was restarted since
     return DEAD if store.now() > worker.lease_expires_at + lease_s * MARGIN else ALIVE
 
 
 def live_workers(store: Store, lease_s: Optional[float] = None) -> List[Worker]:
-    """Return the workers and supervisors that are not dead, whatever the store still says."""
+    """Return those workers and supervisors of the store that are not dead; *lease_s* saves reading the setting."""
     workers = store.workers()
     if workers and lease_s is None:
         lease_s = lease_of(store)
@@ -71,12 +71,12 @@ def live_workers(store: Store, lease_s: Optional[float] = None) -> List[Worker]:
 
 
 def is_paused(worker: Worker) -> bool:
-    """Say whether a worker of this host was stopped by a signal, Ctrl-Z say: it lives, and takes and ends nothing."""
+    """Return whether a worker of this host is suspended by a signal, as by Ctrl-Z: alive, but doing nothing."""
     return worker.host_id == identity.host_id() and identity.is_stopped(worker.pid)
 
 
 def lease_of(store: Store) -> float:
-    """Return the lease in force, in seconds."""
+    """Return the configured lease, in seconds."""
     from queuectl.config import Config
 
     return Config(store.settings()).lease
@@ -89,14 +89,14 @@ def sweep(
     config: Optional[Config] = None,
     workers: Optional[List[Worker]] = None,
 ) -> List[Lost]:
-    """Give back the jobs of all dead workers; return them.
+    """Give back the jobs of all dead workers; return these jobs.
 
     Args:
         store: The store.
         judge_hung: Also end workers of this host that live but have not renewed their lease. Only for a
-            caller that could itself renew all the time: a disk that was full is nobody's fault.
-        now_mono: An instant at which the caller still kept up; silence is measured up to then. It may have been paused
-            since, and the workers with it.
+            caller that could itself renew all the time: otherwise the cause may be a full disk, not the worker.
+        now_mono: An instant, by the monotonic clock, up to which the silence of workers is measured (None: now). The
+            caller may have been paused since, and the workers with it.
         config: The settings, if the caller has just read them.
         workers: All workers, if the caller has just read them, after *now_mono*.
     """
@@ -113,12 +113,12 @@ def sweep(
         state = condition(worker, store, config.lease, now_mono)
         if state == DEAD and not store.many_hosts and _is_kept(worker, workers, config.lease, now_mono):
             continue
-        # A hung worker without a run keeps no job waiting, and may go on when it wakes up.
+        # A hung worker without a run keeps no job from running, so it may stay.
         if state == DEAD or (state == HUNG and (judge_hung or worker.state == "lost") and store.runs_of(worker.id)):
             try:
                 released += _recover(store, worker, state, config)
             except OSError:
-                pass  # out of descriptors, say: what it left cannot be seen now, so it is for the next sweep
+                pass  # the process table could not be read, for want of descriptors say; the next sweep tries again
     for worker_id in store.ownerless():
         run_ids = [run_id for _, run_id in store.runs_of(worker_id)]
         try:
@@ -131,10 +131,11 @@ def sweep(
 
 
 def _is_kept(worker: Worker, workers: List[Worker], lease_s: float, now_mono: float) -> bool:
-    """Say whether a silent worker of another pid namespace is for a supervisor there, which can end what it runs.
+    """Return whether to leave a silent worker of another pid namespace to a live supervisor there.
 
-    A worker on a store of one host does not end its commands by itself when its lease is over, and from here
-    nobody can. Where the supervisor is gone too, its container most likely is, with all that ran in it.
+    On a store of one host, a worker does not end its commands when its lease is over, and a process in this
+    namespace cannot end them; the supervisor there can. If that supervisor is gone too, so most likely is its
+    container, with all that ran in it.
     """
     here, there = identity.host_id(), worker.host_id
     return here != there and identity.boot_of(here) == identity.boot_of(there) != "" and any(
@@ -144,16 +145,16 @@ def _is_kept(worker: Worker, workers: List[Worker], lease_s: float, now_mono: fl
 
 
 def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[Lost]:
-    """Fence one worker, end it and what its runs left on this host, then release its jobs.
+    """Condemn a worker, end the worker and what its runs left on this host, then release its jobs.
 
-    The order is the promise: nothing of a run is alive when its job is given away. Each step may
-    be repeated, so a sweeper that dies in between is followed by another.
+    This order guarantees that no process of a run is alive when its job is given to another worker. Every step may
+    be repeated, so if a sweeper dies half way, the next one completes the work.
 
     Raises:
-        OSError: What was left cannot be seen now; the worker stays condemned.
+        OSError: The process table cannot be read now; the worker stays condemned.
     """
     if not store.condemn(worker.id, worker.renewed_mono_s):
-        return []  # it has renewed meanwhile, or another sweeper was faster
+        return []  # the worker has renewed its lease meanwhile, or another sweeper was faster
     faults.point("condemned")
     here = identity.host_id()
     if worker.host_id == here:
@@ -162,7 +163,7 @@ def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[L
         run_ids = frozenset(run_id for _, run_id in store.runs_of(worker.id))
         born_by = identity.start_time_at(worker.renewed_mono_s + config.lease)
         leaders = leaders_of(store, worker.id, run_ids)
-        born_after = identity.as_start_time(worker.pid_started)  # the worker's own: it made them all
+        born_after = identity.as_start_time(worker.pid_started)  # no process of a run is older than its worker
         origin = identity.origin_of(worker.id)
         if run_ids and not end_runs_at_once(store.store_id, run_ids, leaders, born_by, born_after, origin):
             return []
@@ -176,10 +177,10 @@ def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[L
 
 
 def _take_up(store: Store, worker_id: str) -> None:
-    """Hand in what a dead worker of this machine had not, and give back what it had not begun, by its journal.
+    """Act on the journal of a dead worker of this machine: record its ends, give back the jobs it had not begun.
 
-    Also one of another pid namespace, a container say, if it kept its journal where this process looks: what a process
-    wrote since the machine was started is there, whatever became of it. After a new start it need not be.
+    The worker may be of another pid namespace, such as a container, if its journal is where this process looks. It must
+    be of this boot: what a process wrote outlives the process, but not necessarily a restart of the machine.
     """
     path = note_path(store, worker_id, journal.NAME)
     left = journal.read(path) if path is not None else journal.Left()
@@ -193,12 +194,12 @@ def _take_up(store: Store, worker_id: str) -> None:
 
 
 def unblock(store: Store, lease_s: float) -> bool:
-    """End a worker of this host that was stopped (SIGSTOP, Ctrl-Z) with the store's write lock in its hands.
+    """End a worker of this host that was suspended (SIGSTOP, Ctrl-Z) while it held the store's write lock.
 
-    For a caller that waited for the lock in vain. Nobody can write as long as it stands, so it cannot be
-    condemned first; its transaction is undone, and it is recovered like any other that died. Only if it is
-    *stopped*, beyond its lease: one that waits for a slow disk has the lock too, and goes on by itself.
-    Returns whether one was ended.
+    For a caller that waited for the lock in vain. As nobody can write until the holder is gone, it cannot be
+    condemned first: it is killed, SQLite undoes its transaction, and it is recovered like any dead worker. Only a
+    worker that is *suspended* beyond its lease is killed: one that waits for a slow disk also holds the lock, but
+    will go on by itself. Returns whether a worker was ended.
     """
     holder = store.lock_holder()
     for worker in store.workers() if holder is not None else ():
@@ -210,7 +211,7 @@ def unblock(store: Store, lease_s: float) -> bool:
 
 
 def _end_process(worker: Worker) -> bool:
-    """Kill a hung worker; False if it may still be there after a while (stuck in the kernel)."""
+    """Kill a worker of this host; return False if it may still be there after 2 s, stuck in the kernel say."""
     try:
         identity.send_signal(worker.pid, worker.pid_started, getattr(signal, "SIGKILL", signal.SIGTERM))
     except OSError:
@@ -224,18 +225,18 @@ def _end_process(worker: Worker) -> bool:
 
 
 def run_folder(store: Store) -> Optional[str]:
-    """Return where the store's workers on this host keep notes and bells; None if there is no place to be trusted."""
+    """Return the folder in which the store's workers on this host keep notes and bells; None if none can be trusted."""
     return store.run_folder.find()
 
 
 def note_path(store: Store, worker_id: str, name: str) -> Optional[str]:
-    """Return where a worker of this host keeps its notes of that *name*; None if there is no place to be trusted."""
+    """Return the path of a worker's notes of the kind *name*, on this host; None if there is no trusted folder."""
     folder = run_folder(store)
     return None if folder is None else os.path.join(folder, worker_id + name)
 
 
 def leaders_of(store: Store, worker_id: str, run_ids: FrozenSet[int]) -> Dict[int, Optional[str]]:
-    """Return pid and start time of the first process of each run, as far as the worker noted them.
+    """Return the first processes of these runs, pid to start time, as far as the worker noted them.
 
     Raises:
         OSError: There may be notes, but this process is out of descriptors or memory.
@@ -252,7 +253,7 @@ def leaders_of(store: Store, worker_id: str, run_ids: FrozenSet[int]) -> Dict[in
             raise
         return found
     for line in lines:
-        if not line:  # what follows are the remains of longer notes
+        if not line:  # the end: any further lines are remains of earlier, longer notes
             break
         fields = line.split(" ", 2)
         if len(fields) == 3 and fields[0].isdigit() and fields[1].isdigit() and int(fields[0]) in run_ids:
@@ -274,9 +275,9 @@ def forget_notes(store: Store, worker_id: str) -> None:
 
 
 def forget_strays(store: Store) -> None:
-    """Remove old notes and bells of workers that the store does not know any more.
+    """Remove old notes and bells of workers that the store no longer knows.
 
-    Those of a worker that died and was recovered by another host would stay for ever: that host does not see them.
+    If a dead worker is recovered by another host, that host cannot remove the files: they are on this one.
     """
     folder = run_folder(store)
     try:

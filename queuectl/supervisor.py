@@ -1,4 +1,4 @@
-"""The supervisor behind ``worker start``: starts workers, watches, replaces, stops them, sweeps the dead."""
+"""The supervisor behind ``worker start``: start workers, restart those that die, give back their jobs, stop all."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
     from queuectl.launch import Started
 
 GRACEFUL, NOW = 1, 2
-# Well below the 5 s in which the death of any worker of this host must be noticed.
+# Well below the 5 s within which the death of any worker of this host must be noticed.
 SWEEP_S = 2.0
-LOOK_S = 10.0  # it looks at the store so often although nobody has written
-# How often a supervisor looks whether all its workers have registered, at the start.
+LOOK_S = 10.0  # how often to read the store even if nothing was committed to it
+# How often to check, at the start, whether all workers have registered.
 READY_LOOK_S = 0.1
 FIRST_RESTART_S = 0.2
 LAST_RESTART_S = 30.0
-# A worker that lived this long has not died at once: its next restart is quick again.
+# A worker that lived this long started properly: if it dies, its restart is quick again.
 SETTLED_S = 20.0
 INTERRUPTED = 130
 
 
 class Slot:
-    """One worker of the group, through all its restarts."""
+    """The place of one worker in the group, kept through all restarts."""
 
     __slots__ = ("born_mono", "delay_s", "number", "process", "restart_mono")
 
@@ -53,12 +53,12 @@ class Slot:
         self.number = number
         self.process: Optional[subprocess.Popen[bytes]] = None
         self.born_mono = 0.0
-        self.restart_mono: Optional[float] = 0.0  # when it is to be started; None: not again
+        self.restart_mono: Optional[float] = 0.0  # when to start the worker, by the monotonic clock; None: never again
         self.delay_s = 0.0
 
 
 class Supervisor:
-    """A group of workers of this machine."""
+    """The process that looks after one group of workers on this machine."""
 
     def __init__(self, store: Store, options: Dict[str, Any]) -> None:
         self._store = store
@@ -66,17 +66,17 @@ class Supervisor:
         self._id: str = options["group_id"]
         self._slots = [Slot(number) for number in _numbers(store, options)]
         self._stop = self._interrupts = 0
-        # Not print: a held terminal must not keep workers from being stopped.
+        # Not print, which a terminal held by Ctrl-S would block: workers must be stopped even then.
         self._console = LogFile(_log_path("supervisor")) if options["daemon"] else Console()
         self._lease_s = recovery.lease_of(store)
         self._healthy_since_mono = time.monotonic()
         self._sweep_mono = self._look_mono = 0.0
-        self._living: List[Worker] = []  # of this store on this host, at the last look
+        self._living: List[Worker] = []  # all workers and supervisors of this store on this host, at the last look
         self._pruner = Pruner(store)
         self._pids = PidFile(store.store_id)
         self._notifier = Notifier()
-        self._begun = False  # whether a worker could be started once
-        self._ready = False  # whether all workers have registered once
+        self._begun = False  # whether any worker could be started yet
+        self._ready = False  # whether all workers were registered at some moment
         self._said_trouble = ""
         self._wake = place_to_sleep()
         hurry_at(store, "SIGINT", "SIGTERM", "SIGQUIT")
@@ -100,7 +100,7 @@ class Supervisor:
         """Keep the group running until it is stopped or has drained; return the exit code."""
         identity.name_process("queuectl")
         try:
-            self._give_back()  # what died while nobody was there
+            self._give_back()  # jobs of workers that died while no supervisor ran
         except StoreUnavailable:
             pass  # the first sweep looks again
         while True:
@@ -133,9 +133,9 @@ class Supervisor:
                     self._not_started(slot, error, now_mono)
 
     def _not_started(self, slot: Slot, error: OSError, now_mono: float) -> None:
-        """Plan another try: the machine has no room for one more worker now, but those that run are worth keeping.
+        """Plan another try: the machine has no room for one more worker now, but the others go on.
 
-        If not even the first could be started, fail instead, so that whoever starts the group hears of it.
+        If not even the first could be started, raise ``QueuectlError``, so that whoever starts the group hears of it.
         """
         if not self._begun:
             self._leave()
@@ -145,10 +145,10 @@ class Supervisor:
         self._console.line(events.not_started(slot.number, _reason(error), clock.format_duration(slot.delay_s)))
 
     def _start_worker(self, number: int) -> subprocess.Popen[bytes]:
-        """Start a worker by exec: nothing of this process's connections crosses over.
+        """Start a worker by exec, so that it inherits no database connection of this process.
 
-        Its standard input is a pipe that only this process holds: its end tells the worker that the
-        supervisor is gone, however that happened.
+        The worker's standard input is its lifeline, a pipe whose other end only this process holds. End of
+        file on it tells the worker that the supervisor is gone, however that happened.
         """
         options = self._options
         log = _log_path(f"worker-{number}") if options["daemon"] else ""
@@ -161,7 +161,7 @@ class Supervisor:
         )
 
     def _collect(self, now_mono: float) -> None:
-        """Notice workers that ended; plan the restart of those that died."""
+        """Notice workers that have ended, and plan the restart of those that died."""
         if os.getpid() == 1:
             identity.reap_orphans([slot.process.pid for slot in self._slots if slot.process is not None])
         for slot in self._slots:
@@ -171,7 +171,7 @@ class Supervisor:
             if slot.process.stdin is not None:
                 slot.process.stdin.close()
             slot.process = None
-            self._sweep_mono = 0.0  # its jobs are given back at once
+            self._sweep_mono = 0.0  # give back its jobs at once
             if code == 0 or self._stop:
                 continue
             slot.delay_s = _next_delay(slot.delay_s, now_mono - slot.born_mono)
@@ -198,12 +198,12 @@ class Supervisor:
         try:
             if is_time(self._renewed_mono, now_mono, self._lease_s / 3, not self._store.many_hosts):
                 self._renew(now_mono)
-            changed = self._store.many_hosts or self._store.changed()  # other hosts' leases end without a commit
+            changed = self._store.many_hosts or self._store.changed()  # a lease of another host ends without a commit
             if changed and not self._store.many_hosts:
                 doorbell.ring(recovery.run_folder(self._store))
             if changed or not self._all_as_before(now_mono):
                 self._look(now_mono)
-            if not self._stop:  # pruning would hold up the stop
+            if not self._stop:  # pruning would delay the stop
                 self._sweep_mono = min(self._sweep_mono, self._pruner.step(now_mono))
             self._store.tidy()
             self._said_trouble = ""
@@ -217,9 +217,9 @@ class Supervisor:
                 self._console.line(events.not_looked(self._said_trouble))
 
     def _all_as_before(self, now_mono: float) -> bool:
-        """Say whether all who lived at the last look still do, within their leases, if nobody has written since.
+        """Return whether all workers seen at the last look are alive and within their leases.
 
-        A look costs several times as much, and nearly all of an idle group's would find nothing.
+        If nothing was committed since, a new look would find nothing, at several times the cost of this check.
         """
         if now_mono >= self._look_mono:
             return False
@@ -229,18 +229,18 @@ class Supervisor:
         )
 
     def _look(self, now_mono: float) -> None:
-        """Give back what dead workers had; see who is there and what is asked for."""
+        """Read the workers from the store: give back the jobs of the dead, note the living, obey orders."""
         config = Config(self._store.settings())
         if config.lease != self._lease_s:
             self._lease_s = config.lease
-            self._healthy_since_mono = time.monotonic()  # the others need a moment to keep to it
+            self._healthy_since_mono = time.monotonic()  # the workers need a moment to learn of the new lease
         workers = self._store.workers()
         self._give_back(now_mono, config, workers)
         self._living = on_this_host(workers)
         self._pids.keep(self._living)
         self._tell_ready()
         self._obey(workers)
-        # Somebody dead who was there has been buried or could not be: that is seen at the next sweep.
+        # An entry without a living process was just recovered, or could not be: look again at the next sweep.
         self._look_mono = now_mono + LOOK_S if len(self._living) == len(workers) else 0.0
 
     def _give_back(
@@ -251,7 +251,7 @@ class Supervisor:
             self._console.line(events.lost(*lost))
 
     def _unblock(self) -> bool:
-        """Where the store's lock could not be got: end who sits on it; say whether that was done."""
+        """End a paused worker that holds the store's write lock, if there is one; return whether one was ended."""
         try:
             return recovery.unblock(self._store, self._lease_s)
         except StoreUnavailable:
@@ -261,7 +261,7 @@ class Supervisor:
         renewed = self._store.renew(self._id, self._lease_s, now_mono)
         after_mono = time.monotonic()
         if after_mono - self._renewed_mono > self._lease_s:
-            # This process was paused, or the store's lock or disk held it up: the others may have met the same.
+            # This process was paused, or held up by the store's lock or disk, and so may the workers have been.
             self._healthy_since_mono = after_mono
         if renewed:
             self._renewed_mono = now_mono
@@ -269,17 +269,17 @@ class Supervisor:
             self._id_lost()
 
     def _id_lost(self) -> None:
-        """Somebody took this supervisor for dead; its workers look after themselves."""
+        """Register again, after another process took this supervisor for dead; workers do the same on their own."""
         self._register()
 
     def _obey(self, workers: Sequence[Worker]) -> None:
-        """Read from the own entry what no signal could say (Windows, another host)."""
+        """Stop if this supervisor's entry says so: a stop from Windows or another host arrives without a signal."""
         for worker in workers:
             if worker.id == self._id and worker.stop:
                 self._ask_stop(worker.stop)
 
     def _tell_ready(self) -> None:
-        """Tell systemd once that the workers are up; until then look often."""
+        """Tell systemd, once, that all workers have registered; until then, have the next sweep soon."""
         if self._ready:
             return
         mine = sum(worker.role == "worker" and worker.group_id == self._id for worker in self._living)
@@ -290,7 +290,7 @@ class Supervisor:
             self._sweep_mono = time.monotonic() + READY_LOOK_S
 
     def _sleep(self, now_mono: float) -> None:
-        """Sleep until a signal comes or something is due."""
+        """Sleep until a signal arrives, a worker ends, or something is due; act on the signals."""
         wake_mono = min(self._sweep_mono, self._notifier.due_mono)
         for slot in self._slots:
             if slot.process is None and slot.restart_mono is not None and not self._stop:
@@ -309,9 +309,9 @@ class Supervisor:
             self._ask_stop(GRACEFUL)
 
     def _leave(self) -> None:
-        """Give back the jobs of dead workers, unregister, and bring ``pids.json`` up to date.
+        """Give back the jobs of dead workers, unregister, and update ``pids.json``.
 
-        A step that fails does not keep the others from being done; a store that is away is waited for once only.
+        A step that fails does not prevent the others, but an unavailable store is waited for only once.
         """
         for step in (self._give_back, self._unregister):
             try:
@@ -331,7 +331,7 @@ class Supervisor:
         self._living = local_workers(self._store)
 
     def abandon(self) -> None:
-        """The store is gone: let the workers end what they can and go."""
+        """Stop the workers and wait for them, but leave the store alone: it refuses this process."""
         self._signal_all(signal.SIGTERM)
         for slot in self._slots:
             if slot.process is not None:
@@ -342,7 +342,7 @@ class Supervisor:
 
 
 def _numbers(store: Store, options: Dict[str, Any]) -> Sequence[int]:
-    """Return the workers' numbers: from 0 in a terminal; a daemon's name its logs, so no two live ones share one."""
+    """Return the workers' numbers: from 0 in a terminal; for a daemon, whose logs bear them, numbers not in use."""
     if not options["daemon"]:
         return range(options["count"])
     return numbering.take(options["count"], options["group_id"], local_workers(store))
@@ -357,22 +357,22 @@ def _reason(error: OSError) -> str:
 
 
 def _next_delay(delay_s: float, lived_s: float) -> float:
-    """Return how long to wait before a worker that died is started again: longer each time it dies young."""
+    """Return how many seconds to wait before restarting a worker that died: twice as many each time it dies young."""
     if lived_s > SETTLED_S or delay_s == 0:
         return FIRST_RESTART_S
     return min(delay_s * 2, LAST_RESTART_S)
 
 
 def _send(worker: subprocess.Popen[bytes], number: int) -> None:
-    """Send a signal to a worker; on Windows, which has none, its number goes through the lifeline."""
+    """Send a signal to a worker; on Windows, which has no signals, write the number to the lifeline."""
     if sys.platform != "win32":
         worker.send_signal(number)
-        worker.send_signal(signal.SIGCONT)  # one that is paused is to hear of it too
+        worker.send_signal(signal.SIGCONT)  # a paused worker must act on the signal too
     elif worker.stdin is not None:
         try:
             worker.stdin.write(bytes([number]))
         except OSError:
-            pass  # it has ended
+            pass  # the worker has ended
 
 
 def start(
@@ -386,22 +386,22 @@ def start(
 ) -> int:
     """Start a group of workers, in the foreground or as a daemon; return the exit code.
 
-    Without a standard output, as under Windows's Task Scheduler, they log as a daemon's do.
+    Without a standard output, as under Windows's Task Scheduler, the workers write log files as a daemon's do.
 
     Args:
         location: The store, as ``--db`` names it; None: the default one.
-        count: Worker processes.
-        concurrency: Commands that each runs at once.
-        queues: Which queues they serve; empty: all.
-        daemon: Return as soon as all are live.
-        drain: End when nothing is left to run now or later.
-        tell: Hears of a daemon group when it lives.
+        count: How many worker processes to start.
+        concurrency: How many commands each worker runs at once.
+        queues: The queues to serve; empty: all.
+        daemon: Return as soon as all workers are live, and let them run in the background.
+        drain: Have the workers end when no job is left to run, now or later.
+        tell: Called with what was started, once all workers of a daemon are live.
     """
     store = open_store(location)
     location = location or os.environ.get("QUEUECTL_DB") or None
     if location is not None and "://" not in store.location:
-        location = store.location  # absolute: the workers' commands may be anywhere
-    unheard = getattr(sys.stdout, "name", "") == os.devnull  # main opened it in place of none
+        location = store.location  # absolute, for the workers' commands run in any directory
+    unheard = getattr(sys.stdout, "name", "") == os.devnull  # what main opens if there is no standard output
     options = {
         "location": location, "group_id": os.urandom(8).hex(), "count": count, "concurrency": concurrency,
         "queues": list(queues), "daemon": daemon or unheard, "drain": drain,
@@ -431,11 +431,11 @@ def _supervise(store: Store, options: Dict[str, Any]) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Be the supervisor of a daemon group; *argv* is one JSON object."""
+    """Be the supervisor of a daemon group; *argv* is one JSON object, the options of ``Supervisor``."""
     import gc
     import json
 
-    gc.freeze()  # off until now, see ``python_command``
+    gc.freeze()  # ``python_command`` starts this process with the collector off
     gc.enable()
     options = json.loads(argv[0])
     return _supervise(open_store(create=False), options)

@@ -1,7 +1,7 @@
-"""One worker process: it claims jobs, runs up to its concurrency of them at once, and settles their ends.
+"""One worker process: claim jobs, run up to *concurrency* of them at once, and record how they ended.
 
-One thread, one loop. Each turn writes all ends so far and claims the next jobs in one transaction,
-starts what it claimed, and sleeps until something happens.
+One thread, one loop. Each turn records all ends so far and claims the next jobs in a single transaction,
+starts the commands of the claimed jobs, and sleeps until something happens.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from queuectl.job import Claim, Orders
 
 GRACEFUL, NOW = 1, 2
-# How often a worker looks for orders (cancel, stop) while commands run, and for work that no bell announced.
+# How often a worker checks for orders (cancel, stop) while commands run, and for jobs that no bell announced.
 TICK_S = 0.5
-DEAF_TICK_S, IDLE_TICK_S = 1.0, 5.0  # without a bell, and with one: a commit rings, or the supervisor does after it
-LOOK_S = 10.0  # how often it looks although no commit was seen
-SWEEP_S = 2.0  # how often a worker without a supervisor looks for others that died
-# How long a worker waits after the store refused it.
+DEAF_TICK_S, IDLE_TICK_S = 1.0, 5.0  # the same when idle: without a bell, and with one, which new jobs ring
+LOOK_S = 10.0  # how often to read the orders even if nothing was committed to the store
+SWEEP_S = 2.0  # how often an orphaned worker looks for dead workers
+# How long a worker leaves the store alone after an error.
 TROUBLE_S = 0.5
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGQUIT") if hasattr(signal, name))
 
@@ -72,15 +72,15 @@ class WorkerProcess:
         self._flow = OutputFlow(store, console, self._reactor)
         self._report = Report(store, console, self._reactor.nudge)
         self._environment = {name: text for name, text in os.environ.items() if name not in NOT_FOR_COMMANDS}
-        # By run id: while what is left of a run is being ended, its first process's pid may be given out again.
+        # By run id, not pid: the system may reuse the first process's pid while the rest of its tree is being ended.
         self._running: Dict[int, Execution] = {}
-        self._by_pid: Dict[int, Execution] = {}  # those of them whose first process has not been collected
-        self._timed: Dict[int, Execution] = {}  # those of them with a deadline, or being ended
+        self._by_pid: Dict[int, Execution] = {}  # the running ones whose first process has not been reaped yet
+        self._timed: Dict[int, Execution] = {}  # the running ones that have a deadline or are being ended
         self._ends = Ends(store, console, number, self._flow, self._report, self._running)
         self._stop, self._said_trouble = 0, ""
-        self._hungry, self._listening = True, False  # whether to look for work in this turn; whether the bell is armed
-        self._not_before_mono = 0.0  # no look at the store before this, after trouble
-        self._chore_mono = 0.0  # nothing but turns is due before this; it may be too early, never too late
+        self._hungry, self._listening = True, False  # whether to try a claim this turn; whether the bell is armed
+        self._not_before_mono = 0.0  # after an error, leave the store alone until then
+        self._chore_mono = 0.0  # when the next chore is due; may be too early, never too late
         self._tick_mono = self._look_mono = self._sweep_mono = 0.0
         self._idle_tick_s = DEAF_TICK_S
         self._due_mono: Optional[float] = None
@@ -91,11 +91,11 @@ class WorkerProcess:
     # -- life ---------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Work until told to stop, or until nothing is left when draining; return the exit code."""
+        """Work until told to stop or, when draining, until no job is left; return the exit code."""
         self._console.line(events.started(self._number, os.getpid()))
         self._report.tell(0.0)
         self._reactor.wait(0.0)
-        self._react()  # told to stop while it started, it begins nothing
+        self._react()  # a stop that arrived during start-up must keep the first command from starting
         while not (self._stop and self._is_done()):
             now_mono = time.monotonic()
             if now_mono >= self._chore_mono:
@@ -111,7 +111,7 @@ class WorkerProcess:
 
     @property
     def is_orphaned(self) -> bool:
-        """Whether the supervisor is gone."""
+        """Whether this worker's supervisor is gone."""
         return self._reactor.orphaned
 
     def _enter(self) -> None:
@@ -133,12 +133,12 @@ class WorkerProcess:
     # -- the turn -----------------------------------------------------------------------------
 
     def _turn(self, now_mono: float) -> None:
-        """Hand in ends and take new jobs, if there is a reason to."""
+        """Record ends and claim new jobs, if there is a reason to."""
         free = self._free(now_mono)
         ends, idle = self._ends, free > 0 and self._hungry
         if now_mono < self._not_before_mono or not (ends.due or idle or ends.ahead.is_over(now_mono)):
             return
-        claims: List[Claim] = []  # begun even if something fails below: to the store these jobs are running
+        claims: List[Claim] = []  # to be started even if a later step fails: for the store these jobs are running
         try:
             claims += ends.follow(self._membership.id, free, now_mono)
             if not claims:
@@ -149,7 +149,7 @@ class WorkerProcess:
                 if free > len(claims):
                     claims += self._look_again(free - len(claims))
                 elif self._listening and free > 0:
-                    self._disarm_bell()  # all slots are taken now: nobody needs to wake this worker
+                    self._disarm_bell()  # all slots are taken: new jobs are of no use to this worker
             if self._store.settings_seen != self._settings_seen:
                 self._read_settings()
             self._said_trouble = ""
@@ -165,19 +165,19 @@ class WorkerProcess:
             self._chore_by(ends.ahead.until_mono)
 
     def _free(self, now_mono: float) -> int:
-        over = self._stop or self._membership.lease_is_over(self._config.lease)  # the lease is renewed first
+        over = self._stop or self._membership.lease_is_over(self._config.lease)  # claim nothing on an expired lease
         return 0 if over else self._slots.free(len(self._running), now_mono)
 
     def _look_again(self, free: int) -> List[Claim]:
-        """The queue is empty: arm the bell, look once more, and note when to look next.
+        """Prepare to wait, as the store had too few jobs: arm the bell, claim once more, note when to try again.
 
-        What was committed before the bell was armed did not ring it.
+        The second claim is for jobs that were committed before the bell was armed, and so did not ring.
         """
         claims: List[Claim] = []
         bell = self._membership.arm()
-        missed = self._membership.has_missed(self._listening)  # before the bell hung, or since the first look
+        missed = self._membership.has_missed(self._listening)
         self._listening = True
-        self._reactor.set_bell(bell)  # None too: the old descriptor's number may be given out again
+        self._reactor.set_bell(bell)  # even if None: the system may reuse the old descriptor's number
         self._idle_tick_s = DEAF_TICK_S if bell is None or self._store.many_hosts else IDLE_TICK_S
         if bell is not None and missed:
             claims = self._store.claim(self._membership.id, free, self._queues)
@@ -187,27 +187,27 @@ class WorkerProcess:
             try:
                 wait_s = self._membership.look_in_s()
             except StoreUnavailable:
-                return claims  # they must be begun; the next tick looks again
+                return claims  # these must be started; the next tick tries again
             if wait_s is not None:
                 self._due_mono = time.monotonic() + wait_s
                 self._chore_by(self._due_mono)
         return claims
 
     def _disarm_bell(self) -> None:
-        """Take the bell away: nobody needs to wake this worker."""
+        """Take the bell down, so that nobody wakes this worker for new jobs."""
         self._listening = False
         self._reactor.set_bell(None)
         self._membership.disarm()
 
     def _read_settings(self) -> None:
         config = Config(self._store.settings())
-        if config.lease < self._config.lease:  # by a shorter one the last renewal may be too old
+        if config.lease < self._config.lease:  # the last renewal may be too old for the shorter lease
             self._membership.renew_in_time(config.lease, time.monotonic())
         self._config, self._settings_seen = config, self._store.settings_seen
-        self._chore_mono = 0.0  # a lease that was made shorter binds at once
+        self._chore_mono = 0.0  # a shortened lease applies at once
 
     def _trouble(self, what: str, pause_s: float = TROUBLE_S) -> None:
-        """Wait a while before the store is asked again; say why, once."""
+        """Leave the store alone for *pause_s* seconds, and report *what* unless it was the last thing reported."""
         self._not_before_mono = time.monotonic() + pause_s
         if what != self._said_trouble:
             self._said_trouble = what
@@ -240,11 +240,11 @@ class WorkerProcess:
             self._timed[claim.run_id] = execution
             self._chore_by(execution.deadline_mono)
         self._flow.begin(execution)
-        self._tick_mono = min(self._tick_mono, execution.started_mono + TICK_S)  # an idle worker's may be far away
+        self._tick_mono = min(self._tick_mono, execution.started_mono + TICK_S)  # an idle worker ticks less often
         self._chore_by(self._membership.note_by(execution))
 
     def _sleep(self) -> None:
-        """Wait until the loop has something to do; the end of a command's output alone is nothing."""
+        """Sleep until the loop has something to do; output is read meanwhile, without leaving this function."""
         while True:
             now_mono = time.monotonic()
             wake_mono = self._wake_mono(now_mono)
@@ -253,7 +253,7 @@ class WorkerProcess:
                 return
 
     def _react(self) -> bool:
-        """Act on what the reactor saw; say whether the loop has something to do now."""
+        """Act on what the reactor reported; return whether the loop has something to do now."""
         reactor = self._reactor
         for command in reactor.readable:
             self._flow.read(command)
@@ -269,9 +269,9 @@ class WorkerProcess:
             self._hungry = True
             self._membership.hush()
             if sys.platform == "win32":
-                self._tick_mono = self._chore_mono = 0.0  # without signals, a ring may stand for orders too
+                self._tick_mono = self._chore_mono = 0.0  # Windows has no signals: a ring may announce orders as well
         if reactor.orphaned and not self._stop:
-            reactor.signals.append(signal.SIGTERM)  # the end of the supervisor is a graceful stop
+            reactor.signals.append(signal.SIGTERM)  # the supervisor's death means a graceful stop
         for number in reactor.signals:
             self._ask_stop(NOW if number == QUIT else GRACEFUL)
         if self._flow.watch_mono is not None and time.monotonic() >= self._flow.watch_mono:
@@ -280,7 +280,7 @@ class WorkerProcess:
         return bool(wants or (self._hungry and self._free(time.monotonic()) > 0))
 
     def _settle_over(self, executions: Sequence[Execution]) -> None:
-        """Take the rest of the output of those runs that have ended, and settle them."""
+        """Settle those of *executions* that are over, after reading the rest of their output."""
         for execution in that_are_over(executions):
             del self._running[execution.claim.run_id]
             self._timed.pop(execution.claim.run_id, None)
@@ -289,13 +289,13 @@ class WorkerProcess:
             self._settle(execution.claim, execution.result(self._store.now()))
 
     def _settle(self, claim: Claim, end: RunEnd) -> None:
-        """Decide what the end does to its job; the store is told in the next turn."""
+        """Decide what *end* does to the job; the next turn writes this verdict to the store."""
         chance = 0.0
         if end.outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
             try:
-                self._read_settings()  # the backoff is the configured one at this moment
+                self._read_settings()  # the backoff in force is the one configured at the moment of the failure
             except StoreUnavailable:
-                pass  # the store is away: what was read last must do
+                pass  # use the settings read last
             if self._config.backoff_jitter:
                 chance = int.from_bytes(os.urandom(6), "big") / 2**48
         self._ends.due.append((claim, end, settle(claim.job, end, self._config, end.ended_at, chance)))
@@ -303,12 +303,12 @@ class WorkerProcess:
     # -- chores -------------------------------------------------------------------------------
 
     def _chore_by(self, mono: float) -> None:
-        """See to it that chores are done when *mono* has come."""
+        """Have the next round of chores no later than *mono*, by the monotonic clock."""
         if mono < self._chore_mono:
             self._chore_mono = mono
 
     def _chores(self, now_mono: float) -> None:
-        """Do whatever is due by the clock and not by an event."""
+        """Do what is due by the clock, as opposed to what an event triggers; note when the next chore is due."""
         self._fence_by_clock(now_mono)
         if now_mono >= self._tick_mono:
             self._tick(now_mono)
@@ -326,7 +326,7 @@ class WorkerProcess:
         self._chore_mono = self._next_chore_mono()
 
     def _look(self, now_mono: float) -> None:
-        """See to the commands whose time is up, and to those that are being ended."""
+        """Time out the commands whose time is up, and press on with those that are being ended."""
         due = [execution for execution in self._timed.values() if execution.is_due(now_mono)]
         if due:
             look_at(due, now_mono)
@@ -345,14 +345,14 @@ class WorkerProcess:
         return min(time_mono for time_mono in times if time_mono is not None)
 
     def _tick(self, now_mono: float) -> None:
-        """Renew the lease in time, read orders, look for work that no bell announced."""
+        """Renew the lease in time, read orders, and have a claim tried if anything was committed."""
         self._tick_mono = now_mono + min(TICK_S if self._running else self._idle_tick_s, self._config.lease / 3)
         try:
-            if not self._membership.renew_in_time(self._config.lease, now_mono):  # first: a look may wait for a lock
+            if not self._membership.renew_in_time(self._config.lease, now_mono):  # first: a read may wait for a lock
                 self._fenced()
                 return
-            # Orders, settings and jobs arrive by commits. The rare look without one is for a wall clock that was set
-            # forward: jobs may be due that were not expected yet.
+            # Orders, settings and jobs arrive by commits. The rare look without a commit covers a wall clock that
+            # was set forward: jobs may have become due sooner than expected.
             orders = self._store.news(self._membership.id, now_mono >= self._look_mono)
             if orders is not None:
                 self._hungry = True
@@ -362,7 +362,7 @@ class WorkerProcess:
                 self._look_mono = now_mono + LOOK_S
             self._store.tidy()
         except StoreUnavailable as error:
-            self._look_mono = 0.0  # look at the next tick anyway: the commit that was noticed has not been read
+            self._look_mono = 0.0  # the commit was noticed but not read: read it at the next tick regardless
             self._trouble(str(error))
             return
         if self._reactor.orphaned and now_mono >= self._sweep_mono:
@@ -380,7 +380,7 @@ class WorkerProcess:
             self._settle(claim, RunEnd(Outcome.CANCELLED, None, None, "cancelled", self._store.now()))
 
     def _sweep(self, now_mono: float) -> None:
-        """Give back the jobs of other workers that died: the supervisor, who did it, is gone."""
+        """Give back the jobs of dead workers, in place of the supervisor that is gone."""
         self._sweep_mono = now_mono + SWEEP_S
         try:
             for lost in recovery.sweep(self._store):
@@ -389,12 +389,12 @@ class WorkerProcess:
             self._trouble(str(error))
 
     def _fence_by_clock(self, now_mono: float) -> None:
-        """End the own commands when the lease is over, database reachable or not."""
+        """Kill this worker's commands once its lease is over, whether or not the store can be reached."""
         if self._running and self._membership.lease_is_over(self._config.lease):
             self._kill([execution for execution in self._running.values() if not execution.killed], now_mono)
 
     def abandon(self) -> None:
-        """Kill all commands and wait until they are gone: nobody can account for them any more."""
+        """Kill all commands and wait until they are gone: their ends can no longer be recorded."""
         self._kill(list(self._running.values()), time.monotonic())
         while self._running:
             self._reactor.wait(0.05)
@@ -406,13 +406,13 @@ class WorkerProcess:
         self._watch(executions)
 
     def _watch(self, executions: Sequence[Execution]) -> None:
-        """See to it that what is being ended is looked at until it is gone."""
+        """Have the chores look at *executions*, which are being ended, until they are gone."""
         if executions:
             self._timed.update((execution.claim.run_id, execution) for execution in executions)
             self._chore_mono = 0.0
 
     def _fenced(self) -> None:
-        """This worker was condemned: end its commands, drop their results, start anew under another id."""
+        """Start anew after being condemned: kill the commands, drop their results, register under a new id."""
         self.abandon()
         self._disarm_bell()
         self._ends.ahead.close()
@@ -436,7 +436,7 @@ class WorkerProcess:
         self._watch(executions)
 
     def _wake_mono(self, now_mono: float) -> float:
-        """Return until when the loop may sleep, by the monotonic clock."""
+        """Return how long the loop may sleep: an instant of the monotonic clock, possibly past."""
         wake_mono = min(self._chore_mono, self._slots.again_mono(now_mono))
         if self._ends.due or (self._hungry and self._free(now_mono) > 0):
             wake_mono = min(wake_mono, self._not_before_mono)
