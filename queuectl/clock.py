@@ -1,7 +1,7 @@
-"""Instants and durations: the text forms people use, and the numbers the code uses.
+"""Instants and durations: conversion between the texts that people use and the numbers that the code uses.
 
-Inside the code an instant is Unix seconds in UTC (a float whose name ends in ``_at``), a
-duration is seconds (a float whose name ends in ``_s``). The text forms live only here.
+In the code, an instant is a float of Unix seconds, whose name ends in ``_at``, and a duration is a float of
+seconds, whose name ends in ``_s``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds that *text* means: ``90``, ``1.5h``, ``2h30m``, ``500ms``, ``2 h 30 min``.
 
     Raises:
-        ValueError: *text* is no duration, is negative, or is longer than 100 years.
+        ValueError: *text* is not a duration, is negative, or is longer than 100 years.
     """
     rest = text.strip().lower()
     if not rest.isascii():
@@ -42,7 +42,7 @@ def parse_duration(text: str) -> float:
 
 
 def _plain_number(text: str) -> float:
-    """Return *text* as a float; only digits and one point, so no ``nan``, ``inf`` or ``1_0``."""
+    """Return *text* as a float; accept only digits and one point, so no ``nan``, ``inf`` or ``1_0``."""
     if not text.replace(".", "", 1).isdigit():
         raise ValueError(text)
     return float(text)
@@ -76,7 +76,7 @@ def format_duration(duration_s: float) -> str:
     """Return a short text for people: ``5 ms``, ``0.3 s``, ``12 s``, ``2 min 5 s``, ``3 h 20 min``, ``2 d 4 h``."""
     if duration_s < 0:
         return "-" + format_duration(-duration_s)
-    if 0.00005 < duration_s < 0.05:  # not 0 s: a timeout of a millisecond is not none
+    if 0.00005 < duration_s < 0.05:  # "0 s" would look like no timeout at all
         return f"{duration_s * 1000:.1f}".rstrip("0").rstrip(".") + " ms"
     if duration_s < 10:
         return f"{duration_s:.1f}".rstrip("0").rstrip(".") + " s"
@@ -94,12 +94,12 @@ def format_duration(duration_s: float) -> str:
 
 
 def parse_time(when: Union[str, datetime]) -> float:
-    """Return the instant that *when*, ISO 8601 text or a ``datetime``, means, in Unix seconds.
+    """Return the instant that *when*, an ISO 8601 text or a ``datetime``, means, in Unix seconds.
 
-    ``Z`` and offsets are read; a time without either is local time. ``20300131T080000Z`` is as good as with separators.
+    A time without ``Z`` or an offset is local time. The separators may be left out: ``20300131T080000Z``.
 
     Raises:
-        ValueError: The text is no ISO 8601 time, or the time lies outside the years 1970 to 2199.
+        ValueError: The text is not an ISO 8601 time, or the time is outside the years 1970 to 2199.
     """
     from datetime import datetime
 
@@ -114,14 +114,17 @@ def parse_time(when: Union[str, datetime]) -> float:
 
 
 def _strict_iso(text: str) -> str:
-    """Bring *text* to the one form that every Python reads alike, or raise ValueError.
+    """Return *text* in the one form that every Python reads alike.
 
-    By itself ``fromisoformat`` reads more from release to release, takes any separator and a final
+    ``fromisoformat`` alone will not do: it reads more with each release, takes any separator and a final
     NUL, and in 3.8 skips a letter before the offset.
+
+    Raises:
+        ValueError: *text* is not an ISO 8601 time.
     """
     if text[-1:] in ("Z", "z"):
         text = text[:-1] + "+00:00"
-    text = _with_separators(text.replace(",", ".", 1))  # as "date -Ins" writes a fraction, and ISO 8601 would rather
+    text = _with_separators(text.replace(",", ".", 1))  # "date -Ins" writes a comma, which ISO 8601 prefers
     day, gap, rest = text[:10], text[10:11], text[11:]
     sign = max(rest.find("+"), rest.find("-"))
     daytime, zone = (rest[:sign], rest[sign:]) if sign >= 0 else (rest, "")
@@ -137,7 +140,11 @@ def _strict_iso(text: str) -> str:
 
 
 def _with_separators(text: str) -> str:
-    """Return *text* with the hyphens and colons that ISO 8601's basic format, ``20300131T080000``, leaves out."""
+    """Return *text* with the hyphens and colons that ISO 8601's basic format, ``20300131T080000``, leaves out.
+
+    Raises:
+        ValueError: *text* begins like the basic format but is not in it.
+    """
     if not text[:8].isdigit() or text[8:9] not in ("T", "t", ""):
         return text
     digits = next((at for at, letter in enumerate(text[9:]) if not letter.isdigit()), len(text[9:]))
@@ -151,14 +158,14 @@ _TIME_SHAPES = frozenset("0000-00-00" + rest for rest in ("", "00:00", "00:00:00
 
 
 def iso_utc(instant_at: float) -> str:
-    """Return ISO 8601 in UTC to the millisecond: ``2030-01-31T07:00:00.250Z``."""
+    """Return an instant as ISO 8601 in UTC, to the millisecond: ``2030-01-31T07:00:00.250Z``."""
     whole = math.floor(instant_at)
     millis = min(int((instant_at - whole) * 1000 + 0.5), 999)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{millis:03d}Z"
 
 
 def local_text(instant_at: float, now: Optional[float] = None) -> str:
-    """Return local time for people: ``14:03:07`` today, ``2030-01-31 14:03:07`` on other days."""
+    """Return an instant in local time: ``14:03:07`` if on the day of *now*, else ``2030-01-31 14:03:07``."""
     moment = time.localtime(instant_at)
     if now is not None and time.localtime(now)[:3] == moment[:3]:
         return time.strftime("%H:%M:%S", moment)

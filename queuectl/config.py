@@ -1,7 +1,7 @@
 """Every setting: its name, default, check, text form and meaning.
 
-Settings live in the store, as text, so that all workers of a store share them. A value is
-parsed when it is set and again when it is read; what is stored is what the user typed.
+Settings live in the store, so that all its workers share them, as the text that the user typed. A value is parsed
+when it is set, to check it, and again when it is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIZE_UNITS.update({"g": 1024**3, "gb": 1024**3, "gib": 1024**3})
 
 
 class Setting:
-    """One setting: *default* as the user would type it (None: not set), *parse*, and what it means."""
+    """One setting. *default* is what a user would type (None: not set); *parse* turns such a text into the value."""
 
     __slots__ = ("default", "key", "kind", "meaning", "parse")
 
@@ -32,7 +32,7 @@ class Setting:
     ) -> None:
         self.key = key
         self.default = default
-        self.kind = kind  # what a value looks like, for error messages and the reference
+        self.kind = kind  # which values are allowed, for error messages and the reference
         self.parse = parse
         self.meaning = meaning
 
@@ -73,7 +73,7 @@ def _none_or_positive_duration(text: str) -> Optional[float]:
 
 
 def _size(text: str) -> int:
-    """Return the bytes that ``65536``, ``64k`` or ``1 MiB`` mean; from 2 bytes to 1 GiB."""
+    """Return the size in bytes that ``65536``, ``64k`` or ``1 MiB`` means; from 2 bytes to 1 GiB."""
     tidy = text.strip().lower()
     digits = len(tidy) - len(tidy.lstrip("0123456789"))
     unit = tidy[digits:].strip()
@@ -120,10 +120,10 @@ ALIASES = {"default_max_retries": "max_retries"}
 
 
 def find(key: Any) -> Setting:
-    """Return the setting that *key* names; hyphens are underscores, aliases are known.
+    """Return the setting that *key* names; hyphens may stand for underscores, and aliases are known.
 
     Raises:
-        InvalidSetting: There is none; the message suggests the nearest.
+        InvalidSetting: There is no such setting; the message suggests the nearest.
     """
     if not isinstance(key, str):
         raise InvalidSetting(f"a setting's name must be a string, not {shown(key)}.")
@@ -139,10 +139,10 @@ def find(key: Any) -> Setting:
 
 
 def check(key: str, value: Union[str, float, None]) -> str:
-    """Return *value*, a text, a number or None, as it is to be stored for *key*, or refuse it.
+    """Return *value*, a text, a number or None, as the text to store for *key*.
 
     Raises:
-        InvalidSetting: *key* is unknown or *value* is no value of it.
+        InvalidSetting: *key* is unknown, or *value* is not allowed for it.
     """
     setting = find(key)
     try:
@@ -154,7 +154,11 @@ def check(key: str, value: Union[str, float, None]) -> str:
 
 
 def _as_typed(value: Union[str, float, None]) -> str:
-    """Return *value* as somebody would type it; ValueError if it is neither a text nor a number nor None."""
+    """Return *value* as a user would type it.
+
+    Raises:
+        ValueError: *value* is neither a text nor a number nor None.
+    """
     if isinstance(value, str):
         return value.strip()
     if value is None:
@@ -165,10 +169,9 @@ def _as_typed(value: Union[str, float, None]) -> str:
 
 
 class Config:
-    """The settings in force: what the store holds over the defaults.
+    """The settings in force: the defaults, overridden by what the store holds.
 
-    Attributes have the settings' names; durations are seconds, sizes bytes, and a setting
-    without a value is None.
+    Attributes have the settings' names. Durations are in seconds, sizes in bytes; a setting without a value is None.
     """
 
     max_retries: int

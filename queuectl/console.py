@@ -1,8 +1,8 @@
 """Where a worker's lines go: the terminal or pipe it was started on, or a rotated log file.
 
 Writing never blocks for long: a terminal that is held (Ctrl-S) or a pipe that nobody reads must
-not keep a worker from its timeouts and its lease. What does not fit is kept, up to a limit, and so
-is what finds a disk full; once there is room again, a line says how much was left out.
+not keep a worker from its timeouts and its lease. What cannot be written, on a full disk for instance,
+is kept up to a limit; once there is room again, a line says how many lines were left out.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from queue import SimpleQueue
     from typing import Any, Optional
 
-# A pipe that polls as writable takes this much at once (POSIX: PIPE_BUF is at least 512, Linux 4096).
+# A pipe that polls as writable takes this much without blocking (PIPE_BUF: 512 by POSIX, 4096 on Linux).
 PIECE = 4096
 MOST_HELD = 1 << 20
-# Nobody will ever read again. Anything else, such as a full disk, may pass.
+# Errors by which nobody will ever read again. Others, such as a full disk, may pass.
 GONE = frozenset((errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF))
 LOG_BYTES = 5 * 1024 * 1024
 LOG_FILES = 3
 
 
 class Console:
-    """Collects lines and raw output; what was released ``flush`` writes as far as it can be written now.
+    """Collects lines and raw output until ``release``, then writes them by ``flush``, as far as is possible at once.
 
-    Lines wait for their release: the end of a run must not be told before it is on the disk.
+    The release is for the ends of runs, which must not be announced before they are on the disk.
     """
 
     def __init__(self, fd: int = 1) -> None:
         self._fd: Optional[int] = fd
-        self._held = bytearray()  # released, not written
-        self._waiting = bytearray()  # not released
+        self._held = bytearray()  # released, not written yet
+        self._waiting = bytearray()  # not released yet
         self._released = 0  # bytes released so far
-        self._left_out = 0  # lines that there was no room for, and of which nobody was told yet
+        self._left_out = 0  # lines dropped for lack of room, and not reported yet
         self._poll: Any = None
         self._writer: Optional[_Writer] = None
         self._encoding = "utf-8"
@@ -58,12 +58,12 @@ class Console:
 
     @property
     def shows_output(self) -> bool:
-        """Whether the output of commands belongs here too."""
+        """Whether the output of commands is shown here as well."""
         return True
 
     def line(self, text: str) -> None:
-        """Take one line; after a command's output that ended within a line, begin a new one."""
-        # What waits for its release does not count: that is soon over, and long commands make long lines.
+        """Take one line; if a command's output stopped in the middle of a line, end that line first."""
+        # Only released bytes count as held up: the others are released soon, and long commands make long lines.
         if (self._left_out or len(self._held) > MOST_HELD) and not self._resumes():
             self._left_out += 1
             return
@@ -73,7 +73,7 @@ class Console:
         self._start_of_line = True
 
     def at_once(self, text: str) -> None:
-        """Take one line that does not wait for its release."""
+        """Take one line, released at once, ahead of those that wait."""
         waiting, self._waiting = self._waiting, bytearray()
         before, self._start_of_line = self._start_of_line, True
         self.line(text)
@@ -90,9 +90,9 @@ class Console:
         self._start_of_line = data.endswith(b"\n")
 
     def _resumes(self) -> bool:
-        """Say whether lines are taken again after some were not; they begin with one that says how many.
+        """Return whether there is room for lines again after some were left out; if so, report how many.
 
-        Only when half of the room is free: a reader who is a little too slow would else read of little but gaps.
+        There must be half of the room: otherwise a reader who is a little too slow would read about little but gaps.
         """
         if len(self._held) > MOST_HELD // 2:
             return False
@@ -101,12 +101,12 @@ class Console:
         return True
 
     def position(self) -> int:
-        """Return how far what was taken so far reaches, for ``release``."""
+        """Return the position behind everything taken so far, for ``release``."""
         return self._released + len(self._waiting)
 
     def release(self, position: Optional[int] = None) -> None:
         """Let everything up to *position* be written; None: everything."""
-        if self._left_out:  # perhaps no line follows that would say it
+        if self._left_out:  # report it now: perhaps no further line follows
             self._resumes()
         size = len(self._waiting) if position is None else position - self._released
         if size > 0:
@@ -115,12 +115,12 @@ class Console:
             self._released += size
 
     def drop(self) -> None:
-        """Forget what was not released: it cannot be promised any more."""
+        """Forget what was not released: the ends that it announces will not be recorded."""
         self._waiting.clear()
         self._start_of_line = True
 
     def flush(self) -> bool:
-        """Write what can be written without waiting; say whether all of it is."""
+        """Write what can be written without waiting; return whether nothing released is left."""
         if self._writer is not None:
             if self._held and self._writer.has_room():
                 self._writer.give(bytes(self._held))
@@ -142,9 +142,9 @@ class Console:
         return True
 
     def finish(self, patience_s: float = 1.0) -> None:
-        """Write the rest, waiting a moment for a slow reader."""
+        """Write the rest, waiting *patience_s* seconds at most for a slow reader."""
         self.release()
-        if self._left_out and self.flush():  # there is room since a moment ago
+        if self._left_out and self.flush():  # that made room for the line about what was left out
             self.release()
         if self._writer is not None:
             self.flush()
@@ -168,7 +168,7 @@ class LogFile(Console):
 
     @property
     def shows_output(self) -> bool:
-        """Commands' output is in the store; here it would fill the disk."""
+        """False: the output of commands is in the store, and a copy here would fill the disk."""
         return False
 
     def line(self, text: str) -> None:
@@ -178,13 +178,13 @@ class LogFile(Console):
         super().line(time.strftime("%Y-%m-%d %H:%M:%S ") + text)
 
     def flush(self) -> bool:
-        """Write, and turn over to a new file when this one is long, at the end of a line."""
+        """Write what was released; start a new file, at the end of a line, when this one is full."""
         while True:
             try:
                 room = LOG_BYTES - os.fstat(self._file).st_size
             except OSError:
                 return super().flush()
-            end = self._held.find(b"\n", max(room, 0)) + 1  # of the line that is too much for this file
+            end = self._held.find(b"\n", max(room, 0)) + 1  # the end of the first line that exceeds this file's room
             rest = self._held[end:] if end else bytearray()
             del self._held[len(self._held) - len(rest) :]
             done = super().flush()
@@ -198,7 +198,7 @@ class LogFile(Console):
             self._held += rest
 
     def _is_current(self) -> bool:
-        """Say whether the file still has its name; the worker of another group may have taken it away."""
+        """Return whether the file still has its name; another process with the same log may have rotated it."""
         try:
             return os.path.samestat(os.fstat(self._file), os.stat(self._path))
         except OSError:
@@ -212,15 +212,15 @@ class LogFile(Console):
                     os.replace(older, f"{self._path}.{number}")
         fd = open_log(self._path)
         try:
-            os.dup2(fd, self._file, inheritable=False)  # a command is not to have it
+            os.dup2(fd, self._file, inheritable=False)  # a command must not inherit it
         finally:
             os.close(fd)
 
 
 class _Writer:
-    """Writes in a thread of its own, on Windows: there nothing tells whether a write would block.
+    """Writes in a thread of its own, for Windows, where nothing tells whether a write would block.
 
-    A console blocks as long as somebody marks text in it with the mouse.
+    A console blocks as long as a user selects text in it with the mouse, for instance.
     """
 
     def __init__(self, fd: int) -> None:
@@ -228,7 +228,7 @@ class _Writer:
         from queue import SimpleQueue
 
         self._fd = fd
-        self._queue: SimpleQueue[Any] = SimpleQueue()  # None is the end
+        self._queue: SimpleQueue[Any] = SimpleQueue()  # of bytes; None ends the thread
         self._given = self._written = 0
         self._done = threading.Event()
         threading.Thread(target=self._work, daemon=True).start()
@@ -241,7 +241,7 @@ class _Writer:
         self._queue.put(data)
 
     def finish(self, patience_s: float) -> None:
-        """Wait until all is written, so long at most."""
+        """Wait until everything is written, *patience_s* seconds at most."""
         self._queue.put(None)
         self._done.wait(patience_s)
 
@@ -273,11 +273,11 @@ def _encoding_of(fd: int) -> str:
 
 
 def open_log(path: str) -> int:
-    """Open a file to append to: several processes may, and may rename it.
+    """Open a file to which several processes append at the same time, and which each of them may rename.
 
-    On Windows O_APPEND binds the C library of this process alone, not a process that inherits the file, and a file that
-    was opened by ``os.open`` cannot be renamed. A handle that may append and do nothing else does the one, a shared one
-    the other.
+    On Windows, O_APPEND only affects the C library of this process, not a process that inherits the file, and a file
+    opened by ``os.open`` cannot be renamed. So the handle made here has the right to append and no other, and shares
+    the file for renaming.
     """
     if sys.platform != "win32":
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -285,7 +285,7 @@ def open_log(path: str) -> int:
     import msvcrt
     from ctypes import wintypes
 
-    # Not _winapi's: before Python 3.11 it takes no name beyond the code page.
+    # Not _winapi.CreateFile: before Python 3.11 it cannot open names outside the code page.
     create = ctypes.WinDLL("kernel32", use_last_error=True).CreateFileW
     create.restype = wintypes.HANDLE
     create.argtypes = (
@@ -301,10 +301,10 @@ def open_log(path: str) -> int:
 
 
 def _of_its_own(fd: int) -> int:
-    """Open what *fd* writes to once more, so that a write never waits; *fd* itself where that cannot be done.
+    """Open the file behind *fd* anew, non-blocking, and return the descriptor; *fd* itself where that is not possible.
 
     A terminal or pipe that polls as writable may have less room than is written, or another process may
-    fill it first. *fd* cannot be made non-blocking instead: whoever else has it would see that too.
+    fill it first. *fd* itself must not be made non-blocking: the other processes that share it would be affected.
     """
     if sys.platform == "win32":
         return fd
@@ -315,7 +315,7 @@ def _of_its_own(fd: int) -> int:
         pass  # no /proc, or a socket
     try:
         return os.open(os.ttyname(fd), how)
-    except OSError:  # no terminal, or one without a name here: that of a container's host, say
+    except OSError:  # no terminal, or one without a name here, such as a container host's
         return fd
 
 

@@ -1,4 +1,4 @@
-"""Finding workers and stopping them, on this host and on others; what ``worker stop`` and ``reset`` need."""
+"""Finding workers and stopping them, on this host and on others, for ``worker stop`` and ``reset``."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from queuectl.job import Worker
 
 LOOK_S = 0.02
-# How often to ask the store about workers that only it knows of.
+# How often to ask the store about workers on other hosts.
 FAR_LOOK_S = 0.1
 
 
 def local_workers(store: Store) -> List[Worker]:
     """Return the workers and supervisors of this store whose processes live on this host.
 
-    Each is known by pid *and* start time from the store: ``pids.json`` is for people, and however stale
-    it is, nobody is signalled because of it.
+    Each is identified by pid *and* start time, as the store has them. ``pids.json`` is only for people: however
+    stale it is, no process is signalled because of it.
     """
     return on_this_host(store.workers())
 
 
 def on_this_host(workers: List[Worker]) -> List[Worker]:
-    """Return those of *workers* whose processes live on this host; as ``local_workers``."""
+    """Return those of *workers* whose processes live on this host."""
     here = identity.host_id()
     return [
         worker for worker in workers if worker.host_id == here and identity.is_running(worker.pid, worker.pid_started)
@@ -43,9 +43,9 @@ def on_this_host(workers: List[Worker]) -> List[Worker]:
 
 
 def own_workers(store: Store) -> List[Worker]:
-    """Return the worker of which this process is a command, or a part of one, and its supervisor; usually nobody.
+    """Return the worker that runs the job to which this process belongs, and its supervisor; usually nobody.
 
-    They are there as long as this process is, so it cannot wait until they are gone.
+    This process cannot wait until they are gone, as they wait for this process.
     """
     run_id = os.environ.get(RUN_ID)
     if not run_id or os.environ.get(STORE_ID) != store.store_id:
@@ -61,8 +61,8 @@ def own_workers(store: Store) -> List[Worker]:
 class Reach:
     """Which workers a stop is for: those of this host, of hosts with these names, or of all hosts.
 
-    On this host the process table says who is there. On another it is the store: who has not unregistered, and
-    whose lease has not been over for so long that it is given away.
+    On this host, the process table tells which workers live. On another host the store does: a worker lives
+    there if it is registered and not dead by its lease (see ``recovery.condition``).
     """
 
     def __init__(self, store: Store, hosts: Sequence[str] = (), all_hosts: bool = False) -> None:
@@ -73,17 +73,17 @@ class Reach:
         self._lease_s = recovery.lease_of(store)
 
     def covers(self, worker: Worker) -> bool:
-        """Say whether *worker* is one of those to be stopped."""
+        """Return whether the stop is for *worker*."""
         if self._all:
             return True
         return worker.host in self._hosts if self._hosts else worker.host_id == self._here
 
     def is_here(self, worker: Worker) -> bool:
-        """Say whether *worker* is a process of this host, which signals reach."""
+        """Return whether *worker* is on this host, within reach of signals."""
         return worker.host_id == self._here
 
     def present(self) -> List[Worker]:
-        """Return the workers and supervisors to be stopped that are there now."""
+        """Return the workers and supervisors that the stop is for and that live now."""
         return [worker for worker in self._store.workers() if self.covers(worker) and self._lives(worker)]
 
     def _lives(self, worker: Worker) -> bool:
@@ -101,20 +101,20 @@ def stop_workers(
     newcomers: bool = False,
     nap: Callable[[float], object] = time.sleep,
 ) -> List[Worker]:
-    """Stop the workers and supervisors in reach; return those left when *timeout_s* is over.
+    """Stop workers and supervisors; return those that are left after *timeout_s*.
 
-    Where only ``own_workers`` are left, they are returned at once: they stop when the job that called this has ended.
-    A group that is started while this waits goes on, since it was not there when somebody decided to stop them all;
-    unless *newcomers* is set.
+    If only ``own_workers`` are left, they are returned at once: they stop when the job that called this has ended.
+    A group that is started during the wait goes on, since it was not there when the user decided to stop; unless
+    *newcomers* is set.
 
     Args:
-        store: The store they work for.
-        now: End their commands and put the jobs back, instead of letting them finish.
-        timeout_s: How long to wait until they are gone; None: as long as it takes.
-        hosts: Only those of hosts with these names; empty: of this host.
-        all_hosts: Those of every host.
-        newcomers: Also groups that are started meanwhile.
-        nap: What sleeps between two looks.
+        store: The store that the workers serve.
+        now: End the running commands and put their jobs back, instead of letting them finish.
+        timeout_s: How long to wait for the end of the workers, in seconds; None: as long as it takes.
+        hosts: Stop the workers of hosts with these names; empty: of this host.
+        all_hosts: Stop the workers of every host.
+        newcomers: Also stop groups that are started during the wait.
+        nap: Called with seconds to sleep between two looks.
     """
     deadline = deadline_of(timeout_s)
     reach = Reach(store, hosts, all_hosts)
@@ -125,11 +125,11 @@ def stop_workers(
         present = reach.present()
         if groups is None:
             groups = {worker.group_id for worker in present}
-        elif not newcomers:  # a worker of a group that was there may have been about to start
+        elif not newcomers:  # but include new workers of the groups that were there: their start was under way
             present = [worker for worker in present if worker.group_id in groups]
         new = [worker for worker in present if worker.id not in asked]
         asked.update((worker.id, worker) for worker in new)
-        # A worker takes its entry away a moment before its process ends.
+        # A worker unregisters a moment before its process ends, so on this host the process decides.
         left = [worker for worker in present if not reach.is_here(worker)] + [
             worker
             for worker in asked.values()
@@ -147,29 +147,29 @@ def stop_workers(
 
 
 def _ask(store: Store, workers: List[Worker], here: List[Worker], now: bool) -> None:
-    """Tell them by the store, and those *here* by signal too.
+    """Ask *workers* to stop: all of them through the store, and those *here* by a signal as well.
 
-    The signal wakes them; the store reaches where no signal does: another host's workers or their supervisors read it
-    within two seconds.
+    The signal acts at once. The order in the store reaches workers and supervisors on other hosts, who read it within
+    two seconds.
     """
     try:
         store.request_stop([worker.id for worker in workers], 2 if now else 1)
     except StoreError:
         if len(here) < len(workers):
-            raise  # nothing else reaches the others
-        # A full disk: the signal says the same.
-    if sys.platform == "win32":  # there a signal would end the process at once
+            raise  # no signal reaches the workers on other hosts
+        # A full disk, say: all workers are here, and the signal suffices.
+    if sys.platform == "win32":  # where any signal would kill the process
         doorbell.ring(recovery.run_folder(store))
         return
     number = QUIT if now else signal.SIGTERM
-    # Supervisors first: they must not replace a worker that goes.
+    # Supervisors first, so that they do not replace a worker that stops.
     for worker in sorted(here, key=lambda worker: worker.role):
-        for each in (number, signal.SIGCONT):  # one that Ctrl-Z has paused is to hear of it too
+        for each in (number, signal.SIGCONT):  # a worker suspended by Ctrl-Z must act on the signal too
             identity.send_signal(worker.pid, worker.pid_started, each)
 
 
 def _sweep(store: Store) -> None:
-    """Leave nothing of workers that died on the way."""
+    """Recover workers that died while they stopped, so that nothing of them is left."""
     try:
         recovery.sweep(store)
     except StoreError:

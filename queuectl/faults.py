@@ -1,9 +1,9 @@
-"""Named steps at which a test may kill or stop this process, to see what others make of what it leaves.
+"""Named steps at which a test may kill or suspend this process, to see how other processes cope.
 
-``QUEUECTL_FAULT=[command/]step[:count][:signal][@file]``: at the *count*-th time (default 1) that the process comes
-to *step* it gets *signal* (default KILL; STOP pauses it). With *command* (``worker run``, ``worker start``) only a
-process that was started so does; with *file* only the first that can make that file, so that its
-successor lives. Unset, a step costs one look at a module variable.
+``QUEUECTL_FAULT=[command/]step[:count][:signal][@file]``: when the process reaches *step* for the *count*-th time
+(default 1), it gets *signal* (default KILL; STOP suspends it). With *command* (``worker run``, ``worker start``), only
+a process started by that command does; with *file*, only the first process that can create that file, so that its
+successor lives. If the variable is unset, a step costs one look at a module variable.
 
 The steps, in the order of a job's life: ``adding`` and ``added`` (before and after the commit of an enqueue);
 ``promoting``; ``claiming``, ``claimed`` (before and after the commit); ``spawned``; ``flushing`` (output of a running
@@ -32,7 +32,7 @@ _seen = 0
 
 
 def point(step: str) -> None:
-    """Be at *step*: nothing happens unless a test asked for it."""
+    """Mark that the process has reached *step*; this does nothing unless a test asked for a fault there."""
     if _fault is not None:
         _meet(_fault, step)
 

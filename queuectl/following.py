@@ -1,4 +1,4 @@
-"""The part of the Python API that waits: for a job's end, for its output; ``Queue`` inherits it."""
+"""The part of the Python API that waits, for the end of a job or for its output; ``Queue`` inherits it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from queuectl.db.base import Store
     from queuectl.job import Job, Run
 
-# How long a waiting call sleeps between two looks: quick at first, then gently.
+# How long a waiting call sleeps between two looks: the first sleep, and the longest.
 FIRST_LOOK_S = 0.005
 LAST_LOOK_S = 0.1
 
 
 class Following:
-    """Looks at jobs, again and again, until there is something to tell."""
+    """The methods of ``Queue`` that look at jobs again and again until something has happened."""
 
     _lock: threading.RLock
 
@@ -38,7 +38,7 @@ class Following:
         raise NotImplementedError
 
     def output(self, job_id: str, run: Optional[int] = None) -> bytes:
-        """Return what a run wrote (default: the last run), with a line where the middle was cut out.
+        """Return what a run printed (default: the last run), with a note where the middle was cut out.
 
         Raises:
             JobNotFound, QueuectlError: No such job, or no such run.
@@ -51,9 +51,9 @@ class Following:
         return b"".join(joined(parts, 0))
 
     def follow(self, job_id: str, run: Optional[int] = None) -> Iterator[bytes]:
-        """Yield a run's output as it comes, to the run's end; wait for its start if it has not begun.
+        """Yield the output of a run as it is printed, until the run ends.
 
-        Without *run*, the current or last run; of a job that waits for its first run, the first.
+        Without *run*, the run is the current or last one; if the job has had none, wait for the first to begin.
 
         Raises:
             JobNotFound, QueuectlError: No such job, or no such run.
@@ -65,16 +65,17 @@ class Following:
         yield from self.follow_next(job_id, 0 if chosen is None else chosen.number - 1)
 
     def follow_next(self, job_id: str, after: int) -> Generator[bytes, None, int]:
-        """Yield the output of the first run behind run number *after*, as ``follow`` does; return that run's number.
+        """Yield the output of the first run whose number is above *after*, as ``follow`` does; return its number.
 
-        A run may vanish: a worker claims jobs ahead, and gives back those that it does not get to, as if they had not
-        been claimed. The next claim's run then has the same number. If the job ends without one, *after* is returned.
+        If the job ends without such a run, return *after*. A run may vanish: a worker claims jobs ahead, and gives
+        back those that it does not get to as if they had not been claimed. The run of the next claim then has the
+        same number.
         """
         from queuectl.job import ENDED
         from queuectl.patience import Patient
         from queuectl.runner.output import joined
 
-        run_id, end = 0, 0  # of the run that was there at the last look
+        run_id, end = 0, 0  # the run seen at the last look (0: none), and up to where its output has been yielded
         has_ended = False
         sleep_s = FIRST_LOOK_S
         while True:
@@ -89,7 +90,7 @@ class Following:
                 parts = self.store.output(run_id, end) if run_id else []
             if chosen is not None:
                 yield from joined(parts, end)
-                if chosen.state != "running":  # all that it wrote came with its end, or before
+                if chosen.state != "running":  # the store has all output of a run no later than its end
                     return chosen.number
                 if parts:
                     end = parts[-1][0] + len(parts[-1][1])
@@ -109,7 +110,7 @@ class Following:
         raise QueuectlError(f"{job_id} has had {had}; there is no run {number}.")
 
     def _nap(self, sleep_s: float) -> float:
-        """Sleep until the next look is worth it; return how long to sleep after it."""
+        """Sleep *sleep_s* seconds, or less if the store changes; return how long to sleep after the next look."""
         from queuectl.patience import has_news
 
         deadline = time.monotonic() + sleep_s
@@ -124,8 +125,8 @@ class Following:
         """Wait until a job has ended (completed, dead or cancelled) and return it.
 
         Raises:
-            TimeoutError: It had not ended after *timeout* seconds.
-            StoreUnavailable: The database server has been away for five minutes, or as long as *timeout* is.
+            TimeoutError: The job had not ended after *timeout* seconds.
+            StoreUnavailable: The database server was unavailable for five minutes, or for *timeout* if that is less.
             JobNotFound: There is no such job, or it was deleted meanwhile.
         """
         return self.wait_all([job_id], timeout)[0]
@@ -133,10 +134,10 @@ class Following:
     def wait_all(
         self, job_ids: Iterable[str], timeout: Optional[float] = None, tick: Optional[Callable[[], None]] = None
     ) -> List[Job]:
-        """Wait until all of *job_ids* have ended; as ``wait``. *tick* is called between looks.
+        """Wait until all of *job_ids* have ended and return the jobs, in this order; see ``wait`` for errors.
 
-        Each job is returned as it was when its end was seen: until the last one has ended, the first may have been
-        deleted, by its age say, or run again.
+        *tick* is called between two looks. Each job is returned as it was when its end was seen: by the time the last
+        one has ended, the first may have been deleted or run again.
         """
         from queuectl.job import ENDED
         from queuectl.patience import Patient, deadline_of, several
@@ -160,7 +161,7 @@ class Following:
                             raise JobNotFound(job_id)
                 open_ids = [job_id for job_id in open_ids if job_id not in seen or seen[job_id].state not in ENDED]
                 if not open_ids:
-                    self.store.sync()  # an end that was told must survive a loss of power
+                    self.store.sync()  # an end that the caller has learnt of must survive a loss of power
                     return [seen[job_id] for job_id in job_ids]
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"{', '.join(open_ids[:5])} had not ended after {timeout} s.")

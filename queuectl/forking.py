@@ -1,11 +1,11 @@
 """Forks of a process with open queues: the child gets connections of its own, whatever other threads were doing.
 
 A connection must not be used on both sides of a fork: two processes would share one socket, or one file position. With
-SQLite the child may not even keep the inherited one open unused. SQLite records for each file which locks this process
-holds; the child inherits the record but not the locks, so a second connection there would rely on locks that nobody
-holds, and when the parent closes the store, the log would be removed while the child writes to it, with jobs that were
-acknowledged. So the child closes the inherited connection before it opens its own. That is safe only if nothing is
-under way on it: a fork waits for the threads that are inside a ``Queue``.
+SQLite, the child must not even keep the inherited connection open unused. SQLite records for each file which locks this
+process holds. The child inherits the record but not the locks, so a second connection in the child would rely on locks
+that nobody holds: the parent, on closing the store, would remove the log to which the child is writing, and
+acknowledged jobs with it. So the child closes the inherited connection before it opens its own. This is safe only if
+no statement is under way on the connection; hence a fork waits for the threads that are inside a ``Queue``.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from queuectl.db import Location
     from queuectl.db.base import Store
 
-# How long a fork waits for other threads. A transaction takes a fraction of that; what may take longer is the copy of a
-# whole store.
+# How long a fork waits for other threads. A transaction takes a fraction of this; only the copy of a whole store may
+# take longer.
 PATIENCE_S = 5.0
 
 
 class Forkable:
-    """A lock and a store behind it, which are this process's own also after a fork."""
+    """A store and the lock that guards it, both of which belong to this process alone, even after a fork."""
 
     def __init__(self, location: Optional[Location], create: bool) -> None:
-        # As it was meant here: the child may have another working directory, or another environment.
+        # Made absolute now: the child may have another working directory or environment.
         self._location = located(location)
         self._lock = threading.RLock()
         self._pid = os.getpid()
-        self._torn = False  # whether a thread was inside when this process was forked off
-        self._anew = False  # whether to open the store when it is needed
+        self._torn = False  # whether another thread was using the store when this process was forked off
+        self._anew = False  # whether to open the store once it is needed
         self._open: Optional[Store] = open_store(self._location, create)
         _all.add(self)
 
@@ -48,7 +48,7 @@ class Forkable:
     def store(self) -> Store:
         """The store of this process; for queuectl's own modules."""
         if self._pid != os.getpid():
-            self._forked()  # by something that did not tell Python
+            self._forked()  # the fork was made without Python's hooks, by a C library say
         if self._torn:
             raise QueuectlError(
                 f"another thread was using this Queue for more than {PATIENCE_S:.0f} s, when this process was forked. "
@@ -73,11 +73,14 @@ class Forkable:
         raise TypeError("a Queue cannot be pickled or copied. Open one where it is needed: Queue(location).")
 
     def _hold(self, deadline: float) -> Callable[[], object]:
-        """Wait until the connection is at rest and keep it so; return what lets it go on. Give up after *deadline*."""
+        """Wait until the connection is at rest, and keep it so; return the function that ends this.
+
+        Gives up at *deadline*, by the monotonic clock; the function returned then does nothing.
+        """
         while not self._lock.acquire(timeout=0.005):
             store = self._open
             if store is not None:
-                # The thread that is inside may be waiting for another process.
+                # The thread that holds the lock may be waiting for another process, with its connection at rest.
                 store.gate.acquire()
                 if store.at_rest:
                     return store.gate.release
@@ -87,8 +90,8 @@ class Forkable:
         return self._lock.release
 
     def _forked(self) -> None:
-        """Begin anew, in a child."""
-        # Of another thread's lock the child has a copy, and not the thread.
+        """Make this object usable in a forked child: with a new lock, and a connection to be opened when needed."""
+        # If another thread held the lock, the child has the held lock but not the thread that would release it.
         free = self._lock.acquire(blocking=False)
         self._lock = threading.RLock()
         self._pid = os.getpid()
@@ -103,9 +106,9 @@ class Forkable:
 
 
 _all: WeakSet[Forkable] = WeakSet()
-_inherited: List[Store] = []  # of a parent process: if they were forgotten, they would be closed
+_inherited: List[Store] = []  # a parent's stores, kept because garbage collection would close them
 _held: List[Callable[[], object]] = []
-_fork = threading.Lock()  # one at a time
+_fork = threading.Lock()  # forks go one at a time
 
 
 def _before_fork() -> None:

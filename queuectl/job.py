@@ -24,17 +24,17 @@ class State(str, enum.Enum):
 
     #: Waiting to run, now or at its ``run_at``. A claim -> processing; ``cancel`` -> cancelled.
     PENDING = "pending"
-    #: A worker runs it. The run's end -> completed, failed, dead; ``cancel`` -> cancelled;
-    #: stop --now or the loss of its worker -> pending (or dead after ``max_lost``).
+    #: A worker runs it. The run's end -> completed, failed or dead; ``cancel`` -> cancelled;
+    #: ``worker stop --now`` -> pending; the death of its worker -> pending, or dead after ``max_lost``.
     PROCESSING = "processing"
-    #: The last run failed, waiting for its retry at ``run_at``. A claim -> processing;
+    #: The last run failed; waiting for a retry at ``run_at``. A claim -> processing;
     #: ``retry`` -> pending; ``cancel`` -> cancelled.
     FAILED = "failed"
-    #: Exit code 0. ``retry`` -> pending.
+    #: The last run ended with exit code 0. ``retry`` -> pending.
     COMPLETED = "completed"
-    #: In the DLQ. ``dlq retry`` or ``retry`` -> pending.
+    #: Out of retries: in the dead letter queue. ``dlq retry`` or ``retry`` -> pending.
     DEAD = "dead"
-    #: Stopped by a user. ``retry`` -> pending.
+    #: Cancelled by a user. ``retry`` -> pending.
     CANCELLED = "cancelled"
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ STATES = tuple(state.value for state in State)
 WAITING = ("pending", "failed")
 ENDED = ("completed", "dead", "cancelled")
 
-# Fields of Job that a listing may be sorted by; each is a column of the same name.
+# Fields of Job by which a listing may be sorted; each is also a column of that name.
 SORTABLE = (
     "id", "queue", "state", "priority", "run_at", "command", "attempts", "failures", "max_retries", "created_at",
     "updated_at", "ended_at",
@@ -53,7 +53,7 @@ SORTABLE = (
 
 
 class Outcome(str, enum.Enum):
-    """How a run stands or ended; ``runs.state`` in the store and in ``show --json``."""
+    """How a run ended, or RUNNING; this is ``runs.state`` in the store and in ``show --json``."""
 
     RUNNING = "running"
     COMPLETED = "completed"
@@ -71,14 +71,14 @@ class Outcome(str, enum.Enum):
 
 
 class Job(NamedTuple):
-    """One job as the store has it. Instants are Unix seconds, durations seconds."""
+    """One job, as the store has it. Instants are Unix seconds, durations are seconds."""
 
-    seq: int  # the store's row number: order of arrival
+    seq: int  # the store's row number, by order of arrival
     id: str
     queue: str
     state: str
     priority: int
-    run_at: float  # when it may run next (or, once claimed, when it might)
+    run_at: float  # the earliest time of the next run; once claimed, of the current or last one
     command: str
     cwd: str
     env_json: Optional[str]  # an object of strings, as JSON
@@ -87,9 +87,9 @@ class Job(NamedTuple):
     backoff_base: Optional[float]  # None: the setting decides when a run fails
     max_retries: int
     attempts: int  # runs begun since the enqueue or the last retry by hand
-    failures: int  # of these, failed ones: they alone cost retries
+    failures: int  # how many of these attempts failed: only these count against max_retries
     losses: int  # lost runs in a row
-    run_no: int  # runs of this job ever begun; never reset
+    run_no: int  # all runs of this job ever begun; never reset
     run_id: Optional[int]  # the run that owns it; set only while processing
     worker_id: Optional[str]  # set only while processing
     cancel_requested: bool
@@ -100,7 +100,7 @@ class Job(NamedTuple):
 
     @property
     def env(self) -> Dict[str, str]:
-        """What is added to the worker's environment."""
+        """The variables that the job adds to the worker's environment."""
         import json
 
         return dict(json.loads(self.env_json)) if self.env_json else {}
@@ -114,12 +114,12 @@ class Job(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One run of a job as the store has it."""
+    """One run of a job, as the store has it."""
 
-    run_id: int  # unique in the store, growing: a fencing token
+    run_id: int  # unique in the store and ever growing: a fencing token
     job_id: str
-    number: int  # first, second ... run of its job; never reset
-    state: str  # an Outcome
+    number: int  # counts the runs of the job, from 1; never reset
+    state: str  # the value of an Outcome
     exit_code: Optional[int]
     signal: Optional[int]
     started_at: float
@@ -133,9 +133,9 @@ class Run(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A job given to a worker, and the run that was begun for it."""
+    """A job given to a worker, and the run begun for it."""
 
-    job: Job  # as it is after the claim: processing, attempt counted
+    job: Job  # after the claim: it is processing, and the attempt is counted
     run_id: int
     started_at: float
 
@@ -158,7 +158,7 @@ class Verdict(NamedTuple):
     state: State
     run_at: Optional[float]  # Unix seconds; set for FAILED and PENDING
     reason: Optional[str]
-    delay_s: float = 0.0  # of a retry
+    delay_s: float = 0.0  # how long the retry waits; set for FAILED
 
 
 COMPLETED = Verdict(State.COMPLETED, None, None)
@@ -168,9 +168,9 @@ def settle(job: Job, end: RunEnd, config: Config, now: float, random: float = 0.
     """Decide what *end* does to *job*.
 
     Args:
-        job: As it was claimed: its attempt is counted, its failures not yet.
-        end: The end of the run; any outcome but RUNNING and LOST (the store settles lost runs).
-        config: The settings at this moment.
+        job: The job as it was claimed: the attempt is counted, a failure of this run is not.
+        end: The end of the run, with any outcome but RUNNING and LOST (lost runs are settled by the store).
+        config: The settings in force.
         now: Unix seconds by the store's clock.
         random: A number in [0, 1) for the jitter.
     """
@@ -188,19 +188,19 @@ def settle(job: Job, end: RunEnd, config: Config, now: float, random: float = 0.
 
 
 class JobFilter(NamedTuple):
-    """Which jobs a listing, a bulk retry or a prune is about; None or empty: no condition."""
+    """Which jobs a listing, a bulk retry or a prune is about; a field that is None or empty sets no condition."""
 
     states: Union[Tuple[str, ...], List[str]] = ()
     queues: Union[Tuple[str, ...], List[str]] = ()
-    tags: Union[Tuple[str, ...], List[str]] = ()  # a job with any of them
+    tags: Union[Tuple[str, ...], List[str]] = ()  # the job must have at least one of these
     ended_before: Union[float, datetime, None] = None  # Unix seconds, or a datetime
 
     def checked(self) -> JobFilter:
         """Return this filter as a store takes it: tuples, and states by their names.
 
         Raises:
-            QueuectlError: A state is none; a text stands where several are wanted, whose letters would be taken; or
-            a time is no number, which some databases take to be larger than all of them.
+            QueuectlError: There is no such state; a single text was given in place of a list, so that its letters
+            would be taken; or a time is not a finite number, and some databases take NaN to be larger than any other.
         """
         lists = []
         for name, values in (("states", self.states), ("queues", self.queues), ("tags", self.tags)):
@@ -221,7 +221,7 @@ def checked_filter(which: Any) -> JobFilter:
     """Return *which* as a store takes it.
 
     Raises:
-        QueuectlError: It is no ``JobFilter``, or has values that make no sense.
+        QueuectlError: *which* is not a ``JobFilter``, or ``JobFilter.checked`` refuses it.
     """
     if not isinstance(which, JobFilter):
         raise QueuectlError(f"jobs must be chosen by a JobFilter, not {shown(which)}.")
@@ -229,7 +229,7 @@ def checked_filter(which: Any) -> JobFilter:
 
 
 def state_name(state: Any) -> str:
-    """Return the name of *state*, a name or a ``State``.
+    """Return the name of *state*, which is a ``State`` or a name.
 
     Raises:
         QueuectlError: There is no such state; the message suggests the nearest.
@@ -244,30 +244,30 @@ def state_name(state: Any) -> str:
 
 
 class Worker(NamedTuple):
-    """A worker or supervisor process as it registered itself."""
+    """A worker or supervisor process, as it registered in the store."""
 
-    id: str  # made anew by each process
+    id: str  # new at each registration
     role: str  # "worker" or "supervisor"
-    group_id: str  # the supervisor's id; a supervisor's own
+    group_id: str  # the id of the group's supervisor
     number: int  # the N of "[worker N]"
     host: str  # for people
-    host_id: str  # machine, boot and pid namespace: equal means the same process table
+    host_id: str  # machine, boot and pid namespace: where equal, processes share one process table
     pid: int
-    pid_started: str  # tells a process from a later one with the same pid
+    pid_started: str  # when the process started: tells it from a later one with the same pid
     queues: Tuple[str, ...]  # empty: all
     concurrency: int
     started_at: float
     lease_expires_at: float  # by the store's clock
-    renewed_mono_s: float  # CLOCK_MONOTONIC at the last renewal; comparable on the same host_id
-    state: str = "alive"  # or "lost": condemned by a sweeper, its renewals are refused
-    stop: int = 0  # what somebody asked for: 0 nothing, 1 finish and exit, 2 stop now
+    renewed_mono_s: float  # CLOCK_MONOTONIC at the last renewal; comparable within one boot of one machine
+    state: str = "alive"  # or "lost": condemned by a sweeper, so that its renewals are refused
+    stop: int = 0  # the order given to it: 0 none, 1 finish and exit, 2 stop now
 
 
 class Orders(NamedTuple):
-    """What others ask of a worker."""
+    """What the store has to tell a worker."""
 
-    known: bool  # False: its row is gone or condemned; it must end its commands
-    stop: int
+    known: bool  # False: the worker's row is gone or condemned, so it must end its commands
+    stop: int  # as in Worker
     cancelled_runs: Tuple[int, ...]
 
 
@@ -286,7 +286,7 @@ class QueueInfo(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """How much ended lately."""
+    """How many runs ended lately, per minute."""
 
     completed_per_min: float
     failed_per_min: float
@@ -295,8 +295,8 @@ class Rates(NamedTuple):
 class Status(NamedTuple):
     """What ``status`` shows."""
 
-    jobs: Dict[str, int]  # by state
-    workers: List[Worker]  # the live ones
+    jobs: Dict[str, int]  # how many, by state
+    workers: List[Worker]  # only those that live
     oldest_due_age_s: Optional[float]  # None: no job is due
     rates: Rates
     paused_queues: List[str]

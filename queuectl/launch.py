@@ -1,4 +1,4 @@
-"""Starting queuectl's own processes: how they find this code and the store, daemons."""
+"""Starting queuectl's own processes, in the foreground and as daemons: how they find this code and the store."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 # How long ``--daemon`` waits until all workers have registered.
 START_S = 30.0
-# How long it waits for others that are writing ``pids.json``.
+# How long ``--daemon`` waits for other processes that are writing ``pids.json``.
 SAVE_S = 1.0
 
 
 def python_command() -> List[str]:
     """Return the words that start another queuectl process with this interpreter and this code.
 
-    Not ``-m``: it would put the current directory first on the path, and a worker goes into the
-    directories of its jobs. ``-S``, with the path of this process handed over: the ``.pth`` files that other packages
-    have run at the start of every interpreter may cost more than the rest of a worker's start. The garbage collector is
-    off while modules are imported: nothing of them is garbage.
+    Not with ``-m``, which would put the current directory first on the path: a worker changes to the directories of
+    its jobs. With ``-S``, and this process's path handed over: otherwise each start would run the ``.pth`` files of
+    all installed packages, which may cost more than the rest of a worker's start. The garbage collector is off during
+    the imports, which leave nothing to collect; the new process turns it on.
     """
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    # Less the first entry, which belongs to the script or the current directory. The standard library's
-    # entries the new process has of its own: in one that was started this way they may be the first.
+    # Without the first entry, which belongs to the script or the current directory. If it is one of the standard
+    # library's, as in a process that was started this way, nothing is lost: the new process has these by itself.
     path = [entry for entry in sys.path[1:] if os.path.isabs(entry) and os.path.exists(entry)]
     first = [] if root in path else [root]
     code = (
@@ -50,10 +50,10 @@ def python_command() -> List[str]:
 
 
 def environment(location: Optional[str]) -> Dict[str, str]:
-    """Return the environment for workers: this process's without the marks of a run it may be part of.
+    """Return the environment for supervisors and workers: this process's, without the mark of a run it may be part of.
 
-    The store's location goes this way and not by argument: a URL may hold a password, which ``ps`` shows. What they
-    hand on to their commands must name the same store from the directory of any job.
+    The store's location is passed here and not as an argument, as a URL may hold a password, which ``ps`` would show.
+    The commands of jobs inherit it, so it must name the same store from any directory.
     """
     inherited = {name: text for name, text in os.environ.items() if name not in (*RUN_VARIABLES, WORKER)}
     inherited["QUEUECTL_HOME"] = home()
@@ -63,22 +63,22 @@ def environment(location: Optional[str]) -> Dict[str, str]:
 
 
 def worker_environment(location: Optional[str]) -> Dict[str, str]:
-    """Return the environment for one worker, with what its id is to begin with."""
+    """Return the environment for one worker, which includes the origin: what the worker's id begins with."""
     return {**environment(location), WORKER: identity.new_origin()}
 
 
 class Started(NamedTuple):
-    """A group that runs in the background now, or that has drained already."""
+    """A group of workers that runs in the background now, or that has drained already."""
 
-    workers: List[Worker]  # by their numbers
-    over: bool  # whether all has been done, and they have exited
+    workers: List[Worker]  # sorted by number
+    over: bool  # whether the group has drained and exited
 
 
 def start_daemon(store: Store, options: Dict[str, Any]) -> Started:
     """Start a supervisor in a session of its own and wait until all its workers have registered.
 
     Raises:
-        QueuectlError: They have not, or the store cannot be used; what was started is told to stop.
+        QueuectlError: They did not register in time, or the store cannot be used; what was started is told to stop.
     """
     import json
 
@@ -86,17 +86,17 @@ def start_daemon(store: Store, options: Dict[str, Any]) -> Started:
     log_path = os.path.join(logs, "supervisor.log")
     log = open_log(log_path)
     begin = os.fstat(log).st_size
-    given = json.dumps({**options, "location": None})  # that goes by the environment
+    given = json.dumps({**options, "location": None})  # the location goes by the environment
     process = _start_apart([*python_command(), "worker", "supervise", given], options["location"], log)
     os.close(log)
     deadline = time.monotonic() + START_S
-    seen: Dict[int, Worker] = {}  # by number; one that drains may have gone before the next comes
+    seen: Dict[int, Worker] = {}  # by number; a worker that drains may be gone before the next has registered
     while True:
         over = options["drain"] and process.poll() == 0
         trouble, mine = None, []
         try:
             mine = [each for each in store.workers() if each.group_id == options["group_id"] and each.role == "worker"]
-        except StoreUnavailable as error:  # the group puts up with that, and so does who waits for it
+        except StoreUnavailable as error:  # the supervisor outlasts this, and so does this process
             trouble = error
         except StoreError:
             _dismiss(process)
@@ -116,18 +116,18 @@ def start_daemon(store: Store, options: Dict[str, Any]) -> Started:
             )
         time.sleep(0.005 if trouble is None else 0.1)
     _save_pids(store)
-    process.returncode = 0  # it goes on alone: Popen must not warn about it
+    process.returncode = 0  # the supervisor goes on alone: Popen must not warn about it
     return Started([seen[number] for number in sorted(seen)], over)
 
 
 def _dismiss(process: subprocess.Popen[bytes]) -> None:
-    """Stop what is said not to have started; workers that did start finish their jobs and exit."""
+    """Tell the supervisor of a group that failed to start to stop; its workers finish their jobs and exit."""
     process.terminate()
-    process.returncode = 0  # nobody waits for it: Popen must not warn about it
+    process.returncode = 0  # this process does not wait for it: Popen must not warn about it
 
 
 def _last_words(log_path: str, begin: int, code: int) -> str:
-    """Return what a supervisor said last before it ended too soon."""
+    """Return why a supervisor ended too soon: the last line of its log beyond *begin*, or its exit *code*."""
     if code == 0:
         return "they were told to stop."
     with open(log_path, encoding="utf-8", errors="replace") as file:
@@ -145,13 +145,13 @@ def _last_words(log_path: str, begin: int, code: int) -> str:
 
 
 def _save_pids(store: Store) -> None:
-    """Have ``pids.json`` true when the command ends; later the supervisor sees to that."""
+    """Bring ``pids.json`` up to date before the command ends; from then on the supervisor does it."""
     file = PidFile(store.store_id)
     deadline = time.monotonic() + SAVE_S
     try:
         while not file.keep(local_workers(store)) and time.monotonic() < deadline:
             time.sleep(0.005)
-    except StoreUnavailable:  # they run all the same
+    except StoreUnavailable:  # the workers run all the same
         pass
 
 
@@ -164,20 +164,20 @@ def _start_apart(words: List[str], location: Optional[str], log: int) -> subproc
         )
 
     def start(flags: int) -> subprocess.Popen[bytes]:
-        # Windows keeps a directory that is some process's current one from being removed: not the caller's, then.
+        # Not in the caller's directory: Windows would keep it from being removed while the process runs.
         return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=home(), creationflags=flags
         )
 
-    # Not DETACHED_PROCESS: without a console that they inherit, each worker would get a window.
+    # Not DETACHED_PROCESS: without a console to inherit, each worker would open a window.
     flags = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
     try:
         return start(flags | subprocess.CREATE_BREAKAWAY_FROM_JOB)
-    except PermissionError:  # the job object of a terminal or a service that lets nobody out
+    except PermissionError:  # the job object of the terminal or service lets no process out
         return start(flags)
 
 
 def tidy_path(path: str) -> str:
-    """Return *path* with the user's home as ``~``, as people write it."""
+    """Return *path* with the user's home directory written as ``~``."""
     user = os.path.expanduser("~")
     return "~" + path[len(user) :] if user != os.sep and path.startswith(user + os.sep) else path

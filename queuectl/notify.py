@@ -1,4 +1,4 @@
-"""Telling systemd how a service stands: sd_notify and its watchdog, on a bare socket.
+"""Telling systemd the state of a service, and feeding its watchdog, without libsystemd.
 
 The protocol is that of sd_notify(3): a datagram of ``NAME=value`` lines to the socket that NOTIFY_SOCKET names.
 """
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class Notifier:
-    """Talks to the service manager that started this process; says nothing where there is none."""
+    """Talks to the service manager that started this process; does nothing if there is none."""
 
     def __init__(self) -> None:
         self._address: Optional[str] = os.environ.pop("NOTIFY_SOCKET", None)
         self._every_s = _watchdog_s()
-        #: When ``alive`` is to be called, by the monotonic clock.
+        #: When to call ``alive`` next, by the monotonic clock.
         self.due_mono = 0.0 if self._every_s else float("inf")
 
     def tell(self, *lines: str) -> None:
-        """Send *lines*, such as ``READY=1``. An error is nobody's business: the work goes on."""
+        """Send *lines*, such as ``READY=1``. Errors are ignored, as the work must go on."""
         if sys.platform == "win32" or not self._address:
             return
         import socket
@@ -37,14 +37,14 @@ class Notifier:
             pass
 
     def alive(self, now_mono: float) -> None:
-        """Feed the watchdog when half of its time has passed."""
+        """Feed the watchdog if half of its timeout has passed."""
         if now_mono >= self.due_mono:
             self.due_mono = now_mono + self._every_s / 2
             self.tell("WATCHDOG=1")
 
 
 def _watchdog_s() -> float:
-    """Return the watchdog's time in seconds, 0 if there is none or it is meant for another process."""
+    """Return the watchdog's timeout in seconds; 0 if there is no watchdog or it is for another process."""
     text, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
     if not text.isdigit() or (pid and pid != str(os.getpid())):
         return 0.0

@@ -1,4 +1,4 @@
-"""Numbers for the workers of daemons: no two that live have the same one, nor the same log, in one home."""
+"""Numbers for the workers of daemons: live workers of one home never share a number, nor the log named by it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ if TYPE_CHECKING:
 
     from queuectl.job import Worker
 
-# Where Windows locks one byte: far behind the text, which others may read meanwhile.
+# Where Windows locks one byte: far beyond the text, which other processes may read meanwhile.
 LOCKED_BYTE = 1 << 20
 
 
 def take(count: int, group_id: str, workers: Iterable[Worker]) -> List[int]:
-    """Return the *count* lowest numbers that no other daemon of this home uses; they are this process's until it ends.
+    """Return the *count* lowest numbers that no other daemon of this home uses, and reserve them for this process.
+
+    The reservation ends with the process. In a home that cannot be written to, numbers count from 0, unreserved.
 
     Args:
-        count: How many.
+        count: How many numbers are wanted.
         group_id: The group that they are for.
-        workers: Live workers of this host. One whose supervisor has died keeps its number until it ends itself.
+        workers: Live workers of this host. A worker whose supervisor has died keeps its number until it ends.
     """
     finishing = {(worker.group_id, worker.number) for worker in workers if worker.role == "worker"}
     pid = os.getpid()
@@ -38,7 +40,7 @@ def take(count: int, group_id: str, workers: Iterable[Worker]) -> List[int]:
             file.truncate()
             file.writelines(f"{number} {holder[0]} {holder[1]} {holder[2]}\n" for number, holder in taken.items())
             return numbers
-    except OSError:  # a home that cannot be written to: logs that mix are better than no workers
+    except OSError:  # mixed logs are better than no workers
         return list(range(count))
 
 
@@ -47,12 +49,15 @@ def _path() -> str:
 
 
 def _in_use(text: str, finishing: Iterable[Tuple[str, int]]) -> Dict[int, Tuple[int, str, str]]:
-    """Return the numbers in *text* whose supervisor, or whose worker, lives: the supervisor's pid, group and start."""
+    """Return the numbers in *text* whose supervisor or worker lives, each with the supervisor's pid, group and start.
+
+    *finishing* has (group id, number) of each live worker.
+    """
     taken = {}
     for line in text.splitlines():
-        words = line.split(" ", 3)  # a start may be a date of several words
+        words = line.split(" ", 3)  # the start time may be a date of several words
         if len(words) != 4 or not (words[0].isdecimal() and words[1].isdecimal()):
-            continue  # what a loss of power left
+            continue  # damaged by a loss of power
         number, pid, group_id, started = int(words[0]), int(words[1]), words[2], words[3]
         if identity.is_running(pid, started) or (group_id, number) in finishing:
             taken[number] = (pid, group_id, started)
@@ -71,10 +76,10 @@ def _lowest(count: int, taken: Iterable[int]) -> List[int]:
 
 
 def lock(fd: int, wait: bool = True) -> None:
-    """Lock a file until it is closed.
+    """Lock a file, for this process alone, until it is closed.
 
     Raises:
-        OSError: Without *wait*, somebody else has locked it.
+        OSError: Without *wait*, another process has locked it.
     """
     if sys.platform == "win32":
         import msvcrt

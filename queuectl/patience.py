@@ -1,4 +1,4 @@
-"""What calls that wait for jobs share: checks of their arguments, and outlasting a server that is away."""
+"""What calls that wait for jobs share: checks of their arguments, and patience with an unavailable server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ OUTAGE_S = 300.0
 
 
 class Patient:
-    """Within ``with`` looks at *store* wait for a server that is away: until *deadline*, ``OUTAGE_S`` at most."""
+    """A context in which reads from *store* wait for an unavailable server: until *deadline*, ``OUTAGE_S`` at most.
+
+    *deadline* is an instant of the monotonic clock; None: no deadline.
+    """
 
     __slots__ = ("_before", "_seconds", "_store")
 
@@ -34,10 +37,10 @@ class Patient:
 
 
 def deadline_of(timeout: Optional[float]) -> Optional[float]:
-    """Return when *timeout* seconds from now are over, by the monotonic clock; None for no timeout.
+    """Return the instant *timeout* seconds from now, by the monotonic clock; None for no timeout.
 
     Raises:
-        QueuectlError: It is no number of seconds.
+        QueuectlError: *timeout* is not a number.
     """
     if timeout is None:
         return None
@@ -48,11 +51,12 @@ def deadline_of(timeout: Optional[float]) -> Optional[float]:
 
 
 def several(job_ids: Iterable[str]) -> List[str]:
-    """Return ids to wait for.
+    """Return *job_ids* as a list, checked.
 
     Raises:
-        JobNotFound: One can be no job's.
-        QueuectlError: It is one id, which would be taken for its letters, or none at all.
+        JobNotFound: One of them cannot be the id of any job.
+        QueuectlError: *job_ids* is a single id, whose letters would be taken for ids, or not iterable; or one of
+            them is not a text.
     """
     if isinstance(job_ids, (str, bytes)) or not hasattr(job_ids, "__iter__"):
         given = shown(job_ids)
@@ -61,8 +65,8 @@ def several(job_ids: Iterable[str]) -> List[str]:
 
 
 def has_news(store: Store) -> bool:
-    """Say whether a look at *store* is worth it: somebody may have committed, or the server is away."""
+    """Return whether to read *store* again: something was committed, or the server is unavailable."""
     try:
         return store.changed()
     except StoreUnavailable:
-        return True  # the look says what is the matter, or outlasts it
+        return True  # the read raises the error, or waits until the server is back

@@ -1,4 +1,4 @@
-"""``pids.json``: the pids of all live workers of one home, for people and scripts; nothing is decided by it."""
+"""``pids.json``: the pids of all live workers of one home, for people and scripts; queuectl never relies on it."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ if TYPE_CHECKING:
 
 
 def path() -> str:
-    """Return where it is."""
+    """Return the path of ``pids.json``."""
     return os.path.join(home(), "pids.json")
 
 
 class PidFile:
-    """What one process that knows the workers of one store does for the file.
+    """Keeps the workers of one store in ``pids.json``.
 
-    Several stores may have the same home. Whose a pid is, and which process it was when it was written down, is in
-    ``pids.known`` beside it, so that nobody takes another store's workers out, nor keeps one that has ended.
+    Several stores may share a home. To which store each pid belongs, and when its process was started, is in
+    ``pids.known`` beside the file. So no process removes another store's workers, and none keeps a worker that has
+    ended.
     """
 
     def __init__(self, store_id: str) -> None:
         self._store_id = store_id
-        self._written = False  # until then the file may hold anything
+        self._written = False  # whether this process has written the file; before that it may hold anything
 
     def keep(self, workers: Iterable[Worker]) -> bool:
-        """See to it that the file has the live *workers* of this store, and those of others that live.
+        """Make the file hold the live *workers* of this store, and those of other stores that are still alive.
 
-        False if that could not be done, perhaps because another process is at it. It waits for nobody: a process
-        that was paused at it must not hold up those that look after workers.
+        Returns False if that was not possible, perhaps because another process is writing. This call never waits: a
+        process that was suspended while writing must not hold up supervisors.
         """
         mine = [f"{self._store_id} {each.pid} {each.pid_started}\n" for each in workers if each.role == "worker"]
         try:
@@ -47,7 +48,7 @@ class PidFile:
                 before = file.read()
                 lines = self._of_others(before) + mine
                 if "".join(lines) != before or not self._written:
-                    _write([int(line.split(" ")[1]) for line in lines])  # first: if that fails, it is tried again
+                    _write([int(line.split(" ")[1]) for line in lines])  # first, so that a failure is tried again
                     file.seek(0)
                     file.truncate()
                     file.writelines(lines)
@@ -57,22 +58,26 @@ class PidFile:
             return False
 
     def _of_others(self, text: str) -> List[str]:
-        """Return the lines of *text* that are of other stores and of processes that live."""
+        """Return the lines of *text* about live workers of other stores."""
         found = []
         for line in text.splitlines(keepends=True):
-            words = line.rstrip("\n").split(" ", 2)  # a start may be a date of several words
+            words = line.rstrip("\n").split(" ", 2)  # the start time may be a date of several words
             if len(words) != 3 or not words[1].isdecimal() or words[0] == self._store_id:
-                continue  # what a loss of power left, or ours
+                continue  # damaged by a loss of power, or a line of this store
             if identity.is_running(int(words[1]), words[2]):
                 found.append(line)
         return found
 
 
 def _write(pids: List[int]) -> None:
-    """Write the file whole or not at all. On Windows nobody may be reading it just now."""
+    """Replace the file by a new one, whole or not at all.
+
+    Raises:
+        OSError: It could not be replaced; on Windows, perhaps because another process is reading it.
+    """
     hidden = f"{path()}.{os.getpid()}"
     try:
-        # Readable for its owner alone, as all of the home, whatever the umask says.
+        # Readable by its owner only, like everything in the home, whatever the umask says.
         with open(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
             file.write('{"pids": %s}\n' % pids)
         os.replace(hidden, path())

@@ -1,4 +1,4 @@
-"""Deleting jobs whose time in the store is over: a few at a time, since the supervisor also looks after its workers."""
+"""Deletion of old jobs by the supervisor: a few at a time, so that it can look after its workers meanwhile."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
     from queuectl.db.base import Store
 
-# How often to look for such jobs.
+# How often to look for old jobs.
 PRUNE_S = 60.0
-# How many are deleted at once. It takes a tenth of a second or two, in which nobody else can write.
+# How many jobs to delete at once, at most and at least. It takes a tenth of a second or two, and blocks other writers.
 STEP, LEAST = 1000, 10
-# How long others may write before the next ones are deleted.
+# How long to leave the store to other writers between two deletions.
 REST_S = 0.05
 
 
 class Pruner:
-    """What one supervisor does for ``keep_completed`` and ``keep_dead``; last it gives the room back."""
+    """Deletes jobs as ``keep_completed`` and ``keep_dead`` say, then gives the freed space back to the system."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._due_mono = time.monotonic() + PRUNE_S
-        self._deleted = False  # whether there may be room to give back
-        self._began_at: Optional[float] = None  # as long as there are more of the jobs that were to go then
-        self._step = STEP  # fewer where a database server does not answer in time
+        self._deleted = False  # whether there may be space to give back
+        self._began_at: Optional[float] = None  # when the round in progress began, by the store's clock; None: no round
+        self._step = STEP  # how many jobs to delete at once; fewer if a database server does not answer in time
 
     def step(self, now_mono: float) -> float:
-        """Delete some of the jobs that are to go, if it is time; return when the next step is due."""
+        """Delete some old jobs, if it is time to; return when the next step is due, by the monotonic clock."""
         if now_mono < self._due_mono:
             return self._due_mono
         self._due_mono = now_mono + PRUNE_S
@@ -42,7 +42,7 @@ class Pruner:
         config = Config(self._store.settings())
         now, more = self._began_at or self._store.now(), False
         for keep_s, states in ((config.keep_completed, ("completed", "cancelled")), (config.keep_dead, ("dead",))):
-            # One after the other: a search goes on only where it is the same as the last.
+            # One filter after the other: the store resumes a search only if it is the same as the last one.
             if not more and keep_s is not None and self._prune(JobFilter(states, ended_before=now - keep_s)):
                 more = True
         self._began_at = now if more else None
@@ -53,10 +53,10 @@ class Pruner:
         return self._due_mono
 
     def _prune(self, which: JobFilter) -> bool:
-        """Delete some jobs of *which*; say whether there were any, so that there may be more.
+        """Delete some of the jobs *which* selects; return whether there were any, so that there may be more.
 
         Raises:
-            StoreUnavailable: Next time it is tried with half as many: what takes too long once always would.
+            StoreUnavailable: The next try is with half as many jobs: a step that took too long would again.
         """
         step = self._step
         try:

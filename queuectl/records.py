@@ -1,7 +1,7 @@
 """Named tuples, declared as with ``typing.NamedTuple`` but without importing ``typing``.
 
-``typing`` brings regular expressions and more with it, a fifth of the start of a short command or a worker. Types
-are checked as usual: to the checker the name is that of ``typing``.
+Importing ``typing``, which pulls in regular expressions and more, takes a fifth of the start of a short command or a
+worker. Types are checked as usual: a type checker sees ``typing.NamedTuple`` itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 else:
 
     class _Maker(type):
-        """Turns a class body with annotations into a named tuple with the body's methods."""
+        """Makes a class body with annotations into a named tuple with the body's methods."""
 
         def __new__(cls, name: str, bases: Tuple[type, ...], body: Dict[str, Any]) -> type:
             if not bases:
@@ -27,7 +27,7 @@ else:
             return made
 
     class NamedTuple(metaclass=_Maker):
-        """The base to name; what comes of it are plain named tuples."""
+        """The base class to name in a declaration; the class that results is a plain named tuple."""
 
 
 __all__ = ["NamedTuple"]

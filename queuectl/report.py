@@ -1,8 +1,8 @@
-"""What a worker tells people, and when: an end only after it is on the disk.
+"""When a worker prints its lines: the end of a run is announced only after it is on the disk.
 
-A worker commits an end, starts the next command, and has the disk catch up in a thread: on a disk that needs
-milliseconds for a sync the loop would otherwise stand still, with commands ended and nothing started. Ends
-that follow each other closely share one sync.
+The worker commits an end, starts the next command, and has a thread sync the disk. A sync may take
+milliseconds, during which the loop would otherwise start nothing. Ends that follow each other closely
+share one sync.
 """
 
 from __future__ import annotations
@@ -25,47 +25,52 @@ STACK_BYTES = 128 * 1024
 
 
 class Report:
-    """The lines of one worker on their way to its console."""
+    """Decides which lines of one worker its console may show."""
 
     def __init__(self, store: Store, console: Console, wake: Callable[[], None]) -> None:
         self._store = store
         self._console = console
         self._wake = wake  # ends the sleep of the worker's loop
-        self.holds = False  # whether the console has lines of ends that the store has not been told
-        self._unsynced = False  # whether an end was accepted that no sync covers yet
-        self._upto: Optional[int] = None  # how far the console may be shown when the running sync is over
-        self._busy = False  # set by the loop, cleared by the thread
-        self._error: Optional[Exception] = None  # of the last sync; for the loop, where errors are dealt with
+        self.holds = False  # whether the console has lines about ends that the store does not know yet
+        self._unsynced = False  # whether the store has accepted an end that no sync covers yet
+        self._upto: Optional[int] = None  # up to which position to release the console after the running sync
+        self._busy = False  # whether a sync runs: set by the loop, cleared by the thread
+        self._error: Optional[Exception] = None  # the last sync's, kept for the loop to handle
         self._sync_mono = 0.0
         self._wanted: Optional[threading.Lock] = None  # the loop releases it to wake the thread for a sync
 
     def accepted(self) -> None:
-        """Note that the store accepted ends whose lines the console has got."""
+        """Note that the store has accepted all ends whose lines the console has."""
         self._unsynced = self._store.syncs
         self.holds = False
 
     def say(self, text: str) -> None:
-        """Have the console take a line that depends on no end; at once where lines of ends are held."""
+        """Give the console a line that depends on no end; the line overtakes lines about ends that are held back."""
         (self._console.at_once if self.holds else self._console.line)(text)
 
     def show(self, text: str) -> None:
-        """Have the console write a line now, unless lines of ends are before it: the command may kill this process."""
+        """Print a line about a command that is about to start, which may kill this process, now if possible.
+
+        It is not possible if lines about ends are before it and have to wait for a sync.
+        """
         self._console.line(text)
         if self._upto is None and not self.holds and not self._unsynced:
             self._console.release()
             self._console.flush()
 
     def drop_held(self) -> None:
-        """Forget the lines of ends that the store has not been told, and will not be told by this worker."""
+        """Forget the lines about ends that this worker will not record in the store."""
         if self.holds:
             self._console.drop()
             self.holds = False
 
     def tell(self, now_mono: float, not_before_mono: float = 0.0) -> Optional[StoreUnavailable]:
-        """Show what may be shown; begin a sync if one is due. Returns the error of a sync that is to be tried again.
+        """Print what may be printed, and begin a sync if one is due, but none before *not_before_mono*.
+
+        Returns the error of a sync that failed and is to be tried again.
 
         Raises:
-            StoreRefused: The store is not to be used any more. Whatever else went wrong in the thread is raised too.
+            StoreRefused: The store must not be used any more. Any other error in the thread is raised as well.
         """
         error = self._take() if self.is_synced() else None
         if self._upto is None and not self.holds:
@@ -80,11 +85,11 @@ class Report:
         return error
 
     def is_synced(self) -> bool:
-        """Say whether a sync is over whose lines are still to be shown."""
+        """Return whether a sync is over and the lines that waited for it can be printed."""
         return self._upto is not None and not self._busy
 
     def due_mono(self) -> Optional[float]:
-        """Return when the next sync is due, by the monotonic clock; None if none is, or one runs."""
+        """Return when the next sync is due, by the monotonic clock; None if none is needed or one is running."""
         return self._sync_mono if self._unsynced and self._upto is None and not self.holds else None
 
     def _take(self) -> Optional[StoreUnavailable]:
@@ -110,7 +115,7 @@ class Report:
             self._wanted.release()
 
     def _begin_thread(self) -> Optional[threading.Lock]:
-        """Start the thread and return what wakes it; None if the user's limit of processes is reached."""
+        """Start the thread and return the lock whose release wakes it; None if the system allows no more threads."""
         wanted = threading.Lock()
         wanted.acquire()
         before = threading.stack_size(STACK_BYTES)
@@ -136,7 +141,7 @@ class Report:
         self._wake()
 
     def finish(self) -> None:
-        """Make the last ends durable and write the rest; nothing runs any more that could go on meanwhile."""
+        """Sync the last ends and print the rest, in this thread: no command runs any more that would have to wait."""
         try:
             self._store.sync()
         except QueuectlError as error:

@@ -28,6 +28,6 @@ def backoff_delay(failures: int, base: float, cap_s: float, jitter_s: float = 0.
         raise ValueError(f"jitter_s must be at least 0, not {jitter_s}")
     try:
         delay_s = float(base) ** failures
-    except OverflowError:  # 2.0 ** 1024 and beyond: the cap decides anyway
+    except OverflowError:  # 2.0 ** 1024 and beyond: more than any cap
         delay_s = cap_s
     return min(delay_s, cap_s) + jitter_s * random

@@ -1,4 +1,4 @@
-"""What a supervisor sleeps on: signals, the end of a worker, or some time."""
+"""How a supervisor sleeps: until a signal arrives, a worker ends, or some time has passed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def place_to_sleep() -> Callable[[Sequence[subprocess.Popen[bytes]], float], Sequence[int]]:
-    """Return a function of (workers, seconds) that sleeps until a signal comes, one of them ends, or time is up.
+    """Return a function of (workers, seconds) that sleeps until a signal arrives, a worker ends, or time is up.
 
-    It returns the numbers of the signals, which come through a pipe that Python's own handler writes to.
+    The function returns the numbers of the signals. On POSIX it reads them from a pipe that Python's own signal
+    handler writes to; the end of a worker is a SIGCHLD.
     """
     if sys.platform == "win32":
         from queuectl.runner.console_events import Waiter
@@ -26,11 +27,11 @@ def place_to_sleep() -> Callable[[Sequence[subprocess.Popen[bytes]], float], Seq
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
-    # Before the handlers: a signal that one of them took already, and that woke nobody, would be lost for good.
+    # Before the handlers are set: a signal that a handler took before there was a pipe would be lost.
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGCHLD"):
         number = getattr(signal, name)
-        # A job of ``nohup`` has SIGHUP ignored, and means it.
+        # Under ``nohup``, SIGHUP is ignored on purpose.
         if name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _nothing)
 
@@ -45,4 +46,4 @@ def place_to_sleep() -> Callable[[Sequence[subprocess.Popen[bytes]], float], Seq
 
 
 def _nothing(number: int, frame: object) -> None:
-    """Be a handler: without one Python would not write the wake-up byte."""
+    """Do nothing: Python writes the wake-up byte only for a signal that has a handler."""

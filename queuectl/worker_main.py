@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     from queuectl.db.base import Store
 
-# How often a worker without a supervisor tries to leave ``pids.json``, and how long it rests before the next time.
+# How many times an orphaned worker tries to leave ``pids.json``, and how long it rests in between.
 TRIES, REST_S = 20, 0.05
 
 
 def main(argv: Sequence[str]) -> int:
     """Be the worker process that a supervisor started.
 
-    *argv* is the worker's number, its group's id, how many commands it runs at once, ``drain`` or nothing, the
-    path of its log or nothing (for its standard output), and the queues.
+    *argv* is the worker's number, its group's id, its concurrency, ``drain`` or an empty text, the path of its log
+    or an empty text (for standard output), and the queues.
     """
-    gc.freeze()  # off until now, see ``python_command``
+    gc.freeze()  # ``python_command`` starts this process with the collector off
     gc.enable()
     number, group_id, concurrency, drain, log, *queues = argv
     name_process(f"queuectl-{number}")
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             code = process.run()
         except QueuectlError:
-            process.abandon()  # the store was replaced or has vanished
+            process.abandon()  # the store has been replaced or removed
             raise
         if process.is_orphaned:
             _take_out(store)
@@ -60,9 +60,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _take_out(store: Store) -> None:
-    """Take this worker, which has left, out of ``pids.json``: the supervisor, who would have done it, is gone.
+    """Take this worker, which has left the store, out of ``pids.json``, in place of the supervisor that is gone.
 
-    Its mates do the same at the same time: the file has to be what the store says after it was written, too.
+    The other workers of the group do the same at the same time. So the store is read again after the file was
+    written, and the file is written once more if the workers have changed.
     """
     from queuectl.control import local_workers
     from queuectl.pidfile import PidFile
@@ -74,5 +75,5 @@ def _take_out(store: Store) -> None:
             if file.keep(mates) and {mate.id for mate in local_workers(store)} == {mate.id for mate in mates}:
                 return
         except StoreError:
-            return  # the next 'worker stop', or the next supervisor, does it
+            return  # left to the next 'worker stop' or the next supervisor
         time.sleep(REST_S)
