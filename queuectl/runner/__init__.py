@@ -1,27 +1,27 @@
-"""Running shell commands: ``start`` begins one, on whichever system this is.
+"""Running shell commands: start them, read their output, end their process trees; on POSIX and on Windows.
 
-The interface that both halves share:
+The interface that both implementations share:
 
 ``start(command, cwd, env, run_id, store_id, limit)``
-    begins a command and returns a ``Command``; raises ``CannotStart``.
+    starts a command and returns a ``Command``; raises ``CannotStart``.
 ``Command.pid``, ``Command.fileno()``
-    the first process, and the descriptor that is readable when there is output (POSIX).
+    the pid of the first process, and the descriptor that is readable when there is output (POSIX).
 ``Command.buffer``
-    what it printed and is not yet stored.
+    the output that was read and not yet stored.
 ``Command.read()``
-    takes output that is there, without waiting; returns it.
+    reads the output that is there, without waiting, and returns it.
 ``Command.reaped()``
-    hears that the first process has ended; unless the run is being ended, what else is alive lives on.
+    is told that the first process has ended; unless the run is being ended, the rest of its tree lives on.
 ``Command.close()``, ``Command.leave()``
-    let go of the output; after ``leave`` what still writes to it may go on, where the system can do that (POSIX).
+    stop reading the output; after ``leave``, processes that still write may go on, where the system allows it (POSIX).
 ``terminate(commands)``, ``kill(commands)``
-    TERM or KILL to the whole trees of several commands of one store.
+    send TERM or KILL to the whole trees of several commands of one store.
 ``left_over(commands)``
-    those of them of whose tree anything is still alive.
+    returns those of the commands of whose tree any process may still be alive.
 ``end_runs_at_once(store_id, run_ids, leaders, born_by, born_after, origin)``
-    kills what the runs of a dead worker left and waits until it is gone; says whether it is.
+    kills what the runs of a dead worker left behind, waits until it is gone, and returns whether it is.
 ``how_ended(status)``, ``used(usage)``
-    read what a reactor reports of an end: (exit code, signal), and (peak memory in bytes, CPU seconds).
+    translate what a reactor reports of an end: into (exit code, signal), and (peak memory in bytes, CPU seconds).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 
 class CannotStart(Exception):
-    """A command could not be begun.
+    """A command could not be started.
 
-    ``transient`` says whose fault it is: False, the job's (its directory does not exist); True, the
-    machine's (no more processes, descriptors or memory), so that another try may work.
+    If ``transient`` is False, the cause is the job, whose directory does not exist for instance. If True, the cause
+    is the machine, which lacks processes, descriptors or memory, so that another try may succeed.
     """
 
     def __init__(self, reason: str, transient: bool) -> None:
@@ -48,15 +48,15 @@ class CannotStart(Exception):
 
 RUN_ID = "QUEUECTL_RUN_ID"
 STORE_ID = "QUEUECTL_STORE_ID"
-#: Variables that queuectl sets for each run; a worker drops those it inherited.
+#: Variables that queuectl sets for each run; a worker does not pass on those that it has inherited itself.
 RUN_VARIABLES: Tuple[str, ...] = ("QUEUECTL_JOB_ID", "QUEUECTL_QUEUE", "QUEUECTL_ATTEMPT", RUN_ID, STORE_ID)
-#: Not for commands either: a fault is meant for the worker.
+#: Not passed on to commands either, as a fault is meant for the worker.
 FAULT = "QUEUECTL_FAULT"
-#: What a worker's own id begins with, from its supervisor. A command that was made and has not become a program yet,
-#: because its worker was killed in that moment, still has the worker's environment: by this it is found.
+#: The origin, with which a worker's ids begin; set by its supervisor. If a worker is killed while it starts a command,
+#: the new process may not have reached its exec and still have the worker's environment: this variable identifies it.
 WORKER = "QUEUECTL_WORKER"
 NOT_FOR_COMMANDS: Tuple[str, ...] = (*RUN_VARIABLES, FAULT, WORKER)
-#: SIGQUIT, which ends a worker and its commands at once; on Windows, a number that stands for it.
+#: The number of SIGQUIT, which ends a worker and its commands at once; on Windows, a number that stands for it.
 QUIT = 3
 
 if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""Ctrl-C, Ctrl-Break and the end of the console, on Windows; and a supervisor's place to sleep."""
+"""Ctrl-C, Ctrl-Break and the closing of the console, on Windows; and how a supervisor sleeps there."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 CTRL_C, CTRL_BREAK, CTRL_CLOSE, CTRL_LOGOFF, CTRL_SHUTDOWN = 0, 1, 2, 5, 6
 # WaitForMultipleObjects takes 64 handles.
 MOST_HANDLES = 63
-# How often what does not fit in is looked at.
+# How often to look at the processes beyond that number.
 LOOK_S = 0.1
-# Windows ends a process some seconds after its console was closed, and at once when its handler returns.
+# When its console is closed, Windows ends a process after some seconds, or at once when the handler returns.
 FAREWELL_S = 60.0
 
 _Handler = ctypes.WINFUNCTYPE(wintypes.BOOL, wintypes.DWORD)
-_handlers: List[object] = []  # Windows has no reference that Python could count
+_handlers: List[object] = []  # keeps them alive: Windows's own references are not counted by Python
 
 
 def listen(callback: Callable[[int], None]) -> Callable[[int], bool]:
-    """Call *callback* with SIGINT for Ctrl-C and Ctrl-Break, with QUIT when the console or the session ends.
+    """Have *callback* called with SIGINT on Ctrl-C and Ctrl-Break, and with QUIT when the console or session ends.
 
-    It is called in a thread of its own. Nothing else in this process hears of them. Returns the handler.
+    The call is made in a thread that Windows creates; no other handler of this process is called. Returns the handler.
     """
     from queuectl.runner import QUIT
 
@@ -43,7 +43,7 @@ def listen(callback: Callable[[int], None]) -> Callable[[int], bool]:
             callback(signal.SIGINT)
         else:
             callback(QUIT)
-            time.sleep(FAREWELL_S)  # the process ends when its work is done, and this thread with it
+            time.sleep(FAREWELL_S)  # gives the process time to finish; its end ends this thread
         return True
 
     handler = _Handler(handle)
@@ -53,7 +53,7 @@ def listen(callback: Callable[[int], None]) -> Callable[[int], bool]:
 
 
 class Waiter:
-    """Where a supervisor sleeps until a worker ends, or somebody presses Ctrl-C."""
+    """Lets a supervisor sleep until a worker ends or a user presses Ctrl-C."""
 
     def __init__(self) -> None:
         self._numbers: List[int] = []
@@ -67,11 +67,14 @@ class Waiter:
         kernel32.SetEvent(self._event)
 
     def wait(self, processes: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> List[int]:
-        """Sleep until one of *processes* ends, *timeout_s* seconds at most; return what was pressed."""
+        """Sleep until one of *processes* ends or a console event arrives, *timeout_s* seconds at most.
+
+        Returns the number of each event since the last call: SIGINT or QUIT.
+        """
         if len(processes) > MOST_HANDLES:
             timeout_s = min(timeout_s, LOOK_S)
         handles = [self._event, *[int(process._handle) for process in processes[:MOST_HANDLES]]]  # type: ignore[attr-defined]
         _winapi.WaitForMultipleObjects(handles, False, int(timeout_s * 1000 + 0.999))
         kernel32.ResetEvent(self._event)
-        # One by one: the list may grow meanwhile, and what comes then has set the event for the next time.
+        # Taken one by one, as the list may grow meanwhile; a number missed now has set the event for the next call.
         return [self._numbers.pop(0) for _ in range(len(self._numbers))]

@@ -1,8 +1,9 @@
 """Which process is which: hosts, process start times, signals that reach the right process or none.
 
-A pid alone names nobody: it is reused after the process ends. A process is (host, pid, start time).
+A pid alone does not identify a process, as pids are reused. A process is identified by (host, pid, start time).
 
-Who cannot look does not know: without a free descriptor nothing here says that a process has ended.
+Where the process table cannot be read, for want of a descriptor say, a process counts as alive: nothing here says
+that a process has ended unless that was seen.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Container, List, Optional
 
-#: This process, its user or the machine has no more of something; what could not be read for that may well be there.
+#: Errors by which this process, its user or the machine has run out of something: what was to be read may well exist.
 OUT_OF = frozenset((errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 _GONE = frozenset((errno.ENOENT, errno.ESRCH, errno.ENOTDIR))
 _HAS_PROC = sys.platform != "win32" and os.path.exists("/proc/self/stat")
-# The environment of the programs that are asked where there is no /proc. cron's PATH does not lead to all of them; and
-# the start of a process, which they print as a date, must read the same in every locale and time zone.
+# The environment of the programs that are run where there is no /proc. The PATH that cron gives does not lead to all of
+# them. And the start of a process, which they print as a date, must read the same in every locale and time zone.
 _PLAIN = {"PATH": "/bin:/usr/bin:/sbin:/usr/sbin", "LC_ALL": "C", "TZ": "UTC0"}
 ORIGIN_LENGTH = 12
 _known_host: Optional[str] = None
@@ -30,23 +31,23 @@ _known_host: Optional[str] = None
 
 def host_name() -> str:
     """Return this host's name, for people."""
-    # Not the platform module: it takes a worker 8 ms to import.
+    # Not by the platform module, whose import takes 8 ms.
     if sys.platform == "win32":
         return os.environ.get("COMPUTERNAME") or "localhost"
     return os.uname().nodename or "localhost"
 
 
 def host_id() -> str:
-    """Return ``machine:boot:pids``: processes can see each other by pid if all three are equal.
+    """Return ``machine:boot:pids``: processes can see each other by pid if all three parts are equal.
 
-    The third part is the pid namespace: a container has pids of its own.
+    The third part is the pid namespace, as a container has pids of its own.
 
     Raises:
-        OSError: It cannot be found out now; another host's must not stand in for it.
+        OSError: The id cannot be found out now; a guess might be another host's id.
     """
     global _known_host
     if _known_host is None:
-        if sys.platform == "win32":  # pid and creation time are enough there: both together survive no new start
+        if sys.platform == "win32":  # no boot: no process has the pid and creation time of one before a restart
             from queuectl.runner.windows import machine_id
 
             _known_host = f"{machine_id() or host_name()}::"
@@ -56,7 +57,7 @@ def host_id() -> str:
 
 
 def boot_of(host: str) -> str:
-    """Return the boot part of a host id."""
+    """Return the boot part of a host id; empty if it is not known."""
     return host.split(":")[1] if host.count(":") == 2 else ""
 
 
@@ -69,12 +70,12 @@ def _machine() -> str:
 
 
 def new_origin() -> str:
-    """Return a random text that no other worker has: the ids under which one process registers begin with it."""
+    """Return a random text, unique to one worker process: all ids under which the process registers begin with it."""
     return os.urandom(ORIGIN_LENGTH // 2).hex()
 
 
 def origin_of(worker_id: str) -> str:
-    """Return the origin with which *worker_id* begins: from the worker's supervisor, or its own."""
+    """Return the origin with which *worker_id* begins."""
     return worker_id[:ORIGIN_LENGTH]
 
 
@@ -108,12 +109,12 @@ def _read(path: str) -> str:
 
 
 def process_started(pid: int) -> Optional[str]:
-    """Return what tells the process *pid* from another with the same pid; None if it has ended.
+    """Return the start time of the process *pid*, as a text to compare; None if there is no such process.
 
-    A zombie has ended: it only waits to be collected.
+    A zombie counts as ended: it only waits to be reaped.
 
     Raises:
-        OSError: That cannot be told now.
+        OSError: The process table cannot be read now.
     """
     if _HAS_PROC:
         fields = stat_of(pid)
@@ -128,10 +129,10 @@ def process_started(pid: int) -> Optional[str]:
 
 
 def said_by(*words: str) -> bytes:
-    """Return what a program of the system, ``ps`` say, prints: the same to every process of this machine.
+    """Return the output of a system program such as ``ps``, in an environment that is the same for all callers.
 
     Raises:
-        OSError: It could not be started.
+        OSError: The program could not be started.
     """
     import subprocess
 
@@ -139,10 +140,10 @@ def said_by(*words: str) -> bytes:
 
 
 def start_time_at(mono_s: float) -> Optional[int]:
-    """Return the instant *mono_s* of the monotonic clock as a process's start time; None where that is no number.
+    """Convert the instant *mono_s* of the monotonic clock to a process start time; None where these are not numbers.
 
-    Start times count the time that the machine slept, the monotonic clock does not. All sleep is taken to be
-    later than *mono_s* was: a bound that may be too late, never too early.
+    Start times include the time that the machine was asleep, the monotonic clock does not. All sleep is taken to have
+    been before *mono_s*, so the result may be too late, but never too early.
     """
     if sys.platform == "win32" or not _HAS_PROC or not hasattr(time, "CLOCK_BOOTTIME"):
         return None
@@ -151,35 +152,35 @@ def start_time_at(mono_s: float) -> Optional[int]:
 
 
 def as_start_time(started: str) -> Optional[int]:
-    """Return what ``process_started`` said as a number of which the later is greater; None where it is none."""
+    """Return a text from ``process_started`` as a number that grows with time; None where it is not a number."""
     return int(started) if sys.platform == "linux" and started.isdigit() else None
 
 
 def birth_of(pid: int) -> Optional[int]:
-    """Return a process's start time as a number, a zombie's too; None if there is no process or no number.
+    """Return a process's start time as a number, even a zombie's; None if there is no such process or no number.
 
     Raises:
-        OSError: That cannot be told now.
+        OSError: The process table cannot be read now.
     """
     fields = stat_of(pid) if sys.platform == "linux" and _HAS_PROC else []
     return int(fields[19]) if fields else None
 
 
 def name_process(name: str) -> None:
-    """Have ``top``, ``ps -e`` and ``pgrep`` call this process *name* (15 bytes of it); Linux, elsewhere nothing.
+    """Have ``top``, ``ps -e`` and ``pgrep`` show this process as *name*, of which 15 bytes count; Linux only.
 
-    It was started as ``python3 -c ...``, and dozens of ``python3`` tell nobody which of them is which.
+    All processes of queuectl are started as ``python3 -c ...``, so without this they would all look the same.
     """
     if _HAS_PROC:
         try:
             with open("/proc/self/comm", "w", encoding="ascii") as file:
                 file.write(name)
-        except OSError:  # a courtesy: BSDs with a /proc of their own, containers that make it read-only
+        except OSError:  # BSDs with a /proc of their own, containers in which it is read-only
             pass
 
 
 def is_running(pid: int, started: str) -> bool:
-    """Say whether the very process that started then still runs, or may do so: where nobody can look, it does."""
+    """Return whether the process with this pid and start time runs; True also if the process table cannot be read."""
     try:
         return process_started(pid) == started
     except OSError:
@@ -187,7 +188,7 @@ def is_running(pid: int, started: str) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Say whether a process was stopped by a signal such as Ctrl-Z's; never where that cannot be told."""
+    """Return whether a process is suspended by a signal, as by Ctrl-Z; False where that cannot be seen."""
     try:
         return stat_of(pid)[:1] == [b"T"]
     except OSError:
@@ -195,12 +196,12 @@ def is_stopped(pid: int) -> bool:
 
 
 def stat_of(pid: int) -> List[bytes]:
-    """Return the fields of a process's line in the process table behind its name; none if there is no process.
+    """Return the fields of ``/proc/PID/stat`` from the state on; an empty list if there is no such process.
 
-    Not by ``open``: who watches over workers asks all the time, and the file object costs more than the reading.
+    Not read through ``open``: supervisors call this all the time, and the file object costs more than the reading.
 
     Raises:
-        OSError: There may be one, but nobody can look: no descriptor or memory is left, or it is not for this user.
+        OSError: There may be a process, but no descriptor or memory is left, or the user may not see it.
     """
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
@@ -215,9 +216,9 @@ def stat_of(pid: int) -> List[bytes]:
 
 
 def reap_orphans(mine: Container[int]) -> None:
-    """Take the exit codes of children that are not *mine*: to process 1 of a container come all whose parent is gone.
+    """Reap ended children that are not *mine*: process 1 of a container inherits all processes whose parent is gone.
 
-    Not taken, they stay as zombies and count against the container's limit of processes.
+    Otherwise they would stay as zombies and count against the container's limit of processes.
     """
     if sys.platform == "linux":
         while True:
@@ -225,19 +226,19 @@ def reap_orphans(mine: Container[int]) -> None:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if found is None or found.si_pid in mine:  # of mine its Popen wants to hear
+            if found is None or found.si_pid in mine:  # left for its Popen object to reap
                 return
             os.waitpid(found.si_pid, 0)
 
 
 def send_signal(pid: int, started: str, number: int) -> bool:
-    """Send a signal to the very process that started then; False if it has ended.
+    """Send a signal to the process with this pid and start time; return False if it has ended, or is another user's.
 
-    Where there are pidfds the process is pinned before its start time is read, so that the pid
-    cannot pass to another between the look and the signal. On Windows every signal ends the process.
+    Where there are pidfds, the process is pinned before its start time is read, so that the pid cannot pass to
+    another process between the check and the signal. On Windows, every signal ends the process.
 
     Raises:
-        OSError: Which process has the pid cannot be told now; nobody got the signal.
+        OSError: Which process has the pid cannot be told now; no signal was sent.
     """
     if sys.platform == "win32":
         from queuectl.runner.windows import end_process

@@ -1,4 +1,4 @@
-"""The output of one run, kept in memory until it is stored: the first and the last half of the limit."""
+"""The output of one run, kept in memory until it is stored, and cut in the middle if it exceeds the limit."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ if TYPE_CHECKING:
 
 
 class OutputBuffer:
-    """Takes a run's bytes as they come and hands out what is to be stored.
+    """Takes a run's output as it comes and hands out what to store.
 
-    Of an output longer than *limit* bytes the first and the last half stay. Memory is bounded by
+    Of an output longer than *limit* bytes, the first and the last *limit* / 2 bytes are kept. Memory is bounded by
     one and a half times the limit, whatever the command prints.
     """
 
-    _stored = 0  # offset up to which bytes were handed out
+    _stored = 0  # offset up to which output was handed out
     total = 0  # bytes printed so far
 
     def __init__(self, limit: int) -> None:
         self._head_size = limit // 2
         self._tail_size = limit - self._head_size
-        self._head = bytearray()  # bytes of the first half, not yet handed out
-        self._tail = bytearray()  # the last bytes behind the first half
+        self._head = bytearray()  # the part of the first half that was not handed out yet
+        self._tail = bytearray()  # the last bytes of what follows the first half
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the output."""
@@ -32,17 +32,20 @@ class OutputBuffer:
             data = data[room:]
         if data:
             self._tail += data
-            # Cut at twice the size, not at each feed: moving bytes costs.
+            # Cut at twice the size and not at each feed, to move the bytes less often.
             if len(self._tail) > 2 * self._tail_size:
                 del self._tail[: len(self._tail) - self._tail_size]
 
     @property
     def dirty(self) -> bool:
-        """Whether there are bytes that were not handed out."""
+        """Whether there is output that was not handed out yet."""
         return self._stored < self.total
 
     def take(self) -> Tuple[List[Tuple[int, bytes]], Optional[int]]:
-        """Return the (offset, bytes) parts to store now, and from which offset older parts are replaced."""
+        """Return the (offset, bytes) parts to store now, and the offset from which they replace stored parts.
+
+        That offset is None as long as the output is within the limit, and nothing stored has to go.
+        """
         parts: List[Tuple[int, bytes]] = []
         replace_from: Optional[int] = None
         if self._head:
@@ -62,7 +65,7 @@ class OutputBuffer:
 
 
 def joined(parts: Iterable[Tuple[int, bytes]], end: int) -> Iterator[bytes]:
-    """Yield the bytes of *parts* from offset *end*, and a line of its own where bytes were cut out between them."""
+    """Yield the bytes of *parts*, which follow offset *end*; where bytes were cut out, yield a line that says so."""
     for start, data in parts:
         if start > end:
             yield b"\n[queuectl: %d bytes were cut here]\n" % (start - end)

@@ -1,4 +1,4 @@
-"""One shell command on POSIX: started, read, and ended with its whole tree."""
+"""One shell command on POSIX: start it, read its output, end it with its whole process tree."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 SHELL = "/bin/sh"
 CHUNK = 65536
-# Commands must not take the last descriptors: without some, a worker can neither read the process table nor signal.
+# Descriptors that commands must leave free: a worker needs some to read the process table and to send signals.
 SPARE_DESCRIPTORS = 16
-# What the machine lacks, not the job.
+# Errors that are the machine's fault, not the job's.
 TRANSIENT = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 # ru_maxrss is in KiB, on macOS in bytes.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
-# Python ignores SIGPIPE and SIGXFSZ, and a shell's background job inherits ignored SIGINT and SIGQUIT: a command starts
-# with the default of each, as a user expects it. All are named, as plain numbers: for one that is not, glibc makes two
-# system calls in the child instead of one.
+# Signals that are reset to their default for each command, as users expect: Python ignores SIGPIPE and SIGXFSZ, and the
+# background job of a shell inherits ignored SIGINT and SIGQUIT. All signals are named, as plain numbers: for each one
+# that is left out, glibc makes two system calls in the child instead of one.
 _DEFAULTS = sorted({int(number) for number in signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP})
 
 
 class Command:
-    """A running command and its tree; ``pid`` leads a session of its own."""
+    """A running command and its process tree. The first process, ``pid``, is the leader of a session of its own."""
 
-    started: Optional[str] = None  # the leader's start time, once somebody looked
+    started: Optional[str] = None  # the leader's start time, once it has been read
     _reaped = False
     _born: Optional[int] = None
 
@@ -45,11 +45,11 @@ class Command:
         self._store_id = store_id
 
     def fileno(self) -> int:
-        """Return the reading end of the command's output, -1 after its end."""
+        """Return the descriptor to read the command's output from; -1 once the output has ended."""
         return -1 if self._fd is None else self._fd
 
     def read(self) -> bytes:
-        """Return up to 64 KiB of new output, without waiting; empty if there is none or it ended.
+        """Return up to 64 KiB of new output, without waiting; empty if there is none now or no more.
 
         At the end of the output the descriptor is closed: ``fileno()`` is -1 from then on.
         """
@@ -68,7 +68,7 @@ class Command:
         return data
 
     def drain(self, most: int = 1 << 20) -> bytes:
-        """Read what the ended command left in the pipe; a child that goes on printing cannot hold this up."""
+        """Return what the ended command left in the pipe; stop at about *most* bytes, as a child may go on printing."""
         found = data = self.read()
         while data and len(found) < most:
             data = self.read()
@@ -76,14 +76,14 @@ class Command:
         return found
 
     def reaped(self) -> None:
-        """Note that the leader was collected: its pid may pass to another process now."""
+        """Note that the leader was reaped: from now on its pid may be another process's."""
         self._reaped = True
 
     def _leader(self) -> Dict[int, Optional[str]]:
         return {self.pid: self.started or "" if self._reaped else None}
 
     def _birth(self) -> Optional[int]:
-        """Return the leader's start time as a number, None if it is not known or is none."""
+        """Return the leader's start time as a number; None if it is not known or not a number."""
         if self._born is None and self.started:
             self._born = identity.as_start_time(self.started)
         elif self._born is None and not self._reaped:
@@ -91,53 +91,53 @@ class Command:
         return self._born
 
     def _signal_group(self, number: int) -> None:
-        if not self._reaped:  # its pid, which is the group's number, cannot have passed to another
+        if not self._reaped:  # so the pid, which is the group's number too, still belongs to the leader
             tree.send_group(self.pid, number)
 
     def leave(self) -> None:
-        """Let go of the output as a worker that leaves does: what still writes to it may go on.
+        """Stop reading the output, before this worker exits, in a way that lets processes that still write go on.
 
-        A process of its own reads and drops from now on, until nobody writes any more.
+        A new process, ``cat``, reads and drops the output until nobody writes any more.
         """
         if self._fd is None:
             return
         try:
             os.set_blocking(self._fd, True)
-            # Nothing of the worker's passes on but the pipe: no mark, by which it would be taken for a part of a
-            # run, no terminal, and not its directory, which somebody may want to unmount.
+            # That process gets nothing of the worker but the pipe: no mark, by which it would be taken for part of a
+            # run, no terminal, and not the working directory, which a user may want to unmount.
             words = [SHELL, "-c", "cd /; exec cat >/dev/null 2>&1"]
             _spawn(words, {"PATH": os.environ.get("PATH", os.defpath)}, self._fd, _nothing())
         except (OSError, ValueError):
-            pass  # the machine is full of processes; the worker leaves all the same
+            pass  # the machine has no room for another process; those that still write get SIGPIPE
         self.close()
 
     def close(self) -> None:
-        """Let go of the output; what still writes to it gets SIGPIPE."""
+        """Stop reading the output; processes that still write get SIGPIPE."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
 
 class _Runs:
-    """Several commands of one store that share a look at the process table: each look takes milliseconds."""
+    """Several commands of one store, to be found in one look at the process table, which takes milliseconds."""
 
     def __init__(self, commands: Sequence[Command]) -> None:
         self.store_id = commands[0]._store_id
         self.run_ids = {command._run_id for command in commands}
         self.leaders: Dict[int, Optional[str]] = {}
         for command in sorted(commands, key=lambda command: not command._reaped):
-            self.leaders.update(command._leader())  # those not collected come last: their pids are theirs beyond doubt
+            self.leaders.update(command._leader())  # leaders not reaped yet go last and win: their pids are certain
         births = [command._birth() for command in commands]
         known = [birth for birth in births if birth is not None]
         self.born_after = min(known) if len(known) == len(births) else None
 
 
 def terminate(commands: Sequence[Command]) -> None:
-    """Ask the whole trees of these commands, of one store, to end."""
+    """Send TERM to the whole trees of these commands, of one store."""
     try:
-        runs = _Runs(commands)  # first: who descends from whom is lost with the leader
+        runs = _Runs(commands)  # before any signal: when a leader has ended, descent from it can no longer be seen
         found = tree.members(runs.store_id, runs.run_ids, runs.leaders, born_after=runs.born_after)
-    except OSError:  # out of descriptors: at least the groups hear of it, and the rest is killed later
+    except OSError:  # out of descriptors, say: signal at least the groups; the rest is killed later
         found = []
     groups = {command.pid for command in commands if not command._reaped}
     for command in commands:
@@ -146,21 +146,21 @@ def terminate(commands: Sequence[Command]) -> None:
 
 
 def kill(commands: Sequence[Command]) -> None:
-    """Kill the whole trees of these commands, of one store."""
+    """Send KILL to the whole trees of these commands, of one store."""
     try:
         runs = _Runs(commands)
         found = tree.stopped(runs.store_id, runs.run_ids, runs.leaders, born_after=runs.born_after)
         tree.send(found, signal.SIGKILL)
     except OSError:
-        pass  # ``left_over`` will not say that all are gone
+        pass  # ``left_over`` will report the commands until the process table can be read again
     for command in commands:
-        command._signal_group(signal.SIGKILL)  # also where the process table cannot be read
+        command._signal_group(signal.SIGKILL)  # works even if the process table cannot be read
 
 
 def left_over(commands: Sequence[Command]) -> List[Command]:
-    """Return those of these commands, of one store, of whose trees anything may be alive.
+    """Return those of these commands, of one store, of whose trees any process may be alive.
 
-    What forks is hard to see, so two looks must find nothing.
+    A command is left out only if two looks found nothing: a process that forks may escape a single look.
     """
     clean = list(commands)
     try:
@@ -176,9 +176,9 @@ def left_over(commands: Sequence[Command]) -> List[Command]:
 
 
 def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id: str, limit: int) -> Command:
-    """Begin *command* in *cwd* with the environment *env* (which carries the mark).
+    """Start *command* in the directory *cwd* with the environment *env*, which carries the run's mark.
 
-    Only this process's main thread may call it: the working directory is the whole process's.
+    Call this from the main thread only: it changes the working directory of the whole process.
 
     Raises:
         CannotStart: See there.
@@ -190,7 +190,7 @@ def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id:
         if writing >= _descriptors_for_commands():
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         os.set_blocking(reading, False)
-        # A command that begins with - or + would be taken for an option of the shell.
+        # The shell would take a command that begins with - or + for an option.
         words = [SHELL, "-c", command] if command[0] not in "-+" else [SHELL, "-c", "--", command]
         try:
             pid = _spawn(words, env, _nothing(), writing)
@@ -215,7 +215,7 @@ _most: Optional[int] = None
 
 
 def _descriptors_for_commands() -> int:
-    """Return the first descriptor that no command may take; they are numbered from 0, the lowest free one first."""
+    """Return the lowest number that a command's descriptor must not have; the lowest free number is given out first."""
     global _most
     if _most is None:
         import resource
@@ -229,7 +229,7 @@ _devnull: Optional[int] = None
 
 
 def _nothing() -> int:
-    """Return a descriptor of /dev/null, opened once: every command's standard input."""
+    """Return a descriptor of /dev/null, opened once, for the standard input of all commands."""
     global _devnull
     if _devnull is None:
         _devnull = os.open(os.devnull, os.O_RDONLY)
@@ -237,7 +237,7 @@ def _nothing() -> int:
 
 
 def _enter(cwd: str) -> None:
-    """Go to *cwd*: posix_spawn cannot do it for the child, and a fork costs twice as much."""
+    """Change to *cwd*, for a child to inherit: posix_spawn has no way to set it, and fork costs twice as much."""
     try:
         try:
             os.chdir(cwd)
@@ -249,7 +249,7 @@ def _enter(cwd: str) -> None:
 
 
 def _bytes(text: str) -> bytes:
-    """Encode *text* where the locale, of 7 bits, cannot: it came in as UTF-8, in another one."""
+    """Encode *text* as UTF-8, as it was enqueued, for a worker whose 7-bit locale cannot encode it."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -271,24 +271,24 @@ def _spawn(words: List[AnyStr], env: Mapping[AnyStr, AnyStr], stdin: int, output
     except NotImplementedError:  # a C library without POSIX_SPAWN_SETSID
         import subprocess
 
-        mask = signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a child inherits it
+        mask = signal.pthread_sigmask(signal.SIG_SETMASK, ())  # which the child inherits
         try:
             child = subprocess.Popen(words, env=env, stdin=stdin, stdout=output, stderr=output, start_new_session=True)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        child.returncode = 0  # the worker collects it; Popen must not wait for it when it is deleted
+        child.returncode = 0  # the reactor reaps the child; Popen must not wait for it on its deletion
         return child.pid
 
 
 def how_ended(status: int) -> Tuple[Optional[int], Optional[int]]:
-    """Return (exit code, None) or (None, signal) of a wait status."""
+    """Translate a wait status to (exit code, None) or (None, signal)."""
     if os.WIFSIGNALED(status):
         return None, os.WTERMSIG(status)
     return os.WEXITSTATUS(status), None
 
 
 def used(usage: Any) -> Tuple[Optional[int], Optional[float]]:
-    """Return peak memory in bytes and CPU time in seconds of a resource usage."""
+    """Return the peak memory in bytes and the CPU time in seconds from a resource usage."""
     return usage.ru_maxrss * RSS_UNIT, round(1e6 * (usage.ru_utime + usage.ru_stime)) / 1e6
 
 

@@ -1,4 +1,4 @@
-"""What a worker waits for on POSIX: output, ended commands, signals, its bell, its supervisor."""
+"""What a worker waits for on POSIX: output, ended commands, signals, its bell, the end of its supervisor."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from queuectl.runner.posix import Command
 
 
-# A wait as short as this may be for the ends of children alone ...
+# A wait no longer than this may be for ended children only ...
 BRIEF_S = 0.003
-# ... as long as everything else was looked at within this time.
+# ... if everything else was polled no longer than this ago.
 BRIEFLY_S = 0.01
 _HAS_SIGTIMEDWAIT = hasattr(signal, "sigtimedwait")  # macOS has none
 
 
 class Reactor:
-    """One place to sleep. After ``wait`` the attributes say what happened.
+    """The one place where a worker sleeps. After ``wait``, the attributes say what happened.
 
-    Signal handlers only set a flag: Python's own C handler writes the signal's number into a pipe that the
-    loop reads (``set_wakeup_fd``), and the loop acts.
+    Signal handlers do nothing: Python's own C handler writes the signal's number into a pipe (``set_wakeup_fd``),
+    and the worker's loop acts on it.
     """
 
-    #: Whether the end of a command is told without its output being watched.
+    #: Whether the end of a command is reported even if its output is not watched.
     tells_ends = True
 
     def __init__(self, signals: Tuple[int, ...], lifeline: Optional[int]) -> None:
@@ -48,7 +48,7 @@ class Reactor:
         self._wake, self._waker = os.pipe()
         for fd in (self._wake, self._waker):
             os.set_blocking(fd, False)
-        # Before the handlers: a signal that one of them took already, and that woke nobody, would be lost for good.
+        # Before the handlers are set: a signal that a handler took before there was a pipe would be lost.
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         for number in (*signals, signal.SIGCHLD):
             signal.signal(number, _nothing)
@@ -62,29 +62,29 @@ class Reactor:
             self._poll.register(lifeline, select.POLLIN)
 
     def expect(self) -> None:
-        """Note that a child was started: its end is to be collected."""
+        """Note that a child was started, so that it will be reaped."""
         self._children += 1
 
     def watch(self, command: Command) -> None:
-        """Begin to look for output of *command*."""
+        """Begin to report output of *command*."""
         fd = command.fileno()
         self._commands[fd] = command
         self._poll.register(fd, select.POLLIN)
 
     def unwatch(self, fd: int) -> None:
-        """Forget a command's descriptor, which its caller closes."""
+        """Forget a command's descriptor, which the caller has closed or is about to close."""
         if self._commands.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
     def nudge(self) -> None:
         """End ``wait`` from another thread."""
         try:
-            os.write(self._waker, b"\0")  # no signal has this number
+            os.write(self._waker, b"\0")  # no signal has the number 0
         except BlockingIOError:
-            pass  # it is full of reasons to wake up
+            pass  # the pipe is full, and will end the wait anyway
 
     def set_bell(self, fd: Optional[int]) -> None:
-        """Sleep on this bell from now on, or on none."""
+        """Wait for rings on this descriptor from now on; None: for none."""
         if fd == self._bell:
             return
         if self._bell is not None:
@@ -119,7 +119,7 @@ class Reactor:
                     self.readable.append(command)
 
     def _sleep(self, timeout_ms: int) -> List[Tuple[int, int]]:
-        """Poll, where the end of a child is told like other signals: by a byte in the pipe."""
+        """Poll with SIGCHLD unblocked, so that the end of a child arrives as a byte in the pipe like other signals."""
         if not _HAS_SIGTIMEDWAIT:
             found: List[Tuple[int, int]] = self._poll.poll(timeout_ms)
             return found
@@ -131,10 +131,10 @@ class Reactor:
         return found
 
     def _waits_for_ends(self, timeout_s: float) -> bool:
-        """Wait for the end of a child alone, if everything else was looked at a moment ago; say whether it was done.
+        """Wait only for the end of a child, if everything else was polled a moment ago; return whether this was done.
 
-        This is what a worker with a full queue of short commands does most: taking the blocked signal is one call,
-        where a handler, its byte and two polls are six.
+        A worker with a full queue of short commands does this most of the time. To take the blocked signal is one
+        system call; a handler, its byte and two polls would be six.
         """
         if sys.platform == "darwin" or not _HAS_SIGTIMEDWAIT or time.monotonic() > self._briefly_until_mono:
             return False
@@ -143,7 +143,7 @@ class Reactor:
         return True
 
     def _drop_lifeline(self, fd: int) -> None:
-        """The supervisor is gone. Descriptor 0 stays taken, so that no pipe of a command gets it."""
+        """Note that the supervisor is gone, and put /dev/null in place of *fd*, so that no pipe gets that number."""
         self._poll.unregister(fd)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, fd)
@@ -158,7 +158,7 @@ class Reactor:
             self._collect()
 
     def _collect(self) -> None:
-        """Collect every child that has ended; where none is left to ask for, ask no more."""
+        """Reap all children that have ended; make no further system call once all known children are reaped."""
         while self._children > 0:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -171,14 +171,14 @@ class Reactor:
 
 
 class _Epoll:
-    """epoll with the calls and units of poll: its cost does not grow with the commands that are silent."""
+    """An epoll with the interface of poll; its cost does not grow with the number of silent commands."""
 
     def __init__(self, epoll: Any) -> None:
         self._epoll = epoll
         self.register = epoll.register
 
     def unregister(self, fd: int) -> None:
-        """Do nothing: the kernel forgets a descriptor when it is closed, which is always next."""
+        """Do nothing: callers close the descriptor, and the kernel then forgets it."""
 
     def poll(self, timeout_ms: int) -> List[Tuple[int, int]]:
         found: List[Tuple[int, int]] = self._epoll.poll(timeout_ms / 1000)
@@ -186,4 +186,4 @@ class _Epoll:
 
 
 def _nothing(number: int, frame: object) -> None:
-    """Be a handler: without one Python would not write the wake-up byte."""
+    """Do nothing: Python writes the wake-up byte only for a signal that has a handler."""

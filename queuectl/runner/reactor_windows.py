@@ -1,6 +1,6 @@
-"""What a worker waits for on Windows: output, ended commands, its bell, its supervisor, the end of its console.
+"""What a worker waits for on Windows: output, ended commands, its bell, the end of its supervisor or console.
 
-The counterpart of ``reactor``: all of it arrives at one completion port, as in asyncio's proactor.
+The counterpart of ``reactor``. Everything arrives at one completion port, as in asyncio's proactor.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from queuectl.runner.windows import Command
 
 FOR_EVER = 0xFFFFFFFF
-# Keys of what is posted to the port by hand.
+# Completion keys of what this module itself posts to the port.
 _LIFELINE, _STOP, _NUDGE = 1, 2, 3
 
 
 class Reactor:
-    """One place to sleep. After ``wait`` the attributes say what happened.
+    """The one place where a worker sleeps. After ``wait``, the attributes say what happened.
 
-    *signals* is for POSIX: here the supervisor writes the number of a signal into the *lifeline*, this
-    process's standard input, whose end says that the supervisor is gone.
+    *signals* is for POSIX. Here the supervisor writes the number of a signal into the *lifeline*, which is this
+    process's standard input; end of file means that the supervisor is gone.
     """
 
-    #: A command's end is waited for together with its output.
+    #: Whether the end of a command is reported even if its output is not watched; here ``watch`` does both.
     tells_ends = False
 
     def __init__(self, signals: Tuple[int, ...], lifeline: Optional[int]) -> None:
@@ -43,19 +43,19 @@ class Reactor:
         self.rung = False
         self.orphaned = False
         self._port = _overlapped.CreateIoCompletionPort(_overlapped.INVALID_HANDLE_VALUE, 0, 0, 1)
-        self._posted = _overlapped.Overlapped(0)  # its address marks what is posted by hand; 0 would read as an error
-        self._reads: Dict[int, Tuple[Command, Any]] = {}  # by address
-        self._waits: Dict[int, Tuple[Command, Any, int]] = {}  # by address: what waits for a command's end
+        self._posted = _overlapped.Overlapped(0)  # its address marks what this module posts; 0 would mean an error
+        self._reads: Dict[int, Tuple[Command, Any]] = {}  # reads of output under way, by address
+        self._waits: Dict[int, Tuple[Command, Any, int]] = {}  # waits for the end of a command, by address
         self._bell: Optional[int] = None
         self._bell_read: Any = None
-        self._old_bells: Dict[int, Any] = {}  # reads of bells that were taken away, until the port has told of them
-        # Ctrl-C and Ctrl-Break are for the supervisor; the end of the window or of the session is for all.
+        self._old_bells: Dict[int, Any] = {}  # cancelled reads of former bells, kept until the port has reported them
+        # Ctrl-C and Ctrl-Break are left to the supervisor; the end of the window or session is for every process.
         console_events.listen(lambda number: self._post(_STOP, number) if number == QUIT else None)
         if lifeline is not None:
             threading.Thread(target=self._hold_lifeline, args=(lifeline,), daemon=True).start()
 
     def expect(self) -> None:
-        """Do nothing: each command is watched for its end."""
+        """Do nothing: ``watch`` takes care of the end of a command."""
 
     def nudge(self) -> None:
         """End ``wait`` from another thread."""
@@ -65,7 +65,7 @@ class Reactor:
         _overlapped.PostQueuedCompletionStatus(self._port, number, key, self._posted.address)
 
     def _hold_lifeline(self, fd: int) -> None:
-        """Read what the supervisor says, to its end; a thread's work."""
+        """Post each byte from the supervisor, and the end of file, to the port; runs in a thread of its own."""
         data = b"-"
         while data:
             try:
@@ -75,17 +75,17 @@ class Reactor:
             self._post(_STOP if data else _LIFELINE, data[0] if data else 0)
 
     def watch(self, command: Command) -> None:
-        """Begin to look for output and for the end of *command*."""
+        """Begin to report output and the end of *command*."""
         command.attach(self._port, self._reads)
         mark = _overlapped.Overlapped(0)
         wait = _overlapped.RegisterWaitWithQueue(command.process, self._port, mark.address, FOR_EVER)
         self._waits[mark.address] = (command, mark, wait)
 
     def unwatch(self, fd: int) -> None:
-        """Do nothing: a pipe that is closed says no more."""
+        """Do nothing: the pipe is closed, and reports nothing more."""
 
     def set_bell(self, fd: Optional[int]) -> None:
-        """Sleep on this bell from now on, or on none. A bell that is taken away is closed next."""
+        """Wait for rings on this socket from now on; None: for none. The caller closes the bell that it replaces."""
         if fd == self._bell:
             return
         if self._bell_read is not None:
@@ -121,13 +121,13 @@ class Reactor:
         read = _overlapped.Overlapped(0)
         try:
             read.WSARecv(fd, 16, 0)
-        except OSError:  # a ring that was too long, say; the next turn tries again
+        except OSError:  # a datagram that is too long, say; the next wait tries again
             self.rung = True
             return
         self._bell_read = read
 
     def _done(self, address: int) -> None:
-        """Act on what was begun with the structure at *address*."""
+        """Act on the completion of the operation whose structure is at *address*."""
         if address in self._reads:
             command, _ = self._reads.pop(address)
             if command.fileno() >= 0:
@@ -136,7 +136,7 @@ class Reactor:
             command, _, wait = self._waits.pop(address)
             try:
                 _overlapped.UnregisterWait(wait)
-            except OSError:  # it is over: Windows may say that it is busy with telling so
+            except OSError:  # the wait is over, but Windows may still be busy reporting it
                 pass
             self.exits.append((command.pid, command.exit_code(), command.usage()))
         elif self._bell_read is not None and address == self._bell_read.address:

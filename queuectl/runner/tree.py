@@ -1,8 +1,8 @@
-"""The processes of a run: found by session, descent and the run's mark, and ended. POSIX.
+"""The process tree of a run on POSIX: find its processes, by session, descent and mark, and end them.
 
-A run's mark is the pair QUEUECTL_STORE_ID, QUEUECTL_RUN_ID in a process's environment. It finds
-descendants that left the session and whose parents are gone, as Jenkins does it; the session
-finds those that emptied their environment.
+A run's mark is the pair QUEUECTL_STORE_ID, QUEUECTL_RUN_ID in a process's environment. By the mark, descendants are
+found that have left the session and whose parents are gone (Jenkins does the same); by the session, those that
+have emptied their environment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _HAS_PROC = os.path.exists("/proc/self/stat")
-# How often the table is read again for processes that were made while it was read.
+# How often, at most, the table is read again for processes that were created while it was read.
 MOST_LOOKS = 20
 
 
@@ -46,32 +46,32 @@ def members(
     born_after: Optional[int] = None,
     origin: str = "",
 ) -> List[Process]:
-    """Return the living processes of these runs, children before their parents, this process never among them.
+    """Return the living processes of these runs, children before their parents; never this process itself.
 
     Args:
         store_id: The store's id; half of the mark.
         run_ids: The runs.
-        leaders: Pids of the runs' first processes, each with its start time or None if it has not been
-            collected yet (so that the pid cannot have passed to another).
-        born_by: When the runs' worker was last known to live, as a start time; None: it lives. If a leader is gone,
-            its pid may have been given to the leader of a new session since: of a session with that number, only
-            processes that started no later than this are the run's, and their descendants.
-        born_after: A start time before which none of the runs had begun; None: not known. An older process cannot be
-            part of them, so its environment is not read: on a machine with thousands of processes nearly all are.
-        origin: What the id of the runs' dead worker begins with; empty: it lives. A command that it was starting when
-            it died has the worker's environment, and no mark, until its exec.
+        leaders: Pids of the runs' first processes, each with its start time, or None if it has not been
+            reaped yet (so that the pid cannot be another process's).
+        born_by: A start time at which the runs' worker was last known to live; None: the worker lives. If a leader is
+            gone, its pid may have been reused for the leader of a new session: of a session with that number,
+            only processes that started no later than this, and their descendants, belong to the run.
+        born_after: A start time before which none of the runs had begun; None: not known. An older process cannot
+            belong to them, so its environment is not read; most processes of a machine are older.
+        origin: The origin of the runs' dead worker; empty: the worker lives. A command that the worker was starting
+            when it died has the worker's environment, without a mark, until its exec.
 
     Raises:
-        OSError: The process table cannot be read now; who is in it is not known.
+        OSError: The process table cannot be read now.
     """
     table, found = _found(store_id, run_ids, leaders or {}, born_by, born_after, origin)
     return _children_first(table.processes, found, leaders or {})
 
 
 def alive(store_id: str, runs: Mapping[int, Dict[int, Optional[str]]], born_after: Optional[int] = None) -> Set[int]:
-    """Return which of *runs* have a living process: one look for all of them, by id, each with its leaders.
+    """Return the ids of those of *runs* that have a living process, in one look for all of them.
 
-    The rest is as in ``members``.
+    *runs* has the leaders of each run, by its id. Everything else is as in ``members``.
     """
     leaders = {leader: started for own in runs.values() for leader, started in own.items()}
     table, found = _found(store_id, runs, leaders, None, born_after)
@@ -93,11 +93,11 @@ def _found(
     born_after: Optional[int],
     origin: str = "",
 ) -> Tuple[_Table, Set[int]]:
-    """Return the process table, and who in it is of these runs; see ``members``."""
+    """Return the process table, and the pids of the processes of these runs; see ``members``."""
     table = _Table(store_id, run_ids, born_after, origin)
     found: Set[int] = set()
-    # A process may fork and end while the table is read, which takes milliseconds. So what is new is read in another
-    # look, which is quick; again as long as it shows a process of these runs, or may have missed one.
+    # A process may fork and end while the table is read, which takes milliseconds. So look again, which is quick as
+    # only new processes are read, until a look neither shows a process of these runs nor may have missed one.
     table.look()
     for _ in range(MOST_LOOKS):
         fresh = table.look()
@@ -114,14 +114,14 @@ def _belonging(
     leaders: Dict[int, Optional[str]],
     born_by: Optional[int] = None,
 ) -> Set[int]:
-    """Return who in *table* is marked, in a leader's session or group, or descends from one that is."""
+    """Return the pids in *table* that are *marked*, in a leader's session or group, or descend from one of these."""
     found = set(marked)
     sessions: Set[int] = set()
     orphaned: Set[int] = set()
     for leader, started in leaders.items():
         process = table.get(leader)
         if process is None:
-            # A pid is not given out again while it names a session. It is once the session has ended.
+            # Its pid is not reused while a session has this number, but may be after the session has ended.
             orphaned.add(leader)
         elif started is None or process.started == started:
             sessions.add(leader)
@@ -135,10 +135,10 @@ def _belonging(
 
 
 def _children_first(table: Dict[int, Process], found: Set[int], leaders: Container[int]) -> List[Process]:
-    """Return *found* in the order in which to kill: the first processes of the runs last.
+    """Return *found* in the order in which to kill them: children before their parents, and leaders last.
 
-    A process that has left the session and emptied its environment is known by its parent alone. If this process is
-    killed half way, its successor must still find it: so children go before their parents.
+    A process that has left the session and emptied its environment is only found through its parent. It must be
+    found even if this process is killed half way and another one takes over; so it has to go before its parent.
     """
 
     def depth(pid: int) -> int:
@@ -156,7 +156,7 @@ def _started_by(process: Process, born_by: Optional[int]) -> bool:
 
 
 def _add_children(table: Dict[int, Process], found: Set[int]) -> None:
-    """Add all descendants of *found*."""
+    """Add all descendants of *found* to it."""
     children: Dict[int, List[int]] = {}
     for pid, process in table.items():
         children.setdefault(process.parent, []).append(pid)
@@ -169,21 +169,21 @@ def _add_children(table: Dict[int, Process], found: Set[int]) -> None:
 
 
 class _Table:
-    """The process table, as far as it was read."""
+    """The process table, as far as it has been read."""
 
     def __init__(self, store_id: str, run_ids: Container[int], born_after: Optional[int], origin: str) -> None:
-        self.processes: Dict[int, Process] = {}  # the living ones that count, in the order in which they were seen
-        self.marked: Dict[int, int] = {}  # those with the mark of one of the runs, and which
-        self.missed = False  # whether the last look came too late for a process, or too early
+        self.processes: Dict[int, Process] = {}  # living processes not older than *born_after*, in the order seen
+        self.marked: Dict[int, int] = {}  # pid to run id, for those with the mark of one of the runs
+        self.missed = False  # whether the last look may have missed a process
         self._store_id = store_id
         self._run_ids = run_ids
         self._born_after = born_after or 0
         self._unborn = f"{WORKER}={origin}".encode() if origin else b""
         self._seen: Set[str] = set()
-        self._bare: Set[str] = set()  # those without any environment when they were first read
+        self._bare: Set[str] = set()  # pids that had no environment when they were first read
 
     def look(self) -> Set[int]:
-        """Read what was not read before; return which processes that were."""
+        """Read the processes that were not read before; return the pids that this added."""
         before = len(self.processes)
         self.missed = False
         if _HAS_PROC:
@@ -201,19 +201,19 @@ class _Table:
         pid = int(name)
         try:
             fields = identity.stat_of(pid)
-        except PermissionError:  # another user's process, on a machine that hides them
+        except PermissionError:  # another user's process, where the system hides those
             return
         if not fields or fields[0] in (b"Z", b"X"):
-            self.missed = True  # what it left behind may be younger than the list
+            self.missed = True  # it has just ended, and may have made children after the listing
             return
         if int(fields[19]) < self._born_after:
             return
         process = Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
         environment = _environment(pid)
-        if not environment and process.session:  # without a session: the kernel's
+        if not environment and process.session:  # kernel threads have no session, and no environment either
             self.missed = True
             if name not in self._bare:
-                # It has just ended; or it is in the middle of an exec, which will show its environment.
+                # It has just ended, or is in the middle of an exec, after which its environment can be read.
                 self._bare.add(name)
                 self._seen.discard(name)
                 return
@@ -225,24 +225,24 @@ class _Table:
         if run_id in self._run_ids:
             self.marked[pid] = run_id
         elif self._unborn and self._unborn in environment:
-            self.marked[pid] = 0  # of which run cannot be told
+            self.marked[pid] = 0  # which run it belongs to is not known
 
 
 def _snapshot_by_ps() -> Dict[int, Process]:
-    """Read the table through ``ps`` where there is no /proc (macOS, BSD)."""
+    """Read the process table through ``ps``, where there is no /proc (macOS, BSD)."""
     answer = identity.said_by("ps", "-axo", "pid=,ppid=,pgid=,sess=,state=,lstart=").decode("ascii", "replace")
     table = {}
     for line in answer.splitlines():
         fields = line.split(None, 5)
         if len(fields) == 6 and not fields[4].startswith("Z"):
-            # macOS shows sessions as 0; the group does the same service for what did not call setsid.
+            # macOS shows all sessions as 0. The group serves instead, for processes that have not left it.
             numbers = [int(field, 16) if field.startswith("0x") else int(field) for field in fields[:4]]
             table[numbers[0]] = Process(numbers[0], numbers[1], numbers[2], numbers[3], fields[5].strip())
     return table
 
 
 def _run_of(environment: List[bytes], store_id: str) -> int:
-    """Return the run by whose mark this is the environment of one of its processes; -1, that of no run, if by none."""
+    """Return the id of the run whose mark is in *environment*; -1, which is no run's id, if there is none."""
     if b"QUEUECTL_STORE_ID=" + store_id.encode() in environment:
         for entry in environment:
             if entry.startswith(b"QUEUECTL_RUN_ID="):
@@ -251,7 +251,10 @@ def _run_of(environment: List[bytes], store_id: str) -> int:
 
 
 def _environment(pid: int) -> List[bytes]:
-    """Return a process's environment; nothing if there is none at this moment."""
+    """Return the entries of a process's environment; none if the process has none at this moment, or has ended.
+
+    The environment of another user's process, which cannot be read, is returned as one empty entry.
+    """
     if _HAS_PROC:
         try:
             with open(f"/proc/{pid}/environ", "rb") as file:
@@ -267,18 +270,18 @@ def _environment(pid: int) -> List[bytes]:
 
 
 def send(processes: Iterable[Process], number: int) -> None:
-    """Signal each process that is still the same as in the table, as far as that can be told now."""
+    """Send a signal to each process that is still the one in the table; skip those for which this cannot be told."""
     for process in processes:
         try:
             identity.send_signal(process.pid, process.started, number)
-        except OSError:  # whoever wants to be sure looks again
+        except OSError:  # callers look again whether the processes are gone
             pass
 
 
 def _stop_group(group: int, processes: Iterable[Process]) -> None:
-    """Stop a whole group in one call, so that none of it can fork on while it is killed; *processes* are a run's.
+    """Stop a whole process group in one call, so that no process of it can fork while the others are killed.
 
-    One of them that is in it, and still is the same, proves that the number is the run's group.
+    *processes* belong to a run. If one of them is in the group, and its pid was not reused, the group is the run's.
     """
     for process in processes:
         if process.group == group and identity.process_started(process.pid) == process.started:
@@ -287,7 +290,7 @@ def _stop_group(group: int, processes: Iterable[Process]) -> None:
 
 
 def send_group(group: int, number: int) -> None:
-    """Signal a process group, if there is one and this user may."""
+    """Send a signal to a process group; do nothing if there is no such group, or the user may not signal it."""
     try:
         os.killpg(group, number)
     except OSError:
@@ -302,14 +305,14 @@ def stopped(
     born_after: Optional[int] = None,
     origin: str = "",
 ) -> List[Process]:
-    """Stop the living processes of these runs and return them; arguments, order and errors are those of ``members``.
+    """Suspend the living processes of these runs and return them; arguments, order and errors are as in ``members``.
 
-    Children that one of them made before it was stopped are found through it, as long as it has not been killed.
+    A suspended process keeps its children from being lost: those that it made before are found by descent from it.
     """
     held: Set[int] = set()
     left: List[Process] = []
     for leader, started in leaders.items():
-        # Before the first look, which takes the longer the more a command forks meanwhile.
+        # Done before the first look, which takes longer the more a command forks meanwhile.
         if started is None or identity.process_started(leader) == started:
             send_group(leader, signal.SIGSTOP)
     for _ in range(MOST_LOOKS):
@@ -333,12 +336,12 @@ def end_at_once(
     origin: str = "",
     patience_s: float = 5.0,
 ) -> bool:
-    """Kill everything of these runs and wait until it is gone; False if something would not go.
+    """Kill all processes of these runs and wait until they are gone; return False if some are left after *patience_s*.
 
-    Two looks in a row must find nothing: a process may fork while it is being looked for.
+    They count as gone if two looks in a row find none: a process that forks may escape a single look.
 
     Raises:
-        OSError: The process table cannot be read now; something may be left.
+        OSError: The process table cannot be read now; processes may be left.
     """
     deadline = time.monotonic() + patience_s
     clean = 0

@@ -1,7 +1,8 @@
-"""One shell command on Windows: started in a job object of its own, read, and ended with its whole tree.
+"""One shell command on Windows: start it in a job object of its own, read its output, end it with its whole tree.
 
-A worker that dies takes its commands with it: its handles are closed before anybody can see that it is gone,
-and with the last handle of a job object Windows ends every process in it. Recovery only has to look.
+A worker that dies takes its commands with it. Windows closes its handles before any other process can see that it is
+gone, and when the last handle of a job object is closed, Windows ends every process in it. So recovery only has to
+make sure that nothing is left.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tuple
 
 CHUNK = 32768
-# What the machine lacks, not the job: handles, memory, an internal error, resources, commit charge, quota.
+# Errors that are the machine's fault, not the job's: handles, memory, internal error, resources, commit charge, quota.
 TRANSIENT = frozenset((4, 8, 14, 1359, 1450, 1455, 1816))
 PATIENCE_S = 5.0
 
@@ -34,7 +35,7 @@ end_process = windows_api.end_process
 
 
 class Command:
-    """A running command and its tree."""
+    """A running command and its process tree."""
 
     __slots__ = (
         "_ending", "_job", "_pipe", "_port", "_process", "_read", "_reads", "buffer", "pid", "started",
@@ -43,27 +44,27 @@ class Command:
     def __init__(self, pid: int, process: int, job: JobObject, pipe: int, limit: int) -> None:
         self.pid = pid
         self.buffer = OutputBuffer(limit)
-        self.started: Optional[str] = None  # the first process's start time, once somebody looked
-        self._process: Optional[int] = process  # a pid is not given out again while there is a handle
+        self.started: Optional[str] = None  # the first process's start time, once it has been read
+        self._process: Optional[int] = process  # while this handle is open, Windows does not reuse the pid
         self._job = job
         self._ending = False
         self._pipe: Optional[int] = pipe
-        self._read: Any = None  # the read that Windows is busy with
+        self._read: Any = None  # the overlapped read that is under way or not yet taken
         self._reads: Dict[int, Any] = {}
 
     @property
     def process(self) -> int:
-        """The handle of the first process, for whoever waits for its end."""
+        """The handle of the first process, to wait for its end; 0 once it is closed."""
         return self._process or 0
 
     def fileno(self) -> int:
-        """Return a number that stands for the command's output, -1 after its end."""
+        """Return a number that stands for the command's output; -1 once the output has ended."""
         return -1 if self._pipe is None else self._pipe
 
     def attach(self, port: int, reads: Dict[int, Any]) -> None:
-        """Begin to read; each read that is done is told to the completion port *port*.
+        """Begin to read the output; the completion port *port* reports each read that is done.
 
-        *reads* keeps what Windows writes into until the port has told of it, by address.
+        *reads* keeps the structures and buffers that Windows writes to, by address, until the port has reported them.
         """
         assert self._pipe is not None
         _overlapped.CreateIoCompletionPort(self._pipe, port, 0, 0)
@@ -75,14 +76,14 @@ class Command:
         read = _overlapped.Overlapped(0)
         try:
             read.ReadFile(self._pipe, CHUNK)
-        except OSError:  # nobody writes any more
+        except OSError:  # no process has the writing end any more
             self.close()
             return
         self._read = read
         self._reads[read.address] = (self, read)
 
     def read(self) -> bytes:
-        """Return up to 32 KiB of new output, without waiting; empty if there is none or it ended.
+        """Return up to 32 KiB of new output, without waiting; empty if there is none now or no more.
 
         At the end of the output the pipe is closed: ``fileno()`` is -1 from then on.
         """
@@ -96,16 +97,16 @@ class Command:
         self._read = None
         if data:
             self.buffer.feed(data)
-        # Nothing is not the end: a program may write nothing, and the read is told of it. At the end no read begins.
+        # An empty read is not the end, as a program may write zero bytes. At the end, the next read cannot begin.
         self._begin_read()
         return data
 
     def _has_read(self) -> bool:
-        """Say whether a read is done and not yet taken."""
+        """Return whether a read is done and its data not taken yet."""
         return self._pipe is not None and self._read is not None and not self._read.pending
 
     def drain(self, most: int = 1 << 20) -> bytes:
-        """Read what the ended command left in the pipe; a child that goes on printing cannot hold this up."""
+        """Return what the ended command left in the pipe; stop at about *most* bytes, as a child may go on printing."""
         pieces = []
         size = 0
         while size < most and self._has_read():
@@ -114,28 +115,28 @@ class Command:
         return b"".join(pieces)
 
     def exit_code(self) -> int:
-        """Return what the first process exited with, as an unsigned number (0xC0000005 is an access violation)."""
+        """Return the exit code of the first process, an unsigned number (0xC0000005 is an access violation)."""
         return int(_winapi.GetExitCodeProcess(self.process))
 
     def usage(self) -> Usage:
-        """Return what the run used so far."""
+        """Return the memory and CPU time that the run has used so far."""
         used, first = self._job.usage(), windows_api.process_usage(self.process)
         return Usage(used.peak_memory_bytes or first.peak_memory_bytes, used.cpu_s or first.cpu_s)
 
     def reaped(self) -> None:
-        """Note that the first process has ended. Unless the run is being ended, what it left behind lives on."""
+        """Note that the first process has ended; unless the run is being ended, let the rest of the tree live on."""
         if not self._ending:
             self._job.release()
             self._forget_process()
 
     def _forget_process(self) -> None:
-        """Let the pid, by which the worker knows the run, be given out again."""
+        """Close the handle of the first process, so that Windows may reuse its pid."""
         if self._process is not None:
             _winapi.CloseHandle(self._process)
             self._process = None
 
     def terminate(self) -> None:
-        """Ask the whole tree to end with a Ctrl-Break; where that is not possible, end it."""
+        """Ask the whole tree to end, by a Ctrl-Break; if that cannot be sent, end the tree at once."""
         from queuectl.runner.windows_break import send_break
 
         self._ending = True
@@ -147,7 +148,7 @@ class Command:
         self._job.end()
 
     def leftovers(self) -> bool:
-        """Say whether anything of the tree is still alive."""
+        """Return whether any process of the tree is still alive; if none is, close the handles."""
         if self._job.alive():
             return True
         self._job.close()
@@ -155,21 +156,21 @@ class Command:
         return False
 
     def leave(self) -> None:
-        """Let go of the output as a worker that leaves does; here what still writes to it gets an error."""
+        """Stop reading the output, before this worker exits; processes that still write get an error."""
         self.close()
 
     def close(self) -> None:
-        """Let go of the output; what still writes to it gets an error."""
+        """Stop reading the output; processes that still write get an error."""
         if self._pipe is not None:
             if self._read is not None and self._read.pending:
-                self._read.cancel()  # the port tells when that is done
+                self._read.cancel()  # the port reports when this is done
             self._read = None
             _winapi.CloseHandle(self._pipe)
             self._pipe = None
 
 
 def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id: str, limit: int) -> Command:
-    """Begin *command* in *cwd* with the environment *env* (which carries the mark).
+    """Start *command* in the directory *cwd* with the environment *env*, which carries the run's mark.
 
     Raises:
         CannotStart: See there.
@@ -212,18 +213,18 @@ def kill(commands: Sequence[Command]) -> None:
 
 
 def left_over(commands: Sequence[Command]) -> List[Command]:
-    """Return those of these commands of whose trees anything is still alive."""
+    """Return those of these commands of whose trees any process is still alive."""
     return [command for command in commands if command.leftovers()]
 
 
 def _check(command: str, cwd: str) -> None:
-    """Refuse what cmd would misunderstand without a word."""
+    """Raise ``CannotStart`` for a command or directory that cmd would silently misunderstand."""
     from queuectl.runner import CannotStart
 
     if "\n" in command or "\r" in command:
         raise CannotStart("could not start: it has a line break, but cmd reads one line. Put it into a script", False)
     if cwd.startswith(("\\\\", "//")):
-        # cmd would say so on its standard error and run the command in the Windows directory.
+        # cmd would complain on its standard error and run the command in the Windows directory.
         raise CannotStart(f"cannot enter the directory {cwd}: cmd needs one with a drive letter", False)
     try:
         with os.scandir(cwd):
@@ -236,7 +237,7 @@ _pipes = 0
 
 
 def _pipe() -> Tuple[int, int]:
-    """Return the handles of a new pipe: the reading end overlapped, the writing end one that children can inherit."""
+    """Return the handles of a new pipe: an overlapped reading end and an inheritable writing end."""
     global _pipes
     _pipes += 1
     name = rf"\\.\pipe\queuectl-{os.getpid()}-{_pipes}-{os.urandom(8).hex()}"
@@ -260,7 +261,7 @@ _nul: Optional[int] = None
 
 
 def _nothing() -> int:
-    """Return a handle of NUL, opened once: every command's standard input."""
+    """Return a handle of NUL, opened once, for the standard input of all commands."""
     global _nul
     if _nul is None:
         _nul = _winapi.CreateFile(
@@ -273,8 +274,8 @@ def _nothing() -> int:
 def command_line(command: str) -> Tuple[str, str]:
     """Return the program and the command line that make cmd read *command* exactly as it is written.
 
-    With /s it removes the first quote and the last one and touches nothing in between. The others switch off what
-    the registry may have switched on: /d a command before each command, /v:off a meaning of "!".
+    With /s, cmd removes the first quote and the last one and leaves everything in between alone. The other switches
+    disable what the registry may enable: /d a command to run before each command, /v:off a special meaning of "!".
     """
     shell = os.environ.get("COMSPEC", "")
     if not shell.lower().endswith("cmd.exe"):
@@ -283,7 +284,7 @@ def command_line(command: str) -> Tuple[str, str]:
 
 
 def machine_id() -> str:
-    """Return what tells this machine from others: the id that its Windows got when it was installed."""
+    """Return the id that Windows got at its installation, to tell this machine from others; empty if there is none."""
     import winreg
 
     try:
@@ -296,7 +297,7 @@ def machine_id() -> str:
 
 
 def how_ended(status: int) -> Tuple[Optional[int], Optional[int]]:
-    """Return (exit code, None): nothing ends by a signal here."""
+    """Return (exit code, None), as no process ends by a signal on Windows."""
     return status, None
 
 
@@ -313,10 +314,10 @@ def end_runs_at_once(
     born_after: Optional[int] = None,
     origin: str = "",
 ) -> bool:
-    """Make sure that nothing is left of the runs of a worker that has ended; False if something would not go.
+    """Make sure that nothing is left of the runs of a dead worker; return False if some process would not end.
 
-    Windows ended them with it, each as a whole; what was written down about their first processes
-    is proof of it, and catches one that could not be put into its job object.
+    Windows has ended each run as a whole, together with the worker. That the noted first processes are gone proves
+    it; one that could not be put into its job object is ended here.
     """
     deadline = time.monotonic() + PATIENCE_S
     while True:

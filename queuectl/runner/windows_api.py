@@ -1,4 +1,4 @@
-"""The calls of Windows that Python's library does not offer: job objects, process times, the process table."""
+"""Calls of the Windows API that Python's library does not offer: job objects, process times, the process table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROCESS_TERMINATE = 0x0001
 PROCESS_QUERY_LIMITED = 0x1000
 ACCESS_DENIED = 5
 WAIT_OBJECT_0 = 0
-# What a process that somebody else ended exits with.
+# The exit code of a process that queuectl has ended.
 ENDED = 1
 
 for _name, _result, _arguments in (
@@ -50,7 +50,7 @@ for _name, _result, _arguments in (
 
 
 class Usage:
-    """What the processes of a run used."""
+    """What the processes of a run have used."""
 
     __slots__ = ("cpu_s", "peak_memory_bytes")
 
@@ -108,15 +108,15 @@ class _Accounting(ctypes.Structure):
 
 _ACCOUNTING = 1
 _EXTENDED_LIMITS = 9
-_DIE_ON_UNHANDLED_EXCEPTION = 0x0400  # a crash ends the process; no window waits for somebody to press a button
+_DIE_ON_UNHANDLED_EXCEPTION = 0x0400  # a crash ends the process, without a window that waits for a button to be pressed
 _KILL_ON_JOB_CLOSE = 0x2000
 
 
 class JobObject:
-    """All processes of one run: whoever one of them starts is in it too, and cannot leave it.
+    """All processes of one run: a process that one of them starts belongs to the job object too, and cannot leave it.
 
-    Windows ends them all when the last handle is closed, and this is the only one: it is closed with the
-    process that has it, however that ends. ``release`` takes that back. May be used from several threads.
+    Windows ends them all when the last handle of the job object is closed. This object has the only one, and Windows
+    closes it when this process ends, in whatever way. ``release`` undoes that. May be used from several threads.
     """
 
     def __init__(self) -> None:
@@ -140,28 +140,28 @@ class JobObject:
 
     @property
     def handle(self) -> int:
-        """The handle, for whoever creates a process in it."""
+        """The handle of the job object, to create a process in it; 0 once it is closed."""
         return self._handle or 0
 
     def take(self, process: int) -> None:
-        """Put the process of this handle in; do so before it runs."""
+        """Put a process, given by its handle, into the job object; do this before the process runs."""
         if not kernel32.AssignProcessToJobObject(self._handle, process):
             raise last_error()
 
     def end(self) -> None:
-        """End every process in it."""
+        """End all processes in the job object."""
         with self._lock:
             if self._handle:
                 kernel32.TerminateJobObject(self._handle, ENDED)
 
     def alive(self) -> int:
-        """Return how many of its processes run."""
+        """Return how many processes are alive in the job object."""
         accounting = _Accounting()
         self._query(_ACCOUNTING, accounting)
         return int(accounting.ActiveProcesses)
 
     def usage(self) -> Usage:
-        """Return what its processes used so far: the sum of CPU times, the most memory at one moment."""
+        """Return what the processes have used so far: the sum of their CPU times, their peak memory taken together."""
         accounting, limits = _Accounting(), _ExtendedLimits()
         self._query(_ACCOUNTING, accounting)
         self._query(_EXTENDED_LIMITS, limits)
@@ -174,17 +174,17 @@ class JobObject:
                 kernel32.QueryInformationJobObject(self._handle, kind, ctypes.byref(into), ctypes.sizeof(into), None)
 
     def release(self) -> None:
-        """Let what still runs in it live on, and let go of it."""
+        """Close the handle and let the processes in the job object live on."""
         with self._lock:
             if self._handle:
                 try:
                     self._limit(_DIE_ON_UNHANDLED_EXCEPTION)
                 except OSError:
-                    pass  # then what is left of the run ends with it
+                    pass  # the processes will end when the handle is closed
         self.close()
 
     def close(self) -> None:
-        """Let go of it; unless it was released, what still runs in it ends."""
+        """Close the handle; unless ``release`` was called, this ends the processes in the job object."""
         with self._lock:
             if self._handle:
                 kernel32.CloseHandle(self._handle)
@@ -195,12 +195,12 @@ class JobObject:
 
 
 def last_error() -> OSError:
-    """Return the error of the last call, as an exception to raise."""
+    """Return the error of the last API call, as an exception to raise."""
     return ctypes.WinError(ctypes.get_last_error())
 
 
 def process_usage(process: int) -> Usage:
-    """Return what one process used, by its handle."""
+    """Return what one process, given by its handle, has used."""
     counters = _MemoryCounters()
     counters.cb = ctypes.sizeof(counters)
     kernel32.K32GetProcessMemoryInfo(process, ctypes.byref(counters), ctypes.sizeof(counters))
@@ -223,7 +223,7 @@ class _MemoryCounters(ctypes.Structure):
 
 
 def _times(process: int) -> Tuple[int, int, int]:
-    """Return (creation, kernel, user) times of a process, in units of 100 ns; the first since 1601."""
+    """Return (creation, kernel, user) times of a process in units of 100 ns; creation counts from 1601."""
     created, ended, kernel, user = (ctypes.c_uint64() for _ in range(4))
     kernel32.GetProcessTimes(
         process, ctypes.byref(created), ctypes.byref(ended), ctypes.byref(kernel), ctypes.byref(user)
@@ -232,10 +232,10 @@ def _times(process: int) -> Tuple[int, int, int]:
 
 
 def process_created(pid: int) -> Optional[str]:
-    """Return what tells the process *pid* from another with the same pid: when it was created. None if it has ended."""
+    """Return the creation time of the process *pid*, as a text to compare; None if there is no such process."""
     process = kernel32.OpenProcess(PROCESS_QUERY_LIMITED | SYNCHRONIZE, False, pid)
     if not process:
-        # Another user's process may not be opened, but everybody may read the table.
+        # A process of another user cannot be opened, but the process table can be read by every user.
         return _created_by_table(pid) if ctypes.get_last_error() == ACCESS_DENIED else None
     try:
         return _created(process)
@@ -245,14 +245,14 @@ def process_created(pid: int) -> Optional[str]:
 
 def _created(process: int) -> Optional[str]:
     if kernel32.WaitForSingleObject(process, 0) == WAIT_OBJECT_0:
-        return None  # it has ended, and is kept because somebody has a handle
+        return None  # the process has ended, and only exists because another process has a handle of it
     return str(_times(process)[0])
 
 
 def end_process(pid: int, created: str) -> bool:
-    """End the very process that was created then; False if there is none, or it may not be ended.
+    """End the process with this pid and creation time; return False if it has ended, or may not be ended.
 
-    The handle pins it: its pid cannot pass to another between the look and the end.
+    The handle pins the process: its pid cannot pass to another one between the check and the end.
     """
     process = kernel32.OpenProcess(PROCESS_TERMINATE | PROCESS_QUERY_LIMITED | SYNCHRONIZE, False, pid)
     if not process:
@@ -264,7 +264,7 @@ def end_process(pid: int, created: str) -> bool:
 
 
 class _TableRow(ctypes.Structure):
-    """SYSTEM_PROCESS_INFORMATION, as far as it is read here."""
+    """The beginning of SYSTEM_PROCESS_INFORMATION, as far as it is needed."""
 
     _fields_ = [
         ("NextEntryOffset", wintypes.ULONG),
@@ -288,7 +288,7 @@ def _created_by_table(pid: int) -> Optional[str]:
 
 
 def process_table() -> Dict[int, Tuple[int, int]]:
-    """Return (creation time, parent's pid) of each process, by pid; empty if Windows does not tell."""
+    """Return (creation time, parent's pid) of each process, by pid; empty if Windows does not give the table."""
     query = ctypes.WinDLL("ntdll").NtQuerySystemInformation
     query.argtypes = (ctypes.c_int, wintypes.LPVOID, wintypes.ULONG, wintypes.LPVOID)
     needed = wintypes.ULONG(1 << 18)

@@ -1,7 +1,7 @@
-"""Ctrl-Break for the commands of a worker on Windows: the one request to end that a console program can get.
+"""Ctrl-Break for the commands of a worker on Windows: the only request to end that a console program can get.
 
-It can only be sent by a process on the same console, and every command has a console of its own. A helper,
-started at the first need, goes from console to console; the worker keeps its own.
+Only a process on the same console can send a Ctrl-Break, and every command has a console of its own. So a helper
+process, started when it is first needed, attaches to one console after the other; the worker keeps its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Dict, Optional
 
-# For each pid on standard input: go to its console, send Ctrl-Break to its group, say whether that worked.
+# For each pid on standard input: attach to its console, send Ctrl-Break to its group, print whether that worked.
 HELPER = """
 import ctypes, sys
 kernel32 = ctypes.WinDLL("kernel32")
@@ -30,11 +30,11 @@ for line in sys.stdin:
 
 
 class _Helper:
-    """The helper process, and who waits for its answers."""
+    """The helper process, and the requests that it has not answered yet."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._refused: Dict[int, Callable[[], None]] = {}  # by pid: what to do if it got no Ctrl-Break
+        self._refused: Dict[int, Callable[[], None]] = {}  # by pid: what to call if no Ctrl-Break could be sent
         self._process: Optional[subprocess.Popen[bytes]] = None
 
     def send(self, pid: int, refused: Callable[[], None]) -> None:
@@ -61,7 +61,7 @@ class _Helper:
         return process
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
-        """Hear the helper's answers; at its end nobody got anything."""
+        """Act on the helper's answers; when the helper ends, treat all open requests as refused."""
         assert process.stdout is not None
         for line in process.stdout:
             pid, sent = map(int, line.split())
@@ -83,5 +83,8 @@ _helper = _Helper()
 
 
 def send_break(pid: int, refused: Callable[[], None]) -> None:
-    """Send Ctrl-Break to the process group *pid*; if that cannot be done, call *refused*, perhaps in another thread."""
+    """Send Ctrl-Break to the process group *pid*; if this is not possible, call *refused*, perhaps in another thread.
+
+    Does not wait for the outcome.
+    """
     _helper.send(pid, refused)

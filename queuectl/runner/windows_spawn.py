@@ -1,7 +1,7 @@
-"""Starting a process on Windows inside a job object, with the handles that it is to have and no others.
+"""Starting a process on Windows inside a job object, with only the handles that it should inherit.
 
-``subprocess`` can do neither at the moment of creation: a process that is put into its job object afterwards
-is a stray if the worker dies in between.
+``subprocess`` cannot put a process into a job object at its creation. If that is done afterwards, and the worker dies
+in between, the process is left behind.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ CREATE_SUSPENDED = 0x00000004
 CREATE_NEW_PROCESS_GROUP = 0x00000200
 CREATE_UNICODE_ENVIRONMENT = 0x00000400
 EXTENDED_STARTUPINFO_PRESENT = 0x00080000
-# A console of its own that is not shown: neither a Ctrl-C nor the end of the worker's window reaches it.
+# The process gets a hidden console of its own: neither a Ctrl-C nor the end of the worker's window affects it.
 CREATE_NO_WINDOW = 0x08000000
 FLAGS = CREATE_NEW_PROCESS_GROUP | CREATE_NO_WINDOW | CREATE_UNICODE_ENVIRONMENT | EXTENDED_STARTUPINFO_PRESENT
 HANDLE_LIST = 0x00020002
 JOB_LIST = 0x0002000D
-# What an attribute that this Windows does not know is answered with: before 10 there is no JOB_LIST.
+# The errors for an attribute that this Windows does not know: JOB_LIST came with Windows 10.
 UNKNOWN_ATTRIBUTE = (50, 87)
 
 
@@ -92,7 +92,7 @@ _knows_job_list = True
 
 
 class _Attributes:
-    """An attribute list, and the arrays that it points to."""
+    """An attribute list for CreateProcessW, and the arrays that it points to."""
 
     def __init__(self, values: Dict[int, Sequence[int]]) -> None:
         size = ctypes.c_size_t()
@@ -116,10 +116,10 @@ class _Attributes:
 def spawn(
     program: str, line: str, cwd: str, env: Mapping[str, str], stdin: int, output: int, job: JobObject
 ) -> Tuple[int, int]:
-    """Start *program* with the command line *line* inside *job*; return its pid and its handle.
+    """Start *program* with the command line *line* inside *job*; return the pid and a handle of the new process.
 
     Raises:
-        OSError: Windows refused.
+        OSError: Windows could not start it.
         ValueError: A text cannot be part of a command line or an environment.
     """
     global _knows_job_list
@@ -180,7 +180,11 @@ def _create(
 
 
 def _environment_block(env: Mapping[str, str]) -> ctypes.Array[ctypes.c_wchar]:
-    """Return *env* as Windows takes it, each name once: Path and PATH are one, and the later of two is meant."""
+    """Return *env* as Windows takes it, each name once: Path and PATH are the same, and the later one counts.
+
+    Raises:
+        ValueError: A name or value cannot be part of an environment.
+    """
     found: Dict[str, str] = {}
     for name, value in env.items():
         if not name or "=" in name[1:] or "\0" in name or "\0" in value:
