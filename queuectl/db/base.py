@@ -1,13 +1,12 @@
-"""The store's contract: the verbs of the domain, each with what it guarantees.
+"""The store's contract: the verbs of the domain, each with its guarantees.
 
-Every engine implements this class and passes ``tests/store``. All instants are Unix seconds by
-the store's clock, which ``now()`` reads; a verb that takes ``now`` may be given another
-instant by a test. Every verb is one transaction unless it says otherwise, and durable when
-it returns; ``claim`` and ``finish`` are after ``sync``. A guarded write that is refused is an
-answer (False, an empty list), not an exception.
+Every engine implements this class and passes ``tests/store``. All instants are Unix seconds by the store's clock,
+which ``now()`` reads; tests may pass another instant to a verb that takes ``now``. Every verb is one transaction
+unless it says otherwise, and what it did is durable when it returns, except for ``claim`` and ``finish``, for which
+it takes a ``sync``. If a guard refuses a write, that is an answer (False, an empty list), not an exception.
 
-Errors: ``StoreUnavailable`` when the store cannot be reached or written now, ``StoreRefused`` when
-what is there is not a store of ours that this version can use; both are ``QueuectlError``.
+Errors, both of them ``QueuectlError``: ``StoreUnavailable`` if the store cannot be reached or written now,
+``StoreRefused`` if what is there is not a queuectl store that this version can use.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ if TYPE_CHECKING:
     from queuectl.jobspec import JobSpec
 
     Ended = Tuple[Claim, RunEnd, Verdict]
-    Part = Tuple[int, bytes]  # where in the run's output the bytes start, and the bytes
-    OutputWrite = Tuple[int, Sequence[Part], Optional[int]]
+    Part = Tuple[int, bytes]  # the offset in the run's output, and the bytes from there
+    OutputWrite = Tuple[int, Sequence[Part], Optional[int]]  # see ``append_outputs``
 
 
 class Finished:
@@ -53,40 +52,39 @@ class Finished:
 
 
 class Store(ABC):
-    """Where jobs live. One object is used by one thread at a time, and never across a fork."""
+    """Where jobs live. One object is used by one thread at a time, and never on both sides of a fork."""
 
-    #: The store's random name, made with it; half of a run's mark.
+    #: The store's random id, chosen when the store was made; half of a run's mark.
     store_id: str
     #: The URL or path for messages; never with a password.
     location: str
-    #: The version of the settings that the last claim or look at orders saw: it grows with each change, and tells when
-    #: to read them again.
+    #: The version of the settings as of the last claim or read of orders. It grows with each change, so it tells when
+    #: to read the settings again.
     settings_seen: int = 0
     #: Whether ``sync`` has something to do.
     syncs: bool = False
-    #: Whether workers of other hosts may use this store, so that only a lease tells that they live.
+    #: Whether workers of other hosts may use this store, so that only the lease tells whether a worker lives.
     many_hosts: bool = False
-    #: Whether whoever uses this store is in a hurry: calls wait for other writers for a second at most. A handler
-    #: of a signal may set it, while a call waits.
+    #: If True, calls wait for other writers for a second at most. A signal handler may set it while a call waits.
     in_a_hurry: bool = False
-    #: Whether this process may fork although a thread is inside a call of this store: nothing is on its way over the
-    #: connection just now, or a child can open its own without touching this one.
+    #: Whether this process may fork although a thread is inside a call of this store: nothing is under way on the
+    #: connection, or a child can open its own without touching this one.
     at_rest: bool = True
-    #: While it is held, ``at_rest`` stays as it is.
+    #: Whoever holds this lock keeps ``at_rest`` from changing.
     gate = threading.Lock()
-    #: Where the workers of this host keep bells and notes.
+    #: Where the workers of this host keep bells, notes and journals.
     run_folder: RunFolder
-    #: How long a look waits for a server that is away, in seconds, before it fails.
+    #: How many seconds a read waits for an unavailable server before it fails.
     outlast_s: float = 0.0
 
     # -- life ---------------------------------------------------------------------------------
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the store. Calling it twice is allowed."""
+        """Close the store; calling it twice is allowed."""
 
     def leave(self) -> None:
-        """Let go of it in a child process, where this was inherited; what is the parent's is not disturbed."""
+        """Close the store in a child process that inherited it, without disturbing the parent."""
         return
 
     @abstractmethod
@@ -95,27 +93,27 @@ class Store(ABC):
 
     @abstractmethod
     def sync(self) -> None:
-        """Make all commits so far durable, also those of other processes.
+        """Make all commits so far durable, including those of other processes.
 
-        ``claim`` and ``finish`` return before their commit is on the disk: a lost claim does no harm, and
-        a worker syncs its ends while the next command starts, before it reports them.
+        ``claim`` and ``finish`` return before their commit is on the disk. The loss of a claim does no harm; and a
+        worker syncs the ends of its runs while the next command starts, before it announces them.
         """
 
     def tidy(self) -> None:
-        """Do what a host's processes should do now and then, such as shortening a long WAL; cheap if not needed."""
+        """Do maintenance that is due now and then, such as shortening a long WAL; cheap if there is nothing to do."""
         return
 
     def shrink(self) -> bool:
-        """Give some of the room of what was deleted back to the file system; say whether to go on with it."""
+        """Give some of the space of deleted rows back to the file system; return whether to call this again."""
         return False
 
     def lock_holder(self) -> Optional[int]:
-        """Return the pid of the process of this host that keeps all others from writing, if there is such a lock."""
+        """Return the pid of the process on this host that holds the store's write lock; None if there is none."""
         return None
 
     @abstractmethod
     def changed(self) -> bool:
-        """Say whether another connection may have committed since the last call; cheap."""
+        """Return whether another connection may have committed since the last call; cheap."""
 
     # -- jobs come in -------------------------------------------------------------------------
 
@@ -123,35 +121,37 @@ class Store(ABC):
     def add(self, specs: Specs, now: Optional[float] = None) -> Sequence[str]:
         """Store all jobs of *specs*, or none, and return their ids in order.
 
-        Ids not given are ``job1``, ``job2`` ... in order of arrival: never one that any job had
-        before, and no number is left out because of refused input. ``max_retries`` is settled here.
-        Idle workers are woken after the commit.
+        Ids not given are ``job1``, ``job2`` ... in order of arrival: never one that any job has had before, and
+        refused input leaves no gap. A ``max_retries`` not given is the setting's value at this moment. Idle workers
+        are woken after the commit.
 
         Raises:
-            JobExists: A given id is taken, or is a generated one of the past; nothing is stored.
+            JobExists: A given id is taken, or was generated in the past; nothing is stored.
         """
 
     @abstractmethod
     def add_within(self, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
-        """Store jobs as ``add`` does, but on the caller's open *connection* to this very store, in its transaction.
+        """Store jobs as ``add`` does, but in the transaction of *connection*, the caller's own, to this very store.
 
-        They are there for others, and idle workers are woken, when the caller commits; a rollback takes them away with
-        their numbers. Until then other enqueuers wait. In autocommit mode it is a transaction of its own.
+        When the caller commits, the jobs become visible and idle workers are woken; a rollback undoes the jobs and
+        their numbers. Until then other enqueuers wait. In autocommit mode this is a transaction of its own.
 
         Raises:
-            JobExists, QueuectlError: A given id is taken; not such a connection; StoreRefused: to another store.
+            JobExists: As in ``add``.
+            QueuectlError: *connection* is not a suitable connection.
+            StoreRefused: *connection* is to another store.
         """
 
     # -- runs ---------------------------------------------------------------------------------
 
     @abstractmethod
     def claim(self, worker_id: str, count: int, queues: Sequence[str] = (), now: Optional[float] = None) -> List[Claim]:
-        """Give *worker_id* up to *count* due jobs, the most urgent first: priority, ``run_at``, arrival.
+        """Give *worker_id* up to *count* due jobs, the most urgent first: by priority, ``run_at``, arrival.
 
-        No job is given to two workers. Jobs of paused queues and beyond a queue's ``max_running`` stay.
-        The attempt is counted here, not when the run ends: a command that takes its worker down
-        with it must still run out of attempts. *queues* empty means all. A worker that is not
-        registered, or was condemned, is given nothing.
+        *queues* empty means all. No job is given to two workers. Jobs of paused queues, or beyond a queue's
+        ``max_running``, are not given out. The attempt is counted here and not when the run ends, so that a command
+        that takes its worker down with it runs out of attempts as well. A worker that is not registered, or was
+        condemned, is given nothing.
         """
 
     @abstractmethod
@@ -165,23 +165,23 @@ class Store(ABC):
         outputs: Sequence[OutputWrite] = (),
         ahead: int = 0,
     ) -> Finished:
-        """Write the *ended* runs' verdicts and claim up to *count* jobs, in one transaction.
+        """Write the verdicts of *ended* runs and claim up to *count* jobs, in one transaction.
 
-        *outputs* is written in the same transaction, as ``append_outputs`` would. Up to *ahead* jobs more are claimed
-        if many jobs wait, none of them of a queue with a limit: its jobs are not to take up places while they wait for
-        their worker.
+        *outputs* is written in the same transaction, as by ``append_outputs``. If many jobs wait, up to *ahead* more
+        are claimed, but none from a queue with a limit: such a job would count against the limit while it only waits
+        for a slot.
 
-        An end is accepted if its run still owns its job, and refused if the job was taken away:
-        the guard (job, run, worker, state) is the whole protection against a worker that was presumed
-        dead and comes back. A failed run counts a failure and ends the row of losses.
+        An end is accepted if its run still owns its job, and refused if the job was taken away: the guard (job, run,
+        worker, state) is the whole protection against a worker that was presumed dead and comes back. An accepted end
+        of a failed run counts as a failure, and any accepted end sets the losses in a row back to 0.
         """
 
     @abstractmethod
     def give_back(self, worker_id: str, run_ids: Sequence[int], now: Optional[float] = None) -> int:
-        """Undo claims of *worker_id* whose command has not begun; return of how many.
+        """Undo claims of *worker_id* whose command has not begun; return how many were undone.
 
-        Such a run leaves no trace, its job is pending in its old place, or cancelled if that was asked for. Its id does
-        not come again.
+        Such a run leaves no trace, and its id is not used again. The job is pending, in its old place, or cancelled if
+        that was requested.
         """
 
     def append_output(self, run_id: int, parts: Sequence[Part], replace_from: Optional[int] = None) -> None:
@@ -190,87 +190,87 @@ class Store(ABC):
 
     @abstractmethod
     def append_outputs(self, writes: Sequence[OutputWrite]) -> None:
-        """Store parts of several runs' output: (run id, parts, *replace_from*) each.
+        """Store parts of the output of several runs, for each (run id, parts, *replace_from*).
 
-        With *replace_from*, stored parts that start at or after that offset are deleted first: the old
-        tail of an output that is too long to be kept whole.
+        If *replace_from* is given, stored parts that start at or after that offset are deleted first: they are the
+        old tail of an output that is too long to be kept whole.
         """
 
     @abstractmethod
     def output(self, run_id: int, start: int = 0) -> List[Part]:
-        """Return the run's output from offset *start*, in order; a gap between parts was cut out."""
+        """Return the output of a run from offset *start*, in order; what is missing between parts was cut out."""
 
     @abstractmethod
     def last_output(self, job_id: str, size: int) -> List[Part]:
-        """Return the last *size* bytes that the job's last run wrote, in order, without reading what is before them."""
+        """Return the last *size* bytes of output of the job's last run, in order, without reading what is before."""
 
     @abstractmethod
     def next_due(self, queues: Sequence[str] = (), now: Optional[float] = None) -> Optional[float]:
-        """Return when the next waiting job becomes due (now or earlier: one is due), None if none waits.
+        """Return when the next waiting job becomes due, which may be in the past; None if none waits.
 
         Jobs of paused queues and of queues at their limit do not count.
         """
 
     @abstractmethod
     def work_left(self, queues: Sequence[str] = ()) -> int:
-        """Return how many jobs wait, for a time or a retry too, or run, in queues not paused."""
+        """Return how many jobs run or wait, even for a later time or a retry, in queues that are not paused."""
 
     # -- workers ------------------------------------------------------------------------------
 
     @abstractmethod
     def register(self, worker: Worker) -> None:
-        """Enter a worker or supervisor. ``lease_expires_at`` counts from the store's clock."""
+        """Enter a worker or supervisor; its ``lease_expires_at`` is by the store's clock."""
 
     @abstractmethod
     def renew(self, worker_id: str, lease_s: float, mono_s: float) -> bool:
-        """Renew the lease; False if the worker is unknown or condemned: it is fenced."""
+        """Renew the lease; return False if the worker is unknown or condemned, and so has lost its jobs."""
 
     @abstractmethod
     def unregister(self, worker_id: str) -> None:
-        """Take a worker out that ends in order; runs it still owns become those of a lost worker."""
+        """Remove a worker that ends in an orderly way; runs that it still owns count as a lost worker's."""
 
     @abstractmethod
     def workers(self) -> List[Worker]:
-        """Return all registered workers and supervisors, oldest first, also dead ones not yet swept."""
+        """Return all registered workers and supervisors, oldest first, including dead ones not yet swept."""
 
     @abstractmethod
     def orders(self, worker_id: str) -> Orders:
-        """Return what others ask of this worker: to stop, to cancel runs. Sees the version of the settings too."""
+        """Return the orders for this worker, to stop or to cancel runs; set ``settings_seen`` as well."""
 
     def news(self, worker_id: str, anyway: bool = False) -> Optional[Orders]:
-        """Return ``orders``, or None if nobody can have committed since the last look by this or ``changed``.
+        """Return ``orders``; but None if nothing can have been committed since the last call of this or ``changed``.
 
-        With *anyway* in any case.
+        With *anyway*, return the orders in any case.
         """
         return self.orders(worker_id) if self.changed() or anyway else None
 
     @abstractmethod
     def request_stop(self, worker_ids: Sequence[str], level: int) -> None:
-        """Ask workers to stop: 1 after the running jobs, 2 now."""
+        """Ask workers to stop. *level* 1: after the running jobs; 2: at once."""
 
     @abstractmethod
     def runs_of(self, worker_id: str) -> List[Tuple[str, int]]:
-        """Return (job id, run id) of the runs that *worker_id* owns now."""
+        """Return (job id, run id) of each run that *worker_id* owns now."""
 
     @abstractmethod
     def condemn(self, worker_id: str, renewed_mono_s: float) -> bool:
-        """Refuse all renewals of a worker from now on, if it has not renewed since it was looked at.
+        """Refuse all renewals of a worker from now on, unless it has renewed since its row was read.
 
-        Returns False if it has (another ``renewed_mono_s``) or is gone.
+        Returns False if it has, so that its ``renewed_mono_s`` differs from the one given, or if the worker is gone.
         """
 
     @abstractmethod
     def release_lost(self, worker_id: str, max_lost: int, now: Optional[float] = None) -> List[Tuple[str, str]]:
-        """Take a condemned or missing worker's runs away and forget the worker.
+        """Take the runs of a condemned or missing worker away and remove the worker.
 
-        Each run becomes ``lost``; its job is pending and due at once, dead after *max_lost* losses
-        in a row, or cancelled if that was asked for. Returns (job id, new state). Whoever calls
-        has made sure that nothing of these runs is alive.
+        Each run becomes ``lost``. Its job is pending and due at once; or dead, after *max_lost* losses in a row; or
+        cancelled, if that was requested. Returns (job id, new state) of each. The caller must have made sure that no
+        process of these runs is alive.
         """
 
     @abstractmethod
     def ownerless(self) -> List[str]:
-        """Return ids of workers that own runs but are not registered (a restored backup, a lost row)."""
+        """Return the ids of workers that own runs but are not registered, as after the restore of a backup."""
 
     # -- what users do ------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class Store(ABC):
     def cancel(self, job_ids: Sequence[str], now: Optional[float] = None) -> Dict[str, str]:
         """Cancel waiting jobs at once and ask the workers of running ones to end them; all or none.
 
-        Returns the state of each after the call: ``cancelled``, or ``processing`` where it was asked for.
+        Returns the state of each job after the call: ``cancelled``, or ``processing`` if its worker was asked.
 
         Raises:
             JobNotFound, WrongState: Nothing was changed.
@@ -286,25 +286,25 @@ class Store(ABC):
 
     @abstractmethod
     def retry(self, job_ids: Sequence[str], only_dead: bool = False, now: Optional[float] = None) -> None:
-        """Start completed, dead, cancelled or failed jobs over: pending, due now, counts at 0; all or none.
+        """Start completed, dead, cancelled or failed jobs over: pending, due now, with all counts at 0; all or none.
 
         Raises:
             JobNotFound, WrongState: Nothing was changed.
-            NotInDlq: *only_dead*, and one is not dead or does not exist.
+            NotInDlq: With *only_dead*, a job is not dead or does not exist; nothing was changed.
         """
 
     @abstractmethod
     def retry_where(
         self, which: JobFilter, now: Optional[float] = None, tell: Optional[Callable[[int], None]] = None
     ) -> int:
-        """Start all jobs of *which* over that may be retried; return how many. In steps, not atomic.
+        """Start over all jobs of *which* that may be retried; return how many. This takes several transactions.
 
-        *tell* is called after each of them with how many it were so far.
+        *tell* is called after each of them with the number of jobs so far.
         """
 
     @abstractmethod
     def edit(self, job_id: str, changes: Mapping[str, Any], now: Optional[float] = None) -> None:
-        """Change a waiting job; *changes* are JobSpec attributes with their new values.
+        """Change a waiting job; *changes* has attributes of JobSpec with their new values.
 
         Raises:
             JobNotFound, WrongState: Nothing was changed.
@@ -314,29 +314,30 @@ class Store(ABC):
     def prune(self, which: JobFilter, limit: int = 1000) -> int:
         """Delete up to *limit* ended jobs of *which* with their runs and output; return how many.
 
-        Fewer where their output is large: others wait for as long as it takes. Only at 0 is nothing left.
+        Jobs with large output are deleted in smaller numbers, as other writers have to wait meanwhile. So only a
+        return of 0 means that no such job is left.
         """
 
     @abstractmethod
     def reset(self) -> None:
-        """Delete all jobs, runs, output, queues and settings; ids start from job1 again.
+        """Delete all jobs, runs, output, queues and settings; job ids start from job1 again.
 
-        Run ids go on growing: they are fencing tokens. Workers stay registered.
+        Run ids go on growing, as they are fencing tokens. Workers stay registered.
         """
 
     def refuse_reset(self) -> None:
-        """Raise StoreRefused if it is known that ``reset`` would not be allowed: workers are stopped for it first."""
+        """Raise StoreRefused if ``reset`` is known not to be allowed; called before workers are stopped for it."""
         return
 
     # -- looking ------------------------------------------------------------------------------
 
     @abstractmethod
     def get(self, job_id: str) -> Optional[Job]:
-        """Return a job, or None."""
+        """Return a job; None if there is no such job."""
 
     @abstractmethod
     def find(self, job_ids: Sequence[str]) -> Dict[str, Job]:
-        """Return each job that exists, by its id, as they were at one moment if they are few."""
+        """Return those of these jobs that exist, by id; if they are few, all as they were at one moment."""
 
     @abstractmethod
     def jobs(
@@ -347,18 +348,21 @@ class Store(ABC):
         sort: Optional[str] = None,
         descending: bool = False,
     ) -> List[Job]:
-        """Return up to *limit* jobs of *which*, oldest first, after row *after_seq*: one page.
+        """Return one page of the jobs of *which*: up to *limit* jobs after the row *after_seq*, oldest first.
 
-        *sort* names a field of Job to order by instead; then *after_seq* is how many jobs to skip.
+        *sort* names a field of Job to order by instead; in that case *after_seq* is how many jobs to skip.
         """
 
     @abstractmethod
     def order(self, which: JobFilter, skip: int, limit: int, sort: Optional[str], descending: bool) -> Sequence[int]:
-        """Return the row numbers of what ``jobs`` would return, after the first *skip*: for many pages of one order."""
+        """Return the row numbers of the jobs that ``jobs`` would return, after the first *skip*.
+
+        With ``jobs_at``, this serves many pages of one order.
+        """
 
     @abstractmethod
     def jobs_at(self, seqs: Sequence[int], which: JobFilter) -> List[Job]:
-        """Return the jobs in these rows, in this order, without those that are gone or no longer of *which*."""
+        """Return the jobs in these rows, in this order, without those that are gone or no longer match *which*."""
 
     @abstractmethod
     def states(self, job_ids: Sequence[str]) -> Dict[str, str]:
@@ -366,35 +370,35 @@ class Store(ABC):
 
     @abstractmethod
     def runs(self, job_id: str) -> List[Run]:
-        """Return all runs of a job, first to last, the current one too."""
+        """Return all runs of a job, first to last, including the current one."""
 
     @abstractmethod
     def ahead_of(self, job: Job) -> int:
-        """Return how many ready jobs of its queue a claim takes before this one, counted up to 1000."""
+        """Return how many ready jobs of the same queue are claimed before *job*; no more than 1000 are counted."""
 
     @abstractmethod
     def queues(self) -> List[QueueInfo]:
-        """Return all queues that have jobs or a switch set, by name. Costs nothing per job."""
+        """Return all queues that have jobs or a switch set, by name; the cost does not depend on the number of jobs."""
 
     @abstractmethod
     def oldest_due(self, now: Optional[float] = None) -> Optional[float]:
-        """Return the earliest ``run_at`` of all jobs due, None if none is. Costs nothing per job."""
+        """Return the earliest ``run_at`` of all due jobs, None if none is; the cost does not depend on their number."""
 
     @abstractmethod
     def rates(self, now: Optional[float] = None) -> Rates:
-        """Return how many jobs completed and how many runs failed a minute, lately."""
+        """Return how many jobs completed and how many runs failed lately, per minute."""
 
     @abstractmethod
     def check(self) -> List[Problem]:
-        """Look for damage: integrity, schema, counters that disagree with the rows, stuck jobs."""
+        """Look for damage: a corrupt database, a wrong schema, counters that disagree with the rows, stuck jobs."""
 
     def read_only(self) -> Optional[Problem]:
-        """Return why this store's server takes no changes from here, None if it does; a file's mode tells by itself."""
+        """Return why the store's server refuses changes from here; None if it takes them, or there is no server."""
         return None
 
     @abstractmethod
     def port(self) -> Port:
-        """Return what copies this whole store, or into it."""
+        """Return the object that copies this whole store, or copies another one into it."""
 
     # -- switches -----------------------------------------------------------------------------
 
@@ -412,4 +416,4 @@ class Store(ABC):
 
     @abstractmethod
     def set_setting(self, key: str, text: Optional[str]) -> None:
-        """Set a checked setting, or with None put it back to its default."""
+        """Set a setting to a checked value; None puts it back to its default."""

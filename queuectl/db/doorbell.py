@@ -1,14 +1,14 @@
 """Doorbells: how a commit wakes idle workers at once.
 
-A worker that runs out of work makes a FIFO beside the store and sleeps on it; whoever makes
-work ready writes a byte into each FIFO there after the commit. Not every commit rings: not one through a program's own
-connection, nor one whose process dies before it can. So supervisors look every two seconds whether somebody has
-written, and ring then; and a worker that can have no bell looks for work by itself every second. A busy worker has no
-bell, so that all an enqueuer pays for is reading one small directory.
+A worker that has no job makes a FIFO, its bell, in the store's run folder and sleeps on it. A process that makes jobs
+ready writes a byte into each of these FIFOs after the commit. Not every commit rings: one through a program's own
+connection does not, nor one whose process dies too early. So supervisors look every two seconds whether anything was
+committed, and ring if so; and a worker that can have no bell looks for jobs every second. A busy worker has no bell,
+so that the only cost for an enqueue is reading one small directory.
 
-FIFO and not a socket: no limit of 107 bytes on its path, and nothing to import. Windows has neither
-FIFOs that fit nor sockets with paths: there a bell is a UDP socket on the loopback, and an empty file whose
-name says the port, which no ringer has to open: an open file could not be taken away.
+It is a FIFO and not a socket because a FIFO's path may exceed 107 bytes, and nothing has to be imported. Windows has no
+suitable FIFOs and no sockets with paths. There, a bell is a UDP socket on the loopback address and an empty file whose
+name contains the port; nobody has to open this file, since Windows could not remove an open one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _RINGING = os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | NO_FOLLOW
 
 
 def ring(folder: Optional[str]) -> None:
-    """Wake every worker that sleeps on a bell in *folder*. Never fails: a bell is only a hint."""
+    """Wake every worker that sleeps on a bell in *folder*. Errors are ignored, as a bell is only a hint."""
     if folder is None:
         return
     try:
@@ -53,19 +53,19 @@ def _ring_one(path: str) -> None:
             _remove_dead(path)
         return
     try:
-        if stat.S_ISFIFO(os.fstat(bell).st_mode):  # nothing else is written to, whatever it is called
+        if stat.S_ISFIFO(os.fstat(bell).st_mode):  # never write to any other file of that name
             os.write(bell, b"!")
-    except OSError:  # full: it has been rung often enough
+    except OSError:  # the FIFO is full, so the bell has been rung already
         pass
     finally:
         os.close(bell)
 
 
 def _remove_dead(path: str) -> None:
-    """Remove a bell that nobody reads, if its worker died.
+    """Remove a bell that nobody reads, if its worker is dead.
 
-    A living worker removes its bell before it stops reading, and may have made another of the same name since. So the
-    file is removed only if it is the same one before and after nobody was found to read it: its worker is dead.
+    A live worker removes its bell before it stops reading, and may have put up another one of the same name since. So
+    the file is removed only if it was the same one before and after the check that nobody reads it.
     """
     before = _identity(path)
     try:
@@ -94,7 +94,7 @@ def _ring_udp(port: str) -> None:
 
 
 def forget(folder: str, worker_id: str) -> None:
-    """Take away what a dead worker left hanging."""
+    """Remove the bell of a dead worker."""
     if os.name != "nt":
         _remove(os.path.join(folder, worker_id + SUFFIX))
         return
@@ -115,7 +115,7 @@ def _remove(path: str) -> None:
 
 
 class Doorbell:
-    """A worker's own bell. ``fileno()`` is readable after a ring; None where there can be none."""
+    """A worker's own bell; the descriptor that ``arm`` returns is readable after a ring."""
 
     def __init__(self, folder: str, worker_id: str) -> None:
         self._stem = os.path.join(folder, worker_id)
@@ -124,9 +124,9 @@ class Doorbell:
         self._socket: Optional[socket.socket] = None  # on Windows
 
     def arm(self) -> Optional[int]:
-        """Make the bell if need be and return the descriptor to sleep on.
+        """Put up the bell, if it is not up, and return the descriptor to sleep on; None if there can be no bell.
 
-        Look for work once more after this: what was committed before it did not ring.
+        Look for jobs once more after this, since those committed before did not ring.
         """
         if sys.platform == "win32":
             if self._fd is None:
@@ -135,7 +135,7 @@ class Doorbell:
             hidden = self._path + ".new"
             try:
                 os.mkfifo(hidden, 0o600)
-                # Opened before it gets its name, so that a ringer never finds a bell without a reader.
+                # Opened before it gets its name, so that nobody who rings finds a bell without a reader.
                 self._fd = os.open(hidden, os.O_RDWR | os.O_NONBLOCK)
                 os.rename(hidden, self._path)
             except OSError:
@@ -158,7 +158,7 @@ class Doorbell:
         self._socket, self._fd = bell, bell.fileno()
 
     def hush(self) -> None:
-        """Take the rings so far."""
+        """Take the rings so far, so that the descriptor is no longer readable."""
         if self._socket is not None:
             try:
                 while True:
@@ -172,11 +172,11 @@ class Doorbell:
                 pass
 
     def again_s(self) -> Optional[float]:
-        """Return None: whoever makes work ready rings each time."""
+        """Return None: this bell rings each time that jobs become ready, so that no further look is needed."""
         return None
 
     def disarm(self) -> None:
-        """Take the bell away: this worker is busy, or ends."""
+        """Take the bell down, as this worker is busy or ends."""
         if self._fd is not None:
             _remove(self._path)
             if self._socket is not None:

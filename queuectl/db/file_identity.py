@@ -1,4 +1,4 @@
-"""Which file, and which log beside it, a store was opened with: if another takes its place, it is not written to."""
+"""Noticing that a store's file, or the log beside it, was deleted or replaced while the store is open."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class FileIdentity:
-    """The store's file as it was opened, and the log that SQLite has open beside it."""
+    """The identity of a store's file when it was opened, and of the log that SQLite has open beside it."""
 
     __slots__ = ("_file", "_log", "_log_path", "_path")
 
@@ -23,16 +23,23 @@ class FileIdentity:
         self._log: Optional[int] = None
 
     def note_log(self) -> None:
-        """Note which log SQLite has open: from the first read on nobody removes it but the last to close the store."""
+        """Note which log SQLite has open; call this after the first read.
+
+        From then on, the log stays until the last connection to the store is closed.
+        """
         try:
             self._log = os.stat(self._log_path).st_ino
-        except OSError:  # not in WAL mode: another program's doing
+        except OSError:  # another program has switched WAL mode off
             self._log = None
 
     def check(self) -> None:
-        """Refuse a file that was deleted or replaced: writes would be lost without a word, and news not come.
+        """Refuse to go on if the file was deleted or replaced: writes would be lost silently, and no news would arrive.
 
-        The same where only the log was: whoever comes later has another one, and neither sees what the other writes.
+        The same if only the log was: processes that open the store later use another log, and neither side sees what
+        the other writes.
+
+        Raises:
+            StoreRefused: The file or the log is gone, or another one is in its place.
         """
         try:
             found = os.stat(self._path)

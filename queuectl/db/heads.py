@@ -1,13 +1,13 @@
 """The queues of a store in the order of their most urgent jobs, as far as one worker knows them.
 
-A claim takes the most urgent job of all queues. A few queues are all asked for theirs; with one for each of thousands
-of customers that takes much longer than the job. Then a worker looks at all of them once and keeps what it saw, for a
-little while: a claim asks the queue that comes first for its next job, and only if that is less urgent than it was the
-next one.
+A claim takes the most urgent job of all queues. If there are few queues, each claim asks all of them for their most
+urgent job, their *head*. With one queue for each of thousands of customers, that takes much longer than the job. So
+a worker looks at the heads of all queues once, and remembers them for a little while: a claim asks the queue with the
+most urgent head for its next job, and the queue after it only if that job is less urgent than the head was.
 
-What was kept may be out of date. A queue may have become less urgent, as others took its job: this is seen when it is
-asked. It may have become more urgent: by a new job, which each claim looks for, or by one that came back (a retry, an
-edit, a lifted limit), which is seen at the next look.
+What is remembered may be out of date. A queue may have become less urgent, since other workers took its job: this is
+seen when the queue is asked. It may have become more urgent, by a new job, which each claim looks for; or by one that
+came back (a retry, an edit, a lifted limit), which is seen at the next look.
 """
 
 from __future__ import annotations
@@ -23,19 +23,22 @@ if TYPE_CHECKING:
 
     Key = Tuple[int, float, int]  # -priority, run_at and seq of a job: the smaller, the more urgent
 
-# So many are kept of one look, the most urgent ones.
+# How many heads are kept of one look: the most urgent ones.
 MOST = 4096
-# How long what was seen is kept, in seconds; longer if the look took long.
+# How long they are relied on, in seconds; longer if the look took long.
 FRESH_S = 0.4
 # More urgent than any job.
 FIRST: Key = (-(2**63), 0.0, 0)
 
 
 class Heads:
-    """What a look at all queues has found: each queue with ready jobs and its most urgent one."""
+    """What a look at all queues has found: the queues with ready jobs, and how urgent the head of each is."""
 
     def __init__(self, rows: Iterable[Tuple[str, Key]], begun_s: float, more: bool = False) -> None:
-        """*rows*: in any order; *more*: they are not all, but the most urgent; *begun_s*: by ``time.monotonic``."""
+        """Take (queue, key of its head) in any order, from a look begun at *begun_s* by ``time.monotonic``.
+
+        With *more*, *rows* are not all queues, but the most urgent ones.
+        """
         self._keys: Dict[str, Key] = dict(rows)
         self._heap = [(key, name) for name, key in self._keys.items()]
         heapify(self._heap)
@@ -44,16 +47,19 @@ class Heads:
         self._until_s = now_s + max(FRESH_S, LOOKS * (now_s - begun_s))
 
     def fresh(self) -> bool:
-        """Say whether this may still be gone by."""
+        """Return whether this may still be relied on."""
         return time.monotonic() < self._until_s
 
     def first(self, count: int = 1) -> List[str]:
-        """Return up to *count* queues, the most urgent first; fewer if there are no more, or others not kept here."""
+        """Return up to *count* queues, the most urgent first.
+
+        They are fewer if there are no more, or if a queue that is not kept here may be more urgent.
+        """
         found: List[Tuple[Key, str]] = []
         while self._heap and len(found) < count:
             entry = heappop(self._heap)
             if self._keys.get(entry[1]) != entry[0] or entry in found:
-                continue  # it has another place by now
+                continue  # an outdated entry: the queue has another place by now
             found.append(entry)
             if self._last is not None and entry[0] > self._last:
                 break
@@ -69,7 +75,7 @@ class Heads:
         return self._keys[names[count]] if len(names) > count else self._last
 
     def set(self, name: str, key: Optional[Key]) -> None:
-        """Note the most urgent job of a queue; None: it has none that may be claimed."""
+        """Note the head of a queue; None: it has no job that may be claimed."""
         if key is None:
             self._keys.pop(name, None)
         elif self._keys.get(name) != key:
@@ -83,6 +89,6 @@ class Heads:
                 self.set(name, key)
 
     def found(self, name: str, key: Key) -> None:
-        """Note a job that came in."""
+        """Note a job that has become ready in a queue."""
         if name not in self._keys or key < self._keys[name]:
             self.set(name, key)

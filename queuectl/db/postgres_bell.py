@@ -1,10 +1,11 @@
 """How a PostgreSQL store wakes an idle worker: LISTEN on a connection of its own.
 
-Whoever makes work ready notifies in its transaction. Adds do so at most once in ``QUIET_S``: the notification lock is
-one for the whole server, and each one wakes every idle worker. A silent add is within that time after a
-notification, so whoever was woken, or has begun to listen, looks once more when it is over: ``again_s``.
+A transaction that makes jobs ready sends a notification. Enqueues do so at most once in ``QUIET_S``, since the server
+has a single lock for notifications, and each notification wakes every idle worker. An enqueue is only silent within
+that time after a notification. So a worker that was woken, or has begun to listen, looks once more when the time is
+over: ``again_s``.
 
-A bell can be lost, and a pooler in transaction mode never passes one on; so workers look by themselves too.
+A notification can be lost, and a pooler in transaction mode never passes one on; so workers also look by themselves.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ if TYPE_CHECKING:
     from queuectl.db.postgres_line import Line
     from queuectl.db.postgres_store import PostgresStore
 
-# A silent add may commit a little later than it was silent.
+# How long after a notification enqueues may be silent: longer than QUIET_S, as one commits later than it decides.
 ECHO_S = QUIET_S * 1.5
-# Behind a pooler: how long a test notification may take.
+# How long a test notification may take, behind a pooler.
 TEST_S = 0.5
-# How long to do without after trouble.
+# How long to do without a bell after a failed attempt.
 PAUSE_S = 5.0
 
 
 class PostgresBell:
     """A worker's bell: ``arm`` returns a descriptor that is readable after a notification.
 
-    The descriptor is not the connection's socket but something around it, made by ``arm`` and closed by
+    The descriptor is not the connection's socket but an epoll or kqueue around it, made by ``arm`` and closed by
     ``disarm``: the connection lives on while the worker is busy, and may be replaced while the worker sleeps.
     """
 
@@ -48,25 +49,25 @@ class PostgresBell:
         self._line: Optional[Line] = None
         self._around: Any = None
         self._not_before_s = 0.0
-        self._useless = False
-        self._echo_s = 0.0  # until when adds may have been silent
-        #: Whether something may have come in before the last ``arm`` of which the worker does not know.
+        self._useless = False  # whether notifications do not come through at all
+        self._echo_s = 0.0  # until when enqueues may be silent
+        #: Whether jobs may have come in before the last ``arm`` without the worker's knowing.
         self.missed = True
 
     def arm(self) -> Optional[int]:
-        """Listen, if that is not done yet, and return the descriptor to sleep on; None if there is none now.
+        """Listen, if this is not done yet, and return the descriptor to sleep on; None if there can be none now.
 
-        Look for work once more after this: what was committed before it did not ring.
+        Look for jobs once more after this, since those committed before did not ring.
         """
         if sys.platform == "win32":
-            return None  # the worker's completion port cannot wait for libpq's socket: looking is all there is
+            return None  # a completion port cannot wait for libpq's socket, so the worker has to look by itself
         was_there = self._line is not None
         self.missed = self.drain() or not was_there
         if self._line is None and not self._useless and time.monotonic() >= self._not_before_s:
             self._not_before_s = time.monotonic() + PAUSE_S
             self._listen()
         if self._line is None:
-            self.disarm()  # a sleeper that takes a descriptor back has it closed: see Reactor.set_bell
+            self.disarm()  # the caller has its reactor forget the old descriptor: see Reactor.set_bell
             return None
         if self._around is None:
             self._around = _Around()
@@ -90,7 +91,7 @@ class PostgresBell:
         self._echo_s = time.monotonic() + ECHO_S
 
     def _hears(self, line: Line) -> bool:
-        """Say whether a notification comes through: a pooler in transaction mode has given the listener away."""
+        """Return whether a test notification arrives; behind a pooler in transaction mode, it does not."""
         self._store._rows(NOTIFY, {"channel": self._store.channel})
         deadline_s = time.monotonic() + TEST_S
         while time.monotonic() < deadline_s and not is_lost(line):
@@ -100,16 +101,19 @@ class PostgresBell:
         return False
 
     def hush(self) -> None:
-        """Take the notifications so far."""
+        """Take the notifications that have arrived."""
         self.drain()
 
     def drain(self) -> bool:
-        """Take what has come, so that the server need not keep it for a worker that is busy; say whether any has."""
+        """Take the notifications that have arrived; return whether there were any, or the connection was lost.
+
+        A busy worker calls this too, so that notifications do not pile up at the server.
+        """
         line = self._line
         if line is None:
             return False
         any_came = False
-        lost = is_lost(line)  # which reads all there is
+        lost = is_lost(line)  # this reads what has arrived
         try:
             while not lost and line.pgconn.notifies() is not None:
                 any_came = True
@@ -118,17 +122,17 @@ class PostgresBell:
             lost = True
         if lost:
             self._forget()
-            # Not all at once when the server is back.
+            # A random pause, so that not all workers connect at once when the server is back.
             self._not_before_s = time.monotonic() + os.urandom(1)[0] / 256
         return any_came or lost
 
     def again_s(self) -> Optional[float]:
-        """Return in how many seconds to look again because of adds that were silent; None if there were none."""
+        """Return in how many seconds to look again for jobs from silent enqueues; None if there can be none."""
         left_s = self._echo_s - time.monotonic()
         return left_s if left_s > 0 else None
 
     def disarm(self) -> None:
-        """Take the descriptor away and go on listening: a worker that is busy now is idle again soon."""
+        """Close the descriptor but go on listening, as a busy worker will soon be idle again."""
         if self._around is not None:
             self._around.close()
             self._around = None
@@ -146,7 +150,7 @@ class PostgresBell:
 
 
 class _Around:
-    """A descriptor that is readable when a socket inside it is, whichever that is at the time."""
+    """A descriptor that is readable when the socket inside it is; the socket may be replaced."""
 
     def __init__(self) -> None:
         inner: Any = _poller()
@@ -155,7 +159,7 @@ class _Around:
         self.close = inner.close
 
     def watch(self, fd: int) -> None:
-        """Look at this socket from now on; a closed one is forgotten by itself."""
+        """Watch this socket from now on; the kernel forgets the one before when it is closed."""
         if sys.platform == "linux":
             self._inner.register(fd, select.EPOLLIN)
         elif sys.platform != "win32":

@@ -1,4 +1,4 @@
-"""One call of ``finish`` or ``claim``: the statements of ``postgres_turn`` that it takes, and what they answered."""
+"""One call of ``finish`` or ``claim``: choose statements of ``postgres_turn``, send them, act on their answers."""
 
 from __future__ import annotations
 
@@ -39,22 +39,23 @@ if TYPE_CHECKING:
 
     Execute = Callable[[str, Dict[str, Any]], List[Any]]
 
-# How far a claim from many queues looks past jobs that others hold before it calls it a day.
+# How many jobs that others hold a claim from many queues considers, before it gives up.
 MOST_SLACK = 4096
-# How long claims go by the queues that had ready jobs, before one finds out which have; new ones are noticed at once.
+# How long claims rely on the list of queues with ready jobs before it is read anew; new queues are noticed at once.
 LINES_S = 10.0
-# How long claims go on from where the last one was, before one looks from the queue's head again; at most, and each
-# time another part of it, because the first to look pays for all: it marks the entries that nobody needs any more.
+# How long claims go on from the place of the last one, at most, before one starts at the queue's head again. The time
+# is a random part of this, so that workers take turns: the first to start at the head pays for all, as it marks the
+# dead index entries there.
 AHEAD_S = 0.4
 
 
 class Place(NamedTuple):
-    """Where a store's last claim from a queue was: the next one need not walk over what was claimed before.
+    """Where the last claim from a queue was, so that the next one need not walk over the jobs claimed before.
 
-    Until the next vacuum the index of the ready jobs keeps an entry for each job that was claimed, so that the head
-    of a busy queue lies behind thousands of them. More urgent jobs are looked for all the same, and the whole queue
-    when nothing is found or this is old. So only a job that comes back with an earlier ``run_at`` and the same priority
-    (handed back by a stopped or lost worker, say) may wait for ``AHEAD_S`` longer than its order says.
+    Until the next vacuum, the index of the ready jobs keeps an entry for each claimed job, so that the head of a busy
+    queue lies behind thousands of dead entries. Jobs of a higher priority are looked for all the same, and the whole
+    queue if nothing is found or the place is old. So only a job that comes back with an earlier ``run_at`` and the same
+    priority, from a stopped or lost worker for instance, may wait ``AHEAD_S`` longer than its order says.
     """
 
     priority: int
@@ -63,7 +64,7 @@ class Place(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """The queues that had ready jobs at one look, in the order of their names; none: nobody knows."""
+    """The queues that had ready jobs at one look, in the order of their names; empty: not known."""
 
     names: Sequence[str]
     until_s: float
@@ -74,7 +75,7 @@ _NOWHERE = (None, None, None)
 
 
 class Turn:
-    """A call on its way: what was claimed so far, and what the last answer said about what is left."""
+    """One call in progress: the claims so far, and what the last answer said about further ones."""
 
     def __init__(
         self, store: PostgresStore, worker_id: str, queues: Sequence[str] = (), now: Optional[float] = None
@@ -84,25 +85,26 @@ class Turn:
         self._worker_id = worker_id
         self._queues = list(queues)
         self._now = now
-        self._more = True  # whether another statement may claim something
-        self._due = False
-        self._limited = False
-        self._crowded = False  # whether limits have to be locked in their order, the longer way
+        self._more = True  # whether another statement may claim more
+        self._due = False  # whether due jobs must be promoted first
+        self._limited = False  # whether a queue with a limit has ready jobs
+        self._crowded = False  # whether LINES could not claim because of limits, which must be locked in order then
         self._promoted = False
         self._slack = SLACK
         self.crowd: Optional[Crowd] = store.crowd  # what is known of many queues
-        self._looked = False  # whether that is of this call
-        self._some: Sequence[str] = ()  # the queues that are asked for now, where they are many
+        self._looked = False  # whether the crowd was read in this call
+        self._some: Sequence[str] = ()  # which of many queues the next statement asks
         self._again = False  # whether ends are sent that were sent before
-        self._sending: Sequence[Dict[str, Any]] = ()  # the ends of the statement that is on its way
-        self._claiming = False  # whether it may claim
+        self._sending: Sequence[Dict[str, Any]] = ()  # the ends in the statement under way
+        self._claiming = False  # whether the statement under way may claim
 
     # -- what a call is made of ---------------------------------------------------------------
 
     def hand_in(self, ends: List[Dict[str, Any]], outputs: Sequence[OutputWrite], count: int) -> List[int]:
-        """Write ends and output, and claim in the same statement up to *count* jobs; return the places accepted.
+        """Write ends and output, and claim up to *count* jobs in the same statement; return which ends were accepted.
 
-        An end that was sent before and got no answer is accepted too if it was written then.
+        The return has the place (``ord``) of each accepted end. An end that was sent before without an answer counts
+        as accepted if it was written then.
         """
         self._again = self._store.sent_before(ends)
         replaced = [write for write in outputs if write[2] is not None]
@@ -118,7 +120,7 @@ class Turn:
         return accepted
 
     def claim(self, count: int) -> None:
-        """Claim until *count* jobs are there or no more can be had."""
+        """Claim until there are *count* claims, or no more jobs can be had."""
         while self._more and len(self.claims) < count:
             if self._due:
                 for name, *key in self._store._once(texts.PROMOTE, {"now": self._now}):
@@ -134,11 +136,11 @@ class Turn:
                 self._send(self._by_itself, kind, wanted)
 
     def _claim_limited(self, count: int) -> None:
-        """Claim where queues have limits: what runs in them is counted under a lock, by one claim at a time."""
+        """Claim from queues with limits, counting what runs in each under a lock, so one claim at a time."""
         begun = len(self.claims)
 
         def body(run: Run) -> None:
-            del self.claims[begun:]  # of a try that was rolled back
+            del self.claims[begun:]  # those of an earlier try, which was rolled back
             asked = self._some or self._queues
             found = run(texts.LOOK_AT, {"queues": list(asked)}) if asked else run(texts.LOOK)
             limits = dict(found.fetchall())
@@ -159,7 +161,7 @@ class Turn:
     # -- statements ---------------------------------------------------------------------------
 
     def _by_itself(self, sql: str, values: Dict[str, Any]) -> List[Any]:
-        """Run a statement as a transaction of its own."""
+        """Run one statement as a transaction of its own."""
         try:
             return self._store._once(sql, values, prepare=True)
         except ConnectionLost:
@@ -177,17 +179,17 @@ class Turn:
             raise
 
     def _no_answer(self, ends: Sequence[Dict[str, Any]]) -> None:
-        """Note what may have been done all the same.
+        """Note what may have been done although no answer came.
 
-        Where nothing was to be claimed no run is in doubt: whoever hands in what a dead worker left is told of none of
-        its runs, and may not put them back for that.
+        Claims of the worker are in doubt only if the statement could claim. A sweeper that records the ends of a dead
+        worker claims nothing; that worker's open runs are not in doubt and must not be put back for this.
         """
         self._store.unanswered(ends)
         if self._claiming:
             self._store.in_doubt(self._worker_id)
 
     def _kind(self, count: int) -> str:
-        """Choose the statement: for one or few queues if there are probably no others, which it verifies."""
+        """Choose the kind of statement: for one or few queues if probably no others have jobs, which it verifies."""
         now_s = time.monotonic()
         names: Sequence[str] = self._queues
         self._some = ()
@@ -200,7 +202,7 @@ class Turn:
         return LINES if len(names) <= MOST_LINES else self._kind_for_many(count)
 
     def _kind_for_many(self, count: int) -> str:
-        """Choose the statement where the queues are many: for the most urgent of them, as far as they are known."""
+        """Choose the kind of statement if there are many queues: for the most urgent ones, where these are known."""
         if self._queues or self._store.many:
             if self.crowd is None or not self.crowd.serves(self._queues):
                 self._look()
@@ -213,7 +215,7 @@ class Turn:
         return FEW if self._queues else MANY
 
     def _look(self) -> None:
-        """Look at all queues."""
+        """Read the heads of all queues anew."""
         self._looked = True
         self.crowd = Crowd(self._store._rows, self._queues)
         if not self.crowd.many and not self._queues:
@@ -221,7 +223,7 @@ class Turn:
             self._store.many = False
 
     def _single(self, kind: str, count: int, ends: Sequence[Dict[str, Any]]) -> bool:
-        """Say whether ``SINGLE`` will do: for one claim at most, and one usual end, sent for the first time."""
+        """Return whether ``SINGLE`` will do: at most one claim, and at most one end, final and not sent before."""
         return (
             kind in (NONE, KNOWN, ALONE, LINES)
             and count <= 1
@@ -238,7 +240,7 @@ class Turn:
         outputs: Sequence[OutputWrite] = (),
         more: Optional[Dict[str, Any]] = None,
     ) -> List[int]:
-        """Run one statement, take its claims, and return the places of the accepted ends."""
+        """Run one statement, take its claims, and return the places (``ord``) of the accepted ends."""
         self._sending, self._claiming = ends, kind != NONE
         single = self._single(kind, count, ends)
         if kind == LINES and not single:
@@ -275,26 +277,26 @@ class Turn:
             self._settle(fresh, asked, lines, until_s)
             if crowd is not None and (known or not self._more):
                 crowd.answered(names, fresh, asked, first[8] if single else None)
-                self._more = True  # in other queues
+                self._more = True  # other queues may have more
         elif not any(end["waits"] for end in ends):
             self._store.places_until_s = until_s
         return [*(first[2] or ()), *(first[3] or ())]
 
     def _names(self, kind: str) -> Sequence[str]:
-        """Return the queues that a statement for one or few of them is to claim from; of all, in the order of names."""
+        """Return the queues that a statement for one or few queues is to ask; where all are known, sorted by name."""
         if kind in (KNOWN, ALONE, LINES, FEW, LIMITED):
             return self._some or sorted(set(self._queues)) or self._store.lines.names
         return ()
 
     def _still(self) -> Dict[str, float]:
-        """Return until when to go on from the last claim, by queue; nothing if the caller says what time it is."""
+        """Return, by queue, until when claims go on from the last one's place; nothing if the caller gave the time."""
         if self._now is not None:
             return {}
         now_s = time.monotonic()
         return {name: until_s for name, until_s in self._store.places_until_s.items() if until_s > now_s}
 
     def _settle(self, fresh: List[Claim], asked: int, names: Sequence[str], until_s: Dict[str, float]) -> None:
-        """Note where these claims were; where too few were found behind the last ones, look again from the head."""
+        """Note the places of the new claims; if there were too few from the last place on, start at the head again."""
         if len(fresh) < asked and any(name in until_s for name in names):
             self._more = True
         elif self._now is None:
@@ -304,11 +306,11 @@ class Turn:
             later_s = time.monotonic() + AHEAD_S * (os.urandom(1)[0] + 1) / 256
             looked_at = {*names, *(claim.job.queue for claim in fresh)} & self._store.places.keys()
             until_s = self._store.places_until_s = {**dict.fromkeys(looked_at, later_s), **until_s}
-            # There may be a queue for each of 100,000 customers: the places in others are of no use any more.
+            # Drop places that are out of date: there may be a queue for each of 100,000 customers.
             self._store.places = {name: place for name, place in self._store.places.items() if name in until_s}
 
     def _take(self, kind: str, names: Sequence[str], asked: int, rows: List[Any]) -> List[Claim]:
-        """Take the claims of an answer and return them; note whether asking again may bring more."""
+        """Take the claims from an answer and return them; note whether another statement may claim more."""
         due, others, limited, looked, seen = rows[0][4:9]
         fresh = []
         for row in rows:
@@ -330,14 +332,14 @@ class Turn:
             known = (fresh or limited) and not self._store.many
             self._store.lines = Lines(seen, time.monotonic() + LINES_S) if known else NO_LINES
         if kind in (FEW, MANY) and not full and looked >= asked + self._slack and self._slack < MOST_SLACK:
-            self._slack *= 8  # all that was looked at is held by others: look further
+            self._slack *= 8  # others hold too many of the jobs considered: consider more
             full = True
         self._more = due or others or (limited and kind != LIMITED) or full
         return fresh
 
 
 def _where(kind: str, names: Sequence[str], places: Dict[str, Place]) -> Dict[str, Any]:
-    """Return the parameters that say which queues to claim from, and from where on in each."""
+    """Return the parameters that say which queues to claim from, and from which place on in each."""
     found = [places.get(name, _NOWHERE) for name in names]
     if kind != LINES:
         place = found[0] if found else _NOWHERE
@@ -350,12 +352,12 @@ def _where(kind: str, names: Sequence[str], places: Dict[str, Place]) -> Dict[st
 
 
 def _array(numbers: Iterable[Optional[float]]) -> str:
-    """Return the text of an array; psycopg takes 7 us for a list."""
+    """Return the text of an SQL array of numbers: psycopg takes 7 us to adapt a list."""
     return "{" + ",".join("NULL" if number is None else repr(number) for number in numbers) + "}"
 
 
 def _rooms(run: Run, limits: Dict[str, Optional[int]]) -> Dict[str, Optional[int]]:
-    """Return how many more jobs of each queue may run (None: any number), without the queues that are full."""
+    """Return how many more jobs of each queue may run (None: any number), leaving out queues that are full."""
     names = [name for name, limit in limits.items() if limit is not None]
     running = dict(run(texts.RUNNING, {"names": names}).fetchall()) if names else {}
     rooms = {name: None if limit is None else limit - running.get(name, 0) for name, limit in limits.items()}
@@ -363,10 +365,10 @@ def _rooms(run: Run, limits: Dict[str, Optional[int]]) -> Dict[str, Optional[int
 
 
 def _parts(outputs: Sequence[OutputWrite]) -> Dict[Tuple[int, int], bytes]:
-    """Return what is left to insert of several writes, once each has taken away what its own are to replace."""
+    """Return the parts to insert for several writes, by (run id, offset), after these have replaced each other's."""
     parts: Dict[Tuple[int, int], bytes] = {}
     for run_id, pieces, replace_from in outputs:
-        # A flush that failed comes again before the write that replaces its tail: the store has nothing of it yet.
+        # The parts of a flush that failed are sent again with the write that replaces them, and are not stored yet.
         if replace_from is not None and parts:
             for key in [key for key in parts if key[0] == run_id and key[1] >= replace_from]:
                 del parts[key]
@@ -375,7 +377,7 @@ def _parts(outputs: Sequence[OutputWrite]) -> Dict[Tuple[int, int], bytes]:
 
 
 def sendable(ended: Sequence[Ended]) -> List[Dict[str, Any]]:
-    """Return ends as the statement reads them; of one end given twice only the first."""
+    """Return ends as the statement reads them; of several for one run, only the first."""
     ends = []
     seen = set()
     for place, ((job, run_id, started_at), end, verdict) in enumerate(ended):
@@ -389,7 +391,7 @@ def sendable(ended: Sequence[Ended]) -> List[Dict[str, Any]]:
             "failed": int(end.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)), "outcome": end.outcome.value,
             "exit_code": end.exit_code, "signal": end.signal, "ended_at": end.ended_at,
             "memory": end.peak_memory_bytes, "cpu_s": end.cpu_s, "why": plain(end.reason),
-            # Of a run that was held for a while after its claim.
+            # Only needed for a run that was claimed ahead, and so started later than it was claimed.
             "started_at": None if started_at == job.updated_at else started_at,
         }  # fmt: skip
         ends.append(one)
@@ -397,7 +399,7 @@ def sendable(ended: Sequence[Ended]) -> List[Dict[str, Any]]:
 
 
 def stray(place: int, seq: int, run_id: int, now: float) -> Dict[str, Any]:
-    """Return the end of a run that its worker does not know: its claim's answer, or by a failover its end, was lost."""
+    """Return the end of a run unknown to its worker: the answer to its claim, or (by a failover) its end, was lost."""
     return {
         "ord": place, "seq": seq, "run_id": run_id, "state": "pending", "run_at": None, "waits": True, "reason": None,
         "failed": 0, "outcome": "stopped", "ended_at": now, "why": "the answer to its claim, or its end, was lost",
@@ -405,7 +407,10 @@ def stray(place: int, seq: int, run_id: int, now: float) -> Dict[str, Any]:
 
 
 def come_back(ended: Sequence[Ended], soon_at: float) -> bool:
-    """Say whether a job may be due again by *soon_at*: then one snapshot is not enough to end and to claim it."""
+    """Return whether one of the ended jobs may be due again by *soon_at*.
+
+    Then one statement, with its one snapshot, cannot both end and claim it.
+    """
     return any(
         verdict.state.value in ("failed", "pending") and (verdict.run_at is None or verdict.run_at <= soon_at)
         for _, _, verdict in ended
@@ -413,7 +418,7 @@ def come_back(ended: Sequence[Ended], soon_at: float) -> bool:
 
 
 def plain(text: Optional[str]) -> Optional[str]:
-    """Return *text* as PostgreSQL can hold it: without NUL and halves of surrogate pairs."""
+    """Return *text* as PostgreSQL can hold it: without NULs and lone surrogates."""
     if text is None:
         return None
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""What a worker knows of many queues on PostgreSQL, so that a claim need ask but a few of them (see ``heads``)."""
+"""What a worker knows of many queues on PostgreSQL, so that a claim need only ask a few of them (see ``heads``)."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 
     Look = Callable[..., List[Any]]
 
-# A claim of several jobs asks for so many at once, and as many queues.
+# A claim of several jobs asks for this many at once, from as many queues, at most.
 BATCH = 32
-# So many queues are looked at once more where the first ones have turned out to be less urgent than they were.
+# This many queues are looked at once more after the first ones turned out to be less urgent than they were.
 _AGAIN = 64
-# So many new jobs are taken in one by one; after more of them all queues are looked at again.
+# Up to this many new jobs are noted one by one; after more of them, all queues are looked at again.
 _MOST_NEW = 1000
 
 
 class Crowd:
-    """The queues that a worker serves, as they were at one look, and what has become of them since.
+    """The queues that a worker serves, as they were at one look, updated by what was learnt since.
 
-    ``many``: whether they are so many that this is worth its while.
+    ``many`` says whether there are so many queues that this pays.
     """
 
     def __init__(self, look: Look, queues: Sequence[str]) -> None:
-        """*look* runs a reading statement; *queues* empty means all."""
+        """Look at all of *queues* (empty: all queues of the store); *look* runs a reading statement."""
         begun_s = time.monotonic()
         self._look = look
         self._queues = tuple(queues)
         rows = look(_HEADS_OF if queues else _HEADS, {"queues": list(queues), "most": MOST + 1})
         self._newest_seq = self._seen_seq = rows[0][0]
-        self._unsure: Set[str] = set()  # queues of which more was claimed than was told, or less found
-        #: Which priority jobs in other queues than ``first`` returned may have; None: what these have is to be claimed.
+        self._unsure: Set[str] = set()  # queues whose most urgent job is not known since the last claim
+        #: The priority that jobs outside of the queues from ``first`` may have; None: claim whatever those queues have.
         self.least: Optional[int] = None
-        self._most = FEW_QUEUES  # how many queues are asked: more where others take from the first ones all the time
+        self._most = FEW_QUEUES  # how many queues to ask: more while other workers claim from the same ones
         heads = [row[1:] for row in rows if row[1] is not None]
         self.many = len(heads) > FEW_QUEUES
         self._heads = Heads(
@@ -50,7 +50,7 @@ class Crowd:
         self._sure = {name for name, _, _, _ in heads}  # queues that were looked at since the last claim
 
     def serves(self, queues: Sequence[str]) -> bool:
-        """Say whether this is of these queues, and fresh enough to be gone by; take in what is new."""
+        """Return whether this is about these queues and fresh enough to rely on; first, note what is new."""
         if self._queues != tuple(queues) or not self._heads.fresh():
             return False
         if self._unsure:
@@ -69,7 +69,7 @@ class Crowd:
         return True
 
     def found(self, queue: str, priority: int, run_at: float, seq: int) -> None:
-        """Take in a job that may be claimed now."""
+        """Note a job that may be claimed now."""
         if not self._queues or queue in self._queues:
             self._heads.found(queue, (-priority, run_at, seq))
 
@@ -84,10 +84,10 @@ class Crowd:
     def answered(
         self, names: Sequence[str], claims: Sequence[Claim], asked: int, seen: Optional[Sequence[float]]
     ) -> None:
-        """Take in what a claim of *asked* jobs from these queues, with ``least``, has brought.
+        """Note the result of a claim of *asked* jobs from the queues *names*, made with ``least``.
 
-        *seen*, of a claim of one job: the number of the newest job, then priority, ``run_at`` and ``seq`` of the next
-        one in the queue of the claim, if there is one. Without it these queues are looked at before the next claim.
+        For a claim of one job, *seen* has the number of the newest job and, if the queue of the claimed job has a next
+        one, its priority, ``run_at`` and ``seq``. Without *seen*, these queues are looked at before the next claim.
         """
         if len(claims) < asked and self.least is not None:
             self._unsure.update(names, self._heads.first(_AGAIN))
@@ -110,7 +110,7 @@ class Crowd:
 
 _NEWEST = "(SELECT coalesce(max(seq), 0) FROM queuectl.jobs)"
 
-# From the head of one queue to that of the next, through the claim's index. There is always a row.
+# Goes from the head of one queue to the head of the next through the claim's index. The answer always has a row.
 _HEADS = f"""
     WITH RECURSIVE head(queue, priority, run_at, seq) AS (
         (SELECT queue, priority, run_at, seq FROM queuectl.jobs

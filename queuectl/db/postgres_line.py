@@ -1,4 +1,4 @@
-"""One connection to a PostgreSQL server: opened, also beside other work, and waited for only so long."""
+"""One connection to a PostgreSQL server: open it, in a thread if need be, and wait for answers a bounded time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Generator, List, Optional, Tuple
 
-# psycopg keeps in mind how a text of at most so many characters is sent; a longer one it would take apart each time.
+# psycopg caches how it converts a statement of up to this many characters; a longer one it would convert each time.
 MOST_REMEMBERED = 4096
 NO_PASSWORD = "it needs a password, and there is none in PGPASSWORD or in ~/.pgpass (which must have mode 0600)"
 
@@ -26,7 +26,7 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 
 def boot_s() -> float:
-    """Return a clock that only goes forward, and on Linux also while the machine sleeps."""
+    """Return the seconds of a clock that never goes back, and on Linux goes on while the machine sleeps."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -37,10 +37,10 @@ class NoAnswer(psycopg.OperationalError):  # type: ignore[misc,unused-ignore]
 
 
 class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
-    """A connection whose every answer may be waited for only so long."""
+    """A connection that waits for each answer for ``patience_s`` seconds at most; None: without limit."""
 
     patience_s: Optional[float] = None
-    #: How long the server waits for a lock, where that was set; see ``PostgresLink``.
+    #: How long the server waits for a lock, if that was set; see ``PostgresLink``.
     locks_s: Optional[float] = None
 
     def execute(self, query: Any, params: Any = None, *, prepare: Optional[bool] = None, binary: bool = False) -> Any:
@@ -52,21 +52,21 @@ class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
         return cursor.execute(text, [params[name] for name in names], prepare=prepare, binary=binary)
 
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
-        """Wait for *gen*, psycopg's name for one exchange with the server."""
+        """Wait for *gen*, a generator by which psycopg does one exchange with the server."""
         if self.patience_s is None:
             return super().wait(gen, *args, **kwargs)
         try:
             return super().wait(_bounded(gen, self.patience_s), *args, **kwargs)
         except NoAnswer:
-            self.close()  # whatever comes now belongs to a question that nobody asks any more
+            self.close()  # a late answer would be taken for that to the next statement
             raise
 
 
 @lru_cache(128)
 def numbered(query: str) -> Tuple[str, List[str]]:
-    """Return *query* with ``$1`` for ``%(name)s``, as the server wants it, and the names in the order of their numbers.
+    """Return *query* with ``$1`` etc. for ``%(name)s``, as the server wants it, and the names in this order.
 
-    There must be no other sign of per cent in it.
+    *query* must not contain any other per cent sign.
     """
     names: Dict[str, int] = {}
     first, *rest = query.split("%(")
@@ -78,9 +78,9 @@ def numbered(query: str) -> Tuple[str, List[str]]:
 
 
 def _bounded(gen: Any, patience_s: float) -> Generator[Any, Any, Any]:
-    """Pass *gen* on; raise NoAnswer once nothing has come for *patience_s*.
+    """Run *gen*, and raise NoAnswer once nothing has arrived for *patience_s* seconds.
 
-    psycopg sends "not ready" a few times a second while it waits.
+    While psycopg waits, it sends "not ready" to the generator a few times a second.
     """
     deadline = time.monotonic() + patience_s
     try:
@@ -97,17 +97,17 @@ def _bounded(gen: Any, patience_s: float) -> Generator[Any, Any, Any]:
 
 
 class Opening:
-    """A connection being opened in a thread."""
+    """An attempt to connect, made in a thread."""
 
     def __init__(self, parameters: Dict[str, str]) -> None:
         self.done = threading.Event()
-        self.waited_for = False  # in vain, by somebody
+        self.waited_for = False  # whether a caller has waited for it in vain
         self._parameters = parameters
         self._line: Optional[Line] = None
         self._error: Optional[BaseException] = None
         try:
             threading.Thread(target=self._work, daemon=True).start()
-        except RuntimeError as error:  # the user's limit of processes: another time
+        except RuntimeError as error:  # the limit of processes is reached: a later attempt may succeed
             self._error = psycopg.OperationalError(str(error))
             self.done.set()
 
@@ -133,7 +133,7 @@ def connect(parameters: Dict[str, str]) -> Line:
 
 
 def is_lost(line: Any) -> bool:
-    """Say whether *line* is broken, reading what the server sent last if it is idle."""
+    """Return whether *line* is broken; if it is idle, read what the server has sent meanwhile."""
     if line.closed:
         return True
     pgconn = line.pgconn
@@ -151,7 +151,7 @@ def is_lost(line: Any) -> bool:
 def _readable(fd: int) -> bool:
     if sys.platform == "win32":
         return bool(select.select([fd], [], [], 0)[0])
-    look = select.poll()  # select() takes no descriptor from 1024 on
+    look = select.poll()  # select() cannot take descriptors from 1024 on
     look.register(fd, select.POLLIN)
     return bool(look.poll(0))
 
@@ -163,7 +163,10 @@ def first_line(error: BaseException) -> str:
 
 
 def why_not_reached(error: BaseException, named: bool = True) -> str:
-    """Return why a connection could not be opened; of several, the last; without the place if the caller *named* it."""
+    """Return why a connection could not be opened, for the last of several hosts.
+
+    With *named*, leave out the server's address: the caller's message names it.
+    """
     import re
 
     what = re.sub("^connection (failed|is bad): ", "", first_line(error))

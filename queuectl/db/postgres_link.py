@@ -1,7 +1,7 @@
-"""The connection to a PostgreSQL store: opened, bounded in time, opened again; its clock; its errors in words.
+"""The connection to a PostgreSQL store: open it, bound its waits, open it again; the server's clock; errors in words.
 
-What may be done twice is done again by itself after a lost connection: a look, a transaction that had not
-begun. What may have been done is never repeated here: its caller knows how to find out.
+After a lost connection, only what may safely be done twice is repeated here: a read, or a transaction that had not
+begun. A write that may have been done is never repeated; its caller knows how to find out.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ if TYPE_CHECKING:
     Parameters = Union[None, List[Any], Tuple[Any, ...], Dict[str, Any]]
 
 OLDEST_SERVER = 130000
-# A transaction that lost a deadlock was rolled back, so it may be done again; this often.
+# How often a transaction is tried that was rolled back because of a deadlock.
 TRIES = 8
-# After a connection attempt that failed the next ones wait a little, each process its own time.
+# How long to wait after a failed attempt to connect, at first and at most; each process waits its own random time.
 FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 2.0
-# How often who outlasts an outage looks whether it is over.
+# How often a caller that outlasts an outage tries whether it is over.
 AWAY_LOOK_S = 0.1
-# A call of a worker may last this part of its lease without a word from the server. It may be two such waits, for an
-# answer and for a new connection, and another call may have come just before.
+# A worker waits this fraction of its lease for the server, at most. A call may wait twice, for an answer and for a new
+# connection, and another call may have waited just before.
 PARTS_OF_LEASE = 6
-# Around the end of its lease, from as long before it as a call may last until so long after it, a worker has to come
-# to the point where it ends its commands: then no call lasts longer than this. Later on it has nothing to lose.
+# Close to the end of its lease, a worker must get to the point where it ends its commands, so calls wait no longer than
+# HURRY_S. This holds until FENCED_S after the end; by then the commands have been ended, and calls may take their time.
 HURRY_S = 0.25
 FENCED_S = 1.0
-# How long a measured clock is good enough for who only looks; a worker's is measured with each renewal.
+# For how long a measurement of the server's clock is good enough; a worker's clock is measured with each renewal.
 CLOCK_AGE_S = 1.0
-# After that a newer measurement counts even if its answer took longer.
+# After this time, a newer measurement counts even if its answer took longer.
 CLOCK_DRIFT_S = 10.0
 ACTIVE = psycopg.pq.TransactionStatus.ACTIVE
 AGAIN = ("40001", "40P01")  # serialization failure, deadlock
-# What is wanted is not there, may not be used, or could not be looked at together with something else.
+# Classes of errors by which a store is missing, may not be used, or could not be read together with the greeting.
 NOT_AS_USUAL = ("42", "3F", "40")
 LOST = ("08", "57P")  # the connection is broken; the server is shutting down, or has crashed
 
 
 class ConnectionLost(StoreUnavailable):
-    """The connection broke while something was asked; *committing*: it may have been done all the same."""
+    """The connection broke during a call. With *committing*, the change may have been made all the same."""
 
     def __init__(self, location: str, why: str, committing: bool = False) -> None:
         hint = " It is not known whether the change was made." if committing else ""
@@ -62,27 +62,27 @@ class ConnectionLost(StoreUnavailable):
 
 
 class PostgresLink:
-    """A store's connection; the base of ``PostgresStore``."""
+    """The connection of a store; the base of ``PostgresStore``."""
 
     outlast_s = 0.0  # see ``Store``
-    #: A statement that shows whether the store is as usual; it may fail.
+    #: A statement that reads the state of the store; it fails if there is no complete store.
     _first_look = ""
 
     def __init__(self, address: Address) -> None:
         self.location = address.location
         self.schema = address.schema
         self._parameters = address.parameters
-        # Otherwise the place comes from the environment or a service file, and an error has to name it.
+        # If not, the host comes from the environment or a service file, and errors have to name it.
         self._is_named = "host" in address.parameters or "hostaddr" in address.parameters
         self._line: Optional[Line] = None
         self._closed = False
-        #: Whether there is a pooler between: no session state, no prepared statements.
+        #: Whether there is a pooler in between, so that session state and prepared statements cannot be used.
         self.pooled = False
-        # Set for a worker: no call may take so long that its lease ends meanwhile.
+        # Set for a worker, so that its lease does not end while a call waits.
         self._patience_s: Optional[float] = None
         self._lease_ends_mono = 0.0
         self._texts: Dict[str, str] = {}
-        self._offset_s = 0.0  # the server's clock less boot_s
+        self._offset_s = 0.0  # the server's clock minus ``boot_s``
         self._measured_s: Optional[float] = None
         self._pause_s = 0.0
         self._not_before_s = 0.0
@@ -103,10 +103,10 @@ class PostgresLink:
             self._line = None
 
     def _at_rest(self) -> Line:
-        """Return a connection as ``_connected`` does on which nothing is under way.
+        """Return a connection, as ``_connected`` does, with no transaction open.
 
-        A signal's handler may have raised, in a program that went on, before anybody could roll back: what is written
-        in that transaction would count as done, and be undone with the connection.
+        A signal handler may have raised an exception before an earlier transaction was rolled back, and the program
+        may have gone on. A write in that open transaction would seem to be done, and be undone with the connection.
         """
         line = self._connected()
         if line.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
@@ -136,10 +136,10 @@ class PostgresLink:
         return line
 
     def _open(self) -> Line:
-        """Open one more connection.
+        """Open a new connection.
 
-        A worker does not wait for it longer than its patience: the attempt, which may hang in a name server too,
-        goes on in a thread of its own, and a later call takes its result.
+        A worker waits for it no longer than its patience lasts. The attempt, which may even hang in a name server,
+        goes on in a thread of its own, and a later call takes the result.
         """
         now_s = time.monotonic()
         if now_s < self._not_before_s:
@@ -151,7 +151,7 @@ class PostgresLink:
             if self._opening is None:
                 self._opening = Opening(self._parameters)
             opening = self._opening
-            # A caller may come here for each of many ends: only the first waits.
+            # If callers come here again and again, for each of many ends say, only the first waits.
             if not opening.done.wait(0.05 if opening.waited_for else patience_s):
                 opening.waited_for = True
                 raise StoreUnavailable(f"the server of {self.location} does not answer.")
@@ -164,7 +164,7 @@ class PostgresLink:
             raise StoreUnavailable(self._trouble) from error
 
     def _greet(self, line: Line) -> None:
-        """Learn what the server is, prepare the session, and look at the store; usually in one exchange."""
+        """Find out what server this is, prepare the session, read the state of the store; usually in one exchange."""
         try:
             sent_s = boot_s()
             try:
@@ -192,9 +192,9 @@ class PostgresLink:
         self._pause_s = 0.0
 
     def _bound_locks(self, line: Line) -> None:
-        """Have the server give up on a lock before this process gives up on the server.
+        """Have the server stop waiting for a lock before this process stops waiting for the server.
 
-        Its session would go on waiting for the lock, beside that of the next connection, and the next.
+        Otherwise the abandoned session would go on waiting for the lock, and so would that of each further connection.
         """
         patience_s = line.patience_s
         if patience_s is None or self.pooled:
@@ -208,19 +208,19 @@ class PostgresLink:
             line.locks_s = locks_s
 
     def _arrived(self, line: Line, seen: Optional[Tuple[Any, ...]]) -> None:
-        """Look at the store behind a new connection; *seen*: what came of ``_first_look``, None if that failed."""
+        """Check the store behind a new connection; *seen* is the answer to ``_first_look``, None if that failed."""
         raise NotImplementedError
 
     def be_patient(self, lease_s: float) -> None:
-        """Bound every call from now on, so that a worker can still end its commands before its lease does."""
+        """Bound the wait of each call from now on, so that a worker can end its commands before its lease ends."""
         self._patience_s = max(lease_s / PARTS_OF_LEASE, HURRY_S)
 
     def lease_ends(self, mono_s: float) -> None:
-        """Note when, by the monotonic clock, the worker's commands must be ended if nothing is heard until then."""
+        """Note when the worker's lease ends, by the monotonic clock, and with it the time to end its commands."""
         self._lease_ends_mono = mono_s
 
     def _patience_now_s(self) -> Optional[float]:
-        """Return how long an answer may take now; None: as long as it takes."""
+        """Return how many seconds to wait for an answer now; None: without limit."""
         if self._patience_s is None:
             return None
         left_s = self._lease_ends_mono - time.monotonic()
@@ -229,7 +229,7 @@ class PostgresLink:
     # -- statements ---------------------------------------------------------------------------
 
     def text(self, sql: str) -> str:
-        """Return *sql* for the schema of this store; statements are written for the usual one."""
+        """Return *sql*, which is written for the schema ``queuectl``, for the schema of this store."""
         if self.schema == "queuectl":
             return sql
         found = self._texts.get(sql)
@@ -238,7 +238,10 @@ class PostgresLink:
         return found
 
     def _rows(self, sql: str, parameters: Parameters = None, prepare: Optional[bool] = None) -> List[Any]:
-        """Look: run one statement that changes nothing, and return its rows. After a lost connection, again."""
+        """Run one statement that changes nothing and return its rows.
+
+        After a lost connection the statement is run again; while the server is unavailable, for ``outlast_s`` seconds.
+        """
         deadline = time.monotonic() + self.outlast_s
         while True:
             try:
@@ -261,9 +264,10 @@ class PostgresLink:
         raise AssertionError
 
     def _once(self, sql: str, parameters: Parameters = None, prepare: Optional[bool] = None) -> List[Any]:
-        """Run one statement that writes, by itself a transaction, and return its rows.
+        """Run one statement that writes, as a transaction of its own, and return its rows.
 
-        After a lost connection it may have been done: whoever calls can do it again, or find out.
+        Raises:
+            ConnectionLost: The statement may have been done; the caller can repeat it, or find out.
         """
         for attempt in range(TRIES):
             line = self._at_rest()
@@ -277,16 +281,16 @@ class PostgresLink:
         raise AssertionError
 
     def _nap(self, attempt: int) -> None:
-        """Let the other side of a deadlock go first."""
+        """Sleep a little, so that the other side of a deadlock goes first."""
         time.sleep(0.02 * (attempt + 1) * (0.5 + os.urandom(1)[0] / 255))
 
     def _write(self, body: Callable[[Run], T]) -> T:
-        """Run *body* in a transaction; its argument runs one statement. It may be called again.
+        """Run *body* in a transaction and return what it returns. It is given a ``Run``, and may be called repeatedly.
 
         Raises:
-            StoreUnavailable: The connection was lost; if that was in the commit, the message says so.
+            ConnectionLost: If it was lost during the commit, the message says that the change may have been made.
         """
-        again = True  # whether a connection that was broken from the begin is replaced
+        again = True  # whether to start over on a new connection, once, if this one breaks before the first answer
         for attempt in range(TRIES):
             line = self._at_rest()
             run: Optional[Run] = None
@@ -294,7 +298,7 @@ class PostgresLink:
             try:
                 run = self._begin(line)
                 answer = body(run)
-                if not run.answered:  # what is sent with the commit may be done although no answer comes
+                if not run.answered:  # otherwise all would be sent with the commit, and might be done without an answer
                     run.flush()
                 committing = True
                 run("COMMIT")
@@ -307,7 +311,7 @@ class PostgresLink:
                     raise raised from None
                 again = again and (run is None or not run.answered)
                 self._roll_back(line, run)
-                if again and is_lost(line):  # nothing was done: once more, over a new connection
+                if again and is_lost(line):  # nothing was done: start over, on a new connection
                     again = False
                     continue
                 if error.sqlstate not in AGAIN or attempt == TRIES - 1:
@@ -352,7 +356,7 @@ class PostgresLink:
     # -- errors -------------------------------------------------------------------------------
 
     def _fail(self, error: psycopg.Error, committing: bool = False) -> NoReturn:
-        """Raise the error that tells a person what *error* means."""
+        """Raise the QueuectlError that explains *error* to the user."""
         state = error.sqlstate or ""
         what = first_line(error)
         if state.startswith(LOST) or self._line is None or is_lost(self._line):
@@ -377,7 +381,7 @@ class PostgresLink:
         raise StoreUnavailable(f"the store {self.location} failed: {what}.") from error
 
     def _not_allowed(self, what: str) -> StoreRefused:
-        """Return the error that says that this role lacks a right."""
+        """Return the error for a right that this role lacks."""
         return StoreRefused(
             f"this role is not allowed to do that in {self.location}: {what}. "
             "'Roles' in docs/how-to/postgres.md lists the rights that each kind of role needs."
@@ -386,10 +390,10 @@ class PostgresLink:
     # -- the clock ----------------------------------------------------------------------------
 
     def now(self) -> float:
-        """Return the time by the server's clock.
+        """Return the time by the server's clock, computed from the last measurement.
 
-        Computed from the last measurement, too early by what its answer took to come at most. A worker never
-        asks just for the time: its ends need one even while the server is away.
+        It may be early, at most by the time that the measurement's answer took to arrive. A worker never asks the
+        server just for the time, as the ends of its runs need a time even while the server is unavailable.
         """
         age_s = CLOCK_AGE_S if self._measured_s is None else boot_s() - self._measured_s
         if age_s >= CLOCK_AGE_S and self._patience_s is None:
@@ -398,21 +402,21 @@ class PostgresLink:
         return boot_s() + self._offset_s
 
     def _clock_is(self, server_at: float, sent_s: float) -> None:
-        """Note what the server's clock said in an answer that has just come, to a question sent at *sent_s*.
+        """Note the server's clock from an answer that has just arrived, to a question sent at *sent_s*.
 
-        The answer is as old as its way back, so that the true offset is larger: of several measurements the
-        largest is nearest.
+        The time in the answer is old by its way back, so the true offset is larger than the measured one, and of
+        several measurements the largest is the most exact.
         """
         received_s = boot_s()
         offset_s = server_at - received_s
         old = self._measured_s is None or received_s - self._measured_s > CLOCK_DRIFT_S
-        set_back = server_at - sent_s < self._offset_s  # even by the other bound
+        set_back = server_at - sent_s < self._offset_s  # even the upper bound of the offset is below the noted one
         if old or set_back or offset_s > self._offset_s:
             self._offset_s = offset_s
             self._measured_s = received_s
 
     def changed(self) -> bool:
-        """Say whether another connection may have committed since the last call."""
+        """See ``Store.changed``."""
         snapshot = self._rows("SELECT txid_current_snapshot()::text")[0][0]
         before, self._snapshot = self._snapshot, snapshot
         return bool(snapshot != before)

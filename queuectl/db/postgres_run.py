@@ -1,6 +1,6 @@
-"""An open transaction on a connection: its statements go out together, as soon as somebody asks for an answer.
+"""An open transaction that sends its statements in a pipeline and waits only when an answer is read.
 
-Over a link on which an answer takes 80 ms it is the answers that cost, not the statements.
+Over a link on which a round trip takes 80 ms, round trips cost time, not statements.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 class Run:
     """An open transaction: ``run(sql, parameters)`` runs one statement in it and returns its ``Answer``.
 
-    Nothing is waited for, and no error raised, before an answer is read or ``flush`` is called.
+    Only reading an answer, or ``flush``, waits for the server, and only then are errors raised.
     """
 
     __slots__ = ("_line", "_link", "_pipeline", "answered")
@@ -33,7 +33,7 @@ class Run:
         self.answered = False
 
     def __call__(self, sql: str, parameters: Parameters = None) -> Any:
-        # A pooler may keep a server busy for what psycopg sends behind the end of a pipeline.
+        # Not behind a pooler, which may keep its server connection busy for what psycopg sends at a pipeline's end.
         if self._pipeline is None and not self._link.pooled and psycopg.Pipeline.is_supported():
             pipeline = self._line.pipeline()
             pipeline.__enter__()
@@ -44,7 +44,7 @@ class Run:
         """Wait until all statements so far are done.
 
         Raises:
-            psycopg.Error: One failed; those behind it were not done.
+            psycopg.Error: A statement failed; those after it were not done.
         """
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
@@ -52,7 +52,7 @@ class Run:
         self.answered = True
 
     def abandon(self) -> None:
-        """Come to an end with the statements so far, whatever becomes of them."""
+        """End the pipeline and ignore the errors of its statements."""
         try:
             self.flush()
         except psycopg.Error:
@@ -67,7 +67,7 @@ class Run:
             pass
 
     def copy(self, sql: str, blocks: Iterable[bytes]) -> None:
-        """Send *blocks* into a COPY."""
+        """Run the COPY statement *sql* and send it *blocks*."""
         self.flush()
         with self._line.cursor() as cursor, cursor.copy(self._link.text(sql)) as copy:
             for block in blocks:
@@ -75,7 +75,7 @@ class Run:
 
 
 class Answer:
-    """What a statement returned: read like a cursor, and waited for only then."""
+    """The answer to a statement: read it like a cursor; reading waits for the server."""
 
     __slots__ = ("_cursor", "_run")
 

@@ -1,16 +1,17 @@
-"""One statement that writes ends and claims jobs: what a worker's turn costs is one round trip and one commit.
+"""The one statement that writes ends and claims jobs, so that a worker's turn costs one round trip and one commit.
 
-Its parts, all on one snapshot: the ends under their fence, their runs and output; the gate, which says whether jobs may
-be claimed this way; the choice of the jobs, locked with SKIP LOCKED; their hand-over and new runs; the counters.
-The gate is closed, and nothing is claimed, when jobs became due that have to be promoted first, when another queue has
-ready jobs than the one this statement knows, or when a queue with a limit has. The caller then goes the longer way.
+Its parts, all on one snapshot: the ends, each under its fence, with their runs and output; the gate, which says whether
+jobs may be claimed by this statement; the choice of jobs, locked with SKIP LOCKED; their hand-over, with new runs; the
+counters. The gate is closed, and nothing is claimed, if jobs have become due that must be promoted first, if a queue
+has ready jobs that this statement does not know, or if a queue with a limit has. The caller then promotes the jobs, or
+chooses another statement, or claims under the locks that limits need (``Turn._claim_limited``).
 
-Limits stand in the text as literals: with a parameter the plan that PostgreSQL keeps would be made for a tenth of all
-jobs. So the text is made for a count; ``chunk`` keeps their number small.
+Counts in LIMIT are literals: with parameters, PostgreSQL would keep a generic plan made for a tenth of all jobs. So
+there is one text for each count; ``chunk`` keeps their number small.
 
-A statement that covers all cases costs its set-up each time, needed or not. Most turns have one end and one claim: for
-these there are functions of the schema (``SINGLE`` from one queue, ``SINGLE_OF_LINES`` from a few), which answer with
-the same columns.
+A statement that covers all cases pays for all its parts each time. But most turns have one end and one claim. For these
+there are functions in the schema (``SINGLE`` for one queue, ``SINGLE_OF_LINES`` for a few), which answer with the same
+columns.
 """
 
 from __future__ import annotations
@@ -21,24 +22,25 @@ from functools import lru_cache
 from queuectl.db.postgres_views import READY_QUEUES
 from queuectl.db.rules import FEW_QUEUES
 
-# The kinds of claim: none; from the one queue that is served (KNOWN); from one of all (ALONE); from a few whose names
-# are known (LINES), or several from these (FEW); from several (MANY), also such with a limit (LIMITED).
+# The kinds of claim. NONE: no claim. KNOWN: from the only queue that the worker serves. ALONE: from a queue that seems
+# to be the only one with ready jobs. LINES: one job from a few queues whose names are known; FEW: several jobs from
+# these. MANY: from all queues. LIMITED: from given queues with room for given numbers of jobs, under locks.
 NONE, KNOWN, ALONE, LINES, FEW, MANY, LIMITED = "none", "known", "alone", "lines", "few", "many", "limited"
-# So many queues a claim of LINES looks at, one after the other.
+# How many queues a claim of the kind LINES looks at, one after the other, at most.
 MOST_LINES = FEW_QUEUES
-# How many jobs beyond those wanted are looked at when several queues are merged: others may hold them locked.
+# How many jobs beyond the wanted ones are considered when several queues are merged, as others may hold some locked.
 SLACK = 32
 MOST = 512
 SHARDS = 1024
 
 
 def shard_of(worker_id: str) -> int:
-    """Return where a worker counts; two that share a shard wait for each other's commits, no more."""
+    """Return the shard of the counters that a worker uses; workers that share one wait for each other's commits."""
     return 1 + zlib.crc32(worker_id.encode()) % SHARDS
 
 
 def chunk(count: int) -> int:
-    """Return for how many jobs a statement is made when *count* are wanted: all of few, a power of two of many."""
+    """Return how many of *count* wanted jobs one statement asks for: all if they are few, else a power of two."""
     return count if count <= 32 else min(1 << (count.bit_length() - 1), MOST)
 
 
@@ -47,14 +49,14 @@ NEWEST = "(SELECT coalesce(max(seq), 0) FROM queuectl.jobs)"
 
 @lru_cache(128)
 def turn_sql(kind: str, count: int, slack: int = SLACK, ahead: bool = False) -> str:
-    """Return the statement for a turn; its rows begin with the version of the settings.
+    """Return the statement for a turn of this kind that claims up to *count* jobs.
 
-    *ahead*: claim from one queue, behind the place of an earlier claim, and nothing if more urgent jobs are ready.
+    With *ahead*, it claims from one queue, from the place of an earlier claim on, and nothing if more urgent jobs are
+    ready.
 
-    The columns: settings version, now, ords of the accepted ends, ords of ends that were written before (looked for if
-    ends are sent again); then unless *kind* is NONE: due, others, limited,
-    the number of jobs looked at, the queues with ready jobs (of MANY; of more than MOST_LINES not all), and the job as
-    claimed, NULLs if there is none.
+    The columns: settings version; now; ords of the accepted ends; ords of ends that were written before (only if ends
+    are sent again). Then, unless *kind* is NONE: due, others, limited (why the gate is closed); the number of jobs
+    considered; the queues with ready jobs (for MANY; not all if more than MOST_LINES); the claimed job, or NULLs.
     """
     if kind == NONE:
         return "WITH " + _ENDS + _TALLY.format(taken="") + _ANSWER_ENDS
@@ -69,13 +71,13 @@ def turn_sql(kind: str, count: int, slack: int = SLACK, ahead: bool = False) -> 
     return head + _ENDS + gate + choice + _HAND_OVER + _TALLY.format(taken=_TAKEN_TALLY) + _ANSWER
 
 
-# Rows from a parameter or a CTE are few beside the table they are joined to, which the planner cannot know: it
-# takes a list for a hundred rows, and rather reads a table of a thousand jobs from end to end than look up a
-# hundred. That plan is kept when the table has a million. ``coalesce(x, -1) = x`` is true for every row, and
-# counted on for one in two hundred.
+# The conditions ``coalesce(x, -1) = x`` are true for every row, but the planner takes them to be true for one in two
+# hundred. They are needed because rows from a parameter or a CTE are few beside the table that they are joined to, and
+# the planner cannot know that: it takes a list for a hundred rows, and reads a table of a thousand jobs from end to end
+# rather than look up a hundred. It would keep that plan even when the table has a million jobs.
 #
-# The owner is compared with a form of = that no index serves: an end is found by its job's number, not among all
-# jobs of its worker.
+# The owner is compared by IS NOT DISTINCT FROM, which no index serves, so that an end is found by its job's number and
+# not among all jobs of its worker.
 _ENDS = """args AS MATERIALIZED (
         SELECT coalesce(%(now)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now
     ), ends AS MATERIALIZED (
@@ -148,7 +150,7 @@ _CHOICE_ONE = """, chosen AS MATERIALIZED (
                    FOR UPDATE SKIP LOCKED) AS locked
     ), looked AS (SELECT 0 AS at, NULL AS lines)"""
 
-# For a look from where the last claim was (see Place in postgres_claim).
+# For a claim from the place of the last one on (see Place in postgres_claim).
 _BEHIND = """AND priority = %(after_priority)s::int
                    AND (run_at, seq) > (%(after_run_at)s::float8, %(after_seq)s::bigint)"""
 _NOT_AHEAD = """q.paused OR EXISTS (
@@ -187,8 +189,8 @@ _GATE_LIMITED = f""", open AS MATERIALIZED (
           FROM args
     )"""
 
-# The most urgent of all queues together are first found, then locked in their order, skipping what others hold. A queue
-# with a limit gives no more than it has room for. ``least``: jobs of a lower priority are left, unless NULL.
+# The most urgent jobs of all queues together are found first, then locked in their order, skipping those that others
+# hold. A queue with a limit gives no more jobs than it has room for. ``least``, unless NULL: the lowest priority to take.
 _CHOICE_MANY = """, top AS MATERIALIZED (
         SELECT j.seq, j.priority, j.run_at
           FROM open
@@ -213,8 +215,8 @@ _CHOICE_MANY = """, top AS MATERIALIZED (
                    FOR UPDATE OF j SKIP LOCKED) AS locked
     ), looked AS (SELECT (SELECT count(*) FROM top) AS at, {lines} AS lines)"""
 
-# The worker's row is locked against its condemnation, and only when there is something to claim, so that an idle
-# look writes nothing.
+# The worker's row is locked so that it cannot be condemned meanwhile; only if there is something to claim, so that an
+# idle look writes nothing.
 _HAND_OVER = """, me AS MATERIALIZED (
         SELECT id, host, pid
           FROM queuectl.workers
@@ -241,7 +243,7 @@ _HAND_OVER = """, me AS MATERIALIZED (
 
 _TAKEN_TALLY = "UNION ALL SELECT queue, before, state FROM taken"
 
-# In the order of the queues, so that two workers of one shard never wait for each other.
+# In the order of the queues, so that two workers of one shard cannot deadlock.
 _TALLY = """, tally AS (
         INSERT INTO queuectl.counts AS c (queue, shard, pending, processing, failed, completed, dead, cancelled)
         SELECT queue, %(shard)s::int,
@@ -274,7 +276,7 @@ _ANSWER = """
     """
 FIRST_OF_JOB = 12  # where in a row the job begins: after the columns above, the place, state before and previous run
 
-# The same columns.
+# Answers with the same columns.
 _SINGLE = """
     SELECT t.settings, t.now_at, CASE WHEN t.accepted THEN ARRAY[%(ord)s::int] END, NULL, t.due, t.others, t.limited,
            0, {seen}, 1, NULL, NULL,
@@ -290,7 +292,8 @@ _SINGLE = """
            %(run_ids)s::bigint[], %(starts)s::bigint[], %(parts)s::bytea[],
            %(after_priority)s::int{s}, %(after_run_at)s::float8{s}, %(after_seq)s::bigint{s}) AS t
     """
-# The number of the newest job, and the next job of the queue that was claimed from: priority, run_at and seq.
+# For ``seen`` of a claim from many queues: the number of the newest job, and the priority, run_at and seq of the next
+# job in the queue that was claimed from.
 _NEXT = """SELECT ARRAY[j.priority, j.run_at, j.seq]::float8[]
                  FROM queuectl.jobs AS j
                 WHERE j.queue = (t.job).queue AND j.ready = 1 AND {behind}
@@ -300,8 +303,8 @@ _BEHIND_IT = "j.priority = (t.job).priority AND (j.run_at, j.seq) > ((t.job).run
 _SEEN = f"""ARRAY[{NEWEST}]::float8[] || coalesce(
                ({_NEXT.format(behind=_BEHIND_IT)}),
                ({_NEXT.format(behind="j.priority < (t.job).priority")}))"""
-# The queues to claim from, or none if no job of theirs has the priority that is wanted at least. No EXISTS for the
-# jobs: the server might read all ready ones to answer it for several queues.
+# The queues to claim from, or none if none of their jobs has at least the priority that is wanted. The jobs are looked
+# up without EXISTS: to answer that for several queues, the server might read all ready jobs.
 _WITHIN = """CASE WHEN %(least)s::int IS NULL OR EXISTS (
                     SELECT 1
                       FROM unnest(%(queue)s::text[]) AS n (name)
@@ -315,7 +318,7 @@ _WITHIN = """CASE WHEN %(least)s::int IS NULL OR EXISTS (
 SINGLE = _SINGLE.format(function="_turn_line", queue="%(queue)s::text", roomy=" false,", s="", seen="NULL")
 SINGLE_OF_LINES = _SINGLE.format(function="_turn_lines", queue="%(queue)s::text[]", roomy="", s="[]", seen="NULL")
 SINGLE_OF_MANY = _SINGLE.format(function="_turn_lines", queue=_WITHIN, roomy="", s="[]", seen=_SEEN)
-# What SINGLE is given where nothing ends.
+# The parameters of SINGLE where no run ends.
 NO_END = dict.fromkeys((
     "ord", "seq", "run_id", "state", "reason", "failed", "outcome", "exit_code", "signal", "ended_at", "memory",
     "cpu_s", "why",
@@ -334,7 +337,7 @@ PROMOTE = """
     RETURNING j.queue, j.priority, j.run_at, j.seq
     """
 
-# Which queues a claim may take from, for the longer way.
+# The queues from which a claim may take, for claims under locks.
 LOOK = f"""
     WITH RECURSIVE {READY_QUEUES}
     SELECT q.name, q.max_running
@@ -343,7 +346,7 @@ LOOK = f"""
      ORDER BY q.name
     """
 
-# The same of some queues.
+# The same for given queues.
 LOOK_AT = """
     SELECT q.name, q.max_running
       FROM queuectl.queues AS q
@@ -356,5 +359,5 @@ RUNNING = """
     SELECT queue, sum(processing)::bigint FROM queuectl.counts WHERE queue = ANY(%(names)s::text[]) GROUP BY queue
     """
 
-# One at a time chooses from a queue with a limit: until its commit nobody else counts what runs there.
+# Only one claim at a time may choose from a queue with a limit: until its commit, no other may count what runs there.
 LOCK_QUEUE = "SELECT pg_advisory_xact_lock(hashtextextended(%(name)s, 0))"

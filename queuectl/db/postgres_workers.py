@@ -1,4 +1,4 @@
-"""The PostgreSQL store's verbs about workers: who is there, leases, what is asked of them, lost runs."""
+"""The PostgreSQL store's verbs about workers: registration, leases, orders, lost runs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WORKER_COLUMNS = (
 
 
 class PostgresWorkers(PostgresDesk):
-    """Workers and their leases."""
+    """The part of the PostgreSQL store that implements these verbs."""
 
     def register(self, worker: Worker) -> None:
         """See ``Store.register``."""
         row: List[Any] = list(worker)
         row[8] = list(worker.queues)
         self._once(_REGISTER, row)
-        # From now on this process has a lease to lose.
+        # From now on, no call may outlast the lease.
         lease_s = worker.lease_expires_at - worker.started_at
         self.be_patient(lease_s)
         self.lease_ends(worker.renewed_mono_s + lease_s)
@@ -57,10 +57,10 @@ class PostgresWorkers(PostgresDesk):
         self._write(body)
 
     def _fold(self, run: Run, shard: int) -> None:
-        """Add what was counted in a shard to everybody's, so that shards do not pile up.
+        """Add the counters of a shard to those of shard 0, which all share, so that shards do not pile up.
 
-        Whoever enqueues in a transaction of his own holds everybody's until he commits: nobody waits for that here,
-        as no worker's turn does and no recovery of lost jobs may.
+        A program that enqueues in a transaction of its own locks counters of shard 0 until it commits. This function
+        skips these: no worker's turn and no recovery may wait for another program.
         """
         run(_FOLD, {"shard": shard})
 
@@ -76,7 +76,7 @@ class PostgresWorkers(PostgresDesk):
         return self._orders(*self._rows(_ORDERS, {"worker": worker_id})[0])
 
     def news(self, worker_id: str, anyway: bool = False) -> Optional[Orders]:
-        """See ``Store.news``; one question, which a worker asks all the time, perhaps over a slow link."""
+        """See ``Store.news``. A worker calls this all the time, perhaps over a slow link: it is one round trip."""
         before = "" if anyway else self._snapshot
         self._snapshot, *answer = self._rows(_NEWS, {"worker": worker_id, "before": before})[0]
         return None if answer[0] is None else self._orders(*answer)
@@ -126,7 +126,7 @@ class PostgresWorkers(PostgresDesk):
                 reasons.append(reason)
             if owned:
                 run(_RELEASE, {"seqs": [row[0] for row in owned], "states": states, "reasons": reasons, "now": clock()})
-                # Not in the dead worker's own shard: a server that knows nothing of its death may still hold it.
+                # Not in the dead worker's own shard: a session of that worker may still be open and have it locked.
                 count(run, moves, shard_of(worker_id + " lost"))
                 self._wake(run)
             run("DELETE FROM queuectl.workers WHERE id = %s", (worker_id,))
@@ -193,7 +193,7 @@ _OF_ORDERS = (
 )
 _ORDERS = "SELECT " + ", ".join(_OF_ORDERS)
 
-# The cases keep what nobody wants to know from being looked up.
+# CASE keeps the orders from being looked up if the snapshot is the same as before.
 _NEWS = f"""
     SELECT now.snapshot,
            {", ".join(f"CASE WHEN now.snapshot <> %(before)s::text THEN {part} END" for part in _OF_ORDERS)}
@@ -247,7 +247,7 @@ _GIVE_BACK = """
      WHERE coalesce(g.seq, -1) = g.seq AND j.seq = g.seq AND r.run_id = j.last_run_id  -- see postgres_turn
     """
 
-# What somebody holds at this moment is left for the next time: a shard that stays counts as well as one that goes.
+# Rows that are locked at this moment are left for the next time: the counts are right even if a shard stays.
 _FOLD = f"""
     WITH open AS (
         SELECT queue

@@ -1,8 +1,8 @@
 """The run folder: where the workers of one store on one host keep their bells, notes and journals.
 
-What is in it is believed: a bell is written to, a journal is handed in, a process that a note names may be ended. It
-lies beside the store, and where others may make files too, in ``/tmp`` say, somebody else may have made it first. So
-it is used only if those alone can have put something there who can write to the store itself.
+Files in it are trusted: bells are written to, the ends in journals are recorded, and processes named by notes may be
+killed. The folder is beside the store. In a directory like ``/tmp``, another user may have created it first. So it is
+used only if nobody can put files there who cannot write to the store itself.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional
 
-# A file in it that is a link was not made by a worker. Windows has neither such a flag nor links that anybody can make.
+# Links in the folder are not followed, as no worker makes any. Windows has no such flag, and not every user may make
+# links there.
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 def opener(path: str, flags: int) -> int:
-    """Open a file of the folder for ``open``: itself, not what it leads to, and without waiting for a writer."""
+    """Open a file of the folder, as the *opener* of ``open``: follow no link, and do not wait for a FIFO's writer."""
     return os.open(path, flags | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -28,9 +29,9 @@ class RunFolder:
     """The run folder of a store.
 
     Args:
-        path: Where it is, or would be.
-        beside: The file whose owner and mode say who may write to the store: the store's own, or for one on a server
-            the home.
+        path: Where the folder is, or would be.
+        beside: The file whose owner and mode say who may write to the store: the store itself or, for a store on a
+            server, queuectl's home.
     """
 
     def __init__(self, path: str, beside: str) -> None:
@@ -42,7 +43,7 @@ class RunFolder:
         return self.path
 
     def find(self) -> Optional[str]:
-        """Return the folder, looked at anew; None if there is none, or it is not to be trusted."""
+        """Check the folder anew and return its path; None if there is none, or it cannot be trusted."""
         self._known = None
         try:
             if not self.trouble():
@@ -52,26 +53,26 @@ class RunFolder:
         return self._known
 
     def at_hand(self) -> Optional[str]:
-        """Return what ``find`` found, looking only until it has found one: every commit asks for it."""
+        """Return the folder that ``find`` found last, or call it; every commit needs the folder, so it is cached."""
         return self._known or self.find()
 
     def make(self) -> Optional[str]:
-        """Make the folder if there is none and return it; None if it is not to be trusted.
+        """Make the folder if there is none, and return its path; None if it cannot be trusted.
 
         Raises:
-            OSError: It cannot be made.
+            OSError: The folder cannot be made.
         """
         try:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
-        except FileExistsError:  # something else has its name
+        except FileExistsError:  # something that is not a folder has this name
             pass
         return self.find()
 
     def trouble(self) -> str:
-        """Say why the folder is not to be trusted, behind its name; nothing if it is.
+        """Return why the folder cannot be trusted, to be written after its name; an empty text if it can.
 
         Raises:
-            OSError: There is none, or it cannot be looked at.
+            OSError: There is no folder, or it cannot be examined.
         """
         found = os.lstat(self.path)
         if not stat.S_ISDIR(found.st_mode):
@@ -79,7 +80,7 @@ class RunFolder:
         if sys.platform == "win32":
             return ""
         store = os.stat(self._beside)
-        # Whoever owns the store decides about it anyway; the same is true of root.
+        # The owner of the store, and root, can write to the store anyway.
         if found.st_uid not in (os.geteuid(), 0, store.st_uid):
             return "belongs to another user"
         more = found.st_mode & ~store.st_mode & 0o022

@@ -1,4 +1,4 @@
-"""Claims from a SQLite store of many queues: by what a look at all of them has found (see ``heads``)."""
+"""Claims from a SQLite store with many queues, by what a look at all of them has found (see ``heads``)."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from queuectl.db.sqlite_desk import Moves
     from queuectl.job import Claim
 
-# So many new jobs are taken in one by one; after more of them all queues are looked at again.
+# Up to this many new jobs are noted one by one; after more of them, all queues are looked at again.
 _MOST_NEW = 1000
 
 
 class Crowd:
-    """The queues that a worker serves, as they were at one look, and what has become of them since.
+    """The queues that a worker serves, as they were at one look, updated by what was learnt since.
 
-    ``many``: whether they are so many that this is worth its while.
+    ``many`` says whether there are so many queues that this pays.
     """
 
     def __init__(self, store: SqliteStore, queues: Sequence[str]) -> None:
-        """*queues* empty means all."""
+        """Look at all of *queues*; empty: all queues of the store."""
         self._store = store
         self._queues = tuple(queues)
         self._served = frozenset(queues)
         self._look()
 
     def _look(self) -> None:
-        """Look at all queues."""
+        """Look at the heads of all queues."""
         begun_s = time.monotonic()
         rows, queues = self._store._rows, self._queues
         served = " AND name IN (%s)" % ", ".join("?" * len(queues)) if queues else ""
@@ -51,18 +51,21 @@ class Crowd:
             begun_s,
             more=len(heads) > MOST,
         )
-        # When the first waiting job of each queue is due.
+        # A heap of (when the first waiting job of a queue is due, the queue).
         self._waiting: List[Tuple[float, str]] = rows(_WAITING + served, queues)
         heapify(self._waiting)
 
     def serves(self, queues: Sequence[str]) -> bool:
-        """Say whether this is of these queues, and fresh enough to be gone by."""
+        """Return whether this is about these queues and fresh enough to rely on."""
         return self._queues == tuple(queues) and self._heads.fresh()
 
     def claim(
         self, db: sqlite3.Connection, worker_id: str, count: int, now: float, moves: Moves, ahead: int
     ) -> List[Claim]:
-        """Claim in an open transaction that notes in *moves* what it counts; where too little is found, look again."""
+        """Claim up to *count* jobs, and up to *ahead* more, in the transaction that is open on *db*.
+
+        If too few jobs are known, look at all queues again. *moves* collects the changes of the counters.
+        """
         self._store.settings_seen, alive = db.execute(_MAY_CLAIM, (worker_id,)).fetchone()
         if not alive:
             return []
@@ -70,18 +73,18 @@ class Crowd:
         if len(rows) < count + self._bounded(ahead):
             self._look()
             rows = self._choose(db, count + self._bounded(ahead), now, moves)
-        # The last ones are for whoever is idle; and a limit may have been met only now.
+        # Leave the last jobs to idle workers. Claim none ahead if the look has just met a limit.
         for row in rows[count:] if len(rows) < count + ahead or self._limited else ():
             self._heads.found(row[2], _key(row))
             rows.pop()
         return self._store._hand_over(db, worker_id, rows, now, moves)
 
     def _bounded(self, ahead: int) -> int:
-        """Return how many jobs may be claimed ahead: none unless many wait, and none of a queue with a limit."""
+        """Return how many jobs may be claimed ahead: 0 if few jobs wait, or if any queue has a limit."""
         return 0 if self._limited or self._jobs < ahead * PLENTY else ahead
 
     def _choose(self, db: sqlite3.Connection, wanted: int, now: float, moves: Moves) -> List[Any]:
-        """Return the rows of the *wanted* most urgent jobs, fewer if no more are known of."""
+        """Return the rows of the *wanted* most urgent jobs; fewer if no more are known."""
         while self._waiting and self._waiting[0][0] <= now:
             _, name = heappop(self._waiting)
             self._store._promote(db, name, now)
@@ -96,11 +99,11 @@ class Crowd:
         return sorted((row for rows in chosen.values() for row in rows), key=_key)
 
     def _choose_from(self, db: sqlite3.Connection, name: str, chosen: List[Any], wanted: int, moves: Moves) -> int:
-        """Add the next jobs of the most urgent queue to *chosen*, down to the next queue's; return how many.
+        """Append jobs of the most urgent queue to *chosen*, those more urgent than the next queue's; return how many.
 
-        Nothing is handed over yet: what was chosen from it before is still at its head. The first time one is looked
-        for, then as many as there were so far. If none is added, its place is behind the next queue's now. One as
-        urgent as that is added: a job that was moved here is known there too.
+        Nothing is handed over yet, so the jobs chosen from this queue before are still at its head. The first call for
+        a queue reads one job, each further call as many as were chosen so far. A job with the key of the next queue's
+        head is taken too: it is the same job, known under both queues since it was moved from one to the other.
         """
         limit = self._heads.behind(1)
         wanted = min(wanted, max(1, len(chosen)))
@@ -118,7 +121,7 @@ class Crowd:
         return taken
 
     def _take_new(self, db: sqlite3.Connection) -> bool:
-        """Take in the jobs that came since; say whether they were few enough."""
+        """Note the jobs that were enqueued since the last call; return False if they were too many."""
         new = db.execute(_NEW, (self._newest_seq, _MOST_NEW)).fetchall()
         for seq, name, priority, run_at in new:
             if not self._served or name in self._served:
@@ -128,13 +131,13 @@ class Crowd:
         return len(new) < _MOST_NEW
 
     def take_ends(self, db: sqlite3.Connection, ended: Sequence[Ended], states: Sequence[Optional[str]]) -> None:
-        """Take in what these ends, which left their jobs in *states*, change for their queues."""
+        """Note how these ends, which left their jobs in *states*, change the queues."""
         for ((job, _, _), _, _), state in zip(ended, states):
             if state in ("pending", "failed") or (state is not None and self._limited):
                 self._came_back(db, job.queue)
 
     def _came_back(self, db: sqlite3.Connection, name: str) -> None:
-        """Take in that the jobs of a queue may be others than before."""
+        """Note that a queue may have other jobs than before, so that the next claim asks it."""
         if self._served and name not in self._served:
             return
         self._heads.found(name, FIRST)
@@ -161,7 +164,7 @@ _ALL = """
      WHERE paused = 0 AND pending + failed > 0
     """
 
-# The claim's index gives each queue's head; of all of them the most urgent.
+# The most urgent heads of all queues; the claim's index gives the head of each.
 _FIRST = """
     SELECT name, priority, run_at, seq
       FROM queues
@@ -181,10 +184,10 @@ _WAITING = """
      WHERE paused = 0 AND pending + failed > 0
     """
 
-# By their number: the claim's index is not in the order of arrival.
+# Read by number, in the order of arrival; the + keeps SQLite from using the claim's index.
 _NEW = "SELECT seq, queue, priority, run_at FROM jobs WHERE seq > ? AND +ready = 1 ORDER BY seq LIMIT ?"
 
-# As a claim needs them, and how many more may run; none of a paused queue.
+# The ready jobs of a queue as a claim needs them, and how many more may run; nothing for a paused queue.
 _READY_OF = f"""
     SELECT {HEAD_COLUMNS}, max_running - processing
       FROM queues

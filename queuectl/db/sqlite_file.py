@@ -1,4 +1,4 @@
-"""One SQLite file: opening it, refusing what is not a store of ours, transactions that wait their turn."""
+"""One SQLite file: open it, refuse what is not a queuectl store, run transactions that wait their turn."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from typing import Any, List, NoReturn, Optional, Sequence, Tuple, Type
 
 OLDEST_SQLITE = (3, 24, 0)
-# How long a call waits for other writers before it gives up.
+# How long a call waits for other writers before it gives up; then, how long if it is in a hurry.
 PATIENCE_S = 30.0
 HURRIED_S = 1.0
-# Up to this size a WAL may be left to the next process, which reads it in a fraction of a millisecond.
+# A command may leave a WAL up to this size to the next process, which reads it in a fraction of a millisecond.
 SHORT_WAL_BYTES = 256 * 1024
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
-# For how long, and how often, a process tries to get hold of a long WAL that many others use.
+# For how long, and at what intervals, to try to shorten a WAL that other processes are using.
 TIDY_S = 0.5
 LOOK_S = 0.0005
-HEAR_STEPS = 200_000  # after so many of a long statement, 20 ms or so, Python gets to hear of a Ctrl-C
+HEAR_STEPS = 200_000  # steps of a long statement, 20 ms or so, after which Python can act on a Ctrl-C
 # The byte of the shared memory that a writer locks in WAL mode (sqlite.org/walformat.html).
 WRITE_LOCK = 120
-# What SQLite needs to open a store that nobody has open: its shared memory.
+# How much disk SQLite needs to open a store that no process has open: the size of its shared memory.
 ROOM_BYTES = 32768
 
 
@@ -50,7 +50,7 @@ class SqliteFile:
                 f"SQLite {sqlite3.sqlite_version} is too old: queuectl needs 3.24 or newer. Use a newer Python."
             )
         self.path = self.location = path
-        # SQLite follows links and puts the WAL beside the file itself; so do doorbells and notes.
+        # SQLite follows links and puts the WAL beside the real file; the run folder goes there too.
         self._real_path = os.path.realpath(path)
         found = self._existing(path, create)
         self.run_folder = RunFolder(self._real_path + "-run", self._real_path)
@@ -59,9 +59,9 @@ class SqliteFile:
         self._closed = False
         self.at_rest, self.gate = False, threading.Lock()
         self._ring_after, self._sync_after = False, True
-        self.rings = 0  # how often workers were woken, because a write left something to claim
+        self.rings = 0  # how many writes of this object have left jobs to claim, and so woken workers
         self._wal: Optional[int] = None  # descriptor of the WAL, to sync it
-        self._opening = threading.Lock()  # a worker syncs in a thread, and now and then in its loop
+        self._opening = threading.Lock()  # guards _wal: a worker syncs in a thread, and sometimes in its loop
         self.syncs = os.environ.get("QUEUECTL_SYNCHRONOUS", "").lower() != "normal"
         self._db = self._connect(path)
         self._write = _Write(self)
@@ -96,7 +96,7 @@ class SqliteFile:
                 )
             if sys.platform == "linux":
                 sqlite_make.refuse_mounted_alone(self._real_path)
-                if os.major(found.st_dev) == 0:  # it is on no device: read what it is on
+                if os.major(found.st_dev) == 0:  # not on a disk: find out what file system it is
                     sqlite_make.refuse_network(os.path.dirname(self._real_path))
         except OSError as error:
             raise StoreUnavailable(f"cannot open the store {path}: {error.strerror or error}.") from None
@@ -104,7 +104,7 @@ class SqliteFile:
 
     def _connect(self, path: str) -> sqlite3.Connection:
         try:
-            # timeout=0: SQLite's own waiting starves old waiters; _begin waits with jitter instead.
+            # timeout=0, as SQLite's own waiting starves those who wait long; _begin waits with jitter instead.
             return sqlite3.connect(
                 path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
             )
@@ -112,22 +112,22 @@ class SqliteFile:
             self._fail(error)
 
     def _tune(self) -> None:
-        """Set what belongs to a connection; it waits its turn, for whoever closes last holds a lock for a moment."""
-        # NORMAL: a commit is visible at once, and ``sync`` makes it durable after the write lock is
-        # given back. FULL would hold the lock over the wait for the disk. See docs/decisions.
+        """Set up the connection; this may have to wait for a process that closes the store and holds a lock."""
+        # NORMAL: a commit is visible at once, and ``sync`` makes it durable after the write lock was
+        # released. FULL would hold the lock while it waits for the disk. See docs/decisions.
         self._rows("PRAGMA synchronous = NORMAL")
-        self._rows("PRAGMA wal_autocheckpoint = 1000")  # as is SQLite's default, unless it was built with another
+        self._rows("PRAGMA wal_autocheckpoint = 1000")  # SQLite's default, unless it was built with another one
         self._rows("PRAGMA journal_size_limit = %d" % WAL_LIMIT_BYTES)
-        if db.process_ends_soon:  # elsewhere a signal's handler may raise anything, which sqlite3 would swallow
+        if db.process_ends_soon:  # else not: a program's own signal handler may raise, which sqlite3 would swallow
             self._db.set_progress_handler(lambda: 0, HEAR_STEPS)
 
     def _verify(self, create: bool, unfinished: bool) -> None:
-        """Refuse a file that is not a store of ours, or one of a newer release; read the store's id."""
+        """Refuse a file that is not a queuectl store, or a newer release's; upgrade an older one's; read the id."""
         application = self._rows("PRAGMA application_id")[0][0]
         if application == 0 and create:
             if self._is_blank():
                 self._make_in_place()
-            application = self._rows("PRAGMA application_id")[0][0]  # another process may have been first
+            application = self._rows("PRAGMA application_id")[0][0]  # of the store made here or by another process
         version = self._rows("PRAGMA user_version")[0][0]
         if application == 0 and not create and self._is_blank():
             raise StoreRefused(f"there is no store in {self.path}: it is empty. 'queuectl enqueue' creates one.")
@@ -168,17 +168,17 @@ class SqliteFile:
         self.store_id: str = rows[0][0]
 
     def _is_blank(self) -> bool:
-        """Say whether the file is empty, or a database without any table: what another maker began."""
-        # To SQLite a few stray bytes are an empty database too, but they may be dear to somebody. The size
-        # must do: to open and close the file here would drop the locks of all connections of this process.
+        """Return whether the file is empty, or a database without any table: not yet made, or being made."""
+        # SQLite also takes a few stray bytes for an empty database, but they may matter to the user. Only the size is
+        # checked: to open and close the file would drop the locks of all connections of this process.
         if 0 < os.stat(self.path).st_size < 512:
             return False
         return not self._rows("SELECT 1 FROM sqlite_master LIMIT 1")
 
     def _make_in_place(self) -> None:
-        """Make an empty file a store; if another process is first, its store stands.
+        """Turn an empty file into a store; if another process is faster, its store stays.
 
-        Not by putting another file in its place: that might be the store of a process that was faster.
+        The file is not replaced by a new one, since by then it might be the store of that other process.
         """
         sqlite_make.refuse_network(os.path.dirname(self._real_path))
         deadline = None
@@ -197,7 +197,7 @@ class SqliteFile:
         """Close the connection; calling it twice is allowed.
 
         The last connection to close copies the WAL into the database and removes it, which takes four syncs of
-        the disk. A command that is about to end leaves a short WAL to the next one.
+        the disk. So a command that is about to end leaves a short WAL to the next process.
         """
         if not self._closed:
             self._closed = True
@@ -206,10 +206,10 @@ class SqliteFile:
             self.leave()
 
     def leave(self) -> None:
-        """See ``Store.leave``: the locks are the parent's, and stay, and with them the log."""
+        """See ``Store.leave``. In a forked child, the locks are the parent's and stay, and so does the WAL."""
         self._closed = True
         if self._wal is not None:
-            os.close(self._wal)  # first: Windows cannot remove a file that is open, and the last to close removes it
+            os.close(self._wal)  # first: the last connection removes the WAL, and Windows cannot remove an open file
             self._wal = None
         self._db.close()
 
@@ -220,9 +220,9 @@ class SqliteFile:
             return False
 
     def sync(self) -> None:
-        """Make every commit so far survive a loss of power, whoever made it.
+        """Make all commits so far, of all processes, survive a loss of power.
 
-        The WAL is this connection's as long as it is open: only the last connection to close removes it.
+        The descriptor of the WAL stays valid: only the last connection to close removes the WAL, and this one is open.
         """
         if not self.syncs:
             return
@@ -241,10 +241,10 @@ class SqliteFile:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EROFS):
                 raise
-            return os.open(self._wal_path, os.O_RDONLY)  # who may only look can have the disk catch up too
+            return os.open(self._wal_path, os.O_RDONLY)  # a user who may only read can sync the file as well
 
     def tidy(self) -> None:
-        """Shorten a WAL that grew long: with readers about all the time, commits alone never get to its start again."""
+        """Shorten a long WAL: if there are readers all the time, commits alone never start it over."""
         try:
             if os.path.getsize(self._wal_path) <= WAL_LIMIT_BYTES:
                 return
@@ -252,8 +252,8 @@ class SqliteFile:
             return
         deadline = time.monotonic() + TIDY_S
         try:
-            # It needs three locks: the one of checkpoints, which each commit to a long WAL takes for a moment, and
-            # for which SQLite does not wait; then, holding it, those of writers and readers, for which it does.
+            # This needs three locks: first that of checkpoints, which each commit to a long WAL takes for a moment, and
+            # for which SQLite does not wait; then those of writers and readers, for which it waits.
             self._db.execute("PRAGMA busy_timeout = 250")
             while self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] and time.monotonic() < deadline:
                 time.sleep(LOOK_S)
@@ -266,7 +266,7 @@ class SqliteFile:
     # -- statements ---------------------------------------------------------------------------
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> List[Any]:
-        """Run one reading statement and return all its rows: no cursor stays open, so no WAL piles up."""
+        """Run one reading statement and return all rows; an open cursor would keep the WAL from being started over."""
         deadline = None
         while True:
             try:
@@ -279,8 +279,8 @@ class SqliteFile:
     def _begin(self) -> None:
         """Take SQLite's one write lock.
 
-        BEGIN IMMEDIATE and not DEFERRED: a reading transaction that turns into a writing one gets
-        SQLITE_BUSY at once if anybody wrote meanwhile.
+        By BEGIN IMMEDIATE and not DEFERRED: a transaction that reads first and then writes gets SQLITE_BUSY at once
+        if another process has written in between.
         """
         if self._closed:
             raise StoreUnavailable(f"the store {self.path} is closed.")
@@ -291,7 +291,7 @@ class SqliteFile:
                 self._db.execute("BEGIN IMMEDIATE")
                 return
             except sqlite3.Error as error:
-                if self._db.in_transaction:  # left there: a signal's handler raised in the one place not covered below
+                if self._db.in_transaction:  # left open: a signal handler raised in the one place not covered below
                     self._write._roll_back()
                     continue
                 if not _is_busy(error):
@@ -299,10 +299,10 @@ class SqliteFile:
                 deadline = self._wait_turn(deadline)
 
     def _wait_turn(self, deadline: Optional[float]) -> float:
-        """Sleep a little, at random, so that an old waiter's chance is as good as a new one's.
+        """Sleep for a short random time, as fair to new waiters as to old ones; return the deadline for the next call.
 
-        The lock is held for a tenth of a millisecond, so the first looks are close together: a worker that
-        slept for milliseconds here would leave its slot empty. Where many wait, rarer looks cost less.
+        The lock is usually held for a tenth of a millisecond, so the first sleeps are short: a worker that slept for
+        milliseconds here would leave its slot empty. Later sleeps are longer, as many waiters would try too often.
         """
         now = time.monotonic()
         if deadline is None:
@@ -313,20 +313,20 @@ class SqliteFile:
             who = "" if holder is None else f": process {holder} has held its lock"
             raise StoreUnavailable(f"the store {self.path} was busy for {waited_s:.0f} s{who}. Try again.")
         longest_s = 0.0003 if waited_s < 0.002 else 0.002 if waited_s < 0.02 else 0.01
-        # Not the random module: it takes a worker 5 ms and 1 MB to import.
+        # Not by the random module, whose import takes 5 ms and 1 MB.
         part = 0.1 + 0.9 * os.urandom(1)[0] / 255
         self.at_rest = True
         try:
             time.sleep(longest_s * part)
         finally:
-            with self.gate:  # it is closed while the process forks
+            with self.gate:  # held by a thread that forks, for the time of the fork
                 self.at_rest = False
         return deadline
 
     def lock_holder(self) -> Optional[int]:
-        """Return the pid of the process that holds SQLite's write lock; None if nobody does or that cannot be told.
+        """Return the pid of the process that holds SQLite's write lock; None if no process does, or it is not known.
 
-        Read from the kernel's table: to ask through the file itself, one would open and close it, which
+        Read from the kernel's table of locks: to ask through the file, one would have to open and close it, which
         drops the locks that this process holds on it.
         """
         try:
@@ -344,7 +344,7 @@ class SqliteFile:
         return None
 
     def _fail(self, error: sqlite3.Error) -> NoReturn:
-        """Raise the error that tells a person what *error* means."""
+        """Raise the QueuectlError that explains *error* to the user."""
         text = str(error)
         if text == "interrupted":
             raise KeyboardInterrupt from error
@@ -372,12 +372,12 @@ class SqliteFile:
         raise StoreUnavailable(f"the store {self.path} failed: {text}.") from error
 
     def _unwritable(self) -> str:
-        """Return which of the store's files is read-only: a log keeps the mode of a store that once was."""
+        """Return which of the store's files is read-only; a WAL may have the mode that the store had earlier."""
         files = [self.path, *(self._real_path + suffix for suffix in ("-wal", "-shm"))]
         return next((file for file in files if os.path.exists(file) and not os.access(file, os.W_OK)), self.path)
 
     def _has_no_room(self) -> bool:
-        """Say whether the disk is full; to SQLite the shared memory that it cannot make is an I/O error."""
+        """Return whether the disk is full: SQLite reports an I/O error if it cannot make its shared memory."""
         from shutil import disk_usage
 
         try:
@@ -386,7 +386,7 @@ class SqliteFile:
             return False
 
     def changed(self) -> bool:
-        """See ``Store.changed``; a file that is gone or another one never has news: that is an error."""
+        """See ``Store.changed``. A file that was deleted or replaced is an error, as it would never have news."""
         before, self._seen_version = self._seen_version, self._rows("PRAGMA data_version")[0][0]
         self.identity.check()
         return bool(self._seen_version != before)
@@ -396,7 +396,7 @@ _fdatasync = getattr(os, "fdatasync", os.fsync)
 
 
 class _Write:
-    """One write transaction: ``with self._write as db``. Commits, or rolls back and explains."""
+    """One write transaction, ``with self._write as db``: commits, or rolls back and raises an error that says why."""
 
     __slots__ = ("_file",)
 
@@ -408,7 +408,7 @@ class _Write:
             self._file._begin()
             self._file._ring_after, self._file._sync_after = False, True
             return self._file._db
-        except BaseException:  # a signal's handler raised, and the program may go on, with the lock
+        except BaseException:  # a signal handler may have raised, and the program may go on: do not keep the lock
             self._roll_back()
             raise
 
@@ -432,7 +432,7 @@ class _Write:
                 try:
                     file.sync()
                 except StoreUnavailable as trouble:
-                    raise NotDurable(str(trouble)) from trouble  # not as a write that was refused: it stands
+                    raise NotDurable(str(trouble)) from trouble  # the write was committed, so it was not refused
             return
         self._roll_back()
         if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
