@@ -93,8 +93,8 @@ class Ends:
     def follow(self, worker_id: str, free: int, now_mono: float) -> List[Claim]:
         """Keep the due ends back and return claims made ahead for *free* slots, or nothing.
 
-        If nothing is returned, the ends are due. Where the time of the claims made ahead is over, or there are none
-        for the slots, those that are left have been given back, and the ends that were kept back are due as well.
+        If nothing is returned, the ends are still due, and so are those that were kept back before; claims that were
+        still held (because their time is over, for instance) have been given back to the store.
 
         Raises:
             StoreUnavailable: The claims could not be given back; they are still held.

@@ -112,7 +112,7 @@ class Execution:
         return self.kill_mono if self._status is None else self._look_mono
 
     def is_due(self, now_mono: float) -> bool:
-        """Say whether ``look_at`` is due."""
+        """Return whether ``look_at`` is due."""
         due_mono = self.next_mono()
         return due_mono is not None and now_mono >= due_mono
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class State(str, enum.Enum):
-    """The states of a job, and who moves a job out of each."""
+    """The states of a job, and what moves a job out of each."""
 
     #: Waiting to run, now or at its ``run_at``. A claim -> processing; ``cancel`` -> cancelled.
     PENDING = "pending"

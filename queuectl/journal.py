@@ -83,7 +83,7 @@ class Journal:
         outputs: Sequence[OutputWrite],
         known: Optional[Iterable[int]] = None,
     ) -> bool:
-        """Append which claimed runs still wait and what has ended since the last record; return whether it could.
+        """Append which claimed runs still wait and what has ended since the last record; return False if that fails.
 
         *known* says that a claim is in flight: until the next record, these are the only runs that have begun.
         """

@@ -64,7 +64,7 @@ class Membership:
         self._bell: Any = None  # a Doorbell, or what the store has in its place
 
     def enter(self, lease_s: float) -> None:
-        """Register under a new id, so that results from under an earlier one can never be taken for this one's."""
+        """Register under a new id, so that the results of runs under an earlier one are refused."""
         self._entered += 1
         self.id = f"{self._origin}{self._entered:04x}"
         folder = self._store.run_folder.make()

@@ -39,7 +39,7 @@ STRAY_S = 86400.0
 
 
 def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[float] = None) -> str:
-    """Say whether a worker is alive, dead, or hung (its process lives, but does not renew its lease).
+    """Return whether a worker is ALIVE, DEAD, or HUNG (its process lives, but does not renew its lease).
 
     *now_mono* is an instant before the worker's row was read (None: now), up to which the worker's silence is
     measured: if this process is paused after the read, the worker may have been paused with it.

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 GRACEFUL, NOW = 1, 2
 # How often a worker checks for orders (cancel, stop) while commands run, and for jobs that no bell announced.
 TICK_S = 0.5
-DEAF_TICK_S, IDLE_TICK_S = 1.0, 5.0  # the same when idle: without a bell, and with one, which new jobs ring
+DEAF_TICK_S, IDLE_TICK_S = 1.0, 5.0  # when idle: without a bell; with one, which a commit or the supervisor rings
 LOOK_S = 10.0  # how often to read the orders even if nothing was committed to the store
 SWEEP_S = 2.0  # how often an orphaned worker looks for dead workers
 # How long a worker leaves the store alone after an error.

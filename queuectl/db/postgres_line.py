@@ -138,7 +138,7 @@ def is_lost(line: Any) -> bool:
         return True
     pgconn = line.pgconn
     try:
-        for _ in range(3):  # a last message, then the end of the stream
+        for _ in range(3):  # enough for a last message and the end of the stream
             if pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE or not _readable(pgconn.socket):
                 break
             pgconn.consume_input()

@@ -34,8 +34,8 @@ FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 2.0
 # How often a caller that outlasts an outage tries whether it is over.
 AWAY_LOOK_S = 0.1
-# A worker waits this fraction of its lease for the server, at most. A call may wait twice, for an answer and for a new
-# connection, and another call may have waited just before.
+# A worker waits for the server no longer than its lease divided by this. A call may wait twice, for an answer and for a
+# new connection, and another call may have waited just before.
 PARTS_OF_LEASE = 6
 # Close to the end of its lease, a worker must get to the point where it ends its commands, so calls wait no longer than
 # HURRY_S. This holds until FENCED_S after the end; by then the commands have been ended, and calls may take their time.

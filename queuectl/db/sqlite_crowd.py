@@ -150,7 +150,7 @@ def _key(row: Any) -> Key:
     return -row[4], row[5], row[0]
 
 
-# Whether a worker may claim, with the version of the settings.
+# The version of the settings, and whether the worker may claim.
 _MAY_CLAIM = """
     SELECT settings_version, EXISTS (SELECT 1 FROM workers WHERE id = ? AND state = 'alive')
       FROM store
