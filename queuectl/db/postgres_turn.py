@@ -190,7 +190,7 @@ _GATE_LIMITED = f""", open AS MATERIALIZED (
     )"""
 
 # The most urgent jobs of all queues together are found first, then locked in their order, skipping those that others
-# hold. A queue with a limit gives no more jobs than it has room for. ``least``, unless NULL: the lowest priority to take.
+# hold. A queue with a limit gives no more jobs than it has room for. ``least``: the lowest priority to take, if any.
 _CHOICE_MANY = """, top AS MATERIALIZED (
         SELECT j.seq, j.priority, j.run_at
           FROM open
