@@ -110,7 +110,7 @@ def test_beside_another_group_its_job_runs_elsewhere(scene: Scene, shell: Shell,
     assert 1 == len([pid for pid in group if alive(pid)])  # the supervisor keeps no job waiting
     shell.type("fg\n")
 
-    scene.eventually(lambda: "died (signal KILL), starts again" in shell.shown, what="the new worker")
+    scene.eventually(lambda: "died (signal KILL), restarts" in shell.shown, what="the new worker")
     assert 0 == other.stop().code
     late = scene.queue.enqueue(scene.journal.command()).id
     scene.until(late, "completed")

@@ -34,7 +34,7 @@ def test_an_add_whose_answer_was_lost_is_found_and_not_repeated(store, far_store
     ids = far_store.add(descriptions, T0)
 
     assert count == len(set(ids))
-    assert ids == [job.id for job in store.jobs(EVERYTHING, limit=10_000)]
+    assert list(ids) == [job.id for job in store.jobs(EVERYTHING, limit=10_000)]
     assert store.add([spec()], T0) == [f"job{count if count == 3 else count + 1}"]
 
 
