@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from queuectl.copying import Copied
     from queuectl.db import Location
-    from queuectl.db.spool import Specs
+    from queuectl.db.spool import Specs, Spool
     from queuectl.job import Job, JobFilter, Problem, Run, Status, Worker
     from queuectl.jobspec import JobSpec
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 PAGE = 1000
 # Of so many jobs the order is found at once: sorting takes as long for one page of them, and each takes a few bytes.
 ORDERED = 200_000
+# A list of more jobs is checked into a temporary file: their descriptions would take as much memory once more.
+IN_MEMORY = 200_000
 
 
 class Queue(Forkable, Following, Switches):
@@ -101,24 +103,30 @@ class Queue(Forkable, Following, Switches):
         # Their letters, or their fields' names, would be taken for commands.
         if isinstance(jobs, (str, bytes)) or hasattr(jobs, "keys") or not hasattr(jobs, "__iter__"):
             raise InvalidJob(f"enqueue_many takes a list of jobs, not {shown(jobs)}. Put it into brackets.")
+        if getattr(jobs, "__len__", lambda: IN_MEMORY + 1)() <= IN_MEMORY:
+            return self._check_and_add(jobs, [])
         from queuectl.db.spool import Spool
 
+        with Spool() as spool:
+            return self._check_and_add(jobs, spool)
+
+    def _check_and_add(self, jobs: Iterable[JobLike], specs: Union[Spool, List[JobSpec]]) -> List[str]:
+        """Check *jobs*, collect them in *specs*, and store them."""
         cwd = jobspec.usual_directory()
-        with Spool() as specs:
-            for position, job in enumerate(jobs, 1):
-                try:
-                    if isinstance(job, str):
-                        job = {"command": job}
-                    elif not (isinstance(job, jobspec.JobSpec) or hasattr(job, "keys")):
-                        raise InvalidJob(f"it must be a command or a mapping of job fields, not {shown(job)}.")
-                    specs.append(job if isinstance(job, jobspec.JobSpec) else jobspec.from_fields(job, cwd))
-                except InvalidJob as error:
-                    raise InvalidJob(f"job {position}: {error}") from None
+        for position, job in enumerate(jobs, 1):
             try:
-                return list(self.add(specs))
-            except JobExists as error:
-                position = 1 + error.index([spec.id for spec in specs])
-                raise JobExists(error.job_id, error.why, f"job {position}: ") from None
+                if isinstance(job, str):
+                    job = {"command": job}
+                elif not (isinstance(job, jobspec.JobSpec) or hasattr(job, "keys")):
+                    raise InvalidJob(f"it must be a command or a mapping of job fields, not {shown(job)}.")
+                specs.append(job if isinstance(job, jobspec.JobSpec) else jobspec.from_fields(job, cwd))
+            except InvalidJob as error:
+                raise InvalidJob(f"job {position}: {error}") from None
+        try:
+            return list(self.add(specs))
+        except JobExists as error:
+            position = 1 + error.index([spec.id for spec in specs])
+            raise JobExists(error.job_id, error.why, f"job {position}: ") from None
 
     def add(self, specs: Specs) -> Sequence[str]:
         """Store checked job descriptions, all or none, and return their ids in order."""

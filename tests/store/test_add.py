@@ -43,8 +43,10 @@ def test_an_added_job_has_what_it_was_given(store):
     assert (T0, T0, None, None) == (job.created_at, job.updated_at, job.ended_at, job.reason)
 
 
-def test_very_many_jobs_have_what_they_were_given(store):
-    """They take another way than few do, through files; each of them arrives as it would have alone."""
+@pytest.mark.parametrize("beside", [10**9, 5000])
+def test_very_many_jobs_have_what_they_were_given(store, beside, monkeypatch):
+    """They take other ways than few do, through files; each of them arrives as it would have alone."""
+    monkeypatch.setattr("queuectl.db.sqlite_add.BESIDE", beside)
     fields = [
         {}, {"queue": "mail", "priority": -5}, {"run_at": T0 + 50}, {"run_at": T0 - 50}, {"delay_s": 2.5},
         {"delay_s": 0.0}, {"max_retries": 0}, {"backoff_base": 1.5, "timeout_s": 0.25},

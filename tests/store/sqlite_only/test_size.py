@@ -128,8 +128,9 @@ class Watched:
             yield spec()
 
 
-def test_others_write_while_very_many_jobs_are_made_ready(path, store):
+def test_others_write_while_very_many_jobs_are_made_ready(path, store, monkeypatch):
     """The write lock is taken for one statement that moves them in, not for as long as each of them takes."""
+    monkeypatch.setattr("queuectl.db.sqlite_add.BESIDE", MANY // 2)
     ids = store.add(Watched(path, MANY))
 
     assert "the other" == store.get("job1").command
