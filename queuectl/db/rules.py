@@ -76,8 +76,10 @@ class Numbered:
 
 def numbered(first: int, count: int) -> Sequence[str]:
     """Return *count* generated ids from that of the number *first* on."""
+    if count <= STAGED:
+        return ["job%d" % number for number in range(first, first + count)]
     ids: Any = Numbered(first, count)
-    return ids if count > STAGED else list(ids)
+    return ids  # type: ignore[no-any-return]
 
 
 def given_ids(specs: Specs) -> List[str]:
