@@ -63,14 +63,20 @@ class SqliteViews(SqliteFile):
         """See ``Store.jobs``."""
         from queuectl.job import Job
 
+        looked_for = which
         if after_seq == 0 or sort is not None or descending:
             taken = self._taken_states(which)
             if not taken:
                 return []
-            if which.states:
-                which = which._replace(states=taken)
-        sql, parameters = page(JOB_COLUMNS, which, after_seq, limit, sort, descending)
-        return [Job._make(job_row(row)) for row in self._rows(sql, parameters)]
+            # Those of the other states are found by an index, so that only this one costs a walk where there are none.
+            if "completed" in which.states and "completed" not in taken:
+                looked_for = which._replace(states=tuple(state for state in which.states if state != "completed"))
+        while True:
+            sql, parameters = page(JOB_COLUMNS, looked_for, after_seq, limit, sort, descending)
+            rows = self._rows(sql, parameters)
+            if looked_for is which or "completed" not in self._taken_states(which):
+                return [Job._make(job_row(row)) for row in rows]
+            looked_for = which  # the first one completed between the two looks
 
     def order(self, which: JobFilter, skip: int, limit: int, sort: Optional[str], descending: bool) -> Sequence[int]:
         """See ``Store.order``."""
@@ -112,8 +118,7 @@ class SqliteViews(SqliteFile):
         from queuectl.job import Job
 
         found: Dict[str, Job] = {}
-        for first in range(0, len(job_ids), 500):
-            some = job_ids[first : first + 500]
+        for some in in_parts(job_ids):
             marks = ", ".join("?" * len(some))
             rows = self._rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id IN ({marks})", some)
             jobs = [Job._make(job_row(row)) for row in rows]

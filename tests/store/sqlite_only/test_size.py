@@ -9,7 +9,7 @@ import pytest
 from queuectl import Queue
 from queuectl.cli_commands.dlq import last_error
 from queuectl.job import JobFilter
-from tests.store.build import T0, bring_to, spec, specs
+from tests.store.build import T0, bring_to, completed, spec, specs
 
 #: Jobs of which a look is to pass over.
 MANY = 20_000
@@ -126,6 +126,23 @@ class Watched:
                     queue.store.in_a_hurry = True
                     queue.enqueue("the other")
             yield spec()
+
+
+def test_a_job_that_completes_during_a_look_is_not_left_out(store, monkeypatch):
+    """Counted, none had completed; looked at, none was running: it was one or the other all the time."""
+    store.add([spec()], T0)
+    claims = store.claim("w1", 1, (), T0)
+    counted = store._taken_states
+
+    def completes_then(which):
+        states = counted(which)
+        if claims:
+            assert [True] == store.finish("w1", [completed(claims.pop())], now=T0 + 11).accepted
+        return states
+
+    monkeypatch.setattr(store, "_taken_states", completes_then)
+
+    assert ["job1"] == [job.id for job in store.jobs(JobFilter(("processing", "completed")))]
 
 
 def test_others_write_while_very_many_jobs_are_made_ready(path, store, monkeypatch):
