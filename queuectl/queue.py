@@ -11,6 +11,7 @@ import threading
 import time
 
 from queuectl import jobspec
+from queuectl.db.rules import BESIDE
 from queuectl.errors import (
     InvalidJob,
     JobExists,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 PAGE = 1000
 # Of so many jobs the order is found at once: sorting takes as long for one page of them, and each takes a few bytes.
 ORDERED = 200_000
-# A list of more jobs is checked into a temporary file: their descriptions would take as much memory once more.
-IN_MEMORY = 200_000
 
 
 class Queue(Forkable, Following, Switches):
@@ -103,7 +102,7 @@ class Queue(Forkable, Following, Switches):
         # Their letters, or their fields' names, would be taken for commands.
         if isinstance(jobs, (str, bytes)) or hasattr(jobs, "keys") or not hasattr(jobs, "__iter__"):
             raise InvalidJob(f"enqueue_many takes a list of jobs, not {shown(jobs)}. Put it into brackets.")
-        if getattr(jobs, "__len__", lambda: IN_MEMORY + 1)() <= IN_MEMORY:
+        if getattr(jobs, "__len__", lambda: BESIDE + 1)() <= BESIDE:
             return self._check_and_add(jobs, [])
         from queuectl.db.spool import Spool
 

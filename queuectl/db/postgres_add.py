@@ -15,7 +15,6 @@ from queuectl.db.postgres_link import ConnectionLost
 from queuectl.db.postgres_views import PostgresViews
 from queuectl.db.rules import (
     MAX_RETRIES,
-    STAGED,
     generated_number,
     given_ids,
     number_jobs,
@@ -41,6 +40,8 @@ QUIET_S = 0.05
 FIND_OUT_S = 10.0
 # ... among the newest rows, so many of them.
 FIND_OUT_ROWS = 5_000_000
+# A batch larger than this draws its numbers beforehand.
+LARGE = 5000
 TAKEN = "23505"  # unique violation
 COPY_BYTES = 256 * 1024
 NULL = "\\N"
@@ -64,7 +65,7 @@ class PostgresAdd(PostgresViews):
         try:
             if len(specs) == 1 and not given:
                 ids = self._add_one(next(iter(specs)), token, now)
-            elif len(specs) > STAGED and not given:
+            elif len(specs) > LARGE and not given:
                 ids = self._add_large(specs, token, now)
             if ids is None:
                 ids = self._add_batch(specs, token, now)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 PLENTY = 16
 # Up to so many queues are all asked for their most urgent job at each claim; see ``heads`` for more.
 FEW_QUEUES = 8
-# Up to so many new jobs are stored one by one, and their ids are a list.
-STAGED = 5000
+# More new jobs are not kept in memory, nor a list of their ids; on SQLite their rows are made beside the write lock: in
+# all that takes longer, but others wait for less.
+BESIDE = 200_000
 # What a look at all queues has found is kept for so many times as long as the look took, or longer.
 LOOKS = 10
 # So many parts of an output are read at once from its end back.
@@ -76,7 +77,7 @@ class Numbered:
 
 def numbered(first: int, count: int) -> Sequence[str]:
     """Return *count* generated ids from that of the number *first* on."""
-    if count <= STAGED:
+    if count <= BESIDE:
         return ["job%d" % number for number in range(first, first + count)]
     ids: Any = Numbered(first, count)
     return ids  # type: ignore[no-any-return]

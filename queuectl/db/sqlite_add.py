@@ -6,8 +6,8 @@ import time
 
 from queuectl import faults
 from queuectl.db.rules import (
+    BESIDE,
     MAX_RETRIES,
-    Numbered,
     generated_number,
     given_ids,
     number_jobs,
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from queuectl.db.spool import Specs
     from queuectl.job import Job
     from queuectl.jobspec import JobSpec
-
-# Rows of more new jobs are made beside the write lock: in all that takes longer, but others wait for less.
-BESIDE = 200_000
 
 
 class SqliteAdd(SqliteDesk):
@@ -68,7 +65,7 @@ class SqliteAdd(SqliteDesk):
         counts: Dict[str, int] = {}
         now = time.time() if now is None else now
         default = int(default or MAX_RETRIES)
-        if staged is not None and isinstance(ids, Numbered):
+        if staged is not None and not taken:
             from queuectl.db.sqlite_stage import move_in
 
             counts = staged
