@@ -160,7 +160,7 @@ def test_the_directory_is_the_jobs(bench: Bench, name: str) -> None:
     [
         ("echo hi", r"C:\no such folder", r"cannot enter the directory C:\no such folder: "),
         ("echo hi", r"\\server\share", r"cannot enter the directory \\server\share: cmd needs one with a drive letter"),
-        ("echo a\necho b", None, "it has a line break, and cmd reads one line"),
+        ("echo a\necho b", None, "it has a line break, but cmd reads one line"),
         ("echo \0", None, "could not start"),
     ],
 )
