@@ -1,8 +1,10 @@
 """Copying a whole store into another, of the same engine or of another.
 
 First everything is copied a block at a time while others may go on to enqueue; a copy that was killed goes on behind
-its last block. Then, with the source locked, both stores are read once more and compared row by row: what
-has changed meanwhile is copied again, and the numbers are set. The lock is held only for that.
+its last block. Then both stores are read once more and compared row by row, still without a lock; of each block the
+source's mark is kept, which is another one as soon as a row of it was changed, added or deleted. Last, with the source
+locked, all marks are read again: blocks with another mark are compared and copied once more, and the numbers are set.
+So others wait for what has changed during the copy, not for all there is.
 
 A copy may be killed after its last commit, before it could say that it was done. So a target that is neither empty nor
 an unfinished copy is compared as well: if it is equal in everything, it is the copy that was asked for.
@@ -10,7 +12,7 @@ an unfinished copy is compared as well: if it is equal in everything, it is the 
 
 from __future__ import annotations
 
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from queuectl import faults, recovery
 from queuectl.db import open_store
@@ -19,11 +21,11 @@ from queuectl.errors import Refused, StoreError, StoreRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional, Sequence
+    from typing import Callable, Iterator, Sequence
 
     from queuectl.db import Location
     from queuectl.db.base import Store
-    from queuectl.db.transfer import Key, Port, Row, Table
+    from queuectl.db.transfer import Key, Mark, Port, Row, Table
     from queuectl.job import Worker
 
     Tell = Callable[[str, int, int], None]
@@ -39,7 +41,7 @@ class Copied(NamedTuple):
     source: str
     target: str
     rows: Dict[str, int]
-    checksums: Dict[str, str]  # SHA-256 over the rows in order
+    checksums: Dict[str, str]  # the SHA-256 of each row, added up
     resumed: bool  # whether an unfinished copy was gone on with
     already: bool = False  # whether the copy was complete before, so that nothing was written
 
@@ -163,6 +165,89 @@ def _copy_table(source: Port, target: Port, table: Table, progress: _Progress) -
         faults.point("copying")
 
 
+class _Part(NamedTuple):
+    """A part of a table that is equal on both sides, as long as the mark is the same."""
+
+    after: Optional[Key]
+    until: Optional[Key]
+    mark: Optional[Mark]
+    rows: int
+    checksum: int
+
+
+class _DiffersError(Exception):
+    """A table is not equal on both sides."""
+
+
+class _Comparison:
+    """Comparing two stores, a part at a time, and then again what has changed since."""
+
+    def __init__(self, source: Port, target: Port, progress: _Progress, mend: bool) -> None:
+        self._source, self._target = source, target
+        self._progress = progress
+        self._mend = mend  # whether to copy what differs; if so, nobody else writes to the target
+        self._parts: Dict[str, List[_Part]] = {}
+
+    def begin(self) -> None:
+        """Compare everything.
+
+        Raises:
+            _DiffersError: They differ, and are to be left as they are; or a row does not arrive as it is.
+        """
+        for table in TABLES:
+            self._parts[table.name] = []
+            for part in self._compare(table, None, None):
+                self._parts[table.name].append(part)
+                self._progress.add("checking", part.rows)
+                faults.point("checking")
+
+    def go_on(self) -> None:
+        """Compare what has changed since, or may have; see ``begin``."""
+        for table in TABLES:
+            found: List[_Part] = []
+            for part in self._parts[table.name]:
+                if part.mark is not None and part.mark == self._mark(table, part.after, part.until):
+                    found.append(part)
+                else:
+                    found.extend(self._compare(table, part.after, part.until))
+            self._parts[table.name] = found
+
+    def result(self) -> Tuple[Dict[str, int], Dict[str, str]]:
+        """Return how many rows each table has, and their checksums."""
+        rows = {name: sum(part.rows for part in parts) for name, parts in self._parts.items()}
+        sums = {name: sum(part.checksum for part in parts) for name, parts in self._parts.items()}
+        return rows, {name: f"{number % 2**256:064x}" for name, number in sums.items()}
+
+    def _compare(self, table: Table, after: Optional[Key], last: Optional[Key]) -> Iterator[_Part]:
+        """Compare the rows of *table* after one key and up to another, and yield the parts that are equal now."""
+        blocks = _Blocks()
+        while True:
+            until = self._source.key_at(table, after, last, blocks.limit)
+            end = last if until is None else until
+            mark = self._mark(table, after, end)  # first: what comes after it is noticed
+            rows = self._source.rows(table, after, end, blocks.limit + 1)
+            if len(rows) > blocks.limit:
+                continue  # somebody added some just now
+            if self._target.rows(table, after, end, None) != rows:
+                if self._mend:
+                    self._target.replace(table, after, end, rows)
+                if not self._mend or self._target.rows(table, after, end, None) != rows:
+                    raise _DiffersError(table.name)
+            checksum, size = _checksum(rows)
+            yield _Part(after, end, mark, len(rows), checksum)
+            if until is None:
+                return
+            after = until
+            blocks.seen(rows, size)
+
+    def _mark(self, table: Table, after: Optional[Key], until: Optional[Key]) -> Optional[Mark]:
+        ours = self._source.mark_of(table, after, until)
+        if self._mend or ours is None:
+            return ours
+        theirs = self._target.mark_of(table, after, until)
+        return None if theirs is None else ours + theirs
+
+
 def _check(
     source: Store, target: Store, ours: Port, theirs: Port, progress: _Progress
 ) -> Tuple[Dict[str, int], Dict[str, str]]:
@@ -170,84 +255,62 @@ def _check(
 
     Returns how many rows each table has, and their checksums.
     """
-    rows: Dict[str, int] = {}
-    checksums: Dict[str, str] = {}
-    with ours.locked():
-        _refuse_workers_now(source)
-        for table in TABLES:
-            rows[table.name], count, checksums[table.name], checksum = _compare(
-                ours, theirs, table, progress, mend=True
-            )
-            if (count, checksum) != (rows[table.name], checksums[table.name]):
-                raise StoreError(
-                    f"the copy in {target.location} still differs from {source.location} (table {table.name}), so "
-                    "it stays unfinished. Try again with a new target, and please report this as a bug."
-                )
-        theirs.finish(ours.numbers())
+    comparison = _Comparison(ours, theirs, progress, mend=True)
+    try:
+        comparison.begin()
+        comparison.go_on()  # so that little is left for which others have to wait
         target.sync()
-        if target.queues() != source.queues():
-            raise StoreError(
-                f"the copy in {target.location} is complete, but the counters of {source.location} do not match its "
-                "jobs ('queuectl doctor' says more). Those of the copy are right."
-            )
-    return rows, checksums
+        with ours.locked():
+            _refuse_workers_now(source)
+            comparison.go_on()
+            faults.point("checked")
+            theirs.finish(ours.numbers())
+            agree = target.queues() == source.queues()
+    except _DiffersError as error:
+        raise StoreError(
+            f"the copy in {target.location} still differs from {source.location} (table {error}), so it stays "
+            "unfinished. Try again with a new target, and please report this as a bug."
+        ) from None
+    target.sync()
+    theirs.tidy()
+    if not agree:
+        raise StoreError(
+            f"the copy in {target.location} is complete, but the counters of {source.location} do not match its "
+            "jobs ('queuectl doctor' says more). Those of the copy are right."
+        )
+    return comparison.result()
 
 
 def _look_whether_equal(
     source: Store, target: Store, ours: Port, theirs: Port, progress: _Progress
 ) -> Optional[Tuple[Dict[str, int], Dict[str, str]]]:
     """Return the counts and checksums of both if they do not differ in anything that is copied; else None."""
-    rows: Dict[str, int] = {}
-    checksums: Dict[str, str] = {}
-    with ours.locked():
-        if ours.numbers() != theirs.numbers() or source.queues() != target.queues():
-            return None
-        for table in TABLES:
-            rows[table.name], count, checksums[table.name], checksum = _compare(
-                ours, theirs, table, progress, mend=False
-            )
-            if (count, checksum) != (rows[table.name], checksums[table.name]):
-                return None
-    return rows, checksums
+    comparison = _Comparison(ours, theirs, progress, mend=False)
+
+    def counts_differ() -> bool:
+        return ours.numbers() != theirs.numbers() or source.queues() != target.queues()
+
+    if counts_differ():
+        return None
+    try:
+        comparison.begin()
+        with ours.locked():
+            comparison.go_on()
+            return None if counts_differ() else comparison.result()
+    except _DiffersError:
+        return None
 
 
-def _compare(source: Port, target: Port, table: Table, progress: _Progress, mend: bool) -> Tuple[int, int, str, str]:
-    """Return the counts and checksums of what was read, of each side; first make each block equal if *mend* is set."""
+def _checksum(rows: Sequence[Row]) -> Tuple[int, int]:
+    """Return a number for *rows*, whatever their order and their blocks, and how many bytes they were."""
     from hashlib import sha256
 
-    digests = sha256(), sha256()
-    counts = [0, 0]
-    after: Optional[Key] = None
-    blocks = _Blocks()
-    while True:
-        rows = source.rows(table, after, None, blocks.limit)
-        until = table.key_of(rows[-1]) if len(rows) == blocks.limit else None
-        found = target.rows(table, after, until, None)
-        if found != rows and mend:
-            target.replace(table, after, until, rows)
-            found = target.rows(table, after, until, None)
-        counts = [counts[0] + len(rows), counts[1] + len(found)]
-        if found == rows:  # as nearly always: others wait while the rows are made text, so once must do
-            size = _digest(rows, *digests)
-        else:
-            size = _digest(rows, digests[0])
-            _digest(found, digests[1])
-        progress.add("checking", len(rows))
-        if until is None or (found != rows and not mend):
-            return counts[0], counts[1], digests[0].hexdigest(), digests[1].hexdigest()
-        after = until
-        blocks.seen(rows, size)
-
-
-def _digest(rows: Sequence[Row], *digests: Any) -> int:
-    """Add *rows* to the digests; return how many bytes they were."""
-    size = 0
+    total = size = 0
     for row in rows:
         data = repr(row).encode("utf-8", "surrogatepass")
         size += len(data)
-        for digest in digests:
-            digest.update(data)
-    return size
+        total += int.from_bytes(sha256(data).digest(), "big")
+    return total, size
 
 
 def _refuse_workers_now(source: Store) -> None:

@@ -12,7 +12,8 @@ command); ``ended`` (the command's end is seen); ``finishing``, ``finished`` (be
 ``renewing``; ``judging`` (whether workers hang); ``condemned``, ``clearing`` (one process that a lost run left was
 killed), ``cleared`` (all are gone), ``releasing``, ``released``; ``cancelling``; ``retrying``; ``pruning``;
 ``resetting``; ``migrating``; ``making`` and ``made`` (a new store's file); ``stopping``; ``copying`` (after each block
-of a copy), ``copied`` (after its last commit).
+of a copy), ``checking`` (after each block that was compared), ``checked`` (all is equal, before the last commit),
+``copied`` (after it).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ STEPS = (
     "making", "made", "migrating", "adding", "added", "promoting", "claiming", "claimed", "spawned", "flushing",
     "ended", "finishing", "finished", "synced", "noting", "noted", "giving", "renewing", "judging", "condemned",
     "clearing", "cleared", "releasing", "released", "cancelling", "retrying", "pruning", "resetting", "stopping",
-    "copying", "copied",
+    "copying", "checking", "checked", "copied",
 )  # fmt: skip
 
 _fault = os.environ.get("QUEUECTL_FAULT")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from queuectl.db.postgres_line import Line
     from queuectl.db.postgres_link import Parameters, PostgresLink
     from queuectl.db.postgres_run import Run
-    from queuectl.db.transfer import Key, Row, Table
+    from queuectl.db.transfer import Key, Mark, Row, Table
 
 # How columns are read where their type is not one that every engine has.
 READ = {"state": "state::text", "paused": "paused::int", "cancel_requested": "cancel_requested::int"}
@@ -91,6 +91,25 @@ class PostgresPort(Port):
             [*(after or ()), *(until or ()), limit],
         )
 
+    def key_at(self, table: Table, after: Optional[Key], until: Optional[Key], place: int) -> Optional[Key]:
+        """See ``Port.key_at``."""
+        columns = ", ".join(table.key)
+        rows = self._look(
+            f"SELECT {columns} FROM queuectl.{table.name}{_where(table, after, until)} "
+            f"ORDER BY {columns} LIMIT 1 OFFSET %s::bigint",
+            [*(after or ()), *(until or ()), place - 1],
+        )
+        return rows[0] if rows else None
+
+    def mark_of(self, table: Table, after: Optional[Key], until: Optional[Key]) -> Optional[Mark]:
+        """See ``Port.mark_of``; each version of a row names the transaction that wrote it."""
+        rows = self._look(
+            f"SELECT count(*), sum(xmin::text::bigint) FROM queuectl.{table.name}{_where(table, after, until)}",
+            [*(after or ()), *(until or ())],
+        )
+        mark: Mark = rows[0]
+        return mark
+
     def replace(self, table: Table, after: Optional[Key], until: Optional[Key], rows: Sequence[Row]) -> None:
         """See ``Port.replace``."""
 
@@ -140,6 +159,9 @@ class PostgresPort(Port):
             run("DELETE FROM queuectl.schema_version WHERE n = %s", (UNFINISHED,))
 
         self._store._write(body)
+
+    def tidy(self) -> None:
+        """See ``Port.tidy``."""
         try:
             self._store._connected().execute(self._store.text("ANALYZE queuectl.jobs, queuectl.runs, queuectl.output"))
         except (psycopg.Error, StoreError):

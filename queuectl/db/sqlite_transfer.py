@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager, suppress
 
 from queuectl.db.migrate import NEWEST, UNFINISHED
@@ -15,7 +16,18 @@ if TYPE_CHECKING:
     from typing import Iterator, List, Optional, Sequence
 
     from queuectl.db.sqlite_file import SqliteFile
-    from queuectl.db.transfer import Key, Row, Table
+    from queuectl.db.transfer import Key, Mark, Row, Table
+
+# By table, a whole number that is another one for a row that has changed, and the instant of its last change. Each verb
+# that changes a job sets updated_at, but for the promotion, which sets ready; a run changes when it ends; and output
+# is a part of a stream, which has the same bytes at the same place for ever.
+MARKS = {
+    "taken_numbers": ("number", "0"),
+    "jobs": ("CAST(updated_at * 1000000 AS INTEGER) + ready", "updated_at"),
+    "runs": ("CAST((started_at + coalesce(ended_at, 0)) * 1000000 AS INTEGER)", "0"),
+    "output": ("start + length(bytes)", "0"),
+}
+LONGEST_TICK_S = 1.0
 
 
 class SqlitePort(Port):
@@ -60,6 +72,29 @@ class SqlitePort(Port):
             f"SELECT {', '.join(table.columns)} FROM {table.name}{clause} ORDER BY {order} LIMIT ?",
             [*(after or ()), *(until or ()), -1 if limit is None else limit],
         )
+
+    def key_at(self, table: Table, after: Optional[Key], until: Optional[Key], place: int) -> Optional[Key]:
+        """See ``Port.key_at``."""
+        columns = ", ".join(table.key)
+        clause = where(table.key, ["?"] * len(table.key), after, until)
+        rows = self._file._rows(
+            f"SELECT {columns} FROM {table.name}{clause} ORDER BY {columns} LIMIT 1 OFFSET ?",
+            [*(after or ()), *(until or ()), place - 1],
+        )
+        return rows[0] if rows else None
+
+    def mark_of(self, table: Table, after: Optional[Key], until: Optional[Key]) -> Optional[Mark]:
+        """See ``Port.mark_of``."""
+        if table.name not in MARKS:
+            return None
+        number, newest = MARKS[table.name]
+        clause = where(table.key, ["?"] * len(table.key), after, until)
+        rows = self._file._rows(
+            f"SELECT count(*), sum({number} & 0xFFFFFFFF), max({newest}) FROM {table.name}{clause}",
+            [*(after or ()), *(until or ())],
+        )
+        # A clock of 16 ms may give two changes of a row one instant; so an instant has to be over.
+        return None if (rows[0][2] or 0) > time.time() - LONGEST_TICK_S else rows[0]
 
     def replace(self, table: Table, after: Optional[Key], until: Optional[Key], rows: Sequence[Row]) -> None:
         """See ``Port.replace``."""
@@ -106,6 +141,9 @@ class SqlitePort(Port):
             _count_anew(db)
             db.execute("DELETE FROM schema_version WHERE n = ?", (UNFINISHED,))
             db.execute(f"PRAGMA user_version = {NEWEST}")
+
+    def tidy(self) -> None:
+        """See ``Port.tidy``."""
         with suppress(StoreUnavailable):  # it is done; and what is in the log is not lost
             # Copies are sent on, and the file alone is to be one.
             self._file._rows("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Key = Tuple[Any, ...]
     Row = Tuple[Any, ...]
+    Mark = Tuple[Any, ...]
 
 MARK = "copy of "
 
@@ -101,6 +102,17 @@ class Port(ABC):
         """Return up to *limit* rows after one key and up to another, in order; None: no bound."""
 
     @abstractmethod
+    def key_at(self, table: Table, after: Optional[Key], until: Optional[Key], place: int) -> Optional[Key]:
+        """Return the key of the row at *place*, counted from 1, of those after one key and up to another; or None."""
+
+    @abstractmethod
+    def mark_of(self, table: Table, after: Optional[Key], until: Optional[Key]) -> Optional[Mark]:
+        """Return what is another value once a row after one key and up to another is changed, added or deleted.
+
+        None: it cannot be told.
+        """
+
+    @abstractmethod
     def replace(self, table: Table, after: Optional[Key], until: Optional[Key], rows: Sequence[Row]) -> None:
         """Put *rows* in the place of those after one key and up to another, in one transaction.
 
@@ -118,6 +130,10 @@ class Port(ABC):
     @abstractmethod
     def finish(self, numbers: Numbers) -> None:
         """Set counters and numbers to what the rows and the source say, and take the mark away, in one transaction."""
+
+    @abstractmethod
+    def tidy(self) -> None:
+        """Do what may take a while, and need not be done for the copy to be one."""
 
 
 def names_in(table: Table, rows: Sequence[Row]) -> List[str]:

@@ -46,7 +46,7 @@ DESK = {
     "stopping": ("worker", "stop"),
 }
 #: What a copy is killed at; tests/process/test_copy.py does it, between all kinds of stores.
-COPY = ("copying", "copied")
+COPY = ("copying", "checking", "checked", "copied")
 AFTER = {
     "cancelling": {"over": "completed", "dead": "dead", "waiting": "cancelled"},
     "retrying": {"over": "pending", "dead": "dead", "waiting": "pending"},

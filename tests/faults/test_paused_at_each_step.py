@@ -48,12 +48,13 @@ WITHIN: Dict[str, Any] = {
     "retrying": ["retry", "waiting"],
     "pruning": ["prune", "--yes"],
     "resetting": ["reset", "--yes"],
+    "checked": ["copy", "--to", "copy.db"],
 }
 #: Steps of a worker with a row of short commands: test_ahead.py pauses it at the first two. "giving" is within a
 #: transaction, and its lock is got back like that of "finishing".
 ROW = ("noting", "noted", "giving")
 #: Steps at which the process holds nothing that anybody could wait for.
-ALONE = ("migrating", "making", "made", "added", "stopping", "copying", "copied")
+ALONE = ("migrating", "making", "made", "added", "stopping", "copying", "checking", "copied")
 
 
 def test_no_step_is_left_out() -> None:

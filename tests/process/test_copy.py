@@ -116,16 +116,15 @@ def _states(*states: str) -> Any:
     return JobFilter(states)
 
 
-@pytest.mark.parametrize("at", [1, 3, 5, "copied"])
-def test_killed_on_the_way_and_run_again(places: Tuple[str, str], cli: Cli, at: Any) -> None:
-    """``kill -9`` at the start, in the middle of the jobs, of the runs: the second call finishes."""
+@pytest.mark.parametrize("at", ["copying:1", "copying:3", "copying:5", "checking:1", "checking:4", "checked", "copied"])
+def test_killed_on_the_way_and_run_again(places: Tuple[str, str], cli: Cli, at: str) -> None:
+    """``kill -9`` at the start, in the middle of the jobs, of the runs, of comparing: the second call finishes."""
     source, target = places
     with Queue(source) as queue:
         queue.enqueue_many([{"command": f"echo {n}", "tags": [f"t{n % 9}"]} for n in range(MANY)])
         _run_by_hand(queue, RUN)
-    step = "copied" if at == "copied" else f"copying:{at}"
 
-    killed = cli("copy", "--db", source, "--to", target, env={"QUEUECTL_FAULT": f"copy/{step}"}, timeout=60)
+    killed = cli("copy", "--db", source, "--to", target, env={"QUEUECTL_FAULT": f"copy/{at}"}, timeout=60)
     assert (-signal.SIGKILL, "") == (killed.code, killed.out)
 
     if at == "copied":
@@ -256,6 +255,59 @@ def test_an_id_that_comes_again_meanwhile(places: Tuple[str, str], how: str) -> 
         assert "echo new" == queue.get("mine").command
 
     assert rows_of(source) == rows_of(target)
+
+
+def test_others_write_while_it_compares(places: Tuple[str, str], cli: Cli) -> None:
+    """Another process enqueues, edits, prunes and works off, all behind what was compared; the copy has it all."""
+    source, target = places
+    calls: List[List[str]] = [
+        ["queue", "pause", "mail"],
+        ["config", "set", "max_lost", "7"],
+        ["enqueue", "--id", "late", "--", "echo late"],
+        ["prune", "--state", "completed", "--yes"],
+        ["edit", "job600", "priority=3"],
+        ["cancel", "job601"],
+        ["enqueue", "--id", "run", "--priority", "9", "--", "echo run"],
+        ["worker", "start", "--drain", "--queue", "urgent"],
+    ]
+    left = list(calls)
+    with Queue(source) as queue:
+        queue.enqueue_many([f"echo {n}" for n in range(MANY)])
+        _run_by_hand(queue, 500)
+        queue.enqueue("echo urgent", queue="urgent", id="urgent")
+        time.sleep(1.1)  # beyond the instant in which it cannot be told whether rows have changed
+
+        def write(what: str, _done: int, _rows: int) -> None:
+            if what == "checking" and left:
+                cli("--db", source, *left.pop(0), timeout=20, code=0)
+
+        copied = queue.copy_to(target, tell=write)
+
+        assert [] == left
+        assert MANY - 500 + 3 == copied.rows["jobs"]
+        assert "completed" == queue.get("urgent").state
+    assert rows_of(source) == rows_of(target)
+
+
+def test_checksums_are_those_of_the_rows(tmp_path: Path, home: Path) -> None:
+    """Whatever the blocks in which they were read, and whatever was copied twice: equal rows, equal checksums."""
+    with Queue() as queue:
+        queue.enqueue_many([f"echo {n}" for n in range(MANY)])
+
+        def write(what: str, done: int, _rows: int) -> None:
+            if what == "checking" and queue.get("job7").priority == 0 and done > MANY + 600:
+                queue.edit("job7", priority=1)
+
+        first = queue.copy_to(str(tmp_path / "a.db"), tell=write)
+        assert 1 == queue.get("job7").priority
+        second = queue.copy_to(str(tmp_path / "b.db"))
+        again = queue.copy_to(str(tmp_path / "b.db"))
+        queue.edit("job7", priority=2)
+        other = queue.copy_to(str(tmp_path / "c.db"))
+
+    assert first.checksums == second.checksums == again.checksums
+    assert again.already
+    assert {"jobs"} == {name for name, number in other.checksums.items() if number != first.checksums[name]}
 
 
 def test_what_is_no_target(places: Tuple[str, str], cli: Cli) -> None:

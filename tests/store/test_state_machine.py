@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from hypothesis.stateful import (
 )
 
 from queuectl.config import Config
-from queuectl.db import open_store
+from queuectl.db import open_store, sqlite_transfer
+from queuectl.db.transfer import TABLES
 from queuectl.errors import QueuectlError
 from queuectl.job import JobFilter, Outcome, RunEnd, settle
 from tests.store.build import EVERYTHING, T0, counters, spec, worker
@@ -33,6 +35,7 @@ from tests.store.engines import ENGINES
 from tests.store.model import Model
 
 CONFIG = Config({})
+LONGEST_TICK_S = sqlite_transfer.LONGEST_TICK_S
 WORKERS = ("w1", "w2", "w3")
 QUEUES = ("default", "a", "b")
 OUTCOMES = (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.STOPPED, Outcome.CANCELLED)
@@ -65,6 +68,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.mono = 100.0
         self.claims = []  # all that were ever given out
         self.looked_at = {}  # by job: what was known of it when its runs were looked at
+        self.marks = {}  # by table and key: each row and its mark when it could last be told
         self.turn = 0
 
     @property
@@ -328,8 +332,25 @@ class StoreMachine(RuleBasedStateMachine):
         asked = {job.run_id for job in owned if job.cancel_requested}
         assert (self.model.alive.get(worker_id) == "alive", asked) == (orders.known, set(orders.cancelled_runs))
 
+    @invariant()
+    def marks_tell_of_changes(self):
+        """Rows that a copy compared have changed only if their mark is another one, or cannot be told."""
+        # By this clock: an instant that is not over cannot be told.
+        sqlite_transfer.LONGEST_TICK_S = time.time() - self.now + 0.1
+        port = self.connections[0].port()
+        for table in TABLES:
+            rows = port.rows(table, None, None, None)
+            keys = [None, *(table.key_of(row) for row in rows)]
+            for after, key, row in zip(keys, keys[1:], rows):
+                mark = port.mark_of(table, after, key)
+                if mark is not None:
+                    row_before, mark_before = self.marks.get((table.name, key), (row, None))
+                    assert row == row_before or mark != mark_before
+                    self.marks[table.name, key] = row, mark
+
     def teardown(self):
         """At the end nothing is damaged, output is whole, and the reaper leaves no job without an owner."""
+        sqlite_transfer.LONGEST_TICK_S = LONGEST_TICK_S
         try:
             for run_id, text in self.model.output.items():
                 assert text == b"".join(piece for _, piece in self.store.output(run_id))
