@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 RESET_QUESTION = "This will stop all workers and delete all jobs. Continue?"
 # The question says how many jobs it is about; counting more than these would take too long to be asked.
 MOST_COUNTED = 100_000
+# The least step between two instants, more or less.
+CLOCK_STEP_S = 1e-6
 
 
 def delete_jobs(states: Sequence[str], args: Args, what: str) -> int:
@@ -26,11 +28,14 @@ def delete_jobs(states: Sequence[str], args: Args, what: str) -> int:
     from queuectl.render import plural, write_json
 
     with Queue(args.db, create=args.may_make_store) as queue:
-        before = None if args.older_than is None else queue.now() - args.older_than
+        now = queue.now()
+        before = None if args.older_than is None else now - args.older_than
         which = JobFilter(tuple(states), tuple(args.queue), tuple(args.tag), before)
-        count, text = _count(queue, which)
+        count, text, last = _count(queue, which)
         if count and not confirmed(f"This will delete {text}. Continue?", args):
             return declined(what, args)
+        if before is None and not args.yes:  # jobs that ended while the question stood were not agreed to
+            which = which._replace(ended_before=max(now, last + CLOCK_STEP_S))
         with counting(args, "deleted", count if count <= MOST_COUNTED else 0) as tell:
             deleted = queue.prune(which, tell) if count else 0
     if args.json:
@@ -42,20 +47,21 @@ def delete_jobs(states: Sequence[str], args: Args, what: str) -> int:
     return 0
 
 
-def _count(queue: Queue, which: JobFilter) -> Tuple[int, str]:
-    """Return how many jobs *which* chooses, counted up to a bound, and that in words by state."""
+def _count(queue: Queue, which: JobFilter) -> Tuple[int, str, float]:
+    """Return how many jobs *which* chooses, counted up to a bound, that in words by state, and when the last ended."""
     from queuectl.render import plural
 
     by_state = dict.fromkeys(which.states, 0)
-    count = 0
+    count, last = 0, 0.0
     for job in queue.jobs(which, MOST_COUNTED + 1):
         by_state[job.state] += 1
         count += 1
+        last = max(last, job.ended_at or 0.0)
     if count > MOST_COUNTED:
-        return count, f"more than {MOST_COUNTED:,} jobs"
+        return count, f"more than {MOST_COUNTED:,} jobs", last
     parts = ", ".join(f"{number} {state}" for state, number in by_state.items() if number)
     whose = "its" if count == 1 else "their"
-    return count, f"{plural(count, 'job')} ({parts}) with {whose} runs and output"
+    return count, f"{plural(count, 'job')} ({parts}) with {whose} runs and output", last
 
 
 def prune(args: Args) -> int:
@@ -100,7 +106,10 @@ COMMANDS = (
             ("queuectl prune --state completed --yes", "for scripts"),
             ("queuectl config set keep_completed 7d", "let the workers do it from now on"),
         ],
-        details="Asks first, then deletes them with their runs and output. The answer is read from standard input.",
+        details=(
+            "Asks first, then deletes them with their runs and output. What ends while it asks is kept. The answer is\n"
+            "read from standard input."
+        ),
         exit_codes=[(1, "the answer was no")],
     ),
     Command(

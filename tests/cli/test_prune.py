@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, List
 
 import pytest
 
@@ -57,6 +59,27 @@ def test_json_leaves_standard_output_to_the_document(cli: Callable[..., Any], en
 
     assert {"deleted": 3} == json.loads(result.out)
     assert result.err.startswith("This will delete 3 jobs")
+
+
+@pytest.mark.parametrize("words", [["prune"], ["dlq", "purge"]], ids=" ".join)
+def test_what_ends_while_it_asks_stays(
+    cli: Callable[..., Any], ended: None, add: Callable[..., str], drain: Callable[..., Any], words: List[str]
+) -> None:
+    """It is not among those that the question counted: nobody has agreed to its deletion."""
+    command = [sys.executable, "-m", "queuectl", *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as asking:
+        assert asking.stdin is not None
+        assert asking.stdout is not None
+        said = b""
+        while not said.endswith(b"(y/N): "):
+            said += asking.stdout.read(1)
+        late = add("exit 1", "--max-retries", "0")
+        drain()
+        out, _ = asking.communicate(b"y\n")
+
+    deleted = 3 if words == ["prune"] else 1
+    assert f"Deleted {deleted} job" in out.decode()
+    assert late + "\n" in cli("list", "-q", "--state", "dead").out
 
 
 def test_one_job_is_asked_about_in_the_singular(cli: Callable[..., Any], ended: None) -> None:
