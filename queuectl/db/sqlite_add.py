@@ -17,7 +17,7 @@ from queuectl.db.rules import (
     to_json,
 )
 from queuectl.db.sqlite_desk import SqliteDesk
-from queuectl.errors import NotDurable
+from queuectl.errors import JobExists, NotDurable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class SqliteAdd(SqliteDesk):
         specs = specs if hasattr(specs, "__len__") else list(specs)
         if not specs:
             return []
-        if len(specs) > BESIDE and not given_ids(specs):
+        if len(specs) > BESIDE and _has_plain_ids(specs):
             from queuectl.db.sqlite_stage import staged
 
             with staged(self._db, specs) as counts:
@@ -61,11 +61,14 @@ class SqliteAdd(SqliteDesk):
     ) -> Sequence[str]:
         """Add jobs in the open transaction of *db*; *staged* counts them by queue if their rows are made."""
         next_number, taken, last_seq, default = db.execute(_BEFORE_ADD).fetchone()
-        ids = self._take_ids(db, specs, next_number, bool(taken))
+        given = given_ids(specs) if staged is not None else []
+        if given:
+            _refuse_existing(db)
+        ids: Sequence[str] = given or self._take_ids(db, specs, next_number, bool(taken))
         counts: Dict[str, int] = {}
         now = time.time() if now is None else now
         default = int(default or MAX_RETRIES)
-        if staged is not None and not taken:
+        if staged is not None and (given or not taken):
             from queuectl.db.sqlite_stage import move_in
 
             counts = staged
@@ -103,6 +106,23 @@ class SqliteAdd(SqliteDesk):
         db.execute("DELETE FROM taken_numbers WHERE number < ?", (next_number,))
         db.executemany("INSERT INTO taken_numbers (number) VALUES (?)", [(each,) for each in sorted(ahead & numbers)])
         return ids
+
+
+def _has_plain_ids(specs: Specs) -> bool:
+    """Return whether no job brings an id, or each one another that does not look like a generated one."""
+    given = given_ids(specs)
+    if not given:
+        return True
+    return len(specs) == len(given) == len(set(given)) and all(generated_number(name) is None for name in given)
+
+
+def _refuse_existing(db: sqlite3.Connection) -> None:
+    """Refuse what is staged if jobs have one of its ids."""
+    from queuectl.db.sqlite_stage import first_existing
+
+    found = first_existing(db)
+    if found is not None:
+        raise JobExists(found)
 
 
 # A row number is the key of pages of a listing: none comes again, not even after the newest job was deleted.

@@ -13,7 +13,7 @@ from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, Iterator, Tuple
+    from typing import Any, Dict, Iterable, Iterator, Optional, Tuple
 
     from queuectl.jobspec import JobSpec
 
@@ -47,15 +47,21 @@ def staged(db: sqlite3.Connection, specs: Iterable[JobSpec]) -> Iterator[Dict[st
 
 
 def move_in(db: sqlite3.Connection, first: int, last_seq: int, max_retries: int, now: float) -> None:
-    """Make jobs of what is staged, numbered from *first* on, in the open transaction of *db*."""
+    """Make jobs of what is staged, with the ids they bring or numbered from *first* on, in the transaction of *db*."""
     db.execute(_MOVE_IN, {"first": first, "last_seq": last_seq, "max_retries": max_retries, "now": now})
+
+
+def first_existing(db: sqlite3.Connection) -> Optional[str]:
+    """Return the first of the staged ids that a job has, None if all are free."""
+    row = db.execute(_FIRST_EXISTING).fetchone()
+    return None if row is None else str(row[0])
 
 
 def _rows(specs: Iterable[JobSpec], counts: Dict[str, int]) -> Iterator[Tuple[Any, ...]]:
     for spec in specs:
         counts[spec.queue] = counts.get(spec.queue, 0) + 1
         yield (
-            spec.queue, spec.priority, -1 if spec.run_at is None else spec.run_at,
+            spec.id or "", spec.queue, spec.priority, -1 if spec.run_at is None else spec.run_at,
             -1 if spec.delay_s is None else spec.delay_s, spec.command, spec.cwd,
             to_json(spec.env) if spec.env else "", to_json(spec.tags) if spec.tags else "",
             spec.timeout_s or 0, spec.backoff_base or 0, -1 if spec.max_retries is None else spec.max_retries,
@@ -63,22 +69,27 @@ def _rows(specs: Iterable[JobSpec], counts: Dict[str, int]) -> Iterator[Tuple[An
 
 
 _CREATE = """
-    CREATE TEMP TABLE new_jobs (n INTEGER PRIMARY KEY, queue, priority, run_at, delay_s, command, cwd, env, tags,
+    CREATE TEMP TABLE new_jobs (n INTEGER PRIMARY KEY, id, queue, priority, run_at, delay_s, command, cwd, env, tags,
                                 timeout_s, backoff_base, max_retries)
     """
 
 # No parameter is None, as in ``sqlite._ADD``.
 _STAGE = """
-    INSERT INTO temp.new_jobs (queue, priority, run_at, delay_s, command, cwd, env, tags, timeout_s, backoff_base,
+    INSERT INTO temp.new_jobs (id, queue, priority, run_at, delay_s, command, cwd, env, tags, timeout_s, backoff_base,
                                max_retries)
-    VALUES (?, ?, nullif(?, -1), nullif(?, -1), ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, 0), nullif(?, 0),
-            nullif(?, -1))
+    VALUES (nullif(?, ''), ?, ?, nullif(?, -1), nullif(?, -1), ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, 0),
+            nullif(?, 0), nullif(?, -1))
+    """
+
+_FIRST_EXISTING = """
+    SELECT id FROM temp.new_jobs AS new WHERE EXISTS (SELECT 1 FROM jobs WHERE jobs.id = new.id) ORDER BY n LIMIT 1
     """
 
 _MOVE_IN = """
     INSERT INTO jobs (seq, id, queue, state, priority, run_at, ready, command, cwd, env, tags,
                       timeout_s, backoff_base, max_retries, created_at, updated_at)
-    SELECT :last_seq + n, 'job' || (:first - 1 + n), queue, 'pending', priority, coalesce(:now + delay_s, run_at, :now),
+    SELECT :last_seq + n, coalesce(id, 'job' || (:first - 1 + n)), queue, 'pending', priority,
+           coalesce(:now + delay_s, run_at, :now),
            CASE WHEN coalesce(:now + delay_s, run_at, :now) <= :now THEN 1 ELSE 2 END, command, cwd, env, tags,
            timeout_s, backoff_base, coalesce(max_retries, :max_retries), :now, :now
       FROM temp.new_jobs

@@ -68,6 +68,31 @@ def test_very_many_jobs_have_what_they_were_given(store, beside, monkeypatch):
     assert [] == store.check()
 
 
+@pytest.mark.parametrize("beside", [10**9, 5000])
+def test_very_many_jobs_with_ids_of_their_own(store, beside, monkeypatch):
+    """They come in under these, whether or not numbers were taken; one that is not free refuses all, by its name."""
+    monkeypatch.setattr("queuectl.db.sqlite_add.BESIDE", beside)
+    names = [f"order-{number}" for number in range(CHUNK)]
+    store.add([spec(id="job7")], T0)
+
+    assert names == list(store.add([spec(id=name, queue="mail", delay_s=5.0) for name in names], T0))
+    assert ["job1"] == store.add(specs(1), T0)
+    for refused, why in (
+        (["x1", "order-8", "order-7"], "order-8 is taken"),
+        (["x1", "x1", "order-7"], "x1 is given twice"),
+        (["x1", "job7", "order-7"], "job7 is taken"),
+    ):
+        others = [f"other-{number}" for number in range(CHUNK)]
+        with pytest.raises(JobExists, match=why):
+            store.add([spec(id=name) for name in (*others, *refused)], T0)
+
+    assert {"default": 2, "mail": CHUNK} == {each.name: each.pending for each in store.queues()}
+    late = store.get("order-77")
+    assert (T0 + 5, "mail", "pending") == (late.run_at, late.queue, late.state)
+    assert ["job7", *names, "job1"] == [job.id for job in store.jobs(JobFilter(), 0, CHUNK + 2)]
+    assert [] == store.check()
+
+
 def test_very_many_jobs_where_callers_took_numbers(store):
     """The generated ids go around them, and a given one that is not free refuses all."""
     store.add([spec(id="job3")], T0)

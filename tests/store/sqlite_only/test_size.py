@@ -112,9 +112,9 @@ def test_a_listing_of_the_dead_reads_the_ends_of_their_outputs(path, store):
 class Watched:
     """So many jobs; another connection enqueues one while they are looked through."""
 
-    def __init__(self, path, count):
-        self._path, self._count = path, count
-        self.given = []
+    def __init__(self, path, count, prefix):
+        self._path, self._count, self._prefix = path, count, prefix
+        self.given = [f"{prefix}{number}" for number in range(count)] if prefix else []
 
     def __len__(self):
         return self._count
@@ -125,7 +125,7 @@ class Watched:
                 with Queue(self._path) as queue:
                     queue.store.in_a_hurry = True
                     queue.enqueue("the other")
-            yield spec()
+            yield spec(id=f"{self._prefix}{number}" if self._prefix else None)
 
 
 def test_a_job_that_completes_during_a_look_is_not_left_out(store, monkeypatch):
@@ -145,13 +145,14 @@ def test_a_job_that_completes_during_a_look_is_not_left_out(store, monkeypatch):
     assert ["job1"] == [job.id for job in store.jobs(JobFilter(("processing", "completed")))]
 
 
-def test_others_write_while_very_many_jobs_are_made_ready(path, store, monkeypatch):
+@pytest.mark.parametrize(("prefix", "first", "last"), [("", "job2", f"job{MANY + 1}"), ("x", "x0", f"x{MANY - 1}")])
+def test_others_write_while_very_many_jobs_are_made_ready(path, store, monkeypatch, prefix, first, last):
     """The write lock is taken for one statement that moves them in, not for as long as each of them takes."""
     monkeypatch.setattr("queuectl.db.sqlite_add.BESIDE", MANY // 2)
-    ids = store.add(Watched(path, MANY))
+    ids = store.add(Watched(path, MANY, prefix))
 
     assert "the other" == store.get("job1").command
-    assert ("job2", f"job{MANY + 1}", MANY) == (ids[0], ids[-1], len(ids))
+    assert (first, last, MANY) == (ids[0], ids[-1], len(ids))
     assert [] == store.check()
 
 
