@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 #: As an ordinary user: a server refuses to run as root.
 NOBODY = 65534
@@ -144,7 +144,7 @@ class PostgresServer:
         """Return the URL of the store in *schema*; *port* of a pooler or proxy before the server."""
         return f"postgresql://{user}@127.0.0.1:{port or self.port}/postgres?schema={schema}"
 
-    def execute(self, sql: str, *parameters: object) -> List[tuple]:
+    def execute(self, sql: str, *parameters: object) -> List[Tuple[Any, ...]]:
         """Run statements as superuser; return the rows of the last one."""
         import psycopg
 
