@@ -1,4 +1,4 @@
-"""Noticing that a store's file, or the log beside it, was deleted or replaced while the store is open."""
+"""What becomes of a store's files while they are open: whether they were deleted or replaced, who has locked them."""
 
 from __future__ import annotations
 
@@ -60,3 +60,24 @@ class FileIdentity:
             f"the log {self._log_path} was deleted or replaced while the store was open. Stop everything that uses "
             "the store, and run the command again."
         )
+
+
+def holder_of(path: str, byte: int) -> Optional[int]:
+    """Return the pid of the process that has locked this byte of a file for writing; None if it is not known.
+
+    Read from the kernel's table of locks: to ask through the file, one would have to open and close it, which
+    drops the locks that this process holds on it.
+    """
+    try:
+        inode = os.stat(path).st_ino
+        with open("/proc/locks", encoding="ascii") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in lines:  # 3: POSIX  ADVISORY  WRITE 1234 fe:00:56789 120 120
+        fields = line.split()
+        if fields[1] != "POSIX" or fields[3] != "WRITE" or not fields[5].endswith(f":{inode}"):
+            continue
+        if int(fields[6]) <= byte and fields[7] != "EOF" and int(fields[7]) >= byte:
+            return int(fields[4])
+    return None

@@ -12,7 +12,7 @@ import time
 
 from queuectl import db
 from queuectl.db import doorbell, sqlite_make
-from queuectl.db.file_identity import FileIdentity
+from queuectl.db.file_identity import FileIdentity, holder_of
 from queuectl.db.migrate import NEWEST, TABLES, UNFINISHED
 from queuectl.db.run_folder import RunFolder
 from queuectl.errors import NotDurable, StoreRefused, StoreUnavailable
@@ -28,6 +28,8 @@ PATIENCE_S = 30.0
 HURRIED_S = 1.0
 # A command may leave a WAL up to this size to the next process, which reads it in a fraction of a millisecond.
 SHORT_WAL_BYTES = 256 * 1024
+# Where the WAL starts over: SQLite's default, and on a disk with little room a sixteenth of that, in pages of 4096 bytes.
+MOST_LOG_PAGES, FEWEST_LOG_PAGES, LOG_SHARE = 1000, 16, 16 * 4096
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
 # For how long, and at what intervals, to try to shorten a WAL that other processes are using.
 TIDY_S = 0.5
@@ -116,10 +118,17 @@ class SqliteFile:
         # NORMAL: a commit is visible at once, and ``sync`` makes it durable after the write lock was
         # released. FULL would hold the lock while it waits for the disk. See docs/decisions.
         self._rows("PRAGMA synchronous = NORMAL")
-        self._rows("PRAGMA wal_autocheckpoint = 1000")  # SQLite's default, unless it was built with another one
+        self._rows("PRAGMA wal_autocheckpoint = %d" % self._log_pages())
         self._rows("PRAGMA journal_size_limit = %d" % WAL_LIMIT_BYTES)
         if db.process_ends_soon:  # else not: a program's own signal handler may raise, which sqlite3 would swallow
             self._db.set_progress_handler(lambda: 0, HEAR_STEPS)
+
+    def _log_pages(self) -> int:
+        """Return how long the WAL may get, in pages, before a commit copies it: it must not take a small disk whole."""
+        if sys.platform == "win32":
+            return MOST_LOG_PAGES
+        disk = os.statvfs(self._real_path)
+        return max(FEWEST_LOG_PAGES, min(MOST_LOG_PAGES, disk.f_bavail * disk.f_frsize // LOG_SHARE))
 
     def _verify(self, create: bool, unfinished: bool) -> None:
         """Refuse a file that is not a queuectl store, or a newer release's; upgrade an older one's; read the id."""
@@ -324,24 +333,8 @@ class SqliteFile:
         return deadline
 
     def lock_holder(self) -> Optional[int]:
-        """Return the pid of the process that holds SQLite's write lock; None if no process does, or it is not known.
-
-        Read from the kernel's table of locks: to ask through the file, one would have to open and close it, which
-        drops the locks that this process holds on it.
-        """
-        try:
-            inode = os.stat(self._real_path + "-shm").st_ino
-            with open("/proc/locks", encoding="ascii") as file:
-                lines = file.read().splitlines()
-        except OSError:
-            return None
-        for line in lines:  # 3: POSIX  ADVISORY  WRITE 1234 fe:00:56789 120 120
-            fields = line.split()
-            if fields[1] != "POSIX" or fields[3] != "WRITE" or not fields[5].endswith(f":{inode}"):
-                continue
-            if int(fields[6]) <= WRITE_LOCK and fields[7] != "EOF" and int(fields[7]) >= WRITE_LOCK:
-                return int(fields[4])
-        return None
+        """Return the pid of the process that holds SQLite's write lock; None if no process does, or it is not known."""
+        return holder_of(self._real_path + "-shm", WRITE_LOCK)
 
     def _fail(self, error: sqlite3.Error) -> NoReturn:
         """Raise the QueuectlError that explains *error* to the user."""
@@ -356,6 +349,7 @@ class SqliteFile:
                 "'queuectl doctor' says more; restore a backup, or move the file away to start again."
             ) from error
         if "full" in text or ("I/O error" in text and self._has_no_room()):
+            self._make_room()
             raise StoreUnavailable(
                 f"the disk of {self.path} is full; nothing was changed. Free some space and try again."
             ) from error
@@ -384,6 +378,16 @@ class SqliteFile:
             return disk_usage(os.path.dirname(self._real_path)).free < ROOM_BYTES
         except OSError:
             return False
+
+    def _make_room(self) -> None:
+        """Copy the WAL into the database and cut it off, for the next write.
+
+        Otherwise commits alone do that. If the WAL has taken the rest of the disk, there are none any more.
+        """
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error:
+            pass  # no room for that either
 
     def changed(self) -> bool:
         """See ``Store.changed``. A file that was deleted or replaced is an error, as it would never have news."""

@@ -14,12 +14,20 @@ import pytest
 
 from queuectl import Queue
 from queuectl.errors import StoreUnavailable
+from queuectl.job import JobFilter
 from tests.process.scene import Scene
 
 pytestmark = [
     pytest.mark.posix,
     pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount a small disk"),
 ]
+
+
+CHECKPOINT = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+"""
 
 
 class Disk:
@@ -35,7 +43,17 @@ class Disk:
             pytest.skip(f"no small disk can be mounted here: {made.stderr.decode().strip()}")
 
     def fill(self) -> None:
-        """Take all the room that is left."""
+        """Take all the room that is left, and that which a store gets by copying its log into its file."""
+        log = self.path / "jobs.db-wal"
+        deadline = time.monotonic() + 20
+        while True:
+            self._take_the_rest()
+            if not log.exists() or log.stat().st_size == 0:
+                return
+            assert time.monotonic() < deadline, "the log does not become empty"
+            subprocess.run([sys.executable, "-c", CHECKPOINT, str(self.path / "jobs.db")], check=True)
+
+    def _take_the_rest(self) -> None:
         with open(self.path / "ballast", "ab", buffering=0) as file:
             for size in (65536, 4096, 1):
                 try:
@@ -217,14 +235,48 @@ def test_a_full_disk_delays_what_a_worker_says(
 
 def test_a_checkpoint_for_which_there_is_no_room(disk: Disk, scene: Scene) -> None:
     """A log that does not fit into the file any more: what was acknowledged stays, and is there when there is room."""
-    disk.grow("6m")
+    disk.grow("64m")
     ids = []
-    with pytest.raises(StoreUnavailable, match="is full; nothing was changed"):
-        while True:
-            ids += scene.queue.enqueue_many([{"command": ": " + "x" * 10_000}] * 100)
+    with Queue(disk.path / "jobs.db") as queue:  # opened with room for the longest log
+        disk.grow("6m")
+        with pytest.raises(StoreUnavailable, match="is full; nothing was changed"):
+            while True:
+                ids += queue.enqueue_many([{"command": ": " + "x" * 10_000}] * 100)
     assert os.stat(disk.path / "jobs.db-wal").st_size > os.stat(disk.path / "jobs.db").st_size > 0
 
     disk.grow("64m")
 
     assert [*ids, f"job{len(ids) + 1}"] == [*ids, scene.queue.enqueue("true").id]
+    scene.judge(acknowledged=ids, ended=False)
+
+
+def test_a_log_that_has_taken_the_rest_of_the_disk(disk: Disk, scene: Scene) -> None:
+    """It was never copied into the file, as only commits did that: nothing could be written any more."""
+    disk.grow("64m")
+    with Queue(disk.path / "jobs.db") as queue:  # opened with room for the longest log
+        queue.enqueue(scene.journal.command())
+        disk.fill()
+        with open(disk.path / "ballast", "r+b") as ballast:
+            ballast.truncate(os.stat(ballast.name).st_size - 400_000)
+
+        with pytest.raises(StoreUnavailable, match="is full; nothing was changed"):
+            for _ in range(1000):
+                queue.pause("default")
+                queue.resume("default")
+        queue.resume("default")
+        for _ in range(20):
+            queue.pause("default")
+            queue.resume("default")
+
+    scene.drain()
+    assert 1 == scene.queue.prune(JobFilter())
+
+
+def test_a_disk_smaller_than_a_log_may_get(disk: Disk, scene: Scene) -> None:
+    """The log starts over in time, so that the room is for jobs: before, ten versions of each page took it."""
+    ids = []
+    with pytest.raises(StoreUnavailable, match="is full; nothing was changed"):
+        while True:
+            ids.append(scene.queue.enqueue("true").id)
+    assert os.stat(disk.path / "jobs.db").st_size > 2**19
     scene.judge(acknowledged=ids, ended=False)
