@@ -61,10 +61,7 @@ class WorkerProcess:
         drain: bool = False,
         lifeline: Optional[int] = None,
     ) -> None:
-        self._store = store
-        self._console = console
-        self._number = number
-        self._group_id = group_id
+        self._store, self._console, self._number = store, console, number
         self._slots = Slots(concurrency)
         self._queues = tuple(queues)
         self._draining = Draining(store, self._queues) if drain else None
@@ -309,7 +306,8 @@ class WorkerProcess:
 
     def _chores(self, now_mono: float) -> None:
         """Do what is due by the clock, as opposed to what an event triggers; note when the next chore is due."""
-        self._fence_by_clock(now_mono)
+        if self._running and self._membership.lease_is_over(self._config.lease):  # even if the store cannot be reached
+            self._kill([execution for execution in self._running.values() if not execution.killed], now_mono)
         if now_mono >= self._tick_mono:
             self._tick(now_mono)
         self._look(now_mono)
@@ -388,10 +386,10 @@ class WorkerProcess:
         except StoreUnavailable as error:
             self._trouble(str(error))
 
-    def _fence_by_clock(self, now_mono: float) -> None:
-        """Kill this worker's commands once its lease is over, whether or not the store can be reached."""
-        if self._running and self._membership.lease_is_over(self._config.lease):
-            self._kill([execution for execution in self._running.values() if not execution.killed], now_mono)
+    def give_up(self) -> None:
+        """Kill all commands, as the store refuses this process, and leave all ends to recovery."""
+        self.abandon()
+        self._ends.leave()
 
     def abandon(self) -> None:
         """Kill all commands and wait until they are gone: their ends can no longer be recorded."""

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             code = process.run()
         except QueuectlError:
-            process.abandon()  # the store has been replaced or removed
+            process.give_up()  # the store was replaced, removed, or upgraded by a newer release
             raise
         if process.is_orphaned:
             _take_out(store)

@@ -28,8 +28,6 @@ PATIENCE_S = 30.0
 HURRIED_S = 1.0
 # A command may leave a WAL up to this size to the next process, which reads it in a fraction of a millisecond.
 SHORT_WAL_BYTES = 256 * 1024
-# Where the WAL starts over: SQLite's default, and on a disk with little room a sixteenth of that, in pages of 4096 bytes.
-MOST_LOG_PAGES, FEWEST_LOG_PAGES, LOG_SHARE = 1000, 16, 16 * 4096
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
 # For how long, and at what intervals, to try to shorten a WAL that other processes are using.
 TIDY_S = 0.5
@@ -118,17 +116,10 @@ class SqliteFile:
         # NORMAL: a commit is visible at once, and ``sync`` makes it durable after the write lock was
         # released. FULL would hold the lock while it waits for the disk. See docs/decisions.
         self._rows("PRAGMA synchronous = NORMAL")
-        self._rows("PRAGMA wal_autocheckpoint = %d" % self._log_pages())
+        self._rows("PRAGMA wal_autocheckpoint = %d" % sqlite_make.log_pages(self._real_path))
         self._rows("PRAGMA journal_size_limit = %d" % WAL_LIMIT_BYTES)
         if db.process_ends_soon:  # else not: a program's own signal handler may raise, which sqlite3 would swallow
             self._db.set_progress_handler(lambda: 0, HEAR_STEPS)
-
-    def _log_pages(self) -> int:
-        """Return how long the WAL may get, in pages, before a commit copies it: it must not take a small disk whole."""
-        if sys.platform == "win32":
-            return MOST_LOG_PAGES
-        disk = os.statvfs(self._real_path)
-        return max(FEWEST_LOG_PAGES, min(MOST_LOG_PAGES, disk.f_bavail * disk.f_frsize // LOG_SHARE))
 
     def _verify(self, create: bool, unfinished: bool) -> None:
         """Refuse a file that is not a queuectl store, or a newer release's; upgrade an older one's; read the id."""
@@ -153,11 +144,7 @@ class SqliteFile:
             if self._rows("SELECT max(n) FROM schema_version WHERE n < ?", (UNFINISHED,)) != [(NEWEST,)]:
                 raise refuse_release(self.path)
             version = NEWEST
-        if version > NEWEST:
-            raise StoreRefused(
-                f"{self.path} was written by a newer queuectl (schema {version}; this one knows {NEWEST}). "
-                "Install the newer release."
-            )
+        self._refuse_newer(version)
         if version < NEWEST:
             from queuectl.db.migrate import upgrade_file
 
@@ -175,6 +162,13 @@ class SqliteFile:
                 "Stop the workers and put a backup in its place."
             )
         self.store_id: str = rows[0][0]
+
+    def _refuse_newer(self, version: int) -> None:
+        if version > NEWEST:
+            raise StoreRefused(
+                f"{self.path} was written by a newer queuectl (schema {version}; this one knows {NEWEST}). "
+                "Install the newer release."
+            )
 
     def _is_blank(self) -> bool:
         """Return whether the file is empty, or a database without any table: not yet made, or being made."""
@@ -359,7 +353,8 @@ class SqliteFile:
             raise StoreUnavailable(
                 f"cannot open the store {self.path}. Check its directory and permissions."
             ) from error
-        if "no such table" in text or "no such column" in text:
+        if any(words in text for words in ("no such table", "no such column", "has no column")):
+            self._refuse_newer(self._rows("PRAGMA user_version")[0][0])  # it was upgraded while it was open
             raise StoreRefused(
                 f"{self.path} is not a complete queuectl store ({text}); it was left untouched."
             ) from error

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x71756575
 # How long a maker waits for another that fills the same file.
 PATIENCE_S = 30.0
+# Where the WAL starts over, in pages: SQLite's default, or at a sixteenth of what is free.
+MOST_LOG_PAGES, FEWEST_LOG_PAGES, LOG_SHARE = 1000, 16, 16 * 4096
 
 
 def make(path: str) -> None:
@@ -221,3 +223,11 @@ def refuse_network(folder: str) -> None:
             f"{folder} is on {what} ({kind}), where SQLite's locks cannot be trusted. "
             "Set QUEUECTL_HOME to a local directory, or share a queue through PostgreSQL."
         )
+
+
+def log_pages(path: str) -> int:
+    """Return how long the WAL may get, in pages, before a commit copies it: it must not take all of a small disk."""
+    if sys.platform == "win32":
+        return MOST_LOG_PAGES
+    disk = os.statvfs(path)
+    return max(FEWEST_LOG_PAGES, min(MOST_LOG_PAGES, disk.f_bavail * disk.f_frsize // LOG_SHARE))

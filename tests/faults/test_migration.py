@@ -15,6 +15,7 @@ import pytest
 
 import queuectl
 from queuectl.db.migrate import NEWEST
+from tests.process.scene import Scene
 from tests.process.test_old_stores import STORES
 
 pytestmark = pytest.mark.posix
@@ -121,3 +122,32 @@ def test_a_missing_index_is_found(path: Path, cli: Callable[..., Any]) -> None:
 
     assert 1 == found.code
     assert "the index jobs_ready is missing" in found.out
+
+
+def test_a_worker_whose_store_is_upgraded_under_it(scene: Scene) -> None:
+    """It cannot record what ended: that and what still ran is left to the new release, at no cost to any job."""
+    ended, running = scene.queue.enqueue_many(
+        [scene.journal.command(f"until [ -e {name} ]; do sleep 0.02; done") for name in ("first", "second")]
+    )
+    old = scene.start("--concurrency", "2")
+    scene.noted("start", 2)
+    with closing(sqlite3.connect(scene.queue.store.location, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        (scene.folder / "first").touch()
+        scene.noted("end", job_id=ended)
+        db.execute("ALTER TABLE runs RENAME COLUMN exit_code TO code")
+        db.execute(f"PRAGMA user_version = {NEWEST + 1}")
+        db.execute("COMMIT")
+        said = old.wait()
+        db.execute("BEGIN IMMEDIATE")  # what only the new release could do: understand it
+        db.execute("ALTER TABLE runs RENAME COLUMN code TO exit_code")
+        db.execute(f"PRAGMA user_version = {NEWEST}")
+        db.execute("COMMIT")
+    assert 1 == said.code
+    assert f"was written by a newer queuectl (schema {NEWEST + 1}; this one knows {NEWEST})" in said.err
+    assert "results of 2 runs are saved here for the next worker on this host" in said.out
+
+    (scene.folder / "second").touch()
+    scene.drain()
+    assert (["completed"], ["stopped", "completed"]) == (scene.outcomes(ended), scene.outcomes(running))
+    scene.judge()

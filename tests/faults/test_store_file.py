@@ -70,10 +70,10 @@ def ends_with(scene: Scene, group: Group, *sentences: str) -> None:
 
 
 def runs_again(scene: Scene) -> None:
-    """Hold that the next group takes the lost run back and runs its job: the scene's own connection is of no use."""
+    """Hold that the next group puts the stopped run back and runs its job: the scene's own connection is of no use."""
     group = scene.start(wait=False)
     with Queue() as queue:
-        states = ["lost", "completed"]
+        states = ["stopped", "completed"]
         scene.eventually(lambda: states == [run.state for run in queue.runs("job1")], what="the second run")
         assert 0 == group.stop().code
         assert [] == oracle.problems(queue.store, ended=False)
