@@ -58,6 +58,18 @@ def own_workers(store: Store) -> List[Worker]:
     return []
 
 
+def own_job(store: Store) -> Optional[str]:
+    """Return the id of the job to which this process belongs, if its worker has that run still; usually None."""
+    run_id = os.environ.get(RUN_ID)
+    if not run_id or os.environ.get(STORE_ID) != store.store_id:
+        return None
+    for own in store.workers():
+        for job_id, run in store.runs_of(own.id):
+            if str(run) == run_id:
+                return job_id
+    return None
+
+
 class Reach:
     """Which workers a stop is for: those of this host, of hosts with these names, or of all hosts.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from queuectl.errors import StoreUnavailable
+from queuectl.errors import QueuectlError, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,3 +44,19 @@ class Draining:
             return self._store.work_left(self._queues) == 0
         except StoreUnavailable:
             return False
+
+
+def refuse_within(job_id: Optional[str], store: Store, queues: Sequence[str]) -> None:
+    """Refuse to drain *queues* in the foreground inside the job *job_id* if it is one of those to wait for.
+
+    To leave out this job would not do: two such jobs would wait for each other.
+
+    Raises:
+        QueuectlError: It says what to do.
+    """
+    job = None if job_id is None else store.get(job_id)
+    if job is not None and (not queues or job.queue in queues):
+        raise QueuectlError(
+            f"cannot drain from inside {job_id}: that would wait for {job_id} itself. Name other queues with --queue, "
+            "or add --daemon."
+        )

@@ -321,12 +321,19 @@ class Queue(Forkable, Following, Switches):
         """Stop all workers now, on every host, delete all jobs and runs, put the settings to default.
 
         Raises:
-            QueuectlError: Workers were left after *timeout* seconds, or this user may not reset; nothing was deleted.
+            QueuectlError: Workers were left after *timeout* seconds, this user may not reset, or this process is part
+                of a job; nothing was deleted.
         """
-        from queuectl.control import stop_workers
+        from queuectl.control import own_job, stop_workers
 
         with self._lock:
             self.store.refuse_reset()  # before anybody is stopped
+            job_id = own_job(self.store)
+            if job_id is not None:
+                raise QueuectlError(
+                    f"cannot reset from inside {job_id}: its worker would end this command, and run the job again "
+                    "later."
+                )
             left = stop_workers(self.store, True, timeout, all_hosts=True, newcomers=True, nap=self._leave)
             if left:
                 names = ", ".join(f"pid {worker.pid} on {worker.host}" for worker in left[:5])

@@ -11,8 +11,9 @@ import time
 from queuectl import clock, events, numbering, recovery
 from queuectl.config import Config
 from queuectl.console import Console, LogFile
-from queuectl.control import local_workers, on_this_host
+from queuectl.control import local_workers, on_this_host, own_job
 from queuectl.db import doorbell, home, open_store
+from queuectl.draining import refuse_within
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 from queuectl.execution import signal_name
 from queuectl.job import Worker
@@ -398,6 +399,8 @@ def start(
         tell: Called with what was started, once all workers of a daemon are live.
     """
     store = open_store(location)
+    if drain and not daemon:
+        refuse_within(own_job(store), store, queues)
     location = location or os.environ.get("QUEUECTL_DB") or None
     if location is not None and "://" not in store.location:
         location = store.location  # absolute, for the workers' commands run in any directory

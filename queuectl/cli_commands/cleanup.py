@@ -119,8 +119,9 @@ COMMANDS = (
         examples=[("queuectl reset", ""), ("queuectl reset --yes", "for scripts")],
         details=(
             "Stops the workers on all hosts at once, deletes all jobs and runs, and resets all settings. Ids start\n"
-            "from job1 again. Asks first; the answer is read from standard input, and end of input means no."
+            "from job1 again. Asks first; the answer is read from standard input, and end of input means no. A job\n"
+            "cannot reset its own store."
         ),
-        exit_codes=[(1, "the answer was no")],
+        exit_codes=[(1, "the answer was no, or it was called by a job of this store")],
     ),
 )  # fmt: skip

@@ -264,8 +264,9 @@ COMMANDS = (
         details=(
             "The first Ctrl-C (or SIGTERM, or 'queuectl worker stop') lets running jobs finish; the second ends them\n"
             "and puts them back in the queue. A worker that dies is replaced, and its jobs run again. --drain also\n"
-            "waits for jobs that are due later, but not for those of paused queues. --daemon prints the workers'\n"
-            "pids: with -q nothing else, with --json one document."
+            "waits for jobs that are due later, but not for those of paused queues. A job cannot drain its own queue,\n"
+            "as that would wait for itself, except with --daemon. --daemon prints the workers' pids: with -q nothing\n"
+            "else, with --json one document."
         ),
         exit_codes=[(130, "ended by a second Ctrl-C")],
     ),
@@ -292,7 +293,7 @@ COMMANDS = (
             "own workers. Workers that start while it waits keep running. Workers on another host are asked through\n"
             "the store, and notice within two seconds. One that is cut off from the store counts as gone once its\n"
             "lease is over. A job may stop the worker that runs it: it is not waited for, and stops when the job has\n"
-            "ended."
+            "ended. With --now the job is ended too, and put back like the others."
         ),
         exit_codes=[(0, "all are gone, or none were running"), (1, "some were still running when --timeout was over")],
     ),

@@ -137,3 +137,23 @@ def test_a_worker_that_dies_does_not_end_it(scene: Scene) -> None:
 
     assert ["lost", "completed"] == scene.outcomes(job_id)
     scene.judge()
+
+
+def test_a_job_cannot_drain_its_own_queue(scene: Scene) -> None:
+    """It waited for its own end for ever; another queue it drains as ever, and in the background its own too."""
+    program = f"{sys.executable} -m queuectl worker start --drain"
+    other = scene.queue.enqueue("true", queue="other").id
+    job_id = scene.queue.enqueue(
+        f"{program}; echo code $?; {program} --queue default; echo code $?; {program} --queue other; echo code $?; "
+        f"{program} --daemon; echo code $?"
+    ).id
+
+    group = scene.start("--queue", "default")
+    scene.until(job_id, "completed")
+    group.stop()
+
+    told = scene.output(job_id)
+    refused = f"queuectl: cannot drain from inside {job_id}: that would wait for {job_id} itself. "
+    assert (2, 2, 2) == (told.count(refused), told.count("code 1\n"), told.count("code 0\n")), told
+    assert "completed" == scene.state(other)
+    scene.eventually(lambda: not scene.queue.store.workers(), what="the end of what drains in the background")

@@ -68,6 +68,30 @@ def test_a_job_stops_its_own_worker(scene: Scene) -> None:
     assert told.endswith("code 0\n")
 
 
+def test_a_job_cannot_reset_its_own_store(scene: Scene) -> None:
+    """Its worker ended the command before anything was deleted, and put the job back, for the next to do the same."""
+    job_id = scene.queue.enqueue(f"{sys.executable} -m queuectl reset --yes; echo code $?").id
+
+    scene.drain()
+
+    assert "completed" == scene.state(job_id)
+    refused = f"queuectl: cannot reset from inside {job_id}: its worker would end this command, and run the job again"
+    assert scene.output(job_id) == f"{refused} later.\ncode 1\n"
+
+
+def test_a_job_stops_its_own_worker_now(scene: Scene) -> None:
+    """It is ended like the others, and put back like them; no worker is left out."""
+    held = scene.queue.enqueue(HELD).id
+    group = scene.start("--count", "2")
+    scene.until(held, "processing")
+    job_id = scene.queue.enqueue(f"{sys.executable} -m queuectl worker stop --now").id
+
+    assert 0 == group.wait().code
+
+    assert [["stopped"], ["stopped"]] == [scene.outcomes(held), scene.outcomes(job_id)]
+    assert {"pending"} == {job.state for job in scene.queue.jobs()}
+
+
 def test_it_reaches_every_group(scene: Scene, cli: Cli) -> None:
     """Two groups in the foreground, one daemon: their running jobs complete, and all are gone when it returns."""
     ids = scene.queue.enqueue_many([scene.journal.command("sleep 0.5")] * 4)
