@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any, Iterator, List, Tuple
@@ -12,9 +13,12 @@ from typing import Any, Iterator, List, Tuple
 import pytest
 
 from queuectl import ends, journal
+from queuectl.ahead import HOLD_S
+from queuectl.config import Config
 from queuectl.console import Console
 from queuectl.db import open_store
 from queuectl.errors import StoreUnavailable
+from queuectl.execution import Execution
 from queuectl.job import COMPLETED, Claim, Outcome, RunEnd
 from queuectl.report import Report
 from tests.store.build import T0, specs, worker
@@ -125,3 +129,74 @@ def test_a_worker_that_is_to_stop_asks_for_nothing_more(bench: Bench) -> None:
     bench.ends.ahead.stop()
 
     assert 0 == bench.ends.ahead.ask(())
+
+
+def test_what_was_held_too_long_is_given_back(bench: Bench) -> None:
+    """Once its time is over it is another worker's to run, and the end that came meanwhile is still to be recorded."""
+    first, (second,) = bench.held(1)
+    bench.end(first)
+
+    assert [] == bench.ends.follow("w1", 1, time.monotonic() + HOLD_S)
+
+    assert [first.run_id] == [claim.run_id for claim, _, _ in bench.ends.due]
+    assert "pending" == bench.store.get(second.job.id).state
+    bench.ends.hand_in("w1", 0, ())
+    assert "completed" == bench.store.get(first.job.id).state
+
+
+def test_ends_kept_back_are_recorded_in_their_order_and_told_once(bench: Bench) -> None:
+    """Those that were told when they were kept back are not told again when the store accepts them."""
+    first, (second, _) = bench.held(2)
+    bench.end(first)
+    assert bench.ends.follow("w1", 1, time.monotonic())
+    bench.end(second)
+
+    assert "" == bench.ends.refill("w1", ())
+
+    assert ["completed"] * 2 == [bench.store.get(claim.job.id).state for claim in (first, second)]
+    assert bench.ends.due == bench.ends.ahead.ended == []
+    bench.report.finish()
+    told = bench.log.read_text().splitlines()
+    assert [f"[worker 0] job {claim.job.id} completed" for claim in (first, second)] == told
+
+
+def test_a_claim_on_its_way_notes_what_runs_and_what_has_ended(bench: Bench) -> None:
+    """Were the worker killed now, recovery would undo the claims of all other runs, as if they had never begun."""
+    first, _ = bench.held(0)
+    bench.end(first)
+    bench.ends.ahead._size = 7
+    running = Execution(first._replace(run_id=99), Config({}))
+    bench.ends._running = {1: running}
+    seen: List[Any] = []
+
+    def watch() -> None:
+        deadline = time.monotonic() + 30
+        while not seen and time.monotonic() < deadline:
+            known = journal.read(bench.journal).known
+            seen.extend([known] if known is not None else [])
+            time.sleep(0.001)
+        holder.execute("ROLLBACK")
+
+    with contextlib.closing(
+        sqlite3.connect(bench.store.location, isolation_level=None, check_same_thread=False)
+    ) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        bench.ends.hand_in("w1", 0, ())
+        watcher.join()
+
+    assert [[99, first.run_id]] == seen
+
+
+def test_a_claim_that_failed_is_no_longer_on_its_way(bench: Bench) -> None:
+    """What begins after it is not to be undone, so its note is taken back."""
+    bench.ends.ahead._size = 7
+    bench.store.in_a_hurry = True
+    with contextlib.closing(sqlite3.connect(bench.store.location, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable):
+            bench.ends.hand_in("w1", 0, ())
+
+    assert os.path.getsize(bench.journal) > 0
+    assert None is journal.read(bench.journal).known
