@@ -189,3 +189,45 @@ def test_what_cannot_be_noted_is_not_kept_back(store, ahead):
     assert [] == ahead.follow([completed(claims[0])], [(claims[0].run_id, [(0, b"x" * journal.MOST_BYTES)], None)], 1)
 
     assert [] == ahead.ended
+
+
+def test_without_a_note_of_what_has_begun_nothing_is_claimed_ahead(ahead):
+    """Were the worker killed before the answer, nobody could tell which of its runs had begun."""
+    assert MOST == hurry(ahead, TRIALS + 6, start_mono=100.0)[-1]
+
+    assert 0 == ahead.ask(range(journal.MOST_BYTES))
+
+
+def test_what_is_held_without_a_note_is_over_at_once(store, ahead):
+    """No command of it is begun: where the worker was killed, it would count as lost."""
+    ahead.enter("/nowhere/w1.ahead")
+
+    ahead.take(turn(store), 1, 100.0)
+
+    assert ahead.is_over(100.0)
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_claim_that_was_answered_is_no_longer_on_its_way(ahead, tmp_path, failed):
+    """Whatever begins after it, whether it brought nothing to hold or failed, is not to be undone."""
+    hurry(ahead, TRIALS + 6, start_mono=100.0)
+    assert MOST == ahead.ask([17])
+    assert [17] == journal.read(str(tmp_path / "w1.ahead")).known
+
+    if failed:
+        ahead.unanswered()
+    else:
+        assert [] == ahead.take([], 1, 200.0)
+
+    assert None is journal.read(str(tmp_path / "w1.ahead")).known
+
+
+def test_what_is_held_no_more_is_not_begun(store, ahead):
+    """A claim whose cancellation was asked for is taken out; those around it keep their order."""
+    claims = turn(store, count=1)
+    ahead.take(claims, 1, 100.0)
+
+    assert claims[2:3] == ahead.remove([claims[2].run_id])
+
+    following = ahead.follow([completed(claims[0])], [], 2)
+    assert [claims[1].run_id, claims[3].run_id] == [claim.run_id for claim in following]
