@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from queuectl.recovery import ALIVE, DEAD, condition
+from queuectl.recovery import ALIVE, DEAD, MARGIN, condition
 from queuectl.runner import identity
 from tests.store.build import worker
 
@@ -55,3 +55,13 @@ def test_a_boot_that_is_not_known_is_none_other(store, monkeypatch, its):
 
     assert ALIVE == seen(store, f"machine:{its}:2", LEASE_S, 10)
     assert DEAD == seen(store, f"machine:{its}:2", -LEASE_S, 10)
+
+
+def test_a_worker_keeps_its_jobs_for_a_margin_beyond_its_lease(store, here):
+    """In that time it ends its commands by itself: given away before, a job would run twice."""
+    margin_s = MARGIN * LEASE_S
+
+    assert ALIVE == seen(store, "machine:boot:4026532999", -HOUR_S, LEASE_S + margin_s / 2)
+    if store.many_hosts:
+        assert ALIVE == seen(store, "another:start:1", -margin_s / 2, HOUR_S)
+        assert DEAD == seen(store, "another:start:1", -margin_s - 1, 0)
