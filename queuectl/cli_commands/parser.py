@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from queuectl.cli_commands.spec import Command, Option, Positional
 
+AFTER_DASHES = "Put a command's words after --: queuectl {} -- ..."
+
 
 def is_option(token: str) -> bool:
     """Say whether *token* is written as an option."""
@@ -79,9 +81,9 @@ def parse(command: Command, tokens: Sequence[str]) -> Args:
         if not is_option(token):
             plain.append(token)
         elif token.startswith("--"):
-            at += _long(command, options, values, token, tokens, at)
+            at += _long(command, options, values, token, tokens, at, plain)
         else:
-            _short(command, options, values, token)
+            _short(command, options, values, token, plain)
     if not (values["help"] or values["version"]):
         _place(command, plain, values)
     args = Args()
@@ -96,12 +98,14 @@ def _long(
     token: str,
     tokens: Sequence[str],
     at: int,
+    plain: Sequence[str],
 ) -> int:
     """Take the option *token*; return how many of the words from *at* on were its value."""
     name = long_name(token)
     option = options.get(name)
     if option is None:
-        raise _unknown_option(token, [known for known in options if known.startswith("--")], command.name)
+        known = [each for each in options if each.startswith("--")]
+        raise _unknown_option(token, known, command.name, _words_hint(command, plain))
     inline = "=" in token
     if not option.metavar:
         if inline:
@@ -125,11 +129,11 @@ def _long(
     return 0 if inline else 1
 
 
-def _short(command: Command, options: Dict[str, Option], values: Dict[str, Any], token: str) -> None:
+def _short(command: Command, options: Dict[str, Option], values: Dict[str, Any], token: str, plain: Sequence[str]) -> None:
     for letter in token[1:]:
         option = options.get("-" + letter)
         if option is None:
-            raise _unknown_option(token, list(options), command.name)
+            raise _unknown_option(token, list(options), command.name, _words_hint(command, plain))
         values[option.dest] += 1
 
 
@@ -157,7 +161,7 @@ def _place(command: Command, plain: List[str], values: Dict[str, Any]) -> None:
         values[positional.dest] = taken if positional.most is None else taken[0] if taken else None
     if left:
         wants = " ".join(_metavar(positional) for positional in command.positionals) or "no arguments"
-        hint = f" Put a command's words after --: queuectl {command.name} -- ..." if command.words else ""
+        hint = f" {AFTER_DASHES.format(command.name)}" if command.words else ""
         shown = left[0] if len(left[0]) <= 40 else left[0][:40] + "..."
         if any(option.long == "--state" for option in command.options):
             from queuectl.cli_commands.suggest import STATES as ELSEWHERE
@@ -187,13 +191,19 @@ def _metavar(positional: Positional) -> str:
     return text if positional.least else f"[{text}]"
 
 
-def _unknown_option(token: str, known: Sequence[str], where: str) -> UsageError:
+def _words_hint(command: Command, plain: Sequence[str]) -> str:
+    """Return what to do if *plain* begins a command that lacks its ``--``: its options are not misspelt ones of ours."""
+    begun = command.words and plain and not plain[0].lstrip().startswith(("{", "["))
+    return AFTER_DASHES.format(command.name) if begun else ""
+
+
+def _unknown_option(token: str, known: Sequence[str], where: str, hint: str = "") -> UsageError:
     from queuectl.cli_commands.suggest import OPTIONS, did_you_mean
 
     name = token.partition("=")[0]
     name = name if len(name) <= 40 else name[:40] + "..."
     elsewhere = {word: option for word, meant in OPTIONS.items() for option in meant[::-1] if option in known}
-    hint = did_you_mean(name.replace("_", "-"), known, "", elsewhere)
+    hint = hint or did_you_mean(name.replace("_", "-"), known, "", elsewhere)
     topic = "" if where == "queuectl" else " " + where
     if where == "edit" and not hint:
         from queuectl.jobspec import FIELDS

@@ -228,5 +228,6 @@ def test_wrong_usage(cli: Callable[..., Any]) -> None:
     """Nothing is enqueued."""
     assert cli("run").code == 2
     assert cli("run", "sleep", "1").err.endswith("Put a command's words after --: queuectl run -- ...\n")
+    assert cli("run", "ls", "-la").err.endswith("Put a command's words after --: queuectl run -- ...\n")
     assert cli("run", "{").code == 1
     assert cli("list", "-q").out == ""
