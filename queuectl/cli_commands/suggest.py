@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 # What other tools call it.
 COMMANDS = {
     "add": "enqueue", "submit": "enqueue", "push": "enqueue", "exec": "run", "ls": "list", "ps": "list", "jobs": "list",
+    "top": "status", "watch": "status", "requeue": "retry", "priority": "edit",
     "log": "logs", "tail": "logs -f", "follow": "logs -f", "output": "logs", "info": "show", "why": "explain",
     "kill": "cancel", "rm": "cancel", "remove": "cancel", "restart": "retry", "rerun": "retry", "delete": "prune",
     "clean": "prune", "clear": "reset", "workers": "worker list", "daemon": "worker start --daemon",
@@ -64,7 +65,11 @@ def did_you_mean(
     names = list(known)
     # Hyphens in front, which all options have, make none of them like another.
     bare = {name.lstrip("-"): name for name in (*(elsewhere or ()), *names)}
-    near = get_close_matches(word.lstrip("-")[:60], bare, 1, LIKENESS)
+    start = word.lstrip("-")[:60]
+    near = get_close_matches(start, bare, 1, LIKENESS)
+    if not near and len(start) > 1:  # the start of one name alone
+        begun = [name for name in names if name.lstrip("-").startswith(start)]
+        near = [begun[0].lstrip("-")] if len(begun) == 1 else []
     if near:
         name = bare[near[0]]
         return f"Did you mean {name if name in names else (elsewhere or {})[name]}?"
