@@ -200,3 +200,18 @@ def test_a_claim_that_failed_is_no_longer_on_its_way(bench: Bench) -> None:
 
     assert os.path.getsize(bench.journal) > 0
     assert None is journal.read(bench.journal).known
+
+
+def test_output_that_was_kept_back_comes_with_its_end(bench: Bench) -> None:
+    """None of it is lost, and that of the run that followed stands beside it."""
+    first, _ = bench.held(2)
+    bench.end(first)
+    bench.ends._flow.pending = [(first.run_id, [(0, b"one")], None)]
+    (second,) = bench.ends.follow("w1", 1, time.monotonic())
+    bench.end(second)
+    bench.ends._flow.pending = [(second.run_id, [(0, b"two")], None)]
+
+    assert "" == bench.ends.refill("w1", ())
+
+    kept = [[(start, bytes(data)) for start, data in bench.store.output(claim.run_id)] for claim in (first, second)]
+    assert [[(0, b"one")], [(0, b"two")]] == kept
