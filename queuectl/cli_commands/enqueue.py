@@ -227,7 +227,7 @@ COMMANDS = (
             ("queuectl enqueue --command 'make && make install'", "a shell command line"),
             ("queuectl enqueue --priority 5 --delay 10m --tag nightly -- ./backup.sh", ""),
             ("queuectl enqueue --file jobs.jsonl", "one job per line; all or nothing"),
-            ("find . -name '*.png' | sed 's/.*/optipng &/' | queuectl enqueue --lines --file -", ""),
+            ("""find . -name '*.png' | sed 's/.*/optipng "&"/' | queuectl enqueue --lines --file -""", ""),
         ],
         details=(
             "A job is a JSON object with at least a command, the words after -- (quoted for the shell so that they\n"

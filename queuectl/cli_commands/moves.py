@@ -193,7 +193,8 @@ COMMANDS = (
         examples=[("queuectl cancel job1 job2", "")],
         details=(
             "A waiting job is cancelled at once. A running one is ended with all its processes, on any host: TERM\n"
-            "first, KILL after the setting kill_grace. If one of the jobs cannot be cancelled, none is."
+            "first, KILL after the setting kill_grace. If one of the jobs cannot be cancelled, none is.\n"
+            "For very many, pause their queue, so that none ends meanwhile, and pass on the ids of 'queuectl list -q'."
         ),
         exit_codes=[(1, "not found, already ended, or still running 5 s after kill_grace")],
     ),

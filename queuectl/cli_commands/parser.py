@@ -129,7 +129,9 @@ def _long(
     return 0 if inline else 1
 
 
-def _short(command: Command, options: Dict[str, Option], values: Dict[str, Any], token: str, plain: Sequence[str]) -> None:
+def _short(
+    command: Command, options: Dict[str, Option], values: Dict[str, Any], token: str, plain: Sequence[str]
+) -> None:
     for letter in token[1:]:
         option = options.get("-" + letter)
         if option is None:
@@ -192,7 +194,7 @@ def _metavar(positional: Positional) -> str:
 
 
 def _words_hint(command: Command, plain: Sequence[str]) -> str:
-    """Return what to do if *plain* begins a command that lacks its ``--``: its options are not misspelt ones of ours."""
+    """Return what to do if *plain* begins a command that lacks its ``--``: its options are not ours, misspelt."""
     begun = command.words and plain and not plain[0].lstrip().startswith(("{", "["))
     return AFTER_DASHES.format(command.name) if begun else ""
 
@@ -211,6 +213,8 @@ def _unknown_option(token: str, known: Sequence[str], where: str, hint: str = ""
         field = name.lstrip("-").replace("-", "_")
         if field in FIELDS:
             hint = f"edit takes FIELD=VALUE: queuectl edit job1 {field}=VALUE."
+    if where in ("cancel", "wait") and name in ("--state", "--queue", "--tag"):
+        hint = f"{where} takes ids, which 'queuectl list {name} {name[2].upper()} -q' prints."
     return UsageError(f"unknown option {name}. {hint or f'See the options: queuectl help{topic}'}")
 
 

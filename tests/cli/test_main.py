@@ -128,6 +128,11 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
         (["list", "-n", "3"], "unknown option -n. Did you mean --limit?"),
         (["list", "--format", "json"], "unknown option --format. Did you mean --json?"),
         (["edit", "job1", "--priority", "5"], "unknown option --priority. edit takes FIELD=VALUE: queuectl edit job1 "),
+        (
+            ["cancel", "--queue", "mail"],
+            "unknown option --queue. cancel takes ids, which 'queuectl list --queue Q -q' ",
+        ),
+        (["wait", "--tag=a"], "unknown option --tag. wait takes ids, which 'queuectl list --tag T -q' prints."),
         (["config", "set", "lease=5"], "config set needs V: queuectl config set lease 5"),
         (
             ["list", "--state", "dead,failed"],
