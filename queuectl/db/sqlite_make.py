@@ -225,9 +225,12 @@ def refuse_network(folder: str) -> None:
         )
 
 
-def log_pages(path: str) -> int:
+def log_pages(path: str, most: int = MOST_LOG_PAGES) -> int:
     """Return how long the WAL may get, in pages, before a commit copies it: it must not take all of a small disk."""
     if sys.platform == "win32":
-        return MOST_LOG_PAGES
-    disk = os.statvfs(path)
-    return max(FEWEST_LOG_PAGES, min(MOST_LOG_PAGES, disk.f_bavail * disk.f_frsize // LOG_SHARE))
+        return most
+    try:
+        disk = os.statvfs(path)
+    except OSError:  # a file system that does not tell
+        return most
+    return max(FEWEST_LOG_PAGES, min(most, disk.f_bavail * disk.f_frsize // LOG_SHARE))

@@ -52,7 +52,7 @@ class SqliteWorkers(SqliteFile):
         marks = ", ".join("?" * len(row))
         if worker.role == "supervisor":
             sqlite_make.refuse_network(os.path.dirname(os.path.realpath(self.path)))
-        self._rows("PRAGMA wal_autocheckpoint = %d" % CHECKPOINT_PAGES)
+        self._rows("PRAGMA wal_autocheckpoint = %d" % sqlite_make.log_pages(self._real_path, CHECKPOINT_PAGES))
         with self._write as db:
             # The row itself need not be on the disk: after a cut of the power there is no worker that it could tell of.
             self._sync_after = _begin_boot(db, worker.host_id)
