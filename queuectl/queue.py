@@ -28,7 +28,7 @@ from queuectl.switches import Switches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
+    from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
     from queuectl.copying import Copied
     from queuectl.db import Location
@@ -250,6 +250,17 @@ class Queue(Forkable, Following, Switches):
                 states.update(self.store.states(running))
             running = [job_id for job_id in running if states[job_id] == "processing"]
         return states
+
+    def cancel_where(self, which: JobFilter, tell: Optional[Callable[[int], None]] = None) -> Tuple[int, List[str]]:
+        """Cancel all jobs of *which* that wait or run; return how many waited, and the ids of those that run.
+
+        When this returns, the workers of the latter are ending them. *tell* as ``retry_where``.
+        """
+        from queuectl.job import checked_filter
+
+        which = checked_filter(which)
+        with self._lock:
+            return self.store.cancel_where(which, tell=tell)
 
     def retry(self, *job_ids: str) -> None:
         """Start jobs over (completed, dead, cancelled, or failed): pending, due now, counts at 0; all or none."""

@@ -6,7 +6,7 @@ from queuectl.cli_commands.enqueue import number, variables
 from queuectl.cli_commands.jobs import filter_of
 from queuectl.cli_commands.progress import counting
 from queuectl.cli_commands.spec import QUEUE_OPTION, STATE, TAG_OPTION, Command, Option, Positional
-from queuectl.db.rules import RETRIABLE
+from queuectl.db.rules import CANCELLABLE, RETRIABLE
 from queuectl.errors import UsageError
 from queuectl.queue import Queue
 
@@ -32,7 +32,34 @@ def print_jobs_json(queue: Queue, job_ids: Sequence[str]) -> None:
 
 
 def cancel(args: Args) -> int:
-    """``cancel ID ...``: also waits, for a bounded time, until running ones have ended."""
+    """``cancel ID ...`` or ``cancel --state S ...``: also waits, for a bounded time, until running ones have ended."""
+    chosen = _is_chosen(args, "cancel", "failed")
+    for state in args.state:
+        if state not in CANCELLABLE:
+            raise UsageError(f"cancel takes jobs that wait or run ({', '.join(CANCELLABLE)}), not {state} ones.")
+    return _cancel_chosen(args) if chosen else _cancel_named(args)
+
+
+def _is_chosen(args: Args, verb: str, state: str) -> bool:
+    """Return whether filters choose the jobs, not ids; *state* is one for the example."""
+    chosen = bool(args.state or args.queue or args.tag)
+    if bool(args.ids) == chosen:
+        example = f"such as: queuectl {verb} job1, or queuectl {verb} --state {state}"
+        raise UsageError(f"{verb} needs ids or filters, {'not both' if chosen else example}.")
+    return chosen
+
+
+def _cancel_chosen(args: Args) -> int:
+    with Queue(args.db, create=args.may_make_store) as queue:
+        with counting(args, "cancelled") as tell:
+            count, running = queue.cancel_where(filter_of(args), tell)
+        states = _until_ended(queue, running, args) if running else {}
+    count += sum(state == "cancelled" for state in states.values())
+    _tell_count(count, "cancelled", "cancel", args)
+    return _not_cancelled(states)
+
+
+def _cancel_named(args: Args) -> int:
     job_ids = list(dict.fromkeys(args.ids))
     with Queue(args.db, create=args.may_make_store) as queue:
         states = queue.cancel(*job_ids)
@@ -89,10 +116,7 @@ def _not_cancelled(states: Dict[str, str]) -> int:
 
 def retry(args: Args) -> int:
     """``retry ID ...`` or ``retry --state S ...``."""
-    chosen = bool(args.state or args.queue or args.tag)
-    if bool(args.ids) == chosen:
-        what = "not both" if chosen else "such as: queuectl retry job1, or queuectl retry --state dead"
-        raise UsageError(f"retry needs ids or filters, {what}.")
+    chosen = _is_chosen(args, "retry", "dead")
     for state in args.state:
         if state not in RETRIABLE:
             raise UsageError(f"retry takes jobs that have ended or failed ({', '.join(RETRIABLE)}), not {state} ones.")
@@ -100,7 +124,8 @@ def retry(args: Args) -> int:
         if chosen:
             with counting(args, "retried") as tell:
                 count = queue.retry_where(filter_of(args), tell)
-            return _told_count(count, args)
+            _tell_count(count, "retried", "retry", args)
+            return 0
         job_ids = list(dict.fromkeys(args.ids))
         queue.retry(*job_ids)
         if args.json:
@@ -111,16 +136,16 @@ def retry(args: Args) -> int:
     return 0
 
 
-def _told_count(count: int, args: Args) -> int:
+def _tell_count(count: int, done: str, verb: str, args: Args) -> None:
+    """Print how many jobs a filter chose, as ``Retried 3 jobs``."""
     from queuectl.render import plural, write_json
 
     if args.json:
-        write_json({"retried": count})
+        write_json({done: count})
     elif args.quiet:
         print(count)
     else:
-        print(f"Retried {plural(count, 'job')}" if count else "No jobs to retry.")
-    return 0
+        print(f"{done.capitalize()} {plural(count, 'job')}" if count else f"No jobs to {verb}.")
 
 
 def edit(args: Args) -> int:
@@ -183,18 +208,28 @@ def _value(field: str, text: str) -> Any:
     return text
 
 
-IDS = Positional("ids", "ID", "the jobs' ids", 1, None, "active")
+FILTERS = (
+    Option("--state", "all jobs in this state", "S", STATE, repeat=True, complete="states"),
+    QUEUE_OPTION,
+    TAG_OPTION,
+)
+USAGE = "ID ... | [--state S ...] [--queue Q ...] [--tag T ...]"
 
 COMMANDS = (
     Command(
         "cancel",
         cancel,
-        positionals=[IDS],
-        examples=[("queuectl cancel job1 job2", "")],
+        positionals=[Positional("ids", "ID", "the jobs' ids; if one cannot be cancelled, none is", 0, None, "active")],
+        options=FILTERS,
+        usage=USAGE,
+        examples=[
+            ("queuectl cancel job1 job2", ""),
+            ("queuectl cancel --queue mail", "all that wait or run there"),
+            ("queuectl cancel --state pending --tag nightly", "all that match and have not begun"),
+        ],
         details=(
             "A waiting job is cancelled at once. A running one is ended with all its processes, on any host: TERM\n"
-            "first, KILL after the setting kill_grace. If one of the jobs cannot be cancelled, none is.\n"
-            "For very many, pause their queue, so that none ends meanwhile, and pass on the ids of 'queuectl list -q'."
+            "first, KILL after the setting kill_grace. 'queuectl retry' undoes a cancel."
         ),
         exit_codes=[(1, "not found, already ended, or still running 5 s after kill_grace")],
     ),
@@ -202,12 +237,8 @@ COMMANDS = (
         "retry",
         retry,
         positionals=[Positional("ids", "ID", "the jobs' ids; if one cannot be retried, none is", 0, None, "retriable")],
-        options=[
-            Option("--state", "all jobs in this state", "S", STATE, repeat=True, complete="states"),
-            QUEUE_OPTION,
-            TAG_OPTION,
-        ],
-        usage="ID ... | [--state S ...] [--queue Q ...] [--tag T ...]",
+        options=FILTERS,
+        usage=USAGE,
         examples=[
             ("queuectl retry job1", ""),
             ("queuectl retry --state dead --queue mail", "all that match and have ended or failed"),

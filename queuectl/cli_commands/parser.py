@@ -213,8 +213,8 @@ def _unknown_option(token: str, known: Sequence[str], where: str, hint: str = ""
         field = name.lstrip("-").replace("-", "_")
         if field in FIELDS:
             hint = f"edit takes FIELD=VALUE: queuectl edit job1 {field}=VALUE."
-    if where in ("cancel", "wait") and name in ("--state", "--queue", "--tag"):
-        hint = f"{where} takes ids, which 'queuectl list {name} {name[2].upper()} -q' prints."
+    if where == "wait" and name in ("--state", "--queue", "--tag"):
+        hint = f"wait takes ids, which 'queuectl list {name} {name[2].upper()} -q' prints."
     return UsageError(f"unknown option {name}. {hint or f'See the options: queuectl help{topic}'}")
 
 

@@ -285,6 +285,15 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def cancel_where(
+        self, which: JobFilter, now: Optional[float] = None, tell: Optional[Callable[[int], None]] = None
+    ) -> Tuple[int, List[str]]:
+        """Cancel all jobs of *which* that may be; return how many waited, and the ids of those that run.
+
+        This takes several transactions; *tell* is called after each of them with the number of jobs so far.
+        """
+
+    @abstractmethod
     def retry(self, job_ids: Sequence[str], only_dead: bool = False, now: Optional[float] = None) -> None:
         """Start completed, dead, cancelled or failed jobs over: pending, due now, with all counts at 0; all or none.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from queuectl import faults
 from queuectl.db.postgres_add import NOTIFY, PostgresAdd
 from queuectl.db.postgres_views import COUNTED, LISTED, conditions, within
-from queuectl.db.rules import CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, edited_columns, possible
+from queuectl.db.rules import CANCELLABLE, CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, edited_columns, possible
 from queuectl.db.sought import Steps
 from queuectl.errors import JobNotFound, NotInDlq, WrongState
 
@@ -66,8 +66,8 @@ class PostgresDesk(PostgresAdd):
                 if job_id not in found:
                     raise JobNotFound(job_id)
                 _, queue, state = found[job_id]
-                if state not in ("pending", "processing", "failed"):
-                    raise WrongState(job_id, "cancel", state, ("pending", "processing", "failed"))
+                if state not in CANCELLABLE:
+                    raise WrongState(job_id, "cancel", state, CANCELLABLE)
                 answer[job_id] = "processing" if state == "processing" else "cancelled"
                 if state != "processing":
                     move(moves, queue, state, "cancelled")
@@ -77,6 +77,34 @@ class PostgresDesk(PostgresAdd):
             return answer
 
         return self._write(body)
+
+    def cancel_where(
+        self, which: JobFilter, now: Optional[float] = None, tell: Optional[Callable[[int], None]] = None
+    ) -> Tuple[int, List[str]]:
+        """See ``Store.cancel_where``."""
+        # Those that wait once more, last: meanwhile a worker may have failed a job that was to be ended.
+        order = ("pending", "failed", "processing", "pending", "failed")
+        cancelled, running = 0, []
+        for state in order if "processing" in (which.states or order) else order[:2]:
+            if which.states and state not in which.states:
+                continue
+            for rows in self._in_steps(which, state, "seq, queue, state, id", now, self._cancel_rows):
+                if state == "processing":
+                    running += [row[3] for row in rows]
+                else:
+                    cancelled += len(rows)
+                if tell is not None:
+                    tell(cancelled + len(running))
+        return cancelled, running
+
+    def _cancel_rows(self, run: Run, rows: Sequence[Any], now: float) -> None:
+        moves: Moves = {}
+        for _, queue, state, _ in rows:
+            if state != "processing":
+                move(moves, queue, state, "cancelled")
+        run(_CANCEL, {"seqs": [row[0] for row in rows], "now": now, "reason": CANCELLED_WAITING})
+        count(run, moves)
+        faults.point("cancelling")
 
     def retry(self, job_ids: Sequence[str], only_dead: bool = False, now: Optional[float] = None) -> None:
         """See ``Store.retry``."""
@@ -110,31 +138,41 @@ class PostgresDesk(PostgresAdd):
             return 0
         retried = 0
         for state in dict.fromkeys(states):
-            for step in self._retry_state(which, state, now):
-                retried += step
+            for rows in self._in_steps(which, state, "seq, queue, state", now, self._start_rows_over):
+                retried += len(rows)
                 if tell is not None:
                     tell(retried)
         return retried
 
-    def _retry_state(self, which: JobFilter, state: str, now: Optional[float]) -> Iterator[int]:
-        """Start all jobs of *which* in one state over, in steps; yield how many each of them has changed."""
-        choose, parameters = _choose(which, state, "seq, queue, state")
+    def _start_rows_over(self, run: Run, rows: Sequence[Any], now: float) -> None:
+        moves: Moves = {}
+        for _, queue, before in rows:
+            move(moves, queue, before, "pending")
+        run(_START_OVER, {"seqs": [row[0] for row in rows], "now": now})
+        count(run, moves)
+        self._wake(run)
+
+    def _in_steps(
+        self,
+        which: JobFilter,
+        state: str,
+        columns: str,
+        now: Optional[float],
+        deed: Callable[[Run, Sequence[Any], float], None],
+    ) -> Iterator[List[Any]]:
+        """Do *deed* to all jobs of *which* in one state, a transaction for each step; yield the rows of each."""
+        choose, parameters = _choose(which, state, columns)
         after = 0
 
         def body(run: Run) -> List[Any]:
             clock = self._clock(run, now)
             rows: List[Any] = run(choose + "FOR UPDATE", [after, *parameters, STEP]).fetchall()
-            moves: Moves = {}
-            for _, queue, before in rows:
-                move(moves, queue, before, "pending")
-            run(_START_OVER, {"seqs": [row[0] for row in rows], "now": clock()})
-            count(run, moves)
-            self._wake(run)
+            deed(run, rows, clock())
             return rows
 
         while True:
             rows = self._write(body)
-            yield len(rows)
+            yield rows
             if len(rows) < STEP:
                 return
             after = rows[-1][0]
@@ -286,9 +324,11 @@ class PostgresDesk(PostgresAdd):
 def _choose(which: JobFilter, state: str, columns: str = "seq") -> Tuple[str, List[Any]]:
     """Return the statement for rows of *which* in one state; its first parameter is a row, its last a limit."""
     where, parameters = conditions(which._replace(states=()))
-    condition, order = "state = 'completed' AND ended_at IS NOT NULL AND seq > %s::bigint", "seq"
     if state in LISTED:
         condition, order = within(state), "state, seq"
+    else:
+        indexed = "worker_id" if state == "processing" else "ended_at"
+        condition, order = f"state = '{state}' AND {indexed} IS NOT NULL AND seq > %s::bigint", "seq"
     conjunction = " AND ".join([condition, *where])
     return f"SELECT {columns} FROM queuectl.jobs WHERE {conjunction} ORDER BY {order} LIMIT %s ", parameters
 

@@ -26,6 +26,7 @@ PARTS = 8
 MAX_RETRIES = 3
 CANCELLED_WAITING = "cancelled while it waited"
 RETRIABLE = ("completed", "dead", "cancelled", "failed")
+CANCELLABLE = ("pending", "processing", "failed")
 
 
 def last_parts(look: Callable[[int], Sequence[Tuple[int, int, bytes]]], size: int) -> List[Tuple[int, bytes]]:

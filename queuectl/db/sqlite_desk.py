@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from itertools import chain
 
 from queuectl import faults
-from queuectl.db.rules import CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, edited_columns
+from queuectl.db.rules import CANCELLABLE, CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, edited_columns
 from queuectl.db.sought import Steps
 from queuectl.db.sqlite_views import COUNTED, SqliteViews, conditions, page, page_by_end
 from queuectl.errors import JobNotFound, NotInDlq, StoreUnavailable, WrongState
@@ -65,26 +66,53 @@ class SqliteDesk(SqliteViews):
             now = time.time() if now is None else now
             for job_id in dict.fromkeys(job_ids):
                 seq, queue, state = self._row(db, job_id)
-                if state == "processing":
-                    db.execute("UPDATE jobs SET cancel_requested = 1, updated_at = ? WHERE seq = ?", (now, seq))
-                    answer[job_id] = "processing"
-                    continue
-                if state not in ("pending", "failed"):
-                    raise WrongState(job_id, "cancel", state, ("pending", "processing", "failed"))
-                db.execute(
-                    """
-                    UPDATE jobs
-                       SET state = 'cancelled', ready = 0, updated_at = ?, ended_at = ?,
-                           reason = ?
-                     WHERE seq = ? AND state = ?
-                    """,
-                    (now, now, CANCELLED_WAITING, seq, state),
-                )
-                note_move(moves, queue, state, "cancelled")
-                answer[job_id] = "cancelled"
+                if state not in CANCELLABLE:
+                    raise WrongState(job_id, "cancel", state, CANCELLABLE)
+                answer[job_id] = self._cancel(db, seq, state, now)
+                if state != "processing":
+                    note_move(moves, queue, state, "cancelled")
             write_moves(db, moves)
             faults.point("cancelling")
         return answer
+
+    def _cancel(self, db: sqlite3.Connection, seq: int, state: str, now: float) -> str:
+        """Cancel a job that waits, or ask the worker of one that runs to end it; return its state then."""
+        if state == "processing":
+            db.execute("UPDATE jobs SET cancel_requested = 1, updated_at = ? WHERE seq = ?", (now, seq))
+            return state
+        db.execute(
+            """
+            UPDATE jobs
+               SET state = 'cancelled', ready = 0, updated_at = ?, ended_at = ?, reason = ?
+             WHERE seq = ? AND state = ?
+            """,
+            (now, now, CANCELLED_WAITING, seq, state),
+        )
+        return "cancelled"
+
+    def cancel_where(
+        self, which: JobFilter, now: Optional[float] = None, tell: Optional[Callable[[int], None]] = None
+    ) -> Tuple[int, List[str]]:
+        """See ``Store.cancel_where``; what workers move meanwhile, the second walk finds."""
+        states = tuple(state for state in which.states or CANCELLABLE if state in CANCELLABLE)
+        if not states:
+            return 0, []
+        cancelled, running = 0, {}
+        where, parameters = conditions(which._replace(states=states))
+        for seqs in chain.from_iterable(self._found(which._replace(states=states)) for _ in range(2)):
+            with self._write as db:
+                moves: Moves = {}
+                for seq, queue, state in _still(db, seqs, where, parameters):
+                    if self._cancel(db, seq, state, time.time() if now is None else now) == "cancelled":
+                        note_move(moves, queue, state, "cancelled")
+                        cancelled += 1
+                    else:
+                        running[seq] = db.execute("SELECT id FROM jobs WHERE seq = ?", (seq,)).fetchone()[0]
+                write_moves(db, moves)
+                faults.point("cancelling")
+            if tell is not None:
+                tell(cancelled + len(running))
+        return cancelled, list(running.values())
 
     def retry(self, job_ids: Sequence[str], only_dead: bool = False, now: Optional[float] = None) -> None:
         """See ``Store.retry``."""

@@ -61,6 +61,48 @@ def test_all_or_none(cli: Callable[..., Any], add: Callable[..., str], jobs: Cal
     assert ["pending", "cancelled"] == [found["state"] for found in jobs()]
 
 
+def test_by_filter(cli: Callable[..., Any], add: Callable[..., str], jobs: Callable[..., List[Any]]) -> None:
+    """All that match and wait or run; none is no error."""
+    add("true", "--queue", "mail")
+    add("true", "--tag", "a", "--delay", "1h")
+    add("true")
+
+    assert ("Cancelled 1 job\n", "", 0) == cli("cancel", "--queue", "mail")
+    assert ("No jobs to cancel.\n", "", 0) == cli("cancel", "--state", "failed")
+    assert {"cancelled": 1} == json.loads(cli("cancel", "--json", "--tag", "a").out)
+    assert ("1\n", "", 0) == cli("cancel", "-q", "--state", "pending", "--state", "failed")
+    assert {"cancelled"} == {found["state"] for found in jobs()}
+
+
+def test_running_jobs_by_filter(
+    cli: Callable[..., Any], add: Callable[..., str], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """The command returns when the processes of those that ran are gone; all are in the number."""
+    for _ in range(4):
+        add("sleep 60 & sleep 60")
+    with worker("--concurrency", "2") as group:
+        eventually(lambda: group.out.count("picked job") == 2)
+
+        assert ("Cancelled 4 jobs\n", "", 0) == cli("cancel", "--queue", "default")
+        eventually(lambda: group.out.count("cancelled") == 2)
+
+
+@pytest.mark.parametrize("words", [[], ["job1", "--state", "pending"], ["--state", "pendig"], ["--all"]])
+def test_ids_or_filters(cli: Callable[..., Any], words: List[str]) -> None:
+    """One of the two."""
+    assert cli("cancel", *words).code == 2
+
+
+def test_a_state_that_cannot_be_cancelled_is_refused(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """Not "No jobs to cancel": what has ended never can be."""
+    add("true")
+
+    result = cli("cancel", "--state", "pending", "--state", "dead")
+
+    told = "cancel takes jobs that wait or run (pending, processing, failed), not dead ones."
+    assert result == ("", f"queuectl: {told}\n", 2)
+
+
 def test_quiet_and_json(cli: Callable[..., Any], add: Callable[..., str]) -> None:
     """Nothing was asked for; or the jobs as they are now."""
     add("true")

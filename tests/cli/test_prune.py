@@ -95,7 +95,7 @@ def test_bars_on_a_terminal(home: Path, terminal: Callable[..., str], cli: Calla
     with Queue() as queue:
         queue.cancel(*queue.enqueue_many(["true"] * 2500))
         retried = terminal("retry", "--state", "cancelled")
-        queue.cancel(*[job.id for job in queue.jobs()])
+        cancelled = terminal("cancel", "--state", "pending")
         deleted = terminal("prune", "--yes")
         checked = terminal("doctor")
         queue.cancel(*queue.enqueue_many(["true"] * 1500))
@@ -103,6 +103,8 @@ def test_bars_on_a_terminal(home: Path, terminal: Callable[..., str], cli: Calla
 
     assert "1,000 jobs retried" in retried
     assert "Retried 2,500 jobs" == retried.rpartition("\r")[2].strip()
+    assert "1,000 jobs cancelled" in cancelled
+    assert "Cancelled 2,500 jobs" == cancelled.rpartition("\r")[2].strip()
     assert "] 100%  2,500 jobs deleted" in deleted
     assert "Deleted 2,500 jobs." == deleted.rpartition("\r")[2].strip()
     assert "reading the whole store\r" in checked

@@ -197,6 +197,19 @@ class Model:
             answer[job.id] = job.state
         return answer
 
+    def cancel_where(self, states, queues, now):
+        """Return how many that waited were cancelled, and the ids of those that run."""
+        hit = [
+            job.id
+            for job in self.jobs.values()
+            if job.state in (*WAITING, "processing")
+            and (not states or job.state in states)
+            and (not queues or job.queue in queues)
+        ]
+        answer = self.cancel(hit, now)
+        running = sorted(job_id for job_id in hit if answer[job_id] == "processing")
+        return len(hit) - len(running), running
+
     def retry(self, job_ids, only_dead, now):
         """Start jobs over."""
         if only_dead and any(job_id not in self.jobs or self.jobs[job_id].state != "dead" for job_id in job_ids):

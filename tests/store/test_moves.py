@@ -199,6 +199,66 @@ def test_dead_jobs_leave_the_dlq(store):
     assert {"a": "pending", "b": "pending"} == store.states(["a", "b"])
 
 
+# -- cancel_where -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("states", "waiting", "running"),
+    [
+        ((), {"pending", "failed"}, ["processing"]),
+        (("failed",), {"failed"}, []),
+        (("processing",), set(), ["processing"]),
+        (("pending", "dead"), {"pending"}, []),
+        (("completed", "cancelled"), set(), []),
+    ],
+)
+def test_all_jobs_of_a_filter_are_cancelled_if_they_may(store, states, waiting, running):
+    """Those that wait at once, those that run through their workers; what has ended is passed over."""
+    one_of_each(store)
+
+    assert (len(waiting), running) == store.cancel_where(JobFilter(states=states), LATER)
+
+    assert waiting == {job.id for job in store.jobs(JobFilter(("cancelled",))) if job.updated_at == LATER}
+    assert bool(running) == store.get("processing").cancel_requested
+    assert [] == store.check()
+
+
+def test_a_filter_narrows_a_bulk_cancel(store):
+    """Queues and tags choose among the jobs."""
+    store.add([spec(id="hit", queue="a", tags=["x"]), spec(id="queue", tags=["x"]), spec(id="tag", queue="a")], T0)
+
+    assert (1, []) == store.cancel_where(JobFilter((), ("a",), ("x",)), LATER)
+    assert {"hit": "cancelled", "queue": "pending", "tag": "pending"} == store.states(["hit", "queue", "tag"])
+
+
+def test_thousands_are_cancelled(store):
+    """More than any step of a bulk cancel; each is told of."""
+    store.add(specs(2500), T0)
+    (claim,) = store.claim("w1", 1, (), T0)
+    told = []
+
+    assert (2499, [claim.job.id]) == store.cancel_where(JobFilter(), LATER, told.append)
+    assert (0, 2500, sorted(told)) == (store.queues()[0].pending, told[-1], told)
+
+
+def test_workers_go_on_during_a_bulk_cancel(store, open_again):
+    """A job that is claimed between two steps is ended by its worker, and one that has ended stays as it is."""
+    store.add(specs(2500), T0)
+    other = open_again()
+    claims = []
+
+    def work(_so_far):
+        if not claims:
+            claims.extend(other.claim("w1", 2, (), LATER))
+            other.finish("w1", [completed(claims[0], LATER)], 0, (), LATER)
+
+    cancelled, running = store.cancel_where(JobFilter(), LATER, work)
+
+    assert ([claims[1].job.id], 2498) == (running, cancelled)
+    assert "completed" == store.get(claims[0].job.id).state
+    assert [] == store.check()
+
+
 # -- retry_where ------------------------------------------------------------------------------
 
 

@@ -206,6 +206,13 @@ class StoreMachine(RuleBasedStateMachine):
         ids = self.some_ids(data)
         self.same("cancel", lambda: self.store.cancel(ids, self.now), lambda: self.model.cancel(ids, self.now))
 
+    @rule(states=some_states, queues=some_queues)
+    def cancel_where(self, states, queues):
+        """A user cancels a whole class of jobs."""
+        expected = self.model.cancel_where(states, queues, self.now)
+        cancelled, running = self.store.cancel_where(JobFilter(states=states, queues=queues), self.now)
+        assert expected == (cancelled, sorted(running))
+
     @rule(data=st.data(), only_dead=st.booleans())
     def retry(self, data, only_dead):
         """A user starts jobs over, all or none."""

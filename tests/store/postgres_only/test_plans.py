@@ -222,6 +222,7 @@ VERBS = {
         JobFilter(("cancelled", "dead")), 0, 10, None, True
     ),
     "prune the dead": lambda store: store.prune(JobFilter(("dead",)), 10),
+    "cancel what runs": lambda store: store.cancel_where(JobFilter(("processing",)), T0),
     "retry all dead": lambda store: store.retry_where(JobFilter(("dead",)), T0),
     "prune": lambda store: store.prune(JobFilter(ended_before=11.0), 10),
     "prune what there is none of": lambda store: store.prune(JobFilter(("dead",), ended_before=9.0), 10),
