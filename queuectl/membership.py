@@ -16,13 +16,15 @@ from queuectl.runner import WORKER, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Collection, Iterable, Optional, Tuple
+    from typing import Any, Collection, Optional, Tuple
 
     from queuectl.db.base import Store
     from queuectl.execution import Execution
 
 # Runs that last longer than this are noted for recovery; shorter ones are spared the cost.
 NOTE_AFTER_S = 0.02
+# How soon to try again if a run could not be noted, for want of a descriptor or of room on the disk.
+NOTE_AGAIN_S = 1.0
 
 
 def is_time(last_mono: float, now_mono: float, period_s: float, together: bool) -> bool:
@@ -201,20 +203,17 @@ class Membership:
         fresh = [execution for execution in running if not execution.noted]
         self.note_mono = min((execution.started_mono + NOTE_AFTER_S for execution in fresh), default=None)
         if self.note_mono is not None and now_mono >= self.note_mono:
-            self.note_mono = None
-            self._note(running)
-            for execution in fresh:
-                execution.noted = True
+            self.note_mono = None if self._note(running) else now_mono + NOTE_AGAIN_S
 
-    def _note(self, executions: Iterable[Execution]) -> None:
-        """Write down the first process of each run, by pid and start time.
+    def _note(self, executions: Collection[Execution]) -> bool:
+        """Write down the first process of each run, by pid and start time; return False if any could not be noted.
 
         After a crash of this worker, recovery finds nearly all processes by the mark in their environment; the note
         is for a command that has emptied its environment.
         """
         if self._notes is None:
-            return
-        lines = []
+            return True
+        lines, seen = [], []
         for execution in executions:
             command = execution.command
             if command.started is None and not execution.is_collected:  # after that, the pid may be another process's
@@ -222,6 +221,7 @@ class Membership:
                     command.started = identity.process_started(execution.pid)
                 except OSError:
                     continue  # the next note will have it
+            seen.append(execution)
             if command.started is not None:
                 lines.append(f"{execution.claim.run_id} {execution.pid} {command.started}\n")
         # Overwritten in place, with an empty line as the end. A new file renamed over the old one would cost a
@@ -232,7 +232,10 @@ class Membership:
             os.lseek(self._notes_fd, 0, os.SEEK_SET)
             os.write(self._notes_fd, ("".join(lines) + "\n").encode("ascii"))
         except OSError:
-            pass
+            return False
+        for execution in seen:
+            execution.noted = True
+        return len(seen) == len(executions)
 
 
 def hurry_at(store: Store, *names: str) -> None:

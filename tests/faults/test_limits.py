@@ -12,7 +12,10 @@ import pytest
 
 import queuectl
 from queuectl import journal, recovery
-from queuectl.execution import Slots
+from queuectl.config import Config
+from queuectl.execution import Execution, Slots, kill_all
+from queuectl.job import Outcome
+from queuectl.membership import Membership
 from queuectl.runner import identity
 from tests.faults.faulty import as_stranger, give_to_stranger, no_descriptors
 from tests.process.scene import Scene, bells
@@ -51,6 +54,34 @@ def test_more_commands_than_descriptors(scene: Scene) -> None:
     # Each was put back when all were claimed at once; after that the worker knows how many it can run.
     assert max(scene.outcomes(job_id).count("stopped") for job_id in ids) <= 5
     scene.judge(acknowledged=[hung, *ids])
+
+
+def test_a_run_that_could_not_be_noted_is_noted_later(scene: Scene) -> None:
+    """Otherwise recovery would miss a command that has emptied its environment, and start it a second time."""
+    store = scene.queue.store
+    scene.queue.enqueue("exec sleep 300")
+    member = Membership(store, 0, "group", 1, ())
+    member.enter(30.0)
+    (claim,) = store.claim(member.id, 1)
+    config = Config(store.settings())
+    execution = Execution(claim, config)
+    execution.begin(dict(os.environ), store.store_id, config.output_limit)
+    try:
+        due = member.note_by(execution)
+        with no_descriptors():
+            member.note_in_time([execution], due)
+        again = member.note_mono
+        if again is not None:
+            member.note_in_time([execution], again)
+        leaders = recovery.leaders_of(store, member.id, frozenset([claim.run_id]))
+        started = identity.process_started(execution.pid)
+    finally:
+        kill_all([execution], Outcome.STOPPED, 0.0)
+        os.waitpid(execution.pid, 0)
+        execution.command.close()
+        member.leave()
+
+    assert ({execution.pid: started}, None) == (leaders, member.note_mono)
 
 
 def test_without_a_descriptor_nobody_is_taken_for_dead(scene: Scene) -> None:
