@@ -265,19 +265,19 @@ def test_an_end_that_was_never_done_is_done_when_sent_again(store, far_store, pr
 
 
 def test_an_end_sent_again_after_the_job_was_taken_away_is_refused(store, far_store, proxy):
-    """Doubt does not make a stale result good."""
+    """Doubt does not make a stale result good, not even one of the very instant at which the run was given up."""
     store.add([spec()], T0)
     claim = far_store.claim("w1", 1, (), T0)[0]
     proxy.freeze()
     far_store.be_patient(1.5)
     with pytest.raises(StoreUnavailable):
-        far_store.finish("w1", [completed(claim)], now=T0)
+        far_store.finish("w1", [completed(claim, T0 + 1)], now=T0)
     store.condemn("w1", 100.0)
     store.release_lost("w1", 3, T0 + 1)
     proxy.cut()
     proxy.thaw()
 
-    answer = again(lambda: far_store.finish("w1", [completed(claim)], now=T0))
+    answer = again(lambda: far_store.finish("w1", [completed(claim, T0 + 1)], now=T0))
 
     assert ([False], "pending") == (answer.accepted, store.get("job1").state)
 
