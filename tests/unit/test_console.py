@@ -80,13 +80,13 @@ def test_a_reader_who_stands_still_costs_no_more_than_the_limit(pipe: Tuple[int,
 def test_a_reader_who_is_too_slow_reads_of_few_gaps(pipe: Tuple[int, int]) -> None:
     """Lines are taken again only when there is room for many."""
     console = Console(pipe[1])
-    data = b""
+    parts = []
     for _ in range(40000):
         console.line("x" * 99)
         console.release()
         console.flush()
-        data += os.read(pipe[0], 50)
-    shown = (data.decode() + "\n".join(read_all(console, pipe[0]))).splitlines()
+        parts.append(os.read(pipe[0], 50))
+    shown = (b"".join(parts).decode() + "\n".join(read_all(console, pipe[0]))).splitlines()
 
     gaps = [int(found[1].replace(",", "")) for found in map(re.compile(r"\[([\d,]+) lines left").match, shown) if found]
     assert 0 < len(gaps) < 5
