@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from queuectl.errors import JobNotFound, QueuectlError
+from queuectl.jobspec import check_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Following:
         from queuectl.patience import Patient
         from queuectl.runner.output import joined
 
+        [job_id] = check_ids([job_id])
         run_id, end = 0, 0  # the run seen at the last look (0: none), and up to where its output has been yielded
         has_ended = False
         sleep_s = FIRST_LOOK_S

@@ -207,7 +207,7 @@ class JobFilter(NamedTuple):
             several: Any = values or ()
             if isinstance(several, str) or not hasattr(several, "__iter__"):
                 raise QueuectlError(f"{name} of a JobFilter must be a list, not {shown(values)}. Put it into brackets.")
-            lists.append(tuple(several))
+            lists.append(tuple(str.__str__(each) if isinstance(each, str) else each for each in several))
         before: Any = self.ended_before
         if hasattr(before, "timestamp"):  # a datetime
             before = before.timestamp()

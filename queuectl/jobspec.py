@@ -83,6 +83,11 @@ def is_name(text: str) -> bool:
     return 0 < len(text) <= MAX_ID_LENGTH and text[0] not in "-." and NAME_CHARACTERS.issuperset(text)
 
 
+def plain(text: str) -> str:
+    """Return *text* as a string of Python's own kind: of an enumeration's member, psycopg would take the name."""
+    return text if type(text) is str else str.__str__(text)
+
+
 def check_ids(job_ids: Iterable[Any], missing: Callable[[str], QueuectlError] = JobNotFound) -> List[str]:
     """Return ids of jobs as a store may look for them.
 
@@ -96,7 +101,7 @@ def check_ids(job_ids: Iterable[Any], missing: Callable[[str], QueuectlError] = 
             raise QueuectlError(f"a job's id must be a string such as 'job1', not {shown(job_id)}.")
         if not is_name(job_id):
             raise missing(job_id)
-        checked.append(job_id)
+        checked.append(plain(job_id))
     return checked
 
 
@@ -127,7 +132,7 @@ def _text(field: str, value: Any) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise refuse(field, "valid Unicode text (this has half a surrogate pair or invalid UTF-8)", value) from None
-    return value
+    return plain(value)
 
 
 def _command(field: str, value: Any) -> str:
@@ -146,13 +151,13 @@ def _command(field: str, value: Any) -> str:
 def _name(field: str, value: Any) -> str:
     if not isinstance(value, str) or not is_name(value):
         raise refuse(field, NAME_RULE, value)
-    return value
+    return plain(value)
 
 
 def _int(field: str, value: Any, least: int, wanted: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_INT:
         raise refuse(field, wanted, value)
-    return value
+    return int(value)
 
 
 def _priority(field: str, value: Any) -> int:
@@ -249,19 +254,20 @@ def _env(field: str, value: Any) -> Dict[str, str]:
     if not isinstance(value, dict):
         raise refuse(field, 'an object of strings such as {"KEY": "value"}', value)
     total = 0
+    checked = {}  # a copy: the caller may go on with the same object, for the next job
     for name, text in value.items():
-        _text(field, name)
+        key = _text(field, name)
         if not name or "=" in name:
             raise refuse(field, "an object whose names are not empty and contain no '='", name)
         if name.upper().startswith("QUEUECTL_RUN_ID") or name.upper() == "QUEUECTL_STORE_ID":
             raise InvalidJob(f"job field {field!r} must not set {shown(name)}: queuectl sets it for each run.")
         if not isinstance(text, str):
             raise refuse(field, f"an object of strings ({shown(name)} is not one)", text)
-        _text(field, text)
+        checked[key] = _text(field, text)
         total += len(name.encode()) + len(text.encode()) + 2
     if total > MAX_ENV_BYTES:
         raise InvalidJob(f"job field {field!r} is {total:,} bytes in all, but may be at most {MAX_ENV_BYTES:,}.")
-    return value
+    return checked
 
 
 def _tags(field: str, value: Any) -> List[str]:
@@ -272,7 +278,7 @@ def _tags(field: str, value: Any) -> List[str]:
     for tag in value:
         if not isinstance(tag, str) or not is_name(tag):
             raise refuse(field, f"a list of tags, each {NAME_RULE}", tag)
-    return list(dict.fromkeys(value))
+    return list(dict.fromkeys(map(plain, value)))
 
 
 # A field's check, and the attribute of JobSpec that holds the result.

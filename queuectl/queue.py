@@ -140,7 +140,7 @@ class Queue(Forkable, Following, Switches):
         Raises:
             JobNotFound: There is none with this id.
         """
-        jobspec.check_ids([job_id])
+        [job_id] = jobspec.check_ids([job_id])
         with self._lock:
             job = self.store.get(job_id)
         if job is None:
@@ -195,7 +195,7 @@ class Queue(Forkable, Following, Switches):
 
     def runs(self, job_id: str) -> List[Run]:
         """Return all runs of a job, first to last."""
-        jobspec.check_ids([job_id])
+        [job_id] = jobspec.check_ids([job_id])
         with self._lock:
             runs = self.store.runs(job_id)
         if not runs:
@@ -239,10 +239,10 @@ class Queue(Forkable, Following, Switches):
         """
         from queuectl.patience import deadline_of
 
-        jobspec.check_ids(job_ids)
+        ids = jobspec.check_ids(job_ids)
         deadline = deadline_of(wait_s)
         with self._lock:
-            states = self.store.cancel(job_ids)
+            states = self.store.cancel(ids)
         running = [job_id for job_id, state in states.items() if state == "processing"]
         while running and (deadline is None or time.monotonic() < deadline):
             time.sleep(FIRST_LOOK_S * 2)
@@ -264,9 +264,9 @@ class Queue(Forkable, Following, Switches):
 
     def retry(self, *job_ids: str) -> None:
         """Start jobs over (completed, dead, cancelled, or failed): pending, due now, counts at 0; all or none."""
-        jobspec.check_ids(job_ids)
+        ids = jobspec.check_ids(job_ids)
         with self._lock:
-            self.store.retry(job_ids)
+            self.store.retry(ids)
 
     def retry_dead(self, *job_ids: str) -> None:
         """Start jobs of the DLQ over; all or none.
@@ -274,9 +274,9 @@ class Queue(Forkable, Following, Switches):
         Raises:
             NotInDlq: One is not dead or does not exist; nothing was changed.
         """
-        jobspec.check_ids(job_ids, NotInDlq)
+        ids = jobspec.check_ids(job_ids, NotInDlq)
         with self._lock:
-            self.store.retry(job_ids, only_dead=True)
+            self.store.retry(ids, only_dead=True)
 
     def retry_where(self, which: JobFilter, tell: Optional[Callable[[int], None]] = None) -> int:
         """Start all jobs of *which* over that are ended or failed; return how many.
@@ -295,7 +295,7 @@ class Queue(Forkable, Following, Switches):
         Raises:
             InvalidJob, WrongState, JobNotFound: Nothing was changed.
         """
-        jobspec.check_ids([job_id])
+        [job_id] = jobspec.check_ids([job_id])
         changes = jobspec.check_fields(fields)
         if "id" in changes:
             raise InvalidJob("job field 'id' cannot be changed. Enqueue a new job and cancel this one.")

@@ -84,4 +84,4 @@ class Switches:
 def _queue_name(name: Any) -> str:
     if not isinstance(name, str) or not jobspec.is_name(name):
         raise InvalidJob(f"a queue's name must be {jobspec.NAME_RULE}, not {shown(name)}.")
-    return str(name)
+    return jobspec.plain(name)
