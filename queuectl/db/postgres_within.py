@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.types.numeric import FloatLoader
 
@@ -48,8 +49,6 @@ class _Within(Run):
 
 def add_within(store: PostgresAdd, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
     """See ``Store.add_within``."""
-    from queuectl.job import Job
-
     if not isinstance(connection, psycopg.Connection):
         kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
         raise QueuectlError(f"connection must be an open psycopg.Connection for {store.location}, not a {kind}.")
@@ -62,23 +61,36 @@ def add_within(store: PostgresAdd, connection: Any, specs: Sequence[JobSpec]) ->
             "character of a job. Open it with client_encoding='UTF8'."
         )
     run = _Within(store, connection)
+    begins = not connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE
     try:
-        # In autocommit each statement would be a transaction of its own; a block inside another is a savepoint.
-        with connection.transaction() if connection.autocommit else nullcontext():
-            found = run(_STORE_AND_DIGITS).fetchone()
-            if found is None or found[0] != store.store_id:
-                raise StoreRefused(f"the given connection is not one to the store {store.location}.")
-            digits = found[1]
-            if digits < 1:  # times would come rounded
-                run(_SET_DIGITS, ("1",))
-            ids = store._batch(run, specs, int.from_bytes(os.urandom(8), "big") >> 1)
-            rows = run(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = ANY(%s::text[]) ORDER BY seq", (ids,))
-            jobs = [Job._make(row) for row in rows]
-            if digits < 1:
-                run(_SET_DIGITS, (str(digits),))
-            return jobs
-    except psycopg.Error as error:
-        _fail(store, connection, error)
+        return _add(store, connection, run, specs)
+    except BaseException as error:
+        if begins:  # its caller does not know of the transaction, and all other enqueuers would wait for its lock
+            with suppress(psycopg.Error):
+                connection.rollback()
+        if isinstance(error, psycopg.Error):
+            _fail(store, connection, error)
+        raise
+
+
+def _add(store: PostgresAdd, connection: Any, run: Any, specs: Sequence[JobSpec]) -> List[Job]:
+    """Add the jobs in the transaction of *connection*, or in one of their own if it is in autocommit mode."""
+    from queuectl.job import Job
+
+    # In autocommit each statement would be a transaction of its own; a block inside another is a savepoint.
+    with connection.transaction() if connection.autocommit else nullcontext():
+        found = run(_STORE_AND_DIGITS).fetchone()
+        if found is None or found[0] != store.store_id:
+            raise StoreRefused(f"the given connection is not one to the store {store.location}.")
+        digits = found[1]
+        if digits < 1:  # times would come rounded
+            run(_SET_DIGITS, ("1",))
+        ids = store._batch(run, specs, int.from_bytes(os.urandom(8), "big") >> 1)
+        rows = run(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = ANY(%s::text[]) ORDER BY seq", (ids,))
+        jobs = [Job._make(row) for row in rows]
+        if digits < 1:
+            run(_SET_DIGITS, (str(digits),))
+        return jobs
 
 
 _STORE_AND_DIGITS = "SELECT store_id, current_setting('extra_float_digits')::int FROM queuectl.store WHERE one"

@@ -45,17 +45,20 @@ def add_within(store: SqliteAdd, connection: Any, specs: Sequence[JobSpec]) -> L
     try:
         connection.text_factory = str  # fetched here, text has to be text
         _refuse_another(store, within)
-        own = not connection.in_transaction and _commits_by_itself(connection)
-        if not connection.in_transaction:
-            within.execute("BEGIN IMMEDIATE")  # as every writer: a deferred one may fail when it comes to write
+        begins = not connection.in_transaction
+        own = begins and _commits_by_itself(connection)
+        # IMMEDIATE as every writer: a deferred one may fail when it comes to write.
+        within.execute("BEGIN IMMEDIATE" if begins else "SAVEPOINT queuectl_enqueue")
         try:
             ids = store._insert(within, specs)
-            jobs = [within.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (each,)).fetchone() for each in ids]
+            rows = [within.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (each,)).fetchone() for each in ids]
+            jobs = [Job._make(job_row(row)) for row in rows]
             if own:
                 within.execute("COMMIT")
+            elif not begins:
+                within.execute("RELEASE queuectl_enqueue")
         except BaseException:
-            if own and connection.in_transaction:
-                within.execute("ROLLBACK")
+            _undo(connection, within, begins)
             raise
     except sqlite3.Error as error:
         if isinstance(error, sqlite3.ProgrammingError):
@@ -71,7 +74,21 @@ def add_within(store: SqliteAdd, connection: Any, specs: Sequence[JobSpec]) -> L
             store.sync()
         except StoreUnavailable as error:
             raise NotDurable(str(error), ids) from error
-    return [Job._make(job_row(row)) for row in jobs]
+    return jobs
+
+
+def _undo(connection: sqlite3.Connection, within: Any, begun: bool) -> None:
+    """Undo what was done here, and no more: a caller may go on after an error, and commit.
+
+    A transaction that was begun here ends, as its caller does not know of it, and all others would wait for its lock.
+    """
+    if not connection.in_transaction:  # a full disk or an I/O error has ended it
+        return
+    if begun:
+        within.execute("ROLLBACK")
+    else:
+        within.execute("ROLLBACK TO queuectl_enqueue")
+        within.execute("RELEASE queuectl_enqueue")
 
 
 def _commits_by_itself(connection: sqlite3.Connection) -> bool:

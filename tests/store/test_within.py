@@ -174,3 +174,55 @@ def test_autocommit_of_newer_pythons_is_followed(queue, location, autocommit):
         queue.enqueue("true", connection=line, id="second")
         line.execute("ROLLBACK") if autocommit else line.commit()
         assert autocommit != any(job.id == "second" for job in queue.jobs())
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_refused_job_keeps_no_lock_that_nobody_knows_of(queue, location, first, monkeypatch):
+    """A transaction that only the enqueue began ends with its error; one of the caller's goes on."""
+    monkeypatch.setattr("queuectl.db.sqlite_file.PATIENCE_S", 0.2)
+    queue.enqueue("true")
+    with connect(location) as line:
+        line.execute("CREATE TEMPORARY TABLE mine (n integer)")
+        line.commit()
+        if not first:
+            line.execute("INSERT INTO mine VALUES (1)")
+        with pytest.raises(JobExists):
+            queue.enqueue("true", connection=line, id="job1")
+        if first:
+            if "://" in location:
+                queue.store._line.execute("SET lock_timeout = '1s'")
+            assert "job2" == queue.enqueue("true").id
+        line.commit()
+        rows = [next(iter(dict(row).values())) for row in line.execute("SELECT count(*) AS n FROM mine")]
+        assert [0 if first else 1] == rows
+
+
+class Limit(BaseException):
+    """What a signal's handler raises when a call takes too long."""
+
+
+@pytest.mark.parametrize("name", ["_new_rows", "job_row", "to_json"])
+def test_an_interrupted_enqueue_leaves_nothing_in_the_transaction(queue, location, name):
+    """The caller may go on and commit: neither half a job nor a number without one comes of it."""
+    if "://" in location:
+        pytest.skip("there the functions have other names")
+
+    def watch(frame, what, _argument):
+        if what == "call" and frame.f_code.co_name == name:
+            sys.setprofile(None)
+            raise Limit
+
+    with connect(location) as line:
+        line.execute("CREATE TEMPORARY TABLE mine (n integer)")
+        line.execute("INSERT INTO mine VALUES (1)")
+        sys.setprofile(watch)
+        try:
+            with pytest.raises(Limit):
+                queue.enqueue("half", connection=line, tags=["a"])
+        finally:
+            sys.setprofile(None)
+        line.commit()
+        assert [(1,)] == [tuple(row) for row in line.execute("SELECT n FROM mine")]
+
+    assert [] == list(queue.jobs())
+    assert "job1" == queue.enqueue("true").id
