@@ -6,6 +6,7 @@ in it cannot change before it writes. No RETURNING and no upsert beyond what SQL
 
 from __future__ import annotations
 
+import os
 import time
 
 from queuectl import faults
@@ -38,6 +39,13 @@ class SqliteStore(SqliteAdd, SqliteWorkers, SqliteViews, Store):
     _many_queues = False
     _crowd: Optional[Crowd] = None
     _crowd_rings = 0
+
+    def __del__(self) -> None:
+        """Close what sqlite3 does not close by itself if nobody has closed the store."""
+        wal = getattr(self, "_wal", None)
+        if wal is not None:
+            self._wal = None
+            os.close(wal)
 
     def now(self) -> float:
         """Return the wall clock: the store is on this machine."""

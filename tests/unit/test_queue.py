@@ -96,6 +96,22 @@ def test_a_list_of_libpqs_parameters_is_refused(home, location):
         assert os.path.basename(queue.store.location) == "dbname=jobs"
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are counted in /proc")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_queue_that_nobody_closes_leaves_no_descriptor(home):
+    """A server that opens one for each request would run out of them, and keep each log that was removed on the disk."""
+
+    def descriptors():
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    before = descriptors()
+    for _ in range(5):
+        Queue().enqueue("true")
+
+    assert before == descriptors()
+
+
 def test_a_closed_queue_says_so(queue):
     """Every use after the closing is an error of the family; closing again is allowed."""
     queue.close()
