@@ -4,6 +4,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import List
+
     from queuectl.errors import (
         InvalidJob,
         InvalidSetting,
@@ -53,6 +55,11 @@ _HOMES = {
     "Run": "queuectl.job",
     "State": "queuectl.job",
 }
+
+
+def __dir__() -> List[str]:
+    """Return all public names, for ``help`` and completion, whether or not they have been used."""
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> object:

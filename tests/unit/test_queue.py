@@ -8,6 +8,8 @@ import os
 import pickle
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
 import traceback
 from datetime import datetime, timedelta, timezone
@@ -110,6 +112,13 @@ def test_a_queue_that_nobody_closes_leaves_no_descriptor(home):
         Queue().enqueue("true")
 
     assert before == descriptors()
+
+
+def test_all_public_names_can_be_found_before_they_are_used():
+    """By help() and by completion, though they are imported when they are first used."""
+    program = "import queuectl as q, sys; print({*q.__all__} <= {*dir(q)}, 'queuectl.queue' in sys.modules)"
+
+    assert "True False\n" == subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True).stdout
 
 
 def test_a_closed_queue_says_so(queue):
