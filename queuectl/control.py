@@ -15,7 +15,7 @@ from queuectl.runner import QUIT, RUN_ID, STORE_ID, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, List, Optional, Sequence, Set
+    from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
     from queuectl.db.base import Store
     from queuectl.job import Worker
@@ -47,27 +47,24 @@ def own_workers(store: Store) -> List[Worker]:
 
     This process cannot wait until they are gone, as they wait for this process.
     """
-    run_id = os.environ.get(RUN_ID)
-    if not run_id or os.environ.get(STORE_ID) != store.store_id:
-        return []
-    workers = store.workers()
-    for own in workers:
-        if any(str(run) == run_id for _, run in store.runs_of(own.id)):
-            of_it = [each for each in workers if each.group_id == own.group_id and each.role == "supervisor"]
-            return [own, *of_it]
-    return []
+    return _own_job_and_workers(store)[1]
 
 
 def own_job(store: Store) -> Optional[str]:
     """Return the id of the job to which this process belongs, if its worker has that run still; usually None."""
+    return _own_job_and_workers(store)[0]
+
+
+def _own_job_and_workers(store: Store) -> Tuple[Optional[str], List[Worker]]:
     run_id = os.environ.get(RUN_ID)
-    if not run_id or os.environ.get(STORE_ID) != store.store_id:
-        return None
-    for own in store.workers():
-        for job_id, run in store.runs_of(own.id):
-            if str(run) == run_id:
-                return job_id
-    return None
+    if run_id and os.environ.get(STORE_ID) == store.store_id:
+        workers = store.workers()
+        for own in workers:
+            for job_id, run in store.runs_of(own.id):
+                if str(run) == run_id:
+                    of_it = [each for each in workers if each.group_id == own.group_id and each.role == "supervisor"]
+                    return job_id, [own, *of_it]
+    return None, []
 
 
 class Reach:

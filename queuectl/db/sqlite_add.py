@@ -17,7 +17,7 @@ from queuectl.db.rules import (
     to_json,
 )
 from queuectl.db.sqlite_desk import SqliteDesk
-from queuectl.errors import JobExists, NotDurable
+from queuectl.errors import NotDurable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ class SqliteAdd(SqliteDesk):
         next_number, taken, last_seq, default = db.execute(_BEFORE_ADD).fetchone()
         given = given_ids(specs) if staged is not None else []
         if given:
-            _refuse_existing(db)
+            from queuectl.db.sqlite_stage import refuse_existing
+
+            refuse_existing(db)
         ids: Sequence[str] = given or self._take_ids(db, specs, next_number, bool(taken))
         counts: Dict[str, int] = {}
         now = time.time() if now is None else now
@@ -114,15 +116,6 @@ def _has_plain_ids(specs: Specs) -> bool:
     if not given:
         return True
     return len(specs) == len(given) == len(set(given)) and all(generated_number(name) is None for name in given)
-
-
-def _refuse_existing(db: sqlite3.Connection) -> None:
-    """Refuse what is staged if jobs have one of its ids."""
-    from queuectl.db.sqlite_stage import first_existing
-
-    found = first_existing(db)
-    if found is not None:
-        raise JobExists(found)
 
 
 # A row number is the key of pages of a listing: none comes again, not even after the newest job was deleted.

@@ -9,11 +9,11 @@ import sqlite3
 from contextlib import contextmanager
 
 from queuectl.db.rules import to_json
-from queuectl.errors import StoreUnavailable
+from queuectl.errors import JobExists, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, Iterator, Optional, Tuple
+    from typing import Any, Dict, Iterable, Iterator, Tuple
 
     from queuectl.jobspec import JobSpec
 
@@ -51,10 +51,15 @@ def move_in(db: sqlite3.Connection, first: int, last_seq: int, max_retries: int,
     db.execute(_MOVE_IN, {"first": first, "last_seq": last_seq, "max_retries": max_retries, "now": now})
 
 
-def first_existing(db: sqlite3.Connection) -> Optional[str]:
-    """Return the first of the staged ids that a job has, None if all are free."""
-    row = db.execute(_FIRST_EXISTING).fetchone()
-    return None if row is None else str(row[0])
+def refuse_existing(db: sqlite3.Connection) -> None:
+    """Refuse what is staged if a job has one of its ids, in the transaction of *db*.
+
+    Raises:
+        JobExists: It names the first of them.
+    """
+    found = db.execute(_FIRST_EXISTING).fetchone()
+    if found is not None:
+        raise JobExists(found[0])
 
 
 def _rows(specs: Iterable[JobSpec], counts: Dict[str, int]) -> Iterator[Tuple[Any, ...]]:
