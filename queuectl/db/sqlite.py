@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from queuectl import faults
 from queuectl.db.base import Finished, Store
@@ -45,7 +46,8 @@ class SqliteStore(SqliteAdd, SqliteWorkers, SqliteViews, Store):
         wal = getattr(self, "_wal", None)
         if wal is not None:
             self._wal = None
-            os.close(wal)
+            with suppress(OSError):  # a program that became a daemon may have closed all it had open
+                os.close(wal)
 
     def now(self) -> float:
         """Return the wall clock: the store is on this machine."""
