@@ -101,7 +101,7 @@ def test_a_list_of_libpqs_parameters_is_refused(home, location):
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are counted in /proc")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_queue_that_nobody_closes_leaves_no_descriptor(home):
-    """A server that opens one for each request would run out of them, and keep each log that was removed on the disk."""
+    """A server that opens one for each request would run out of them, and keep each removed log on the disk."""
 
     def descriptors():
         gc.collect()
