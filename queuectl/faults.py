@@ -3,7 +3,8 @@
 ``QUEUECTL_FAULT=[command/]step[:count][:signal][@file]``: when the process reaches *step* for the *count*-th time
 (default 1), it gets *signal* (default KILL; STOP suspends it). With *command* (``worker run``, ``worker start``), only
 a process started by that command does; with *file*, only the first process that can create that file, so that its
-successor lives. If the variable is unset, a step costs one look at a module variable.
+successor lives; while the file's folder is not there, nothing counts. If the variable is unset, a step costs one look
+at a module variable.
 
 The steps, in the order of a job's life: ``adding`` and ``added`` (before and after the commit of an enqueue);
 ``promoting``; ``claiming``, ``claimed`` (before and after the commit); ``spawned``; ``flushing`` (output of a running
@@ -53,6 +54,9 @@ def _meet(fault: str, step: str) -> None:
     if file:
         try:
             os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileNotFoundError:  # not yet
+            _seen -= 1
+            return
         except OSError:
             return
     import signal

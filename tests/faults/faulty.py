@@ -20,6 +20,7 @@ class Fault:
     """A signal that waits at a step for the first process that comes there with ``env`` in its environment.
 
     The step may be preceded by a command and a slash: ``worker run/renewing`` is for workers, not for supervisors.
+    The step may be held back until ``let()``: a process that comes there earlier goes on.
     """
 
     def __init__(self, step: str, number: str, count: int, path: Path) -> None:
@@ -31,6 +32,10 @@ class Fault:
     def met(self) -> bool:
         """Whether some process has come to the step and got its signal, or gets it in this moment."""
         return self._path.exists()
+
+    def let(self) -> None:
+        """Have the signal wait from now on, if it was held back."""
+        self._path.parent.mkdir()
 
 
 def state_of(pid: int) -> str:

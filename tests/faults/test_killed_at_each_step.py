@@ -131,8 +131,11 @@ def test_a_supervisor_killed_at(scene: Scene, fault: Callable[..., Any], step: s
     """Its worker ends its job and goes; a lock that the supervisor held is free."""
     scene.queue.set_setting("lease", "2")
     job_id = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id
-    group = scene.start(env=fault(f"worker start/{step}").env)
+    met = fault(f"worker start/{step}", held=True)
+    group = scene.start(env=met.env)
     pids = group.pids()
+    scene.noted("start")
+    met.let()
 
     assert -signal.SIGKILL == group.wait().code
     (scene.folder / "go").touch()

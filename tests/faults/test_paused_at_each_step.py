@@ -140,8 +140,10 @@ def test_a_supervisor_holds_no_pause_of_its_own_against_its_worker(scene: Scene,
     """Both are paused beyond the lease, the one just when it had seen that it may judge: it ends nobody for that."""
     scene.queue.set_setting("lease", "2")
     job_id = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id
-    group = scene.start(env=fault("worker start/judging", "STOP").env)
+    met = fault("worker start/judging", "STOP", held=True)
+    group = scene.start(env=met.env)
     both = [group.pid, *group.pids()]
+    met.let()
     scene.eventually(lambda: state_of(group.pid) == "T", what="the pause")
 
     os.kill(both[1], signal.SIGSTOP)
