@@ -200,21 +200,37 @@ class JobFilter(NamedTuple):
 
         Raises:
             QueuectlError: There is no such state; a single text was given in place of a list, so that its letters
-            would be taken; or a time is not a finite number, and some databases take NaN to be larger than any other.
+            would be taken; what is in a list is no text that a store can look for; or a time is not a finite number,
+            and some databases take NaN to be larger than any other.
         """
         lists = []
         for name, values in (("states", self.states), ("queues", self.queues), ("tags", self.tags)):
             several: Any = values or ()
             if isinstance(several, str) or not hasattr(several, "__iter__"):
                 raise QueuectlError(f"{name} of a JobFilter must be a list, not {shown(values)}. Put it into brackets.")
-            lists.append(tuple(str.__str__(each) if isinstance(each, str) else each for each in several))
+            lists.append(tuple(several) if name == "states" else tuple(_sought(name, each) for each in several))
         before: Any = self.ended_before
-        if hasattr(before, "timestamp"):  # a datetime
-            before = before.timestamp()
-        if before is not None and not (type(before) in (int, float) and before - before == 0):
-            raise QueuectlError(f"ended_before of a JobFilter must be a time in Unix seconds, not {shown(before)}.")
+        try:
+            if hasattr(before, "timestamp"):  # a datetime
+                before = before.timestamp()
+            if before is not None:
+                before = float(before) if type(before) in (int, float) else float("nan")
+        except (OverflowError, ValueError, OSError):  # beyond what a clock or a float can tell
+            before = float("nan")
+        if before is not None and before - before != 0:
+            got = shown(self.ended_before)
+            raise QueuectlError(f"ended_before of a JobFilter must be a time in Unix seconds, not {got}.")
         states = tuple(map(state_name, lists[0]))
         return self._replace(states=states, queues=lists[1], tags=lists[2], ended_before=before)
+
+
+def _sought(name: str, text: Any) -> str:
+    """Return *text*, one of the list *name* of a ``JobFilter``, as a string of Python's own kind."""
+    try:
+        str.encode(text)
+    except (TypeError, UnicodeEncodeError):
+        raise QueuectlError(f"{name} of a JobFilter must be strings, not {shown(text)}.") from None
+    return str.__str__(text)
 
 
 def checked_filter(which: Any) -> JobFilter:

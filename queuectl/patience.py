@@ -45,9 +45,12 @@ def deadline_of(timeout: Optional[float]) -> Optional[float]:
     if timeout is None:
         return None
     given: object = timeout
-    if not isinstance(given, (int, float)) or given != given:
-        raise QueuectlError(f"a timeout must be a number of seconds, or None for no timeout, not {timeout!r}.")
-    return time.monotonic() + timeout
+    try:
+        if isinstance(given, (int, float)) and given == given:
+            return time.monotonic() + given
+    except OverflowError:  # an integer beyond all floats
+        pass
+    raise QueuectlError(f"a timeout must be a number of seconds, or None for no timeout, not {shown(given)}.")
 
 
 def several(job_ids: Iterable[str]) -> List[str]:

@@ -159,7 +159,7 @@ class Queue(Forkable, Following, Switches):
 
         if sort is not None and sort not in SORTABLE:
             raise QueuectlError(f"cannot sort by {shown(sort)}. Choose from {', '.join(SORTABLE)}.")
-        if limit is not None and not isinstance(limit, int):
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
             raise QueuectlError(f"a limit must be a whole number, or None for no limit, not {shown(limit)}.")
         which = checked_filter(JobFilter() if which is None else which)
         if (sort is not None or descending) and (limit is None or limit > PAGE):

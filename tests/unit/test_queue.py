@@ -248,7 +248,12 @@ def test_jobs_are_read_page_by_page_without_a_seam(queue):
         (JobFilter(queues="mail"), "^queues of a JobFilter must be a list"),
         *[
             (JobFilter(ended_before=wrong), "^ended_before of a JobFilter must be a time in Unix seconds, not")
-            for wrong in ("2020-01-01", "30d", float("nan"), float("inf"), True, [])
+            for wrong in ("2020-01-01", "30d", float("nan"), float("inf"), True, [], 10**400, datetime.min)
+        ],
+        *[
+            (JobFilter(**{field: [wrong]}), f"^{field} of a JobFilter must be strings, not")
+            for field in ("queues", "tags")
+            for wrong in (1, None, b"default", "\ud800", ["default"])
         ],
     ],
 )
@@ -462,6 +467,8 @@ def test_what_can_be_no_job_s_id_is_not_looked_for(queue, verb):
         (lambda queue: queue.prune(None), "by a JobFilter, not None"),
         (lambda queue: queue.retry_where(("dead",)), "by a JobFilter, not"),
         (lambda queue: queue.cancel("job1", wait_s="5"), "a timeout must be a number of seconds"),
+        (lambda queue: queue.cancel("job1", wait_s=10**400), "a timeout must be a number of seconds"),
+        (lambda queue: list(queue.jobs(limit=True)), "a limit must be a whole number, or None for no limit, not True"),
         (lambda queue: queue.stop_workers(timeout="5"), "a timeout must be a number of seconds"),
         (lambda queue: queue.stop_workers(hosts="db1"), "hosts must be a list, not 'db1'"),
         (lambda queue: queue.enqueue_many(None), "enqueue_many takes a list of jobs, not None"),
