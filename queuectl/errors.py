@@ -110,6 +110,19 @@ class MissingExtra(QueuectlError):
         super().__init__(f"{feature} needs {package}: pip install 'queuectl[{extra}]'")
 
 
+class QueueInUse(QueuectlError):
+    """A signal's handler called a ``Queue`` in the middle of another call, which it had interrupted.
+
+    Neither could go on: a transaction is half done, or the driver waits for an answer. Nor can the inner call wait.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this Queue is in the middle of another call, which a signal's handler or the like has interrupted. "
+            "Nothing was changed. Let the handler set a flag, and call the Queue later."
+        )
+
+
 class Unwritten(QueuectlError):
     """Standard output could not be written; *done* says what stands all the same."""
 

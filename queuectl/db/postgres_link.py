@@ -11,10 +11,11 @@ import time
 
 import psycopg
 
+from queuectl.db.amid import Alone
 from queuectl.db.postgres_line import Opening, boot_s, connect, first_line, is_lost, why_not_reached
 from queuectl.db.postgres_run import BEGIN, Run
 from queuectl.db.postgres_session import PATIENCE_S, greet, refuse_session
-from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
+from queuectl.errors import QueuectlError, QueueInUse, StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class PostgresLink:
         self._is_named = "host" in address.parameters or "hostaddr" in address.parameters
         self._line: Optional[Line] = None
         self._closed = False
+        self._alone = Alone(self._left)
         #: Whether there is a pooler in between, so that session state and prepared statements cannot be used.
         self.pooled = False
         # Set for a worker, so that its lease does not end while a call waits.
@@ -95,7 +97,12 @@ class PostgresLink:
     def close(self) -> None:
         """Close the connection; calling it twice is allowed."""
         self._closed = True
-        self._drop()
+        if not self._alone.is_amid():  # else a signal's handler calls: the call that it has interrupted does the rest
+            self._drop()
+
+    def _left(self) -> None:
+        if self._closed:  # amid the call
+            self._drop()
 
     def _drop(self) -> None:
         if self._line is not None:
@@ -252,6 +259,10 @@ class PostgresLink:
             time.sleep(min(AWAY_LOOK_S, max(deadline - time.monotonic(), 0.0)))
 
     def _look(self, sql: str, parameters: Parameters, prepare: Optional[bool]) -> List[Any]:
+        with self._alone:
+            return self._look_alone(sql, parameters, prepare)
+
+    def _look_alone(self, sql: str, parameters: Parameters, prepare: Optional[bool]) -> List[Any]:
         for last in (False, True):
             line = self._connected()
             try:
@@ -269,6 +280,10 @@ class PostgresLink:
         Raises:
             ConnectionLost: The statement may have been done; the caller can repeat it, or find out.
         """
+        with self._alone:
+            return self._once_alone(sql, parameters, prepare)
+
+    def _once_alone(self, sql: str, parameters: Parameters, prepare: Optional[bool]) -> List[Any]:
         for attempt in range(TRIES):
             line = self._at_rest()
             try:
@@ -290,6 +305,10 @@ class PostgresLink:
         Raises:
             ConnectionLost: If it was lost during the commit, the message says that the change may have been made.
         """
+        with self._alone:
+            return self._write_alone(body)
+
+    def _write_alone(self, body: Callable[[Run], T]) -> T:
         again = True  # whether to start over on a new connection, once, if this one breaks before the first answer
         for attempt in range(TRIES):
             line = self._at_rest()
@@ -316,8 +335,9 @@ class PostgresLink:
                     continue
                 if error.sqlstate not in AGAIN or attempt == TRIES - 1:
                     self._fail(error, committing)
-            except QueuectlError:
-                self._roll_back(line, run)
+            except QueuectlError as error:
+                amid = isinstance(error, QueueInUse)  # a signal's handler let it out, into the middle of the driver
+                self._break_off(run) if amid else self._roll_back(line, run)
                 raise
             except BaseException:  # of a signal's handler, it may be: in the middle of what the driver keeps account of
                 self._break_off(run)

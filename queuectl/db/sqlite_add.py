@@ -40,7 +40,7 @@ class SqliteAdd(SqliteDesk):
         if len(specs) > BESIDE and _has_plain_ids(specs):
             from queuectl.db.sqlite_stage import staged
 
-            with staged(self._db, specs) as counts:
+            with staged(self, specs) as counts:
                 return self._add(specs, now, counts)
         return self._add(specs, now)
 

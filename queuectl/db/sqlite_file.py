@@ -15,12 +15,12 @@ from queuectl.db import doorbell, sqlite_make
 from queuectl.db.file_identity import FileIdentity, holder_of
 from queuectl.db.migrate import NEWEST, TABLES, UNFINISHED
 from queuectl.db.run_folder import RunFolder
-from queuectl.errors import NotDurable, StoreRefused, StoreUnavailable
+from queuectl.errors import NotDurable, QueueInUse, StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Any, List, NoReturn, Optional, Sequence, Tuple, Type
+    from types import FrameType
+    from typing import Any, List, NoReturn, Optional, Sequence, Tuple
 
 OLDEST_SQLITE = (3, 24, 0)
 # How long a call waits for other writers before it gives up; then, how long if it is in a hurry.
@@ -29,14 +29,9 @@ HURRIED_S = 1.0
 # A command may leave a WAL up to this size to the next process, which reads it in a fraction of a millisecond.
 SHORT_WAL_BYTES = 256 * 1024
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
-# For how long, and at what intervals, to try to shorten a WAL that other processes are using.
-TIDY_S = 0.5
-LOOK_S = 0.0005
 HEAR_STEPS = 200_000  # steps of a long statement, 20 ms or so, after which Python can act on a Ctrl-C
 # The byte of the shared memory that a writer locks in WAL mode (sqlite.org/walformat.html).
 WRITE_LOCK = 120
-# How much disk SQLite needs to open a store that no process has open: the size of its shared memory.
-ROOM_BYTES = 32768
 
 
 class SqliteFile:
@@ -206,7 +201,8 @@ class SqliteFile:
             self._closed = True
             if db.process_ends_soon and self._has_short_wal():
                 return
-            self.leave()
+            if not self._write.is_amid():  # else a signal's handler calls, amid a call that does the rest
+                self.leave()
 
     def leave(self) -> None:
         """See ``Store.leave``. In a forked child, the locks are the parent's and stay, and so does the WAL."""
@@ -253,18 +249,11 @@ class SqliteFile:
                 return
         except OSError:
             return
-        deadline = time.monotonic() + TIDY_S
         try:
-            # This needs three locks: first that of checkpoints, which each commit to a long WAL takes for a moment, and
-            # for which SQLite does not wait; then those of writers and readers, for which it waits.
-            self._db.execute("PRAGMA busy_timeout = 250")
-            while self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] and time.monotonic() < deadline:
-                time.sleep(LOOK_S)
+            sqlite_make.shorten_log(self._db)
         except sqlite3.Error as error:
             if not _is_busy(error):
                 self._fail(error)
-        finally:
-            self._db.execute("PRAGMA busy_timeout = 0")
 
     # -- statements ---------------------------------------------------------------------------
 
@@ -342,13 +331,14 @@ class SqliteFile:
                 f"{self.path} is damaged or not a SQLite database ({text}); it was left untouched. "
                 "'queuectl doctor' says more; restore a backup, or move the file away to start again."
             ) from error
-        if "full" in text or ("I/O error" in text and self._has_no_room()):
+        if "full" in text or ("I/O error" in text and sqlite_make.has_no_room(self._real_path)):
             self._make_room()
             raise StoreUnavailable(
                 f"the disk of {self.path} is full; nothing was changed. Free some space and try again."
             ) from error
         if "readonly" in text:
-            raise StoreUnavailable(f"cannot write to {self._unwritable()}: it is read-only for this user.") from error
+            file = sqlite_make.unwritable(self.path, self._real_path)
+            raise StoreUnavailable(f"cannot write to {file}: it is read-only for this user.") from error
         if "unable to open" in text:
             raise StoreUnavailable(
                 f"cannot open the store {self.path}. Check its directory and permissions."
@@ -359,20 +349,6 @@ class SqliteFile:
                 f"{self.path} is not a complete queuectl store ({text}); it was left untouched."
             ) from error
         raise StoreUnavailable(f"the store {self.path} failed: {text}.") from error
-
-    def _unwritable(self) -> str:
-        """Return which of the store's files is read-only; a WAL may have the mode that the store had earlier."""
-        files = [self.path, *(self._real_path + suffix for suffix in ("-wal", "-shm"))]
-        return next((file for file in files if os.path.exists(file) and not os.access(file, os.W_OK)), self.path)
-
-    def _has_no_room(self) -> bool:
-        """Return whether the disk is full: SQLite reports an I/O error if it cannot make its shared memory."""
-        from shutil import disk_usage
-
-        try:
-            return disk_usage(os.path.dirname(self._real_path)).free < ROOM_BYTES
-        except OSError:
-            return False
 
     def _make_room(self) -> None:
         """Copy the WAL into the database and cut it off, for the next write.
@@ -397,26 +373,50 @@ _fdatasync = getattr(os, "fdatasync", os.fsync)
 class _Write:
     """One write transaction, ``with self._write as db``: commits, or rolls back and raises an error that says why."""
 
-    __slots__ = ("_file",)
+    __slots__ = ("_file", "_frame")
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
+        self._frame: Optional[FrameType] = None  # the function that writes
+
+    def is_amid(self) -> bool:
+        """Return whether the function that writes is one that this thread will return to."""
+        if self._frame is None:
+            return False
+        from queuectl.db.amid import is_running
+
+        return is_running(self._frame)
+
+    def take(self, frame: FrameType) -> None:
+        """Note that the function of *frame* is going to write; refuse it amid another one."""
+        if self.is_amid():
+            raise QueueInUse
+        self._frame = frame
+
+    def give_back(self) -> None:
+        """Note that the function has written; close the file if that was asked for meanwhile."""
+        self._frame = None
+        if self._file._closed:
+            self._file.leave()
 
     def __enter__(self) -> sqlite3.Connection:
+        self.take(sys._getframe(1))
         try:
             self._file._begin()
             self._file._ring_after, self._file._sync_after = False, True
             return self._file._db
         except BaseException:  # a signal handler may have raised, and the program may go on: do not keep the lock
             self._roll_back()
+            self.give_back()
             raise
 
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
+        try:
+            self._end(error)
+        finally:
+            self.give_back()
+
+    def _end(self, error: Optional[BaseException]) -> None:
         file = self._file
         if error is None:
             try:

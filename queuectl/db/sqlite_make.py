@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 # "queu": in the header of each store, so that another program's database is told at once.
 APPLICATION_ID = 0x71756575
+# For how long, and at what intervals, to try to shorten a WAL that other processes are using.
+TIDY_S = 0.5
+LOOK_S = 0.0005
+# How much disk SQLite needs to open a store that no process has open: the size of its shared memory.
+ROOM_BYTES = 32768
 # How long a maker waits for another that fills the same file.
 PATIENCE_S = 30.0
 # Where the WAL starts over, in pages: SQLite's default, or at a sixteenth of what is free.
@@ -234,3 +239,32 @@ def log_pages(path: str, most: int = MOST_LOG_PAGES) -> int:
     except OSError:  # a file system that does not tell
         return most
     return max(FEWEST_LOG_PAGES, min(most, disk.f_bavail * disk.f_frsize // LOG_SHARE))
+
+
+def has_no_room(path: str) -> bool:
+    """Return whether the disk of *path* is full: SQLite reports an I/O error if it cannot make its shared memory."""
+    from shutil import disk_usage
+
+    try:
+        return disk_usage(os.path.dirname(path)).free < ROOM_BYTES
+    except OSError:
+        return False
+
+
+def unwritable(path: str, real_path: str) -> str:
+    """Return which of a store's files is read-only; a WAL may have the mode that the store had earlier."""
+    files = [path, *(real_path + suffix for suffix in ("-wal", "-shm"))]
+    return next((file for file in files if os.path.exists(file) and not os.access(file, os.W_OK)), path)
+
+
+def shorten_log(db: sqlite3.Connection) -> None:
+    """Copy the WAL into the database and cut it off, unless others use it all the time."""
+    deadline = time.monotonic() + TIDY_S
+    try:
+        # This needs three locks: first that of checkpoints, which each commit to a long WAL takes for a moment, and
+        # for which SQLite does not wait; then those of writers and readers, for which it waits.
+        db.execute("PRAGMA busy_timeout = 250")
+        while db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+    finally:
+        db.execute("PRAGMA busy_timeout = 0")

@@ -6,6 +6,7 @@ With the lock, one statement moves them into the store: others wait less than ha
 from __future__ import annotations
 
 import sqlite3
+import sys
 from contextlib import contextmanager
 
 from queuectl.db.rules import to_json
@@ -15,17 +16,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, Iterator, Tuple
 
+    from queuectl.db.sqlite_file import SqliteFile
     from queuectl.jobspec import JobSpec
 
 
 @contextmanager
-def staged(db: sqlite3.Connection, specs: Iterable[JobSpec]) -> Iterator[Dict[str, int]]:
-    """Keep rows for *specs* in the temporary table of *db*, for the length of a ``with`` block; give counts by queue.
+def staged(file: SqliteFile, specs: Iterable[JobSpec]) -> Iterator[Dict[str, int]]:
+    """Keep rows for *specs* in a temporary table of *file*, for the length of a ``with`` block; give counts by queue.
 
     Raises:
         StoreUnavailable: There is no room for them.
     """
     counts: Dict[str, int] = {}
+    db = file._db
+    file._write.take(sys._getframe())
     try:
         try:
             db.execute("BEGIN")  # of the temporary file alone: nobody waits for it
@@ -39,11 +43,14 @@ def staged(db: sqlite3.Connection, specs: Iterable[JobSpec]) -> Iterator[Dict[st
                 f"cannot keep so many jobs in a temporary file ({error}); nothing was enqueued. "
                 "SQLITE_TMPDIR names a directory with more room."
             ) from error
+        finally:
+            file._write.give_back()
         yield counts
     finally:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        db.execute("DROP TABLE IF EXISTS temp.new_jobs")
+        if not file._closed:  # by a signal's handler
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            db.execute("DROP TABLE IF EXISTS temp.new_jobs")
 
 
 def move_in(db: sqlite3.Connection, first: int, last_seq: int, max_retries: int, now: float) -> None:

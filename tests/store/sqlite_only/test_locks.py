@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from queuectl.db import open_store, sqlite_file
+from queuectl.db import open_store, sqlite_file, sqlite_make
 from queuectl.errors import StoreUnavailable
 from queuectl.job import JobFilter
 from tests.store.build import T0, spec
@@ -116,7 +116,7 @@ with open(sys.argv[1] + "-shm", "r+b") as file:
 def test_a_long_log_is_shortened_though_others_are_at_it(path, store, start, monkeypatch):
     """Each commit to a long log is a checkpoint, which SQLite does not wait for: who shortens it tries again."""
     monkeypatch.setattr(sqlite_file, "WAL_LIMIT_BYTES", 4096)
-    monkeypatch.setattr(sqlite_file, "TIDY_S", 20.0)
+    monkeypatch.setattr(sqlite_make, "TIDY_S", 20.0)
     store.add([spec()], T0)
     assert os.path.getsize(path + "-wal") > 4096
     holder = start(HOLD_CHECKPOINTS, path)
