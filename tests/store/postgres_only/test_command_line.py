@@ -99,6 +99,7 @@ def test_a_worker_told_twice_to_stop_leaves_an_end_for_the_next(
     with fresh_schema(frail_server) as url:
         monkeypatch.setenv("QUEUECTL_DB", url)
         with Queue(url) as queue:
+            queue.set_setting("lease", "300")  # beyond which nobody is sure of the end
             job_id = queue.enqueue("while [ ! -e over ]; do sleep 0.05; done; echo ended", cwd=str(tmp_path)).id
         with background("worker", "start") as group:
             eventually(lambda: "picked" in group.out)
