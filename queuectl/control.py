@@ -10,6 +10,7 @@ import time
 from queuectl import faults, recovery
 from queuectl.db import doorbell
 from queuectl.errors import StoreError
+from queuectl.job import GRACEFUL, NOW, Worker
 from queuectl.patience import deadline_of
 from queuectl.runner import QUIT, RUN_ID, STORE_ID, identity
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
     from queuectl.db.base import Store
-    from queuectl.job import Worker
 
 LOOK_S = 0.02
 # How often to ask the store about workers on other hosts.
@@ -162,7 +162,7 @@ def _ask(store: Store, workers: List[Worker], here: List[Worker], now: bool) -> 
     two seconds.
     """
     try:
-        store.request_stop([worker.id for worker in workers], 2 if now else 1)
+        store.request_stop([worker.id for worker in workers], NOW if now else GRACEFUL)
     except StoreError:
         if len(here) < len(workers):
             raise  # no signal reaches the workers on other hosts

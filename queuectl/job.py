@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from queuectl.config import Config
 
 
+#: Orders to a worker to stop: when its running jobs have ended, or at once.
+GRACEFUL, NOW = 1, 2
+
+
 class State(str, enum.Enum):
     """The states of a job, and what moves a job out of each."""
 
@@ -276,7 +280,7 @@ class Worker(NamedTuple):
     lease_expires_at: float  # by the store's clock
     renewed_mono_s: float  # CLOCK_MONOTONIC at the last renewal; comparable within one boot of one machine
     state: str = "alive"  # or "lost": condemned by a sweeper, so that its renewals are refused
-    stop: int = 0  # the order given to it: 0 none, 1 finish and exit, 2 stop now
+    stop: int = 0  # the order given to it: none, GRACEFUL or NOW
 
 
 class Orders(NamedTuple):

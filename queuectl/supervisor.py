@@ -16,7 +16,7 @@ from queuectl.db import doorbell, home, open_store
 from queuectl.draining import refuse_within
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 from queuectl.execution import signal_name
-from queuectl.job import Worker
+from queuectl.job import GRACEFUL, NOW, Worker
 from queuectl.launch import python_command, start_daemon, worker_environment
 from queuectl.membership import hurry_at, is_time
 from queuectl.notify import Notifier
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from queuectl.db.base import Store
     from queuectl.launch import Started
 
-GRACEFUL, NOW = 1, 2
 # Well below the 5 s within which the death of any worker of this host must be noticed.
 SWEEP_S = 2.0
 LOOK_S = 10.0  # how often to read the store even if nothing was committed to it

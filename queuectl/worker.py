@@ -17,7 +17,7 @@ from queuectl.draining import Draining
 from queuectl.ends import Ends
 from queuectl.errors import StoreUnavailable
 from queuectl.execution import Execution, Slots, end_all, kill_all, look_at, that_are_over
-from queuectl.job import Outcome, RunEnd, settle
+from queuectl.job import GRACEFUL, NOW, Outcome, RunEnd, settle
 from queuectl.membership import Membership
 from queuectl.output_flow import OutputFlow
 from queuectl.report import Report
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from queuectl.db.base import Store
     from queuectl.job import Claim, Orders
 
-GRACEFUL, NOW = 1, 2
 # How often a worker checks for orders (cancel, stop) while commands run, and for jobs that no bell announced.
 TICK_S = 0.5
 DEAF_TICK_S, IDLE_TICK_S = 1.0, 5.0  # when idle: without a bell; with one, which a commit or the supervisor rings

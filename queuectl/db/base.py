@@ -246,7 +246,7 @@ class Store(ABC):
 
     @abstractmethod
     def request_stop(self, worker_ids: Sequence[str], level: int) -> None:
-        """Ask workers to stop. *level* 1: after the running jobs; 2: at once."""
+        """Ask workers to stop. *level*: ``job.GRACEFUL`` or ``job.NOW``."""
 
     @abstractmethod
     def runs_of(self, worker_id: str) -> List[Tuple[str, int]]:
