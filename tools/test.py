@@ -31,9 +31,11 @@ def main() -> int:
     arguments = sys.argv[1:]
     command = [python_with("test"), "-m", "pytest"]
     serial = any(argument in ("--pdb", "-s", "--collect-only", "--co") for argument in arguments)
-    if not serial and not any(argument.startswith("-n") for argument in arguments):
-        # Two more than there are cores: many tests wait for something most of the time.
-        command += [f"-n{min((os.cpu_count() or 1) + 2, MOST_PROCESSES)}", "--dist=worksteal"]
+    if not serial:
+        if not any(argument.startswith("-n") for argument in arguments):
+            # Two more than there are cores: many tests wait for something most of the time.
+            command.append(f"-n{min((os.cpu_count() or 1) + 2, MOST_PROCESSES)}")
+        command.append("--dist=worksteal")  # the order in conftest.py is made for it
     return subprocess.run([*command, *arguments], cwd=str(ROOT), env=environment(), check=False).returncode
 
 
