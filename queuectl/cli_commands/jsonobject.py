@@ -35,6 +35,7 @@ class _Rules:
     strict = True
     object_hook = None
     object_pairs_hook = staticmethod(_pairs)
+    array_hook = None  # from Python 3.15 on
     parse_float = float
     parse_int = int
     parse_constant = staticmethod(_constant)
@@ -50,8 +51,11 @@ def make_reader(verb: str = "enqueue") -> Callable[[str], Dict[str, Any]]:
         from _json import make_scanner
     except ImportError:  # not CPython
         return explain
-    rules: Any = _Rules()  # it asks for no more than these attributes
-    scan: Scanner = make_scanner(rules)
+    rules: Any = _Rules()
+    try:
+        scan: Scanner = make_scanner(rules)
+    except AttributeError:  # a later Python's asks for more
+        return explain
 
     def read(text: str) -> Dict[str, Any]:
         tidy = text.strip(_WHITESPACE)
