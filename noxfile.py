@@ -6,7 +6,7 @@
 
 import nox
 
-PYTHONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
+PYTHONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"]
 
 # Not virtualenv: its newest release has no pip for 3.8.
 nox.options.default_venv_backend = "venv"

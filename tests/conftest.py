@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, TypeVar, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, TypeVar, Union
 
 import pytest
 
@@ -128,11 +128,12 @@ def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.chdir(scratch)
     marker = request.node.get_closest_marker("limit")
     restore = _set_alarm(float(marker.args[0]) if marker else LIMIT_S)
+    before = _pids()
     try:
         yield path
     finally:
         restore()
-        left = _end_leftovers(path)
+        left = _end_leftovers(path, before)
         monkeypatch.chdir(PACKAGE_PARENT)
         shutil.rmtree(str(scratch), ignore_errors=True)
     if left:
@@ -168,13 +169,16 @@ def _set_alarm(seconds: float) -> Callable[[], None]:
     return restore
 
 
-def _processes_of(home: Path) -> Dict[int, str]:
-    """Return the live processes that have *home* in their environment: command line by pid (Linux only)."""
+def _pids() -> Set[str]:
+    """Return the pids of all processes (Linux only)."""
+    return set(filter(str.isdigit, os.listdir("/proc"))) if sys.platform == "linux" else set()
+
+
+def _processes_of(home: Path, before: Set[str]) -> Dict[int, str]:
+    """Return the live processes that have *home* in their environment and were not there *before*: commands by pid."""
     mark = b"QUEUECTL_HOME=" + os.fsencode(str(home)) + b"\0"
     found = {}
-    for entry in os.listdir("/proc") if sys.platform == "linux" else ():
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
+    for entry in _pids() - before:
         try:
             with open(f"/proc/{entry}/environ", "rb") as file:
                 environment = b"\0" + file.read() + b"\0"
@@ -186,11 +190,11 @@ def _processes_of(home: Path) -> Dict[int, str]:
     return found
 
 
-def _end_leftovers(home: Path) -> List[str]:
+def _end_leftovers(home: Path, before: Set[str]) -> List[str]:
     """Kill what still runs in *home* after a moment's grace; return what that was."""
     deadline = time.monotonic() + LEAVING_S
     while True:
-        running = _processes_of(home)
+        running = _processes_of(home, before)
         if not running or time.monotonic() > deadline:
             break
         time.sleep(0.02)
@@ -204,7 +208,7 @@ def _end_leftovers(home: Path) -> List[str]:
         if not running:
             break
         time.sleep(0.05)
-        running = _processes_of(home)
+        running = _processes_of(home, before)
     return told
 
 
@@ -370,7 +374,7 @@ def background(home: Path, tmp_path: Path) -> Iterator[Callable[..., Background]
             process.process.kill()
         process.process.wait()
     if left:
-        _end_leftovers(home)
+        _end_leftovers(home, set())
         pytest.fail("not stopped by the test (killed now):\n" + "\n".join(left), pytrace=False)
 
 
