@@ -705,10 +705,6 @@ def test_threads_may_share_a_queue(queue):
     assert ([], 100) == (troubles, len(set(ids)))
 
 
-#: From 3.12 on Python warns of each fork while there are threads.
-threads_and_forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
-
 def forked(work):
     """Run *work* in a forked child; return its wait status, 0 if all went well."""
     pid = os.fork()
@@ -747,7 +743,6 @@ def inside(queue):
 
 
 @pytest.mark.posix
-@threads_and_forks
 def test_a_fork_while_a_thread_waits_for_the_file(queue, inside):
     """It waits for another process, for as long as that likes: the child goes on without it."""
     locker = sqlite3.connect(queue.store.path, isolation_level=None)
@@ -764,7 +759,6 @@ def test_a_fork_while_a_thread_waits_for_the_file(queue, inside):
 
 
 @pytest.mark.posix
-@threads_and_forks
 def test_a_fork_while_a_thread_is_in_a_transaction(queue, inside):
     """It waits until that is over: SQLite would have the child keep the lock of a thread that it does not have."""
     writing, go_on = threading.Event(), threading.Event()
@@ -784,7 +778,6 @@ def test_a_fork_while_a_thread_is_in_a_transaction(queue, inside):
 
 
 @pytest.mark.posix
-@threads_and_forks
 def test_a_fork_that_cannot_wait_says_so_in_the_child(queue, inside, monkeypatch):
     """A thread stays inside: the child is told, and the parent is not disturbed."""
     monkeypatch.setattr(forking, "PATIENCE_S", 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from queuectl.db import open_store
 from queuectl.errors import StoreRefused
 from queuectl.job import State
-from tests.postgres_server import shared_server
 from tests.store.build import EVERYTHING, T0, bring_to, claim_ids, completed, failed, spec, worker
 from tests.store.postgres_only.test_pooler import Pooler
 
@@ -30,6 +30,27 @@ ODD = {
     "standard_conforming_strings": "off",
     "synchronous_commit": "off",
 }
+
+
+@contextlib.contextmanager
+def database_with(raw, settings):
+    """Give the tests' database *settings* for a while, whatever happens: the next test has the same one."""
+    try:
+        for setting in settings:
+            raw(f"ALTER DATABASE postgres SET {setting}")
+        yield
+    finally:
+        raw("ALTER DATABASE postgres RESET ALL")
+
+
+@contextlib.contextmanager
+def pooler_of(server):
+    """Put a pooler in transaction mode before the server; yield its port."""
+    pooler = Pooler(server, "transaction")
+    try:
+        yield pooler.port
+    finally:
+        pooler.close()
 
 
 @pytest.fixture
@@ -134,14 +155,9 @@ def test_what_is_kept_more_safely_stays_so(store, server, schema, raw, role, ope
 )
 def test_a_session_that_cannot_be_set_up_is_refused(store, server, schema, raw, name, value, wanted):
     """Behind a pooler in transaction mode, where a session is anybody's."""
-    raw(f"ALTER DATABASE postgres SET {name} = '{value}'")
-    pooler = Pooler(shared_server(), "transaction")
-    try:
+    with database_with(raw, [f"{name} = '{value}'"]), pooler_of(server) as port:
         with pytest.raises(StoreRefused, match=f"{name} = {value} behind a pooler. Set it to '{wanted}'"):
-            open_store(server.url(schema, pooler.port))
-    finally:
-        pooler.close()
-        raw(f"ALTER DATABASE postgres RESET {name}")
+            open_store(server.url(schema, port))
 
 
 def test_a_pooler_with_odd_timeouts_and_formats_will_do(store, server, schema, raw, pooled_oddly):
@@ -158,12 +174,7 @@ def test_a_pooler_with_odd_timeouts_and_formats_will_do(store, server, schema, r
 def pooled_oddly(store, server, schema, raw):
     """The store behind a pooler, with the settings that need not be refused."""
     names = ["TimeZone", "DateStyle", "IntervalStyle", "bytea_output", "row_security", "search_path"]
-    for name in names:
-        raw(f"ALTER DATABASE postgres SET {name} = {ODD[name] if name == 'search_path' else repr(ODD[name])}")
-    pooler = Pooler(shared_server(), "transaction")
-    opened = open_store(server.url(schema, pooler.port))
-    yield opened
-    opened.close()
-    pooler.close()
-    for name in names:
-        raw(f"ALTER DATABASE postgres RESET {name}")
+    settings = [f"{name} = {ODD[name] if name == 'search_path' else repr(ODD[name])}" for name in names]
+    with database_with(raw, settings), pooler_of(server) as port:
+        with contextlib.closing(open_store(server.url(schema, port))) as opened:
+            yield opened
