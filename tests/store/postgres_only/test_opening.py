@@ -359,6 +359,7 @@ GRANTS = {
     "worker": [
         "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {s}",
         "USAGE ON ALL SEQUENCES IN SCHEMA {s}",
+        "EXECUTE ON ALL FUNCTIONS IN SCHEMA {s}",
     ],
 }
 
@@ -443,6 +444,21 @@ def test_a_worker_works(as_role, store):
     store.refuse_reset()
     with pytest.raises(StoreRefused, match="this role is not allowed to do that"):
         hand.reset()
+
+
+def test_the_rights_are_enough_where_nobody_may_call_functions_by_default(as_role, store, raw):
+    """As after ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC: a claim calls some."""
+    raw("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {s} FROM PUBLIC")
+    as_role("enqueuer").add([spec(), spec(queue="mail"), spec(queue="mail")], T0)
+    hand = as_role("worker")
+    hand.set_limit("mail", 1)
+
+    claims = hand.claim("w1", 1, ("default",), T0) + hand.claim("w1", 1, ("mail",), T0)
+    answer = hand.finish("w1", [completed(claims[1], T0)], 1, ("mail",), T0)
+
+    assert ["job1", "job2"] == [claim.job.id for claim in claims]
+    assert ["job3"] == [claim.job.id for claim in answer.claims]
+    assert ["job2"] == [job.id for job in as_role("reader").jobs(JobFilter(states=("completed",)))]
 
 
 def test_a_worker_may_copy_the_store(as_role, store, raw, tmp_path):
