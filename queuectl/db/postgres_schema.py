@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import psycopg
 
@@ -28,10 +29,13 @@ class PostgresSchema(PostgresLink):
     #: Whether to open a store that a copy was begun into.
     _unfinished = False
 
-    #: The number of the newest migration, as ``_version`` finds it, and the store's id.
+    #: The number of the newest migration, as ``_version`` finds it; the store's id; whether the text of its functions
+    #: names its schema.
     _first_look = """
         SELECT (SELECT max(n) FROM queuectl.schema_version WHERE checksum IS NOT NULL),
-               (SELECT store_id FROM queuectl.store WHERE one)
+               (SELECT store_id FROM queuectl.store WHERE one),
+               (SELECT strpos(prosrc, ' queuectl.queues ') > 0 FROM pg_catalog.pg_proc
+                 WHERE oid = pg_catalog.to_regprocedure('queuectl.enqueue(text, jsonb)'))
         """
 
     def _arrived(self, line: Line, seen: Optional[Tuple[Any, ...]]) -> None:
@@ -43,6 +47,8 @@ class PostgresSchema(PostgresLink):
             raise StoreRefused(f"{self.location} is not a complete queuectl store; it was left untouched.")
         if self.store_id not in ("", store_id):
             raise StoreRefused(f"the store {self.location} was replaced by another one. Run the command again.")
+        if seen[2] is False:
+            self._follow_rename(line)
         self.store_id = store_id
 
     def _look_closer(self, line: Line) -> Tuple[Any, ...]:
@@ -112,9 +118,7 @@ class PostgresSchema(PostgresLink):
         """Apply the migrations that are missing, in one transaction, alone."""
         line.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
-            line.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"queuectl migration {self.schema}",)
-            )
+            self._lock_schema(line)
             have = self._version(line)  # another process may have been first
             if not line.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.schema,)).fetchone():
                 line.execute(f"CREATE SCHEMA {self.schema}")
@@ -138,6 +142,34 @@ class PostgresSchema(PostgresLink):
             self._roll_back(line)
             raise
 
+    def _follow_rename(self, line: Line) -> None:
+        """Make the functions of a renamed schema anew: tables and views follow a new name, the text of functions not.
+
+        They would fail, or work on the store that now has the old name. Who may call them stays as it is.
+        """
+        try:
+            line.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            try:
+                self._lock_schema(line)
+                for migration in migrations("postgres"):
+                    for statement in re.findall(_FUNCTION, migration.sql):
+                        line.execute(self.text(statement.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1)))
+                line.execute("COMMIT")
+            except BaseException:
+                self._roll_back(line)
+                raise
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise StoreRefused(
+                f"the schema of {self.location} was renamed, and this role may not adapt its functions. "
+                "Call one command, such as 'queuectl status', as the role that owns its tables."
+            ) from error
+        except psycopg.Error as error:
+            self._fail(error)
+
+    def _lock_schema(self, line: Line) -> None:
+        """Keep others from changing the schema until the end of the transaction."""
+        line.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"queuectl migration {self.schema}",))
+
     def _fill(self, line: Line) -> None:
         """Put in the rows that a new store begins with."""
         line.execute(
@@ -147,6 +179,9 @@ class PostgresSchema(PostgresLink):
         line.execute(self.text("INSERT INTO queuectl.numbers DEFAULT VALUES"))
         line.execute(self.text("INSERT INTO queuectl.queues (name) VALUES ('default')"))
 
+
+# What makes or changes a function in a migration.
+_FUNCTION = r"(?ms)^(?:CREATE (?:OR REPLACE )?FUNCTION .*?^END \$\$;|ALTER FUNCTION [^;]*;)"
 
 _IS_KEYWORD = "SELECT 1 FROM pg_get_keywords() WHERE word = %s AND catcode <> 'U'"
 
