@@ -117,6 +117,19 @@ def _runs(run: Run, _: PostgresLink) -> List[Problem]:
     return problems
 
 
+def _open_to_all(run: Run, store: PostgresLink) -> List[Problem]:
+    """Notice a store that was restored without its rights: with none noted, everybody may call a function."""
+    if not run(_MAY_ALL_ENQUEUE).fetchone()[0]:
+        return []
+    name = store.text("queuectl.enqueue(text, jsonb)")
+    return [
+        Problem(
+            f"any role that may use the schema {store.schema} may call {name}, and so run commands as the workers",
+            f"Forbid it, as the store's owner: REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC",
+        )
+    ]
+
+
 def _old_transactions(run: Run, _: PostgresLink) -> List[Problem]:
     """Name the oldest open transaction that keeps dead rows, among those that this role may see."""
     row = run(_OLDEST_TRANSACTION, {"long": LONG_S}).fetchone()
@@ -133,7 +146,7 @@ def _old_transactions(run: Run, _: PostgresLink) -> List[Problem]:
 
 
 _LOOKS: List[Callable[[Any, Any], List[Problem]]] = [
-    _schema, _indexes, _counters, _numbers, _runs, _old_transactions,
+    _schema, _indexes, _counters, _numbers, _runs, _open_to_all, _old_transactions,
 ]  # fmt: skip
 
 _SOUND_INDEXES = """
@@ -172,6 +185,10 @@ _UNKNOWN_OWNERS = """
      WHERE worker_id IS NOT NULL
        AND NOT EXISTS (SELECT 1 FROM queuectl.workers AS w WHERE w.id = j.worker_id)
      ORDER BY 1
+    """
+
+_MAY_ALL_ENQUEUE = """
+    SELECT has_function_privilege('public', to_regprocedure('queuectl.enqueue(text, jsonb)'), 'EXECUTE')
     """
 
 _OLDEST_TRANSACTION = """

@@ -202,6 +202,18 @@ def test_a_role_that_may_only_enqueue(server, store, schema, raw):
         raw(f"DROP ROLE {role}")
 
 
+def test_a_store_restored_without_its_rights_is_noticed(store, schema, raw):
+    """As by pg_restore --no-acl: then all who may use the schema, to watch say, may enqueue; the advice helps."""
+    raw("UPDATE pg_proc SET proacl = NULL WHERE oid = '{s}.enqueue(text, jsonb)'::regprocedure")
+
+    (problem,) = store.check()
+
+    assert f"any role that may use the schema {schema} may call {schema}.enqueue(text, jsonb)" in problem.what
+    raw(problem.advice.partition(": ")[2])
+    assert [] == store.check()
+    assert [(False,)] == raw("SELECT has_function_privilege('public', '{s}.enqueue(text, jsonb)', 'EXECUTE')")
+
+
 def test_from_psql(server, store, schema, url):
     """The lines of the documentation, and a worker's run of what they enqueued."""
     psql = shutil.which("psql")
