@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from queuectl import Queue, copying
+from queuectl import Queue, copying, recovery
 from queuectl.db import migrate, open_store, postgres_schema
 from queuectl.db.postgres import parse_url
 from queuectl.errors import MissingExtra, StoreError, StoreRefused, StoreUnavailable
@@ -470,6 +470,24 @@ def test_a_worker_may_copy_the_store(as_role, store, raw, tmp_path):
     copied = copying.copy(as_role("worker"), str(tmp_path / "jobs.db"))
 
     assert (2, 1) == (copied.rows["jobs"], copied.rows["runs"])
+
+
+def test_a_restored_copy_is_made_a_store_of_its_own(store, url, server, schema, raw, open_one):
+    """By what the how-to page says: it has another id, and no worker of the other store is looked for."""
+    page = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "postgres.md"
+    if not page.exists():
+        pytest.skip("no checkout: an installed package has no docs")
+    (advice,) = re.findall(r"^psql copy -c '(.*)'$", page.read_text(encoding="utf-8"), flags=re.M)
+    store.add([spec()], T0)
+    store.claim("w1", 1, (), T0)
+
+    raw(advice.replace("queuectl.", "{s}."))
+
+    copy = open_one(url)
+    assert re.fullmatch("[0-9a-f]{16}", copy.store_id)
+    assert store.store_id != copy.store_id
+    assert [] == copy.workers()
+    assert [("job1", "pending")] == [(each.job_id, each.state) for each in recovery.sweep(copy)]
 
 
 def test_a_forked_child_leaves_its_parent_s_connection_alone(url):
