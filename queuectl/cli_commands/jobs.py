@@ -240,7 +240,10 @@ def print_runs(runs: List[Run], now: float, args: Args) -> None:
 
 
 def print_output(output: bytes, run: Run) -> None:
-    """Print the last lines of a run's output, escaped."""
+    """Print the last lines of a run's output, escaped; of a line that was written over, what is left to see.
+
+    A progress bar may be thousands of such writes in one line, and nobody would find the error behind it.
+    """
     from queuectl.render import escape
 
     lines = tail(output).split("\n") if output else []
@@ -249,7 +252,7 @@ def print_output(output: bytes, run: Run) -> None:
         return
     print(f"\nLast lines of run {run.number} (all of them: queuectl logs {run.job_id}):")
     for line in lines:
-        print("  " + escape(line.rstrip("\r")))
+        print("  " + escape(line.rstrip("\r").rpartition("\r")[2]))
 
 
 def explain(args: Args) -> int:

@@ -75,6 +75,23 @@ def test_runs_and_output_for_people(
     assert tail == [f"  line {number}" for number in range(12, 21)] + ["  \\x1b[31mred\\x1b[0m"]
 
 
+@pytest.mark.posix("its command is written for a POSIX shell")
+def test_of_a_progress_bar_its_last_state_is_shown(
+    cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any], job: Callable[[str], Dict[str, Any]]
+) -> None:
+    """As on a terminal; in JSON and in ``logs`` everything is there."""
+    bar = "for i in 1 50 99; do printf '\\r%d%%' $i; done"
+    add(f"printf 'begun\\r\\n'; {bar}; echo; echo failed; {bar}; printf '\\r'; exit 5", "--max-retries", "0")
+    drain()
+
+    out = cli("show", "job1", code=0).out
+
+    tail = out.partition("Last lines of run 1 (all of them: queuectl logs job1):\n")[2].splitlines()
+    assert tail == ["  begun", "  99%", "  failed", "  99%"]
+    written = "begun\r\n\r1%\r50%\r99%\nfailed\n\r1%\r50%\r99%"
+    assert job("job1")["output_tail"] == written
+
+
 @pytest.mark.posix
 def test_signals_have_their_names(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
     """In the table of runs as in the reason."""
