@@ -60,7 +60,7 @@ def _on_one_screen() -> bool:
 
 
 class _Waiting:
-    """Says, once, what a job waits for that the user can change: no worker serves its queue, or that is paused."""
+    """Says, once, what a job waits for that the user can change: no worker, a paused queue, or both."""
 
     def __init__(self, queue: Queue, silent: bool, say: Callable[[str], None] = note) -> None:
         self._queue = queue
@@ -82,11 +82,15 @@ class _Waiting:
                 self._say(
                     f"no live worker serves queue {job.queue}, so {job.id} is waiting. Start one: queuectl worker start"
                 )
+                self._tell_pause(job)  # who starts one must not find that nothing happens
             else:
                 self._next_look_mono = time.monotonic() + ALONE_S
             self._alone = True
             return
         self._alone = False
+        self._tell_pause(job)
+
+    def _tell_pause(self, job: Job) -> None:
         if any(info.name == job.queue and info.paused for info in self._queue.queues()):
             self.told = True
             resume = f"queuectl queue resume {job.queue}"

@@ -112,6 +112,24 @@ def test_without_a_worker_it_says_so_and_waits(
     assert (result.out, result.code) == ("hi\n", 0)
 
 
+def test_without_a_worker_a_paused_queue_is_told_of_too(
+    background: Callable[..., Any], cli: Callable[..., Any], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """Else somebody starts a worker, as told, and nothing happens."""
+    cli("queue", "pause", "default", code=0)
+    waiting = background("run", "--", "echo", "hi")
+    eventually(lambda: waiting.err.count("\n") == 2)
+    assert waiting.err == (
+        "queuectl: no live worker serves queue default, so job1 is waiting. Start one: queuectl worker start\n"
+        "queuectl: queue default is paused, so job1 is waiting. Resume it: queuectl queue resume default\n"
+    )
+    cli("queue", "resume", "default", code=0)
+    with worker():
+        result = waiting.wait()
+
+    assert (result.out, result.code, result.err.count("\n")) == ("hi\n", 0, 2)
+
+
 def test_a_worker_that_died_a_moment_ago_is_given_time_to_come_back(
     home: Any, add: Callable[..., str], eventually: Callable[..., Any]
 ) -> None:
