@@ -27,6 +27,8 @@ SIGNALLED = 128  # plus the signal's number, as shells say it
 # How often ``run`` looks for its job's next run, and for workers, while it has nothing to show.
 LOOK_S = 0.02
 WORKERS_LOOK_S = 2.0
+# The states of a job that waits for a worker; also for its retry.
+WAITING = ("pending", "failed")
 # Of so many jobs ``wait`` says what they wait for; the others are like them.
 MOST_LOOKED_AT = 100
 # A queue without a worker for this long has none: one that died has another in its place by then.
@@ -71,11 +73,13 @@ class _Waiting:
 
     def look(self, job: Job) -> None:
         """Look, if it is time to, and tell."""
-        if self.told or job.state != "pending" or time.monotonic() < self._next_look_mono:
+        if self.told or job.state not in WAITING or time.monotonic() < self._next_look_mono:
             return
         from queuectl.explain import serving
 
         self._next_look_mono = time.monotonic() + WORKERS_LOOK_S
+        if job.state == "failed" and job.run_at > self._queue.now():
+            return  # it is its retry's time that it waits for
         if not serving(self._queue.workers(), job.queue):
             if self._alone:
                 self.told = True
@@ -305,7 +309,7 @@ def _teller(queue: Queue, job_ids: Sequence[str], silent: bool) -> Callable[[], 
         try:
             now = queue.now()
             states = queue.store.states(list(job_ids))
-            for job_id in [job_id for job_id in job_ids if states.get(job_id) == "pending"][:MOST_LOOKED_AT]:
+            for job_id in [job_id for job_id in job_ids if states.get(job_id) in WAITING][:MOST_LOOKED_AT]:
                 job = queue.get(job_id)
                 if job.run_at <= now:
                     waiting.setdefault(job.queue, _Waiting(queue, False)).look(job)

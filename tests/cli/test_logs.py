@@ -100,6 +100,28 @@ def test_following_what_nobody_runs(
     assert ("", said, 0) == follower.wait()
 
 
+def test_following_what_nobody_retries(
+    cli: Callable[..., Any],
+    add: Callable[..., str],
+    worker: Callable[..., Any],
+    background: Callable[..., Any],
+    eventually: Callable[..., Any],
+) -> None:
+    """A job whose retry is due waits for a worker, too; one whose retry is not due waits for its time."""
+    add("exit 3", "--backoff-base", "3600")
+    with worker() as group:
+        eventually(lambda: "retry 1 of 3" in group.out)
+    followers = [background("logs", "-f", "job1"), background("wait", "job1")]
+    eventually(lambda: "retry 1 of 3 in" in followers[0].err)
+    cli("edit", "job1", "delay=0", code=0)
+    said = "queuectl: no live worker serves queue default, so job1 is waiting. Start one: queuectl worker start\n"
+    eventually(lambda: all(follower.err.endswith(said) for follower in followers))
+    cli("cancel", "job1", code=0)
+
+    assert followers[0].wait().err.count("\n") == 2
+    assert followers[1].wait().err == said
+
+
 def test_following_what_is_over(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
     """Prints it and ends; also a job that was cancelled before it ran."""
     add("echo done")
