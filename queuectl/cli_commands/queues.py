@@ -78,6 +78,8 @@ def limit(args: Args) -> int:
         raise QueuectlError(
             f"a queue's limit must be a whole number from 1 to {2**31 - 1}, or none, not {args.most[:40]!r}."
         )
+    if text.strip("0") == "":
+        raise QueuectlError("a queue's limit must be at least 1. To let none of its jobs run: queuectl queue pause Q")
     most = None if text == "none" else int(text)
     with Queue(args.db) as queue:
         queue.limit(args.queue_name, most)

@@ -55,6 +55,13 @@ def test_a_paused_queue_waits(
     assert ["pending", "completed"] == [found["state"] for found in jobs()]
 
 
+def test_a_limit_of_none_at_all_is_a_pause(cli: Callable[..., Any]) -> None:
+    """Other tools take 0 for it; here it is told how to."""
+    said = "queuectl: a queue's limit must be at least 1. To let none of its jobs run: queuectl queue pause Q\n"
+
+    assert ("", said, 1) == cli("queue", "limit", "mail", "0")
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
