@@ -213,9 +213,25 @@ def _unknown_option(token: str, known: Sequence[str], where: str, hint: str = ""
         field = name.lstrip("-").replace("-", "_")
         if field in FIELDS:
             hint = f"edit takes FIELD=VALUE: queuectl edit job1 {field}=VALUE."
-    if where == "wait" and name in ("--state", "--queue", "--tag"):
-        hint = f"wait takes ids, which 'queuectl list {name} {name[2].upper()} -q' prints."
+    hint = _way_instead(where, name, known) or hint
     return UsageError(f"unknown option {name}. {hint or f'See the options: queuectl help{topic}'}")
+
+
+def _way_instead(where: str, name: str, known: Sequence[str]) -> str:
+    """Return how what the option *name* means elsewhere is done here; empty: no way is known."""
+    from queuectl.cli_commands.suggest import STATES as ELSEWHERE
+    from queuectl.job import STATES
+
+    if where == "wait" and name in ("--state", "--queue", "--tag"):
+        return f"wait takes ids, which 'queuectl list {name} {name[2].upper()} -q' prints."
+    if where == "dlq retry" and name in ("--queue", "--tag"):
+        return f"To retry some of the dead jobs: queuectl retry --state dead {name} {name[2].upper()}"
+    if where == "logs" and name in ("--tail", "--lines", "-n"):
+        return "logs prints all lines. The last ones: queuectl show ID"
+    state = name[2:]
+    if "--state" in known and (state in STATES or state in ELSEWHERE):
+        return f"Did you mean --state {ELSEWHERE.get(state, state)}?"
+    return ""
 
 
 def unknown_command(word: str, noun: str = "") -> UsageError:

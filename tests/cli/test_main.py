@@ -129,6 +129,15 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
         (["list", "--format", "json"], "unknown option --format. Did you mean --json?"),
         (["edit", "job1", "--priority", "5"], "unknown option --priority. edit takes FIELD=VALUE: queuectl edit job1 "),
         (["wait", "--tag=a"], "unknown option --tag. wait takes ids, which 'queuectl list --tag T -q' prints."),
+        (["list", "--failed"], "unknown option --failed. Did you mean --state failed?"),
+        (["list", "--done", "--limit", "3"], "unknown option --done. Did you mean --state completed?"),
+        (["retry", "--failed"], "unknown option --failed. Did you mean --state failed?"),
+        (
+            ["dlq", "retry", "--all", "--tag", "nightly"],
+            "unknown option --tag. To retry some of the dead jobs: queuectl retry --state dead --tag T",
+        ),
+        (["logs", "--tail", "5"], "unknown option --tail. logs prints all lines. The last ones: queuectl show ID"),
+        (["logs", "-n", "5", "job1"], "unknown option -n. logs prints all lines. The last ones: queuectl show ID"),
         (["config", "set", "lease=5"], "config set needs V: queuectl config set lease 5"),
         (
             ["list", "--state", "dead,failed"],
