@@ -20,7 +20,22 @@ def set_one(args: Args) -> int:
     config.check(args.key, args.value)  # before a store is made for it
     with Queue(args.db) as queue:
         queue.set_setting(args.key, args.value)
+        if not args.quiet:
+            _tell_unit(args.key, args.value)
         return _told(queue, args)
+
+
+def _tell_unit(key: str, value: str) -> None:
+    """Say of a number without a unit how soon the workers will delete jobs: somebody may have meant days."""
+    from queuectl.clock import format_duration, parse_duration
+    from queuectl.render import note
+
+    setting = config.find(key)
+    if setting.key.startswith("keep_") and value.strip()[-1:].isdigit():
+        note(
+            f"{setting.key} is {format_duration(parse_duration(value))}, as a number without a unit is seconds: "
+            f"{setting.meaning}. Days are written 7d."
+        )
 
 
 def unset_one(args: Args) -> int:

@@ -69,6 +69,19 @@ def test_what_is_refused(cli: Callable[..., Any], words: Any, code: int, message
     assert "3\n" == cli("config", "get", "max_retries").out
 
 
+def test_a_number_without_a_unit_may_have_been_meant_as_days(cli: Callable[..., Any]) -> None:
+    """Where jobs are deleted by it, it is told what it means, before the workers have done it."""
+    result = cli("config", "set", "keep-dead", "7", code=0)
+
+    assert result.out == "OK\n"
+    assert result.err == (
+        "queuectl: keep_dead is 7 s, as a number without a unit is seconds: workers delete dead jobs this long after "
+        "they died. Days are written 7d.\n"
+    )
+    for words in (["keep_dead", "7d"], ["keep_dead", "none"], ["-q", "keep_dead", "7"], ["kill_grace", "7"]):
+        assert cli("config", "set", *words, code=0).err == ""
+
+
 def test_list(cli: Callable[..., Any]) -> None:
     """A table with default and meaning, wherever it goes."""
     cli("config", "set", "kill_grace", "10", code=0)
