@@ -205,7 +205,7 @@ def _unknown_option(token: str, known: Sequence[str], where: str, hint: str = ""
     name = token.partition("=")[0]
     name = name if len(name) <= 40 else name[:40] + "..."
     elsewhere = {word: option for word, meant in OPTIONS.items() for option in meant[::-1] if option in known}
-    hint = hint or did_you_mean(name.replace("_", "-"), known, "", elsewhere)
+    hint = hint or _way_instead(where, name, known) or did_you_mean(name.replace("_", "-"), known, "", elsewhere)
     topic = "" if where == "queuectl" else " " + where
     if where == "edit" and not hint:
         from queuectl.jobspec import FIELDS
@@ -213,7 +213,6 @@ def _unknown_option(token: str, known: Sequence[str], where: str, hint: str = ""
         field = name.lstrip("-").replace("-", "_")
         if field in FIELDS:
             hint = f"edit takes FIELD=VALUE: queuectl edit job1 {field}=VALUE."
-    hint = _way_instead(where, name, known) or hint
     return UsageError(f"unknown option {name}. {hint or f'See the options: queuectl help{topic}'}")
 
 
@@ -228,6 +227,9 @@ def _way_instead(where: str, name: str, known: Sequence[str]) -> str:
         return f"To retry some of the dead jobs: queuectl retry --state dead {name} {name[2].upper()}"
     if where == "logs" and name in ("--tail", "--lines", "-n"):
         return "logs prints all lines. The last ones: queuectl show ID"
+    if "--delay" in known and name in ("--after", "--depends-on", "--depends", "--dependency"):
+        told = "A job waits for a time (--delay, --at), not for another job."
+        return f"{told} Put both into one: queuectl {where} --command 'first && second'"
     state = name[2:]
     if "--state" in known and (state in STATES or state in ELSEWHERE):
         return f"Did you mean --state {ELSEWHERE.get(state, state)}?"

@@ -35,7 +35,7 @@ OPTIONS = {
     "--cmd": ("--command",), "--shell": ("--command",), "--name": ("--id",), "--retries": ("--max-retries",),
     "--tries": ("--max-retries",), "--attempts": ("--max-retries",), "--max-attempts": ("--max-retries",),
     "--dir": ("--cwd",), "--workdir": ("--cwd",), "--chdir": ("--cwd",), "-C": ("--cwd",), "-e": ("--env",),
-    "--environment": ("--env",), "--after": ("--delay",), "--when": ("--at",), "--label": ("--tag",),
+    "--environment": ("--env",), "--when": ("--at",), "--label": ("--tag",),
     "--workers": ("--count",), "--jobs": ("--count",), "--procs": ("--count",), "--parallel": ("--count",),
     "-j": ("--count",), "-P": ("--count",), "--background": ("--daemon",), "--detach": ("--daemon",),
     "-d": ("--daemon",), "--once": ("--drain",), "--burst": ("--drain",), "--force": ("--yes", "--now"),

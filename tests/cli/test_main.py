@@ -129,6 +129,12 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
         (["list", "--format", "json"], "unknown option --format. Did you mean --json?"),
         (["edit", "job1", "--priority", "5"], "unknown option --priority. edit takes FIELD=VALUE: queuectl edit job1 "),
         (["wait", "--tag=a"], "unknown option --tag. wait takes ids, which 'queuectl list --tag T -q' prints."),
+        (
+            ["enqueue", "--after", "3", "--", "true"],
+            "unknown option --after. A job waits for a time (--delay, --at), not for another job. Put both into one: ",
+        ),
+        (["run", "--depends-on=job1", "--", "true"], "not for another job. Put both into one: queuectl run --command"),
+        (["enqueue", "prog", "--after", "x"], "Put a command's words after --: queuectl enqueue -- ..."),
         (["list", "--failed"], "unknown option --failed. Did you mean --state failed?"),
         (["list", "--done", "--limit", "3"], "unknown option --done. Did you mean --state completed?"),
         (["retry", "--failed"], "unknown option --failed. Did you mean --state failed?"),
