@@ -172,6 +172,8 @@ def _place(command: Command, plain: List[str], values: Dict[str, Any]) -> None:
             state = left[0].lower()
             if state in STATES or state in ELSEWHERE:
                 hint = f" Did you mean --state {ELSEWHERE.get(state, state)}?"
+        if left[0].isdigit() and any(option.long == "--count" for option in command.options):
+            hint = f" Did you mean --count {shown}?"
         raise UsageError(f"unexpected argument {shown!r}: {command.name} takes {wants}.{hint}")
 
 
