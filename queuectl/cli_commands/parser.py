@@ -174,6 +174,8 @@ def _place(command: Command, plain: List[str], values: Dict[str, Any]) -> None:
                 hint = f" Did you mean --state {ELSEWHERE.get(state, state)}?"
         if left[0].isdigit() and any(option.long == "--count" for option in command.options):
             hint = f" Did you mean --count {shown}?"
+        if command.name == "copy":
+            hint = " The target stands after --to: queuectl copy --to PATH|URL"
         raise UsageError(f"unexpected argument {shown!r}: {command.name} takes {wants}.{hint}")
 
 

@@ -123,6 +123,7 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
         (["run", "--file", "x"], "unknown option --file. See the options: queuectl help run"),
         (["retry", "--all"], "unknown option --all. See the options: queuectl help retry"),
         (["queue", "delete", "mail"], "unknown command queue 'delete'. There are list, pause, resume, limit."),
+        (["copy", "new.db"], "copy takes no arguments. The target stands after --to: queuectl copy --to PATH|URL"),
         (["worker", "start", "3"], "unexpected argument '3': worker start takes no arguments. Did you mean --count 3?"),
         (["worker", "start", "-n", "3"], "unknown option -n. Did you mean --count?"),
         (["worker", "start", "-d"], "unknown option -d. Did you mean --daemon?"),
