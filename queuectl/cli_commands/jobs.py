@@ -296,7 +296,11 @@ COMMANDS = (
         show,
         positionals=[JOB],
         examples=[("queuectl show job1", ""), ("queuectl show job1 --json", "for scripts, with its runs")],
-        details="Shows its fields, its runs (start, duration, exit code, memory, CPU, worker) and its last output.",
+        details=(
+            "Shows its fields, its runs (start, duration, exit code, memory, CPU, worker) and its last output. Of a\n"
+            "line that was written over, such as a progress bar, only its last state is shown; 'queuectl logs' has\n"
+            "all of it."
+        ),
     ),
     Command(
         "explain",
