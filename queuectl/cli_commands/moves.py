@@ -120,6 +120,11 @@ def retry(args: Args) -> int:
     for state in args.state:
         if state not in RETRIABLE:
             raise UsageError(f"retry takes jobs that have ended or failed ({', '.join(RETRIABLE)}), not {state} ones.")
+    if chosen and not args.state:  # a queue's or a tag's completed jobs would all run once more
+        raise UsageError(
+            "retry by filter needs the states, or completed jobs would run again, too. "
+            "Such as --state dead, or --state dead --state failed."
+        )
     with Queue(args.db, create=args.may_make_store) as queue:
         if chosen:
             with counting(args, "retried") as tell:
@@ -238,10 +243,10 @@ COMMANDS = (
         retry,
         positionals=[Positional("ids", "ID", "the jobs' ids; if one cannot be retried, none is", 0, None, "retriable")],
         options=FILTERS,
-        usage=USAGE,
+        usage="ID ... | --state S ... [--queue Q ...] [--tag T ...]",
         examples=[
             ("queuectl retry job1", ""),
-            ("queuectl retry --state dead --queue mail", "all that match and have ended or failed"),
+            ("queuectl retry --state dead --queue mail", "all dead jobs of a queue"),
         ],
         details="Starts jobs over: pending, due now, attempts, failures and losses back to 0. Past runs are kept.",
     ),

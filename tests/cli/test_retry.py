@@ -62,10 +62,26 @@ def test_by_filter(cli: Callable[..., Any], add: Callable[..., str], jobs: Calla
     add("true")
     cli("cancel", "job1", "job2", "job3", code=0)
 
-    assert ("Retried 1 job\n", "", 0) == cli("retry", "--queue", "mail")
+    assert ("Retried 1 job\n", "", 0) == cli("retry", "--state", "cancelled", "--queue", "mail")
     assert ("No jobs to retry.\n", "", 0) == cli("retry", "--state", "dead")
     assert {"retried": 2} == json.loads(cli("retry", "--json", "--state", "cancelled").out)
     assert {"pending"} == {found["state"] for found in jobs()}
+
+
+@pytest.mark.parametrize("words", [["--queue", "mail"], ["--tag", "a"]], ids=" ".join)
+def test_completed_jobs_run_again_only_if_their_state_is_named(
+    cli: Callable[..., Any], add: Callable[..., str], jobs: Callable[..., List[Any]], words: List[str]
+) -> None:
+    """Whoever tries again what failed, of all that has a tag, does not want the rest of it to be done twice."""
+    add("true", "--queue", "mail", "--tag", "a")
+    cli("worker", "start", "--drain", code=0)
+
+    refused = cli("retry", *words)
+
+    assert ("", 2) == (refused.out, refused.code)
+    assert "retry by filter needs the states, or completed jobs would run again, too. Such as" in refused.err
+    assert "completed" == jobs()[0]["state"]
+    assert ("Retried 1 job\n", "", 0) == cli("retry", "--state", "completed", *words)
 
 
 @pytest.mark.parametrize(
