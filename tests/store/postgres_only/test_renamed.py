@@ -81,6 +81,18 @@ def test_functions_are_those_of_a_store_made_under_that_name(renamed, url, serve
         raw(f"DROP ROLE {role}")
 
 
+def test_the_functions_of_a_store_that_keeps_its_name_are_left_alone(url, raw, open_one, schema):
+    """Making them anew takes a lock for which all workers wait, and not every role may."""
+    written = "SELECT oid, xmin FROM pg_proc WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)"
+    open_one(url)
+    before = raw(written, schema)
+
+    open_one(url)
+
+    assert before == raw(written, schema)
+    assert len(before) > 3
+
+
 def test_a_role_that_may_not_adapt_the_functions_says_who_has_to(renamed, server, raw, open_one, schema):
     """It changes nothing; once the owner was there, it goes on."""
     role = f"{schema}_reader"
