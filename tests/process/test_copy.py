@@ -28,8 +28,8 @@ pytestmark = pytest.mark.posix
 
 Cli = Callable[..., Result]
 #: Many enough for several blocks: 500, 2,000 and the rest of the jobs, 500 and the rest of the runs.
-MANY = 5_000
-RUN = 1_500
+MANY = 3_000
+RUN = 1_000
 ODD = "printf 'tab\\there \\\\ back\\n'; echo 'é 🐍 \\N \\.'; printf '\\000\\377\\012raw'"
 
 
@@ -139,7 +139,7 @@ def test_killed_on_the_way_and_run_again(places: Tuple[str, str], cli: Cli, at: 
         assert "is an unfinished copy of another store. Run the same 'queuectl copy' again" in other.err
         with Queue(source) as queue:  # it lives on meanwhile
             assert f"job{MANY + 1}" == queue.enqueue("echo late").id
-            queue.cancel("job4000")
+            queue.cancel("job2900")
             queue.prune(_states("completed")._replace(queues=("default",)))
         again = cli("--db", source, "copy", "--to", target, "--json", timeout=60, code=0)
         told = json.loads(again.out)

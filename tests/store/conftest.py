@@ -12,7 +12,7 @@ from tests.store.engines import ENGINES
 @pytest.fixture(params=sorted(ENGINES))
 def location(request, tmp_path):
     """Where one fresh, empty store is."""
-    with ENGINES[request.param](tmp_path) as where:
+    with ENGINES[request.param](tmp_path, made="empty" in request.fixturenames) as where:
         yield where
 
 

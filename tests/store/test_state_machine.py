@@ -61,7 +61,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.mkdtemp(prefix="q")
         self.stack = ExitStack()
-        location = self.stack.enter_context(ENGINES[engine](Path(self.folder)))
+        location = self.stack.enter_context(ENGINES[engine](Path(self.folder), made=True))
         self.connections = [open_store(location), open_store(location)]
         self.model = Model()
         self.now = T0
