@@ -63,7 +63,10 @@ def add_within(store: PostgresAdd, connection: Any, specs: Sequence[JobSpec]) ->
     run = _Within(store, connection)
     begins = not connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE
     try:
-        return _add(store, connection, run, specs)
+        # In autocommit each statement would be a transaction of its own. A block inside another is a savepoint: the
+        # caller may go on after an error, and commit.
+        with nullcontext() if begins else connection.transaction():
+            return _add(store, run, specs)
     except BaseException as error:
         if begins:  # its caller does not know of the transaction, and all other enqueuers would wait for its lock
             with suppress(psycopg.Error):
@@ -73,24 +76,21 @@ def add_within(store: PostgresAdd, connection: Any, specs: Sequence[JobSpec]) ->
         raise
 
 
-def _add(store: PostgresAdd, connection: Any, run: Any, specs: Sequence[JobSpec]) -> List[Job]:
-    """Add the jobs in the transaction of *connection*, or in one of their own if it is in autocommit mode."""
+def _add(store: PostgresAdd, run: Any, specs: Sequence[JobSpec]) -> List[Job]:
     from queuectl.job import Job
 
-    # In autocommit each statement would be a transaction of its own; a block inside another is a savepoint.
-    with connection.transaction() if connection.autocommit else nullcontext():
-        found = run(_STORE_AND_DIGITS).fetchone()
-        if found is None or found[0] != store.store_id:
-            raise StoreRefused(f"the given connection is not one to the store {store.location}.")
-        digits = found[1]
-        if digits < 1:  # times would come rounded
-            run(_SET_DIGITS, ("1",))
-        ids = store._batch(run, specs, int.from_bytes(os.urandom(8), "big") >> 1)
-        rows = run(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = ANY(%s::text[]) ORDER BY seq", (ids,))
-        jobs = [Job._make(row) for row in rows]
-        if digits < 1:
-            run(_SET_DIGITS, (str(digits),))
-        return jobs
+    found = run(_STORE_AND_DIGITS).fetchone()
+    if found is None or found[0] != store.store_id:
+        raise StoreRefused(f"the given connection is not one to the store {store.location}.")
+    digits = found[1]
+    if digits < 1:  # times would come rounded
+        run(_SET_DIGITS, ("1",))
+    ids = store._batch(run, specs, int.from_bytes(os.urandom(8), "big") >> 1)
+    rows = run(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = ANY(%s::text[]) ORDER BY seq", (ids,))
+    jobs = [Job._make(row) for row in rows]
+    if digits < 1:
+        run(_SET_DIGITS, (str(digits),))
+    return jobs
 
 
 _STORE_AND_DIGITS = "SELECT store_id, current_setting('extra_float_digits')::int FROM queuectl.store WHERE one"

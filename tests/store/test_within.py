@@ -201,11 +201,9 @@ class Limit(BaseException):
     """What a signal's handler raises when a call takes too long."""
 
 
-@pytest.mark.parametrize("name", ["_new_rows", "job_row", "to_json"])
+@pytest.mark.parametrize("name", ["to_json", "_make"])
 def test_an_interrupted_enqueue_leaves_nothing_in_the_transaction(queue, location, name):
-    """The caller may go on and commit: neither half a job nor a number without one comes of it."""
-    if "://" in location:
-        pytest.skip("there the functions have other names")
+    """Before its row is written, and after: the caller may go on and commit, and no half of a job comes of it."""
 
     def watch(frame, what, _argument):
         if what == "call" and frame.f_code.co_name == name:
@@ -222,7 +220,7 @@ def test_an_interrupted_enqueue_leaves_nothing_in_the_transaction(queue, locatio
         finally:
             sys.setprofile(None)
         line.commit()
-        assert [(1,)] == [tuple(row) for row in line.execute("SELECT n FROM mine")]
+        assert [{"n": 1}] == [dict(row) for row in line.execute("SELECT n FROM mine")]
 
     assert [] == list(queue.jobs())
     assert "job1" == queue.enqueue("true").id
