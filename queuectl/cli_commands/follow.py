@@ -27,8 +27,6 @@ SIGNALLED = 128  # plus the signal's number, as shells say it
 # How often ``run`` looks for its job's next run, and for workers, while it has nothing to show.
 LOOK_S = 0.02
 WORKERS_LOOK_S = 2.0
-# The states of a job that waits for a worker; also for its retry.
-WAITING = ("pending", "failed")
 # Of so many jobs ``wait`` says what they wait for; the others are like them.
 MOST_LOOKED_AT = 100
 # A queue without a worker for this long has none: one that died has another in its place by then.
@@ -73,6 +71,8 @@ class _Waiting:
 
     def look(self, job: Job) -> None:
         """Look, if it is time to, and tell."""
+        from queuectl.job import WAITING
+
         if self.told or job.state not in WAITING or time.monotonic() < self._next_look_mono:
             return
         from queuectl.explain import serving
@@ -298,6 +298,8 @@ def wait(args: Args) -> int:
 
 def _teller(queue: Queue, job_ids: Sequence[str], silent: bool) -> Callable[[], None]:
     """Return a function to call now and then: it says which queues of these jobs no worker serves, or are paused."""
+    from queuectl.job import WAITING
+
     waiting: Dict[str, _Waiting] = {}
     next_look_mono = 0.0
 

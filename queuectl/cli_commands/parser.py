@@ -166,12 +166,8 @@ def _place(command: Command, plain: List[str], values: Dict[str, Any]) -> None:
         hint = f" {AFTER_DASHES.format(command.name)}" if command.words else ""
         shown = left[0] if len(left[0]) <= 40 else left[0][:40] + "..."
         if any(option.long == "--state" for option in command.options):
-            from queuectl.cli_commands.suggest import STATES as ELSEWHERE
-            from queuectl.job import STATES
-
-            state = left[0].lower()
-            if state in STATES or state in ELSEWHERE:
-                hint = f" Did you mean --state {ELSEWHERE.get(state, state)}?"
+            meant = _state_meant(left[0])
+            hint = f" {meant}" if meant else hint
         if left[0].isdigit() and any(option.long == "--count" for option in command.options):
             hint = f" Did you mean --count {shown}?"
         if command.name == "copy":
@@ -222,9 +218,6 @@ def _unknown_option(token: str, known: Sequence[str], where: str, hint: str = ""
 
 def _way_instead(where: str, name: str, known: Sequence[str]) -> str:
     """Return how what the option *name* means elsewhere is done here; empty: no way is known."""
-    from queuectl.cli_commands.suggest import STATES as ELSEWHERE
-    from queuectl.job import STATES
-
     if where == "wait" and name in ("--state", "--queue", "--tag"):
         return f"wait takes ids, which 'queuectl list {name} {name[2].upper()} -q' prints."
     if where == "dlq retry" and name in ("--queue", "--tag"):
@@ -234,10 +227,16 @@ def _way_instead(where: str, name: str, known: Sequence[str]) -> str:
     if "--delay" in known and name in ("--after", "--depends-on", "--depends", "--dependency"):
         told = "A job waits for a time (--delay, --at), not for another job."
         return f"{told} Put both into one: queuectl {where} --command 'first && second'"
-    state = name[2:]
-    if "--state" in known and (state in STATES or state in ELSEWHERE):
-        return f"Did you mean --state {ELSEWHERE.get(state, state)}?"
-    return ""
+    return _state_meant(name[2:]) if "--state" in known else ""
+
+
+def _state_meant(word: str) -> str:
+    """Return the option that a *word* stands for which names a state, here or elsewhere; empty: it names none."""
+    from queuectl.cli_commands.suggest import STATES as ELSEWHERE
+    from queuectl.job import STATES
+
+    state = ELSEWHERE.get(word.lower(), word.lower())
+    return f"Did you mean --state {state}?" if state in STATES else ""
 
 
 def unknown_command(word: str, noun: str = "") -> UsageError:
