@@ -114,13 +114,14 @@ class Ends:
         try:
             ahead.give_back(worker_id)
         except StoreUnavailable:
-            self._is_away()
+            self.found_away()
             raise
         self._away_mono = None
         self._take_back()
         return []
 
-    def _is_away(self) -> None:
+    def found_away(self) -> None:
+        """Note that the store is unavailable, so that a worker which is to stop at once does not wait for ever."""
         if self._away_mono is None:
             self._away_mono = time.monotonic()
 
@@ -158,7 +159,7 @@ class Ends:
             finished = self._store.finish(worker_id, self.due, free, queues, outputs=self._flow.pending, ahead=wanted)
         except StoreUnavailable:
             self.ahead.unanswered()
-            self._is_away()
+            self.found_away()
             raise
         self._away_mono = None
         for place, (ended, accepted) in enumerate(zip(self.due, finished.accepted)):

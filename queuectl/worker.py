@@ -360,6 +360,7 @@ class WorkerProcess:
             self._store.tidy()
         except StoreUnavailable as error:
             self._look_mono = 0.0  # the commit was noticed but not read: read it at the next tick regardless
+            self._ends.found_away()  # a renewal that fails may keep the loop from trying to record the ends
             self._trouble(str(error))
             return
         if self._reactor.orphaned and now_mono >= self._sweep_mono:

@@ -177,8 +177,13 @@ def test_a_signal_at_any_moment_of_the_start_ends_the_group_in_order(scene: Scen
 
 @pytest.mark.slow
 @pytest.mark.limit(150)
-def test_a_worker_told_twice_gives_up_on_a_lock(scene: Scene) -> None:
-    """Somebody holds the store's lock and never lets go: the end is noted, and the next worker tells it."""
+@pytest.mark.parametrize("lease", ["2", "3600"])
+def test_a_worker_told_twice_gives_up_on_a_lock(scene: Scene, lease: str) -> None:
+    """Somebody holds the store's lock and never lets go: the end is noted, and the next worker tells it.
+
+    With a short lease, it is the renewal that meets the lock, again and again.
+    """
+    scene.queue.set_setting("lease", lease)
     job_id = scene.queue.enqueue(scene.journal.command(HELD)).id
     group = scene.start()
     scene.noted("start")
