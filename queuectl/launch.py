@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,10 +18,24 @@ from queuectl.runner import RUN_VARIABLES, WORKER, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import IO, Any, Callable, Dict, List, Optional, Protocol, Sequence
 
     from queuectl.db.base import Store
     from queuectl.job import Worker
+
+    class Process(Protocol):
+        """A worker's process to its supervisor: what a ``subprocess.Popen`` and a ``Spare`` have in common."""
+
+        @property
+        def pid(self) -> int: ...
+        @property
+        def stdin(self) -> Optional[IO[bytes]]: ...
+        def poll(self) -> Optional[int]: ...
+        def wait(self) -> Optional[int]: ...
+        def send_signal(self, number: int, /) -> None: ...
+
+    Start = Callable[[Optional[str], Sequence[str]], Process]  # such as ``start_worker``
+
 
 # How long ``--daemon`` waits until all workers have registered.
 START_S = 30.0
@@ -65,6 +80,24 @@ def environment(location: Optional[str]) -> Dict[str, str]:
 def worker_environment(location: Optional[str]) -> Dict[str, str]:
     """Return the environment for one worker, which includes the origin: what the worker's id begins with."""
     return {**environment(location), WORKER: identity.new_origin()}
+
+
+def start_worker(location: Optional[str], words: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start the worker that *words* describe (see ``worker_main``) by exec, with a pipe as its standard input."""
+    command = [*python_command(), "worker", "run", *words]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env=worker_environment(location), bufsize=0)
+
+
+def send(worker: Process, number: int) -> None:
+    """Send a signal to a worker; on Windows, which has no signals, write the number to the lifeline."""
+    if sys.platform != "win32":
+        worker.send_signal(number)
+        worker.send_signal(signal.SIGCONT)  # a paused worker must act on the signal too
+    elif worker.stdin is not None:
+        try:
+            worker.stdin.write(bytes([number]))
+        except OSError:
+            pass  # the worker has ended
 
 
 class Started(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -17,7 +16,7 @@ from queuectl.draining import refuse_within
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 from queuectl.execution import signal_name
 from queuectl.job import GRACEFUL, NOW, Worker
-from queuectl.launch import python_command, start_daemon, worker_environment
+from queuectl.launch import send, start_daemon, start_worker
 from queuectl.membership import hurry_at, is_time
 from queuectl.notify import Notifier
 from queuectl.pidfile import PidFile
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Sequence
 
     from queuectl.db.base import Store
-    from queuectl.launch import Started
+    from queuectl.launch import Process, Start, Started
 
 # Well below the 5 s within which the death of any worker of this host must be noticed.
 SWEEP_S = 2.0
@@ -51,7 +50,7 @@ class Slot:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.process: Optional[subprocess.Popen[bytes]] = None
+        self.process: Optional[Process] = None
         self.born_mono = 0.0
         self.restart_mono: Optional[float] = 0.0  # when to start the worker, by the monotonic clock; None: never again
         self.delay_s = 0.0
@@ -60,8 +59,9 @@ class Slot:
 class Supervisor:
     """The process that looks after one group of workers on this machine."""
 
-    def __init__(self, store: Store, options: Dict[str, Any]) -> None:
+    def __init__(self, store: Store, options: Dict[str, Any], start: Start) -> None:
         self._store = store
+        self._start = start
         self._options = options
         self._id: str = options["group_id"]
         self._slots = [Slot(number) for number in _numbers(store, options)]
@@ -144,8 +144,8 @@ class Supervisor:
         slot.restart_mono = now_mono + slot.delay_s
         self._console.line(events.not_started(slot.number, _reason(error), clock.format_duration(slot.delay_s)))
 
-    def _start_worker(self, number: int) -> subprocess.Popen[bytes]:
-        """Start a worker by exec, so that it inherits no database connection of this process.
+    def _start_worker(self, number: int) -> Process:
+        """Start a worker, which must inherit no connection of this process.
 
         The worker's standard input is its lifeline, a pipe whose other end only this process holds. End of
         file on it tells the worker that the supervisor is gone, however that happened.
@@ -153,21 +153,17 @@ class Supervisor:
         options = self._options
         log = _log_path(f"worker-{number}") if options["daemon"] else ""
         given = [str(number), self._id, str(options["concurrency"]), "drain" if options["drain"] else "", log]
-        return subprocess.Popen(
-            [*python_command(), "worker", "run", *given, *options["queues"]],
-            stdin=subprocess.PIPE,
-            env=worker_environment(options["location"]),
-            bufsize=0,
-        )
+        given += options["queues"]
+        return self._start(options["location"], given)
 
     def _collect(self, now_mono: float) -> None:
         """Notice workers that have ended, and plan the restart of those that died."""
         if os.getpid() == 1:
             identity.reap_orphans([slot.process.pid for slot in self._slots if slot.process is not None])
         for slot in self._slots:
-            if slot.process is None or slot.process.poll() is None:
+            code = None if slot.process is None else slot.process.poll()
+            if slot.process is None or code is None:
                 continue
-            code = slot.process.returncode
             if slot.process.stdin is not None:
                 slot.process.stdin.close()
             slot.process = None
@@ -182,7 +178,7 @@ class Supervisor:
     def _signal_all(self, number: int) -> None:
         for slot in self._slots:
             if slot.process is not None:
-                _send(slot.process, number)
+                send(slot.process, number)
 
     def _ask_stop(self, level: int) -> None:
         if level <= self._stop:
@@ -363,18 +359,6 @@ def _next_delay(delay_s: float, lived_s: float) -> float:
     return min(delay_s * 2, LAST_RESTART_S)
 
 
-def _send(worker: subprocess.Popen[bytes], number: int) -> None:
-    """Send a signal to a worker; on Windows, which has no signals, write the number to the lifeline."""
-    if sys.platform != "win32":
-        worker.send_signal(number)
-        worker.send_signal(signal.SIGCONT)  # a paused worker must act on the signal too
-    elif worker.stdin is not None:
-        try:
-            worker.stdin.write(bytes([number]))
-        except OSError:
-            pass  # the worker has ended
-
-
 def start(
     location: Optional[str],
     count: int = 1,
@@ -397,6 +381,7 @@ def start(
         drain: Have the workers end when no job is left to run, now or later.
         tell: Called with what was started, once all workers of a daemon are live.
     """
+    way = start_worker if daemon else _way_to_start(count, location)
     store = open_store(location)
     if drain and not daemon:
         refuse_within(own_job(store), store, queues)
@@ -418,11 +403,20 @@ def start(
         if tell is not None:
             tell(started)
         return 0
-    return _supervise(store, options)
+    return _supervise(store, options, way)
 
 
-def _supervise(store: Store, options: Dict[str, Any]) -> int:
-    supervisor = Supervisor(store, options)
+def _way_to_start(count: int, location: Optional[str] = None) -> Start:
+    """Return the function that starts the *count* workers of this process, which must not have opened a store yet."""
+    if sys.platform == "linux":
+        from queuectl.spares import starter
+
+        return starter(count, location)
+    return start_worker
+
+
+def _supervise(store: Store, options: Dict[str, Any], start: Start) -> int:
+    supervisor = Supervisor(store, options, start)
     try:
         return supervisor.run()
     except StoreRefused:
@@ -440,4 +434,5 @@ def main(argv: Sequence[str]) -> int:
     gc.freeze()  # ``python_command`` starts this process with the collector off
     gc.enable()
     options = json.loads(argv[0])
-    return _supervise(open_store(create=False), options)
+    way = _way_to_start(options["count"])
+    return _supervise(open_store(create=False), options, way)

@@ -8,11 +8,10 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import subprocess
-    from typing import Callable, Sequence
+    from typing import Any, Callable, Sequence
 
 
-def place_to_sleep() -> Callable[[Sequence[subprocess.Popen[bytes]], float], Sequence[int]]:
+def place_to_sleep() -> Callable[[Sequence[Any], float], Sequence[int]]:
     """Return a function of (workers, seconds) that sleeps until a signal arrives, a worker ends, or time is up.
 
     The function returns the numbers of the signals. On POSIX it reads them from a pipe that Python's own signal
@@ -35,7 +34,7 @@ def place_to_sleep() -> Callable[[Sequence[subprocess.Popen[bytes]], float], Seq
         if name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _nothing)
 
-    def sleep(_workers: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> Sequence[int]:
+    def sleep(_workers: Sequence[object], timeout_s: float) -> Sequence[int]:
         select.select([reading], [], [], timeout_s)
         try:
             return os.read(reading, 512)

@@ -45,6 +45,19 @@ def open_store(location: Optional[Location] = None, create: bool = True, unfinis
     return SqliteStore(where, create, unfinished)
 
 
+def import_engine(location: Optional[Location] = None) -> None:
+    """Import what opening the store at *location* needs, and open nothing.
+
+    Raises:
+        StoreRefused: It is neither a path nor a URL; see ``open_store``.
+        ImportError: The engine's driver is not installed.
+    """
+    if "://" in located(location):
+        import queuectl.db.postgres_store
+    else:
+        import queuectl.db.sqlite  # noqa: F401
+
+
 def located(location: Optional[Location] = None) -> str:
     """Return what *location* means here and now: a URL of PostgreSQL, or an absolute path; see ``open_store``.
 

@@ -166,17 +166,74 @@ def birth_of(pid: int) -> Optional[int]:
     return int(fields[19]) if fields else None
 
 
-def name_process(name: str) -> None:
+def name_process(name: str) -> bool:
     """Have ``top``, ``ps -e`` and ``pgrep`` show this process as *name*, of which 15 bytes count; Linux only.
 
-    All processes of queuectl are started as ``python3 -c ...``, so without this they would all look the same.
+    Without this, the processes of queuectl would all look the same. Returns whether it was done.
     """
     if _HAS_PROC:
         try:
             with open("/proc/self/comm", "w", encoding="ascii") as file:
                 file.write(name)
+            return True
         except OSError:  # BSDs with a /proc of their own, containers in which it is read-only
             pass
+    return False
+
+
+# -- the mark of a worker that was not started by exec, and has no environment of its own ---------
+
+_NAME = "queuectl"  # what the names of all its processes begin with
+
+
+def can_mark() -> bool:
+    """Return whether this process and its forks can be marked; this names it."""
+    if sys.platform != "linux" or not hasattr(os, "memfd_create"):
+        return False
+    try:
+        os.close(os.memfd_create(_NAME))
+    except OSError:
+        return False
+    return name_process(_NAME)
+
+
+def mark(origin: str) -> None:
+    """Mark this process as the worker of *origin*; so is what it forks, until that has become another program.
+
+    The mark is an open descriptor of an empty file in memory that bears the origin in its name. It closes at an exec.
+    """
+    if sys.platform == "linux":
+        os.memfd_create(f"{_NAME}-{origin}")
+
+
+def has_mark(pid: int, origin: str) -> bool:
+    """Return whether a process has the mark of *origin*. If not, its environment, read after this, is its own.
+
+    That holds as an exec replaces the environment first, and then closes descriptors and changes the name.
+
+    Raises:
+        OSError: The process table cannot be read now.
+    """
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            if not file.read().startswith(_NAME.encode()):
+                return False
+        folder = f"/proc/{pid}/fd/"
+        name = f"/memfd:{_NAME}-{origin} (deleted)"
+        return any(_link(folder + fd) == name for fd in os.listdir(folder))
+    except OSError as error:
+        if error.errno in OUT_OF:
+            raise
+        return False  # it has ended, or is another user's
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError as error:
+        if error.errno in OUT_OF:
+            raise
+        return ""
 
 
 def is_running(pid: int, started: str) -> bool:

@@ -273,7 +273,10 @@ def _spawn(words: List[AnyStr], env: Mapping[AnyStr, AnyStr], stdin: int, output
 
         mask = signal.pthread_sigmask(signal.SIG_SETMASK, ())  # which the child inherits
         try:
-            child = subprocess.Popen(words, env=env, stdin=stdin, stdout=output, stderr=output, start_new_session=True)
+            # What must not be inherited closes at the exec. Closed before that, it would not identify the child.
+            child = subprocess.Popen(
+                words, env=env, stdin=stdin, stdout=output, stderr=output, start_new_session=True, close_fds=False
+            )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         child.returncode = 0  # the reactor reaps the child; Popen must not wait for it on its deletion

@@ -178,7 +178,8 @@ class _Table:
         self._store_id = store_id
         self._run_ids = run_ids
         self._born_after = born_after or 0
-        self._unborn = f"{WORKER}={origin}".encode() if origin else b""
+        self._origin = origin
+        self._unborn = f"{WORKER}={origin}".encode()
         self._seen: Set[str] = set()
         self._bare: Set[str] = set()  # pids that had no environment when they were first read
 
@@ -209,6 +210,7 @@ class _Table:
         if int(fields[19]) < self._born_after:
             return
         process = Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
+        unborn = bool(self._origin) and identity.has_mark(pid, self._origin)  # before the environment: see there
         environment = _environment(pid)
         if not environment and process.session:  # kernel threads have no session, and no environment either
             self.missed = True
@@ -218,13 +220,13 @@ class _Table:
                 self._seen.discard(name)
                 return
         self.processes[pid] = process
-        self._mark(pid, environment)
+        self._mark(pid, environment, unborn)
 
-    def _mark(self, pid: int, environment: List[bytes]) -> None:
+    def _mark(self, pid: int, environment: List[bytes], unborn: bool = False) -> None:
         run_id = _run_of(environment, self._store_id)
         if run_id in self._run_ids:
             self.marked[pid] = run_id
-        elif self._unborn and self._unborn in environment:
+        elif self._origin and (unborn or self._unborn in environment):
             self.marked[pid] = 0  # which run it belongs to is not known
 
 

@@ -12,7 +12,7 @@ from typing import Callable, Dict
 import pytest
 
 from queuectl.runner import WORKER
-from queuectl.runner.identity import origin_of
+from queuectl.runner.identity import has_mark, origin_of
 from tests.conftest import Result
 from tests.process.scene import Scene, alive
 
@@ -239,11 +239,26 @@ def test_a_command_may_use_the_queue(scene: Scene) -> None:
 def test_a_worker_bears_what_its_id_begins_with(scene: Scene) -> None:
     """By it a command is found that was being made when the worker was killed; its commands do not have it."""
     group = scene.start("--count", "2")
-    seen = {}
-    for worker in group.workers():
-        text = Path(f"/proc/{worker.pid}/environ").read_text(errors="surrogateescape")
-        seen[worker.id] = environment(text)[WORKER]
-    group.stop()
+    (first, second), commands = group.workers(), []
+    assert has_mark(first.pid, origin_of(first.id))
+    assert not has_mark(first.pid, origin_of(second.id))
 
-    assert 2 == len(set(seen.values()))
-    assert all(origin and origin == origin_of(worker_id) for worker_id, origin in seen.items())
+    os.kill(first.pid, signal.SIGKILL)
+    scene.eventually(lambda: len(group.workers()) == 2 and first.pid not in group.pids(), what="a successor")
+    for job in [scene.queue.enqueue("exec sleep 60") for _ in range(2)]:
+        scene.until(job.id, "processing")
+    for worker in group.workers():
+        if worker.pid != second.pid:  # started by exec
+            assert origin_of(worker.id) == environment(text_of(worker.pid))[WORKER]
+        commands += Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
+
+    assert 2 == len(commands)
+    for pid in commands:
+        scene.eventually(lambda pid=pid: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+        assert WORKER not in environment(text_of(pid))
+        assert not any(has_mark(int(pid), origin_of(worker.id)) for worker in group.workers())
+    group.stop(signal.SIGQUIT)
+
+
+def text_of(pid: object) -> str:
+    return Path(f"/proc/{pid}/environ").read_text(errors="surrogateescape")

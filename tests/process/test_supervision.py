@@ -98,7 +98,10 @@ def test_a_worker_that_cannot_be_started_is_tried_again(scene: Scene) -> None:
 
 def test_a_group_of_which_no_worker_can_be_started_says_so(scene: Scene, supervisor: Callable[..., Any]) -> None:
     """Whoever starts it hears of it at once; nothing of it is left in the store."""
-    process = supervisor("import os, queuectl.supervisor as it; it.python_command = lambda: [os.path.abspath('none')]")
+    process = supervisor(
+        "import os; from queuectl import launch; vars(os).pop('memfd_create', None); "
+        "launch.python_command = lambda: [os.path.abspath('none')]"
+    )
 
     said = process.communicate(timeout=30)[0]
 

@@ -15,9 +15,13 @@ from tests.store.build import claim_ids, spec, worker
 
 pytestmark = pytest.mark.posix("fork")
 
-# Between fork and exec a process has its parent's environment.
+# Between fork and exec a process has its parent's environment, descriptors and name.
 MAKER = """
 import os, signal, sys
+from queuectl.runner import identity
+if sys.argv[1:]:
+    identity.mark(sys.argv[1])
+    identity.name_process("queuectl-0")
 if os.fork() == 0:
     os.setsid()
     print(os.getpid(), flush=True)
@@ -27,12 +31,20 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture
-def maker():
+@pytest.fixture(
+    params=[
+        "started by exec",
+        pytest.param(
+            "forked", marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has forked workers")
+        ),
+    ]
+)
+def maker(request):
     """A process like a worker, which has made another; yields both, and the pid of the second."""
     origin = identity.new_origin()
+    words, env = ([origin], {}) if request.param == "forked" else ([], {WORKER: origin})
     process = subprocess.Popen(
-        [sys.executable, "-c", MAKER], env={**os.environ, WORKER: origin}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", MAKER, *words], env={**os.environ, **env}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     made = int(process.stdout.readline())
     started = identity.process_started(made)
