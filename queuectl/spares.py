@@ -43,8 +43,10 @@ class Spare:
     def become(self, location: Optional[str], words: Sequence[str]) -> bool:
         """Tell the process to be the worker that *words* describe (see ``worker_main``); False if it has ended."""
         told = "\0".join([location or "", *words]).encode("utf-8", "surrogateescape")
+        told = len(told).to_bytes(LENGTH_BYTES, "big") + told
         try:
-            self.stdin.write(len(told).to_bytes(LENGTH_BYTES, "big") + told)
+            while told:
+                told = told[self.stdin.write(told) :]
         except BrokenPipeError:
             self.stdin.close()
             self.wait()

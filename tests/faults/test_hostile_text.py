@@ -172,7 +172,7 @@ def test_the_files_are_known(scene: Scene, evil: Dict[str, str], cli: Callable[.
     names = {os.path.relpath(os.path.join(folder, name), home) for folder, _, files in os.walk(home) for name in files}
     assert 0 == cli("worker", "stop").code
 
-    known = r"jobs\.db(-wal|-shm)?|pids\.(json|known)|jobs\.db-run/[0-9a-f]+\.(bell|runs|ahead)"
+    known = r"jobs\.db(-wal|-shm)?|pids\.(json|known)|jobs\.db-run/[0-9a-f]+\.(bell(\.new)?|runs|ahead)"
     known += r"|logs/(worker-\d+\.log|supervisor\.log|numbers)"
     assert [] == [name for name in names if not re.fullmatch(known, name)]
     assert 0 == home.stat().st_mode & 0o077
