@@ -219,8 +219,11 @@ class Supervisor:
         """
         if now_mono >= self._look_mono:
             return False
+        # A child that has not been collected keeps its pid: the process table need not be asked for it.
+        mine = {os.getpid(), *(slot.process.pid for slot in self._slots if slot.process is not None)}
         return all(
-            identity.is_running(worker.pid, worker.pid_started) and now_mono - worker.renewed_mono_s <= self._lease_s
+            (worker.pid in mine or identity.is_running(worker.pid, worker.pid_started))
+            and now_mono - worker.renewed_mono_s <= self._lease_s
             for worker in self._living
         )
 

@@ -69,6 +69,7 @@ class SqliteWorkers(SqliteFile):
     def renew(self, worker_id: str, lease_s: float, mono_s: float) -> bool:
         """See ``Store.renew``."""
         with self._write as db:
+            self._sync_after = False  # as for the row itself: see ``register``
             done = db.execute(
                 """
                 UPDATE workers

@@ -12,7 +12,7 @@ import pytest
 from queuectl.db import open_store, sqlite_file
 from queuectl.errors import JobNotFound, NotDurable, StoreUnavailable
 from queuectl.job import JobFilter
-from tests.store.build import T0, bring_to, completed, spec, specs
+from tests.store.build import T0, bring_to, completed, spec, specs, worker
 
 ADD_FOR_EVER = """
 import sys
@@ -176,6 +176,18 @@ def test_a_refused_write_is_not_worth_a_sync(store, synced):
     """Nothing was written, so nobody waits for the disk."""
     with pytest.raises(JobNotFound):
         store.cancel(["nope"], T0)
+
+    assert [] == synced
+
+
+def test_a_worker_that_comes_and_idles_and_goes_needs_no_disk(store, synced):
+    """After a cut of the power, its row would tell of nobody. Only the first one of a boot leaves a mark of that."""
+    store.register(worker("w0", host_id="m:boot:1"))
+    synced.clear()
+
+    store.register(worker("w1", host_id="m:boot:1"))
+    assert store.renew("w1", 30.0, 1.0)
+    store.unregister("w1")
 
     assert [] == synced
 
