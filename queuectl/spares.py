@@ -206,5 +206,10 @@ def _become(work: Work, location: str, *words: str) -> int:
             stream.flush()
         return code
     except Exception as error:
-        print(f"queuectl: worker {words[0]}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        what = f"{type(error).__name__}: {error}. Set QUEUECTL_DEBUG=1 to see where it comes from."
+        if os.environ.get("QUEUECTL_DEBUG"):
+            import traceback
+
+            what = traceback.format_exc()
+        print(f"queuectl: worker {words[0]}: {what}", file=sys.stderr, flush=True)
         return 1

@@ -202,3 +202,23 @@ def test_spares_end_with_who_made_them(scene: Scene) -> None:
     process.communicate()
 
     scene.eventually(lambda: [None] * 3 == [identity.process_started(pid) for pid in pids])
+
+
+@pytest.mark.parametrize(
+    ("debug", "said"),
+    [
+        ("", "TypeError: 'NoneType' object is not callable. Set QUEUECTL_DEBUG=1 to see "),
+        ("1", "Traceback (most recent"),
+    ],
+)
+def test_a_spare_that_fails_says_why(home: Path, debug: str, said: str) -> None:
+    """A bug in a worker is told in a sentence, and with its place to whoever asks for that."""
+    code = (
+        "import queuectl.worker_main as it; from queuectl import db, spares; it.open_store = None; "
+        "db.process_ends_soon = True; process = spares.starter(1)(None, ['7', 'alone', '1', '', '']); "
+        "print(process.wait())"
+    )
+    env = {**os.environ, "QUEUECTL_DEBUG": debug}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True)
+
+    assert (b"1\n", True) == (done.stdout, done.stderr.decode().startswith(f"queuectl: worker 7: {said}"))
