@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Callable, Dict
+from typing import Callable, Dict, List
 
 import pytest
 
@@ -239,25 +239,26 @@ def test_a_command_may_use_the_queue(scene: Scene) -> None:
 def test_a_worker_bears_what_its_id_begins_with(scene: Scene) -> None:
     """By it a command is found that was being made when the worker was killed; its commands do not have it."""
     group = scene.start("--count", "2")
-    (first, second), commands = group.workers(), []
+    first, second = group.workers()
     assert has_mark(first.pid, origin_of(first.id))
     assert not has_mark(first.pid, origin_of(second.id))
 
     os.kill(first.pid, signal.SIGKILL)
     scene.eventually(lambda: len(group.workers()) == 2 and first.pid not in group.pids(), what="a successor")
     for job in [scene.queue.enqueue("exec sleep 60") for _ in range(2)]:
-        scene.until(job.id, "processing")
+        scene.until(job.id, "processing")  # its process comes after that
     for worker in group.workers():
         if worker.pid != second.pid:  # started by exec
             assert origin_of(worker.id) == environment(text_of(worker.pid))[WORKER]
-        commands += Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
-
-    assert 2 == len(commands)
-    for pid in commands:
+        (pid,) = scene.eventually(lambda worker=worker: children(worker.pid), what="its command's process")
         scene.eventually(lambda pid=pid: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
         assert WORKER not in environment(text_of(pid))
-        assert not any(has_mark(int(pid), origin_of(worker.id)) for worker in group.workers())
+        assert not any(has_mark(int(pid), origin_of(other.id)) for other in group.workers())
     group.stop(signal.SIGQUIT)
+
+
+def children(pid: int) -> List[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def text_of(pid: object) -> str:
