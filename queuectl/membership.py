@@ -38,6 +38,11 @@ def is_time(last_mono: float, now_mono: float, period_s: float, together: bool) 
     return now_mono - last_mono >= period_s
 
 
+def next_time(now_mono: float, period_s: float, after_s: float = 0.0) -> float:
+    """Return when the next period of ``is_time`` ends that all processes of this machine share, or *after_s* later."""
+    return ((now_mono - after_s) // period_s + 1) * period_s + after_s
+
+
 def slept_s() -> float:
     """Return how many seconds this machine has been asleep since its start, on Linux; 0 elsewhere."""
     if sys.platform != "linux":

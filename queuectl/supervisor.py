@@ -17,7 +17,7 @@ from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 from queuectl.execution import signal_name
 from queuectl.job import GRACEFUL, NOW, Worker
 from queuectl.launch import send, start_daemon, start_worker
-from queuectl.membership import hurry_at, is_time
+from queuectl.membership import hurry_at, is_time, next_time
 from queuectl.notify import Notifier
 from queuectl.pidfile import PidFile
 from queuectl.pruning import Pruner
@@ -190,7 +190,8 @@ class Supervisor:
     # -- now and then -------------------------------------------------------------------------
 
     def _sweep(self, now_mono: float) -> None:
-        self._sweep_mono = now_mono + min(SWEEP_S, self._lease_s / 3)
+        sweep_s = min(SWEEP_S, self._lease_s / 3)
+        self._sweep_mono = next_time(now_mono, sweep_s, sweep_s / 20)
         try:
             if is_time(self._renewed_mono, now_mono, self._lease_s / 3, not self._store.many_hosts):
                 self._renew(now_mono)

@@ -18,7 +18,7 @@ from queuectl.ends import Ends
 from queuectl.errors import StoreUnavailable
 from queuectl.execution import Execution, Slots, end_all, kill_all, look_at, that_are_over
 from queuectl.job import GRACEFUL, NOW, Outcome, RunEnd, settle
-from queuectl.membership import Membership
+from queuectl.membership import Membership, next_time
 from queuectl.output_flow import OutputFlow
 from queuectl.report import Report
 from queuectl.runner import NOT_FOR_COMMANDS, QUIT, CannotStart
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 # How often a worker checks for orders (cancel, stop) while commands run, and for jobs that no bell announced.
 TICK_S = 0.5
-DEAF_TICK_S, IDLE_TICK_S = 1.0, 5.0  # when idle: without a bell; with one, which a commit or the supervisor rings
+DEAF_TICK_S, IDLE_TICK_S = 1.0, 10.0  # when idle: without a bell; with one, which a commit or the supervisor rings
 LOOK_S = 10.0  # how often to read the orders even if nothing was committed to the store
 SWEEP_S = 2.0  # how often an orphaned worker looks for dead workers
 # How long a worker leaves the store alone after an error.
@@ -343,7 +343,8 @@ class WorkerProcess:
 
     def _tick(self, now_mono: float) -> None:
         """Renew the lease in time, read orders, and have a claim tried if anything was committed."""
-        self._tick_mono = now_mono + min(TICK_S if self._running else self._idle_tick_s, self._config.lease / 3)
+        tick_s = min(TICK_S if self._running else self._idle_tick_s, self._config.lease / 3)
+        self._tick_mono = now_mono + tick_s if self._running else next_time(now_mono, tick_s)
         try:
             if not self._membership.renew_in_time(self._config.lease, now_mono):  # first: a read may wait for a lock
                 self._fenced()
