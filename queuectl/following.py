@@ -9,7 +9,7 @@ from queuectl.jobspec import check_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
+    from _thread import RLock
     from typing import Callable, Dict, Generator, Iterable, Iterator, List, Optional
 
     from queuectl.db.base import Store
@@ -23,7 +23,7 @@ LAST_LOOK_S = 0.1
 class Following:
     """The methods of ``Queue`` that look at jobs again and again until something has happened."""
 
-    _lock: threading.RLock
+    _lock: RLock
 
     @property
     def store(self) -> Store:

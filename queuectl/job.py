@@ -105,16 +105,20 @@ class Job(NamedTuple):
     @property
     def env(self) -> Dict[str, str]:
         """The variables that the job adds to the worker's environment."""
+        if not self.env_json:
+            return {}
         import json
 
-        return dict(json.loads(self.env_json)) if self.env_json else {}
+        return dict(json.loads(self.env_json))
 
     @property
     def tags(self) -> List[str]:
         """The job's tags, as given."""
+        if not self.tags_json:
+            return []
         import json
 
-        return list(json.loads(self.tags_json)) if self.tags_json else []
+        return list(json.loads(self.tags_json))
 
 
 class Run(NamedTuple):

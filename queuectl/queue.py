@@ -7,7 +7,6 @@ After a fork the child gets a connection of its own by itself: see ``queuectl.fo
 
 from __future__ import annotations
 
-import threading
 import time
 
 from queuectl import jobspec
@@ -382,7 +381,9 @@ class Queue(Forkable, Following, Switches):
 
     def _leave(self, seconds: float) -> None:
         """Sleep, and let other threads in meanwhile: however often this one has come in, it is out."""
-        threading.Condition(self._lock).wait(seconds)
+        from threading import Condition
+
+        Condition(self._lock).wait(seconds)
 
     # -- the store ----------------------------------------------------------------------------
 

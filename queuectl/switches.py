@@ -8,7 +8,7 @@ from queuectl.errors import InvalidJob, QueuectlError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
+    from _thread import RLock
     from typing import Any, Dict, List, Optional, Union
 
     from queuectl.config import Config
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Switches:
     """Queues and settings of one store."""
 
-    _lock: threading.RLock
+    _lock: RLock
 
     @property
     def store(self) -> Store:

@@ -32,6 +32,8 @@ LIMIT_S = 120
 #: How long a process that was told to end may take before it counts as left behind.
 LEAVING_S = 2.0
 WINE_COULD_NOT_START = 1359
+#: ``queuectl``, as the installed script starts it: ``python -m`` imports more.
+QUEUECTL = [sys.executable, "-c", "from queuectl.main import main; main()"]
 
 T = TypeVar("T")
 
@@ -236,7 +238,7 @@ def cli(home: Path) -> Callable[..., Result]:
         data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input
         done = steadily(
             lambda: subprocess.run(
-                [sys.executable, "-m", "queuectl", *words],  # type: ignore[list-item]
+                [*QUEUECTL, *words],  # type: ignore[list-item]
                 input=data if data is not None else b"",
                 capture_output=True,
                 timeout=timeout,
@@ -291,7 +293,7 @@ class Background:
         with open(str(self._out_path), "wb") as out, open(str(self._err_path), "wb") as err:
             self.process = steadily(
                 lambda: subprocess.Popen(
-                    [sys.executable, "-m", "queuectl", *words],
+                    [*QUEUECTL, *words],
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=err,
@@ -336,7 +338,7 @@ class Background:
     def stop(self, number: int = signal.SIGTERM, timeout: float = 30.0) -> Result:
         """Send a signal and wait for the end; on Windows, where a signal kills, workers are asked to stop."""
         if WINDOWS and self.words[:2] == ["worker", "start"] and self.running:
-            words = [sys.executable, "-m", "queuectl", "worker", "stop"]
+            words = [*QUEUECTL, "worker", "stop"]
             subprocess.run(words, env=self._env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=timeout)
         else:
             self.send(number)

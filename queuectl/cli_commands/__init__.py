@@ -7,6 +7,8 @@ need. A command's own module is imported when that command runs, and no other: o
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, List, Tuple
@@ -75,9 +77,9 @@ VALUED = frozenset((
 
 def commands_of(word: str) -> Dict[str, Command]:
     """Return the commands that begin with *word*, by full name: ``{"dlq list": ..., "dlq retry": ...}``."""
-    from importlib import import_module
-
-    found: Tuple[Command, ...] = import_module("queuectl.cli_commands." + TABLE[word].module).COMMANDS
+    name = "queuectl.cli_commands." + TABLE[word].module
+    __import__(name)  # as importlib does, whose own import takes as long as all of these tables
+    found: Tuple[Command, ...] = sys.modules[name].COMMANDS
     return {command.name: command for command in found if command.name.partition(" ")[0] == word}
 
 

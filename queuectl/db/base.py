@@ -11,7 +11,7 @@ Errors, both of them ``QueuectlError``: ``StoreUnavailable`` if the store cannot
 
 from __future__ import annotations
 
-import threading
+from _thread import allocate_lock
 from abc import ABC, abstractmethod
 
 TYPE_CHECKING = False
@@ -71,7 +71,7 @@ class Store(ABC):
     #: connection, or a child can open its own without touching this one.
     at_rest: bool = True
     #: Whoever holds this lock keeps ``at_rest`` from changing.
-    gate = threading.Lock()
+    gate = allocate_lock()
     #: Where the workers of this host keep bells, notes and journals.
     run_folder: RunFolder
     #: How many seconds a read waits for an unavailable server before it fails.

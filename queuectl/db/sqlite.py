@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 
 from queuectl import faults
 from queuectl.db.base import Finished, Store
@@ -46,8 +45,10 @@ class SqliteStore(SqliteAdd, SqliteWorkers, SqliteViews, Store):
         wal = getattr(self, "_wal", None)
         if wal is not None:
             self._wal = None
-            with suppress(OSError):  # a program that became a daemon may have closed all it had open
+            try:
                 os.close(wal)
+            except OSError:  # a program that became a daemon may have closed all it had open
+                pass
 
     def now(self) -> float:
         """Return the wall clock: the store is on this machine."""

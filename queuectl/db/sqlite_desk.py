@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from itertools import chain
 
 from queuectl import faults
@@ -272,9 +271,11 @@ class SqliteDesk(SqliteViews):
             self._delete_all()
         finally:
             self._rows("PRAGMA secure_delete = %d" % overwrites)
-        with suppress(StoreUnavailable):  # all is deleted; the room is wanted, but not more
+        try:
             while self.shrink():
                 pass
+        except StoreUnavailable:  # all is deleted; the room is wanted, but not more
+            pass
 
     def _delete_all(self) -> None:
         with self._write as db:

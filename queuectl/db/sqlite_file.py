@@ -7,8 +7,8 @@ import os
 import sqlite3
 import stat
 import sys
-import threading
 import time
+from _thread import allocate_lock
 
 from queuectl import db
 from queuectl.db import doorbell, sqlite_make
@@ -52,11 +52,11 @@ class SqliteFile:
         self._wal_path = self._real_path + "-wal"
         self.identity = FileIdentity(path, self._wal_path, found)
         self._closed = False
-        self.at_rest, self.gate = False, threading.Lock()
+        self.at_rest, self.gate = False, allocate_lock()
         self._ring_after, self._sync_after = False, True
         self.rings = 0  # how many writes of this object have left jobs to claim, and so woken workers
         self._wal: Optional[int] = None  # descriptor of the WAL, to sync it
-        self._opening = threading.Lock()  # guards _wal: a worker syncs in a thread, and sometimes in its loop
+        self._opening = allocate_lock()  # guards _wal: a worker syncs in a thread, and sometimes in its loop
         self.syncs = os.environ.get("QUEUECTL_SYNCHRONOUS", "").lower() != "normal"
         self._db = self._connect(path)
         self._write = _Write(self)

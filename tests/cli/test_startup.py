@@ -44,12 +44,19 @@ def test_an_enqueue_imports_only_what_it_needs(words: List[str]) -> None:
 
     modules = imported(words)
 
-    heavy = modules & HEAVY
+    heavy = modules & (HEAVY | {"contextlib", "importlib", "threading"})
     own = {name for name in modules if name.startswith("queuectl.")} & {
         "queuectl.job", "queuectl.worker", "queuectl.recovery", "queuectl.runner", "queuectl.render",
         "queuectl.supervisor",
     }  # fmt: skip
     assert (set(), set()) == (heavy, own)
+
+
+def test_a_job_without_tags_and_variables_is_shown_without_json() -> None:
+    """It would only be read to find that there are none."""
+    imported(["enqueue", "--", "true"])
+
+    assert set() == imported(["show", "job1"]) & {"json", "re", "threading"}
 
 
 def test_a_worker_starts_without_what_it_does_not_need() -> None:
