@@ -166,6 +166,15 @@ class Scene:
             self.eventually(lambda: len(group.workers()) == count, timeout=30, what=f"{count} workers")
         return group
 
+    def successor(self, group: Group, dead: Worker) -> Worker:
+        """Wait until a worker that was killed has been replaced, and return the new one."""
+
+        def replaced() -> Optional[Worker]:
+            return next((each for each in group.workers() if each.number == dead.number and each.id != dead.id), None)
+
+        found: Worker = self.eventually(replaced, timeout=30, what=f"a successor of worker {dead.number}")
+        return found
+
     def drain(self, *words: str, timeout: float = 60.0, **how: Any) -> None:
         """Run ``worker start --drain WORD ...`` to its end, which is in order."""
         done = self.start("--drain", *words, wait=False, **how).wait(timeout)

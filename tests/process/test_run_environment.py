@@ -244,7 +244,7 @@ def test_a_worker_bears_what_its_id_begins_with(scene: Scene) -> None:
     assert not has_mark(first.pid, origin_of(second.id))
 
     os.kill(first.pid, signal.SIGKILL)
-    scene.eventually(lambda: len(group.workers()) == 2 and first.pid not in group.pids(), what="a successor")
+    scene.successor(group, first)
     for job in [scene.queue.enqueue("exec sleep 60") for _ in range(2)]:
         scene.until(job.id, "processing")  # its process comes after that
     for worker in group.workers():

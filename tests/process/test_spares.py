@@ -42,8 +42,7 @@ def test_the_first_workers_are_forked_and_their_successors_are_not(scene: Scene)
     assert not identity.has_mark(first.pid, identity.origin_of(second.id))
 
     os.kill(first.pid, signal.SIGKILL)
-    scene.eventually(lambda: len(group.workers()) == 2 and first.pid not in group.pids(), what="a successor")
-    (successor,) = (each for each in group.workers() if each.pid != second.pid)
+    successor = scene.successor(group, first)
 
     assert "run" in words_of(successor.pid)
     environment = Path(f"/proc/{successor.pid}/environ").read_text().split("\0")
@@ -57,12 +56,12 @@ def test_forked_workers_take_less_memory(scene: Scene) -> None:
     """Measured in the same group: four that were forked, and then one that took the place of one of them."""
     group = scene.start("--count", "4")
     forked = max(private_kib(pid) for pid in group.pids())
-    os.kill(group.pids()[0], signal.SIGKILL)
-    scene.eventually(lambda: any("run" in words_of(pid) for pid in group.pids()), what="a successor")
-    (successor,) = (pid for pid in group.pids() if "run" in words_of(pid))
-    scene.eventually(lambda: len(group.workers()) == 4)
+    first = group.workers()[0]
+    os.kill(first.pid, signal.SIGKILL)
+    successor = scene.successor(group, first)
 
-    assert forked < 0.8 * private_kib(successor)
+    assert "run" in words_of(successor.pid)
+    assert forked < 0.8 * private_kib(successor.pid)
     group.stop()
 
 
