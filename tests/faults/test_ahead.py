@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 
 from queuectl.db.rules import PLENTY
+from tests import oracle
 from tests.faults.faulty import Fault, stopped
 from tests.process.scene import Scene
 from tests.store.engines import ENGINES
@@ -51,11 +52,14 @@ def begun(scene: Scene) -> Dict[str, int]:
 def judge_row(scene: Scene, ids: List[str]) -> List[str]:
     """All completed; return the jobs with a lost run. No command began without a run, nor a run without its command."""
     scene.judge(acknowledged=ids)
-    count = begun(scene)
+    count, jobs, all_runs = (
+        begun(scene),
+        {job.id: job for job in scene.queue.jobs()},
+        oracle.all_runs(scene.queue.store),
+    )
     lost = []
     for job_id in ids:
-        runs = scene.queue.runs(job_id)
-        job = scene.queue.get(job_id)
+        job, runs = jobs[job_id], all_runs[job_id]
         assert "completed" == job.state
         assert len(runs) == job.attempts == job.run_no
         if ["completed"] != [run.state for run in runs]:
@@ -132,12 +136,13 @@ def test_a_stop_gives_back_what_has_not_begun(
     cli("worker", "stop", *words, code=0)
 
     assert 0 == group.wait().code
-    for job_id in ids:
-        job, runs = scene.queue.get(job_id), scene.queue.runs(job_id)
+    all_runs = oracle.all_runs(scene.queue.store)
+    for job in scene.queue.jobs():
+        runs = all_runs[job.id]
         assert len(runs) == job.attempts
         assert job.state == "completed" or (job.state == "pending" and {"stopped"} >= {run.state for run in runs})
     scene.drain("--count", "2")
-    assert {"completed"} == {scene.state(job_id) for job_id in ids}
+    assert {"completed"} == {job.state for job in scene.queue.jobs()}
     scene.judge(acknowledged=ids)
 
 
@@ -149,9 +154,7 @@ def test_a_slow_command_holds_nobody_up(scene: Scene) -> None:
     slow = ids[ROW // 2]
     group = scene.start("--count", "2")
 
-    for job_id in ids:
-        if job_id != slow:
-            scene.until(job_id, "completed", timeout=60)
+    scene.eventually(lambda: scene.queue.status().jobs["completed"] == ROW - 1, timeout=60, what="all the others")
 
     assert "processing" == scene.state(slow)
     (scene.folder / "go").touch()
@@ -188,7 +191,6 @@ def test_a_command_that_kills_its_worker_costs_its_neighbours_nothing(scene: Sce
 
     assert 0 == done.code
     assert ("dead", ["lost", "lost"]) == (scene.state(killer), scene.outcomes(killer))
-    for job_id in ids:
-        if job_id != killer:
-            assert ["completed"] == scene.outcomes(job_id)
+    outcomes = {job_id: [run.state for run in runs] for job_id, runs in oracle.all_runs(scene.queue.store).items()}
+    assert {**{job_id: ["completed"] for job_id in ids}, killer: ["lost", "lost"]} == outcomes
     assert {**dict.fromkeys(ids, 1), killer: 2} == dict(begun(scene))
