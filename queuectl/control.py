@@ -126,6 +126,7 @@ def stop_workers(
         nap: Called with seconds to sleep between two looks.
     """
     deadline = deadline_of(timeout_s)
+    recovery.disown_strangers(store)
     reach = Reach(store, hosts, all_hosts)
     asked: Dict[str, Worker] = {}
     own = {worker.id for worker in ([] if now else own_workers(store))}

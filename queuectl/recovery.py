@@ -67,7 +67,30 @@ def live_workers(store: Store, lease_s: Optional[float] = None) -> List[Worker]:
     workers = store.workers()
     if workers and lease_s is None:
         lease_s = lease_of(store)
-    return [worker for worker in workers if condition(worker, store, lease_s or 0.0) != DEAD]
+    return [
+        worker
+        for worker in workers
+        if condition(worker, store, lease_s or 0.0) != DEAD and not is_stranger(worker, store)
+    ]
+
+
+def is_stranger(worker: Worker, store: Store) -> bool:
+    """Return whether *worker*, registered in this store, works on another one, of which this one is a copy.
+
+    A backup or a copy of the file, made while workers were running, has their entries, and they live.
+    """
+    here = worker.host_id == identity.host_id() and identity.is_running(worker.pid, worker.pid_started)
+    return here and store.is_open_in(worker.pid) is False
+
+
+def disown_strangers(store: Store) -> None:
+    """Make a copied store one of its own: whoever works on it must not take the original's workers for its own.
+
+    It would end them, as they do not renew their leases here, and with them commands that have the marks of both.
+    """
+    strangers = [worker.id for worker in store.workers() if is_stranger(worker, store)]
+    if strangers:
+        store.disown(strangers)
 
 
 def is_paused(worker: Worker) -> bool:

@@ -387,6 +387,7 @@ def start(
     """
     way = start_worker if daemon else _way_to_start(count, location)
     store = open_store(location)
+    recovery.disown_strangers(store)
     if drain and not daemon:
         refuse_within(own_job(store), store, queues)
     location = location or os.environ.get("QUEUECTL_DB") or None

@@ -209,13 +209,17 @@ def _damage(queue: Queue) -> Iterator[Finding]:
 
 def _workers(queue: Queue) -> Iterator[Finding]:
     """Look for workers that died or hang with jobs in their hands."""
-    from queuectl.recovery import DEAD, HUNG, condition, is_paused, lease_of
+    from queuectl.recovery import DEAD, HUNG, condition, is_paused, is_stranger, lease_of
     from queuectl.render import plural
 
     store = queue.store
     lease_s = lease_of(store)
     alive = 0
     for worker in store.workers():
+        if is_stranger(worker, store):
+            text = f"this is a copy of a store that pid {worker.pid} works on; its running jobs are running there."
+            yield Finding(BAD, "workers", text, "To run them here as well, start a worker: queuectl worker start")
+            continue
         state = condition(worker, store, lease_s)
         alive += state != DEAD and worker.role == "worker"
         jobs = len(store.runs_of(worker.id))

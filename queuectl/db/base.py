@@ -107,6 +107,19 @@ class Store(ABC):
         """Give some of the space of deleted rows back to the file system; return whether to call this again."""
         return False
 
+    def is_open_in(self, pid: int) -> Optional[bool]:
+        """Return whether a process of this host has this very store open, and not a copy of it; None: not known."""
+        del pid
+        return None
+
+    def disown(self, worker_ids: Sequence[str]) -> bool:
+        """Make a copy a store of its own: with another id, and without the entries of these workers of the original.
+
+        Returns False, and changes nothing, if none of them is registered any more.
+        """
+        del worker_ids  # where it is not known what a process has open, nobody is taken for a stranger
+        return False
+
     def lock_holder(self) -> Optional[int]:
         """Return the pid of the process on this host that holds the store's write lock; None if there is none."""
         return None

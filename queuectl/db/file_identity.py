@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from queuectl.errors import StoreRefused
 
@@ -31,6 +32,26 @@ class FileIdentity:
             self._log = os.stat(self._log_path).st_ino
         except OSError:  # another program has switched WAL mode off
             self._log = None
+
+    def is_open_in(self, pid: int) -> Optional[bool]:
+        """Return whether a process has this very file open; None: it cannot be told, or the process is just ending."""
+        if sys.platform != "linux":
+            return None
+        folder = f"/proc/{pid}/fd"
+        try:
+            names = os.listdir(folder)
+        except OSError:  # it is gone, or another user's
+            return None
+        for name in names:
+            try:
+                found = os.stat(f"{folder}/{name}")
+            except FileNotFoundError:  # it was closed meanwhile
+                continue
+            except OSError:
+                return None
+            if (found.st_dev, found.st_ino) == self._file:
+                return True
+        return False if names else None
 
     def check(self) -> None:
         """Refuse to go on if the file was deleted or replaced: writes would be lost silently, and no news would arrive.

@@ -87,6 +87,22 @@ class SqliteWorkers(SqliteFile):
             self._sync_after = False
             db.execute("DELETE FROM workers WHERE id = ?", (worker_id,))
 
+    def is_open_in(self, pid: int) -> Optional[bool]:
+        """See ``Store.is_open_in``."""
+        return self.identity.is_open_in(pid)
+
+    def disown(self, worker_ids: Sequence[str]) -> bool:
+        """See ``Store.disown``."""
+        store_id = os.urandom(8).hex()
+        with self._write as db:
+            marks = ", ".join("?" * len(worker_ids))
+            # A worker leaves its entry before it closes the store: without the entry, it was no stranger.
+            if db.execute(f"DELETE FROM workers WHERE id IN ({marks})", worker_ids).rowcount == 0:
+                return False
+            db.execute("UPDATE store SET store_id = ?", (store_id,))
+        self.store_id = store_id
+        return True
+
     def workers(self) -> List[Worker]:
         """See ``Store.workers``."""
         from queuectl.job import Worker
