@@ -215,10 +215,15 @@ def _workers(queue: Queue) -> Iterator[Finding]:
     store = queue.store
     lease_s = lease_of(store)
     alive = 0
-    for worker in store.workers():
-        if is_stranger(worker, store):
-            text = f"this is a copy of a store that pid {worker.pid} works on; its running jobs are running there."
-            yield Finding(BAD, "workers", text, "To run them here as well, start a worker: queuectl worker start")
+    workers = store.workers()
+    strangers = [worker for worker in workers if is_stranger(worker, store)]
+    if strangers:
+        pids = ", ".join(str(worker.pid) for worker in strangers)
+        text = f"this is a copy of another store, whose workers and supervisors are running (pid {pids})."
+        advice = "What they were running runs again here once a worker is started: queuectl worker start"
+        yield Finding(BAD, "workers", text, advice)
+    for worker in workers:
+        if worker in strangers:
             continue
         state = condition(worker, store, lease_s)
         alive += state != DEAD and worker.role == "worker"
