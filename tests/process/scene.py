@@ -56,6 +56,15 @@ def alive(pid: int) -> bool:
     return True
 
 
+def collected(pid: int) -> bool:
+    """Say whether a process has ended and its parent has seen that: no zombie is left either."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 def seconds_of_its_own() -> str:
     """Return a time for ``sleep`` by which its processes are told from all others of the machine: a minute and some."""
     return f"6{secrets.randbelow(10)}.{secrets.randbelow(10**6):06d}"

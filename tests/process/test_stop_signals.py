@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from tests.process.scene import Scene, alive
+from tests.process.scene import Scene, alive, collected
 
 pytestmark = pytest.mark.posix
 
@@ -184,13 +184,15 @@ def test_a_worker_told_twice_gives_up_on_a_lock(scene: Scene, lease: str) -> Non
     With a short lease, it is the renewal that meets the lock, again and again.
     """
     scene.queue.set_setting("lease", lease)
-    job_id = scene.queue.enqueue(scene.journal.command(HELD)).id
+    job_id = scene.queue.enqueue("echo $$ > pid; " + scene.journal.command(HELD)).id
     group = scene.start()
     scene.noted("start")
+    (pid,) = scene.pids("pid")
     with contextlib.closing(sqlite3.connect(scene.queue.store.location, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         (scene.folder / "go").touch()
         scene.noted("end")
+        scene.eventually(lambda: collected(pid), what="the end of its process")  # else the second signal may be it
 
         for told in (1, 2):
             group.send(signal.SIGINT)

@@ -19,6 +19,7 @@ from queuectl.job import Outcome
 from queuectl.queue import Queue
 from queuectl.recovery import MARGIN
 from tests.postgres_server import fresh_schema
+from tests.process.scene import collected
 from tests.store.build import EVERYTHING
 from tests.store.build import worker as row_of
 
@@ -100,12 +101,14 @@ def test_a_worker_told_twice_to_stop_leaves_an_end_for_the_next(
         monkeypatch.setenv("QUEUECTL_DB", url)
         with Queue(url) as queue:
             queue.set_setting("lease", "300")  # beyond which nobody is sure of the end
-            job_id = queue.enqueue("while [ ! -e over ]; do sleep 0.05; done; echo ended", cwd=str(tmp_path)).id
+            command = "echo $$ > pid; while [ ! -e over ]; do sleep 0.05; done; echo ended"
+            job_id = queue.enqueue(command, cwd=str(tmp_path)).id
         with background("worker", "start") as group:
-            eventually(lambda: "picked" in group.out)
+            pid = int(eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
             frail_server.stop(signal.SIGQUIT)
             (tmp_path / "over").touch()
             eventually(lambda: "Waiting" in group.out, timeout=30)
+            eventually(lambda: collected(pid), timeout=30)  # else it is the second signal that ends it
             for told in (1, 2):
                 group.process.send_signal(signal.SIGINT)
                 eventually(lambda told=told: group.out.count("stop signal") == told, timeout=30)
