@@ -52,11 +52,8 @@ def begun(scene: Scene) -> Dict[str, int]:
 def judge_row(scene: Scene, ids: List[str]) -> List[str]:
     """All completed; return the jobs with a lost run. No command began without a run, nor a run without its command."""
     scene.judge(acknowledged=ids)
-    count, jobs, all_runs = (
-        begun(scene),
-        {job.id: job for job in scene.queue.jobs()},
-        oracle.all_runs(scene.queue.store),
-    )
+    count, all_runs = begun(scene), oracle.all_runs(scene.queue.store)
+    jobs = {job.id: job for job in scene.queue.jobs()}
     lost = []
     for job_id in ids:
         job, runs = jobs[job_id], all_runs[job_id]
