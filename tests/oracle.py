@@ -3,7 +3,8 @@
 Two witnesses are heard. The store says what it believes: jobs, runs, workers. The commands say what
 happened: each appends a line to a file of their own when it starts and ends, and may add beats in between.
 A line is written by one ``write`` to a file opened for appending, so the order of lines is the order of events,
-whatever the clocks say.
+whatever the clocks say. Who reads meanwhile may see the beginning of the last line only: a ``write`` across the end of
+a page shows up page by page.
 
 From a shell: ``python -m tests.oracle --log FILE [--acknowledged FILE] [--db STORE] [--running]``.
 """
@@ -44,9 +45,9 @@ def recorded(body: str, log: Union[str, Path]) -> str:
 
 
 def read_records(log: Union[str, Path]) -> List[Record]:
-    """Return what the commands have written so far; a file that is not there yet is empty."""
+    """Return what the commands have written so far, in whole lines; a file that is not there yet is empty."""
     try:
-        lines = Path(log).read_text(encoding="ascii").splitlines()
+        lines = Path(log).read_text(encoding="ascii").split("\n")[:-1]
     except FileNotFoundError:
         return []
     records = []

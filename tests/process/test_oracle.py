@@ -263,6 +263,15 @@ def test_a_command_notes_its_start_and_its_end_and_keeps_its_exit_code(home: Pat
     assert sorted(record.at for record in said) == [record.at for record in said]
 
 
+def test_a_line_that_is_being_written_is_not_read_yet(home: Path) -> None:
+    """Of a line across two pages the first part is there before the rest."""
+    log = home.parent / "log"
+    whole = "job1 1 start 1700000000.5\n"
+    for length in range(len(whole)):
+        log.write_text(whole + whole[:length])
+        assert 1 == len(oracle.read_records(log))
+
+
 def test_the_oracle_is_a_program(store: Store, home: Path) -> None:
     """It prints what is wrong and says so by its exit code."""
     a_run(store)
