@@ -81,7 +81,6 @@ def fill(path: Path, pending: int, ended: int) -> None:
         "dead = excluded.dead",
         (pending, ended - dead, dead),
     )
-    db.execute("UPDATE store SET next_number = ?", (pending + ended + 1,))
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
     with path.open("rb+") as file:

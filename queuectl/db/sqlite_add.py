@@ -60,13 +60,20 @@ class SqliteAdd(SqliteDesk):
         self, db: sqlite3.Connection, specs: Specs, now: Optional[float] = None, staged: Optional[Dict[str, int]] = None
     ) -> Sequence[str]:
         """Add jobs in the open transaction of *db*; *staged* counts them by queue if their rows are made."""
-        next_number, taken, last_seq, default = db.execute(_BEFORE_ADD).fetchone()
+        last_seq, seq_ahead, taken, default = db.execute(_BEFORE_ADD).fetchone()
+        next_number = last_seq + 1 - seq_ahead
         given = given_ids(specs) if staged is not None else []
         if given:
             from queuectl.db.sqlite_stage import refuse_existing
 
             refuse_existing(db)
-        ids: Sequence[str] = given or self._take_ids(db, specs, next_number, bool(taken))
+        ids: Sequence[str] = given
+        after = next_number
+        if not given:
+            ids, after = self._take_ids(db, specs, next_number, bool(taken))
+        ahead_after = last_seq + 1 + len(specs) - after
+        if ahead_after != seq_ahead:  # else no page is written for it
+            db.execute("UPDATE store SET seq_ahead = ?", (ahead_after,))
         counts: Dict[str, int] = {}
         now = time.time() if now is None else now
         default = int(default or MAX_RETRIES)
@@ -88,26 +95,26 @@ class SqliteAdd(SqliteDesk):
 
         return add_within(self, connection, specs)
 
-    def _take_ids(self, db: sqlite3.Connection, specs: Specs, next_number: int, taken: bool) -> Sequence[str]:
-        """Return the ids of new jobs: the given ones if they are free, generated ones for the rest.
+    def _take_ids(
+        self, db: sqlite3.Connection, specs: Specs, next_number: int, taken: bool
+    ) -> Tuple[Sequence[str], int]:
+        """Return the ids of new jobs (given ones if they are free, generated ones for the rest) and the next number.
 
         These count on from *next_number*; *taken* says whether callers took numbers behind it.
         """
         given = given_ids(specs)
         if not given and not taken:
-            db.execute("UPDATE store SET next_number = ?", (next_number + len(specs),))
-            return numbered(next_number, len(specs))
+            return numbered(next_number, len(specs)), next_number + len(specs)
         existing = {name for name in given if db.execute("SELECT 1 FROM jobs WHERE id = ?", (name,)).fetchone()}
         numbers = {number for number in map(generated_number, given) if number is not None}
         spent = {number for number in numbers if _taken_between(db, number, number)}
         refuse_spent(given, existing, next_number, spent)
         generated = len(specs) - len(given)
         near = taken_near(lambda first, last: _taken_between(db, first, last), next_number, generated, numbers)
-        ids, next_number, ahead = number_jobs(specs, next_number, near)
-        db.execute("UPDATE store SET next_number = ?", (next_number,))
-        db.execute("DELETE FROM taken_numbers WHERE number < ?", (next_number,))
+        ids, after, ahead = number_jobs(specs, next_number, near)
+        db.execute("DELETE FROM taken_numbers WHERE number < ?", (after,))
         db.executemany("INSERT INTO taken_numbers (number) VALUES (?)", [(each,) for each in sorted(ahead & numbers)])
-        return ids
+        return ids, after
 
 
 def _has_plain_ids(specs: Specs) -> bool:
@@ -120,8 +127,7 @@ def _has_plain_ids(specs: Specs) -> bool:
 
 # A row number is the key of pages of a listing: none comes again, not even after the newest job was deleted.
 _BEFORE_ADD = """
-    SELECT next_number, EXISTS (SELECT 1 FROM taken_numbers),
-           max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs)),
+    SELECT max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs)), seq_ahead, EXISTS (SELECT 1 FROM taken_numbers),
            (SELECT value FROM settings WHERE key = 'max_retries')
       FROM store
     """

@@ -284,7 +284,7 @@ class SqliteDesk(SqliteViews):
             for table in ("output", "runs", "jobs", "queues", "settings", "taken_numbers"):
                 db.execute(f"DELETE FROM {table}")
             db.execute("INSERT INTO queues (name) VALUES ('default')")
-            db.execute("UPDATE store SET next_number = 1, settings_version = settings_version + 1")
+            db.execute("UPDATE store SET seq_ahead = last_seq, settings_version = settings_version + 1")
             faults.point("resetting")
 
     # -- switches -----------------------------------------------------------------------------

@@ -28,6 +28,9 @@ MARKS = {
     "output": ("start + length(bytes)", "0"),
 }
 LONGEST_TICK_S = 1.0
+# Of the store: the largest row number of a job that was ever given, and the number of the next generated id.
+_LAST_SEQ = "max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs))"
+_NEXT_NUMBER = f"{_LAST_SEQ} + 1 - seq_ahead"
 
 
 class SqlitePort(Port):
@@ -44,7 +47,7 @@ class SqlitePort(Port):
     def begin(self, source_id: str) -> None:
         """See ``Port.begin``."""
         with self._file._write as db:
-            used = db.execute("SELECT next_number > 1 OR EXISTS (SELECT 1 FROM jobs) FROM store").fetchone()[0]
+            used = db.execute(f"SELECT {_NEXT_NUMBER} > 1 OR EXISTS (SELECT 1 FROM jobs) FROM store").fetchone()[0]
             if used:
                 raise refuse_used(self._file.location)
             db.execute(
@@ -118,10 +121,8 @@ class SqlitePort(Port):
         """See ``Port.numbers``."""
         return Numbers._make(
             self._file._rows(
-                """
-                SELECT next_number,
-                       max(last_run_id, (SELECT coalesce(max(run_id), 0) FROM runs)),
-                       max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs))
+                f"""
+                SELECT {_NEXT_NUMBER}, max(last_run_id, (SELECT coalesce(max(run_id), 0) FROM runs)), {_LAST_SEQ}
                   FROM store
                 """
             )[0]
@@ -133,11 +134,12 @@ class SqlitePort(Port):
             db.execute(
                 """
                 UPDATE store
-                   SET next_number = ?, last_run_id = max(last_run_id, ?), last_seq = max(last_seq, ?),
+                   SET last_run_id = max(last_run_id, ?), last_seq = max(last_seq, ?),
                        settings_version = settings_version + 1
                 """,
-                numbers,
+                (numbers.last_run_id, numbers.last_seq),
             )
+            db.execute(f"UPDATE store SET seq_ahead = {_LAST_SEQ} + 1 - ?", (numbers.next_number,))
             _count_anew(db)
             db.execute("DELETE FROM schema_version WHERE n = ?", (UNFINISHED,))
             db.execute(f"PRAGMA user_version = {NEWEST}")

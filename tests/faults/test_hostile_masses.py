@@ -31,7 +31,6 @@ def fill(path: Path, count: int, priority: str = "0", ready: int = 1) -> None:
             (count, ready),
         )
         db.execute("UPDATE queues SET pending = pending + ? WHERE name = 'default'", (count,))
-        db.execute("UPDATE store SET next_number = ?", (count + 1,))
 
 
 def steps(queue: Queue, call: Callable[[], Any]) -> int:

@@ -192,7 +192,8 @@ def test_a_worker_told_twice_gives_up_on_a_lock(scene: Scene, lease: str) -> Non
         holder.execute("BEGIN IMMEDIATE")
         (scene.folder / "go").touch()
         scene.noted("end")
-        scene.eventually(lambda: collected(pid), what="the end of its process")  # else the second signal may be it
+        # Else the second signal may be its end. A renewal that waits for the lock gives up after 30 s.
+        scene.eventually(lambda: collected(pid), timeout=60, what="the end of its process")
 
         for told in (1, 2):
             group.send(signal.SIGINT)

@@ -83,14 +83,25 @@ def test_ends_wait_for_no_disk_and_share_a_sync(store, monkeypatch):
     assert 1 == len(calls)
 
 
-def test_one_enqueue_is_a_handful_of_statements(store):
-    """However many jobs there are already."""
+def test_one_enqueue_is_five_statements(store):
+    """BEGIN, what is there, the job, the counter, COMMIT; however many jobs there are already."""
     store.add(specs(2000), T0)
     seen = statements(store)
 
     store.add(specs(1), T0)
 
-    assert len(seen) <= 6
+    assert ["BEGIN", "SELECT", "INSERT", "UPDATE", "COMMIT"] == [text.split()[0] for text in seen]
+
+
+def test_one_enqueue_dirties_five_pages(store, path):
+    """The job, its three entries in indexes, the counters of its queue; and half a page where one is full."""
+    store.add(specs(2000), T0)
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    for _ in range(JOBS):
+        store.add(specs(1), T0)
+
+    assert os.path.getsize(path + "-wal") / (4096 + 24) / JOBS <= 6
 
 
 def test_the_running_jobs_are_found_among_many_that_have_ended(store):
