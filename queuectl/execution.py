@@ -131,6 +131,10 @@ class Execution:
         """Whether the first process has been reaped."""
         return self._status is not None
 
+    def has_ended(self) -> bool:
+        """Return whether the first process has ended, reaped or not."""
+        return self._status is not None or self.command.has_ended()
+
     def result(self, ended_at: float) -> RunEnd:
         """Return how the run ended; call only for a run that ``that_are_over`` has returned."""
         exit_code, number = how_ended(self._status or 0)
@@ -186,6 +190,22 @@ def look_at(executions: Sequence[Execution], now_mono: float) -> None:
             stubborn.append(execution)
     end_all(late, Outcome.TIMED_OUT, now_mono)
     kill_all(stubborn, Outcome.STOPPED, now_mono)
+
+
+class Meanwhile:
+    """Keeps the time of *timed* runs, by run id, while a call of the store waits; see ``Store.meanwhile``.
+
+    Runs whose command has ended by then are left to the loop, which collects them: they were in time.
+    """
+
+    def __init__(self, timed: Dict[int, Execution]) -> None:
+        self._timed = timed
+
+    def __call__(self) -> None:
+        """Do what is due."""
+        now_mono = time.monotonic()
+        due = [each for each in self._timed.values() if each.is_due(now_mono)]
+        look_at([each for each in due if each.outcome is not None or not each.has_ended()], now_mono)
 
 
 def that_are_over(executions: Sequence[Execution]) -> Sequence[Execution]:

@@ -16,7 +16,7 @@ from queuectl.config import Config
 from queuectl.draining import Draining
 from queuectl.ends import Ends
 from queuectl.errors import StoreUnavailable
-from queuectl.execution import Execution, Slots, end_all, kill_all, look_at, that_are_over
+from queuectl.execution import Execution, Meanwhile, Slots, end_all, kill_all, look_at, that_are_over
 from queuectl.job import GRACEFUL, NOW, Outcome, RunEnd, settle
 from queuectl.membership import Membership, next_time
 from queuectl.output_flow import OutputFlow
@@ -82,6 +82,7 @@ class WorkerProcess:
         self._due_mono: Optional[float] = None
         self._config, self._settings_seen = Config(store.settings()), store.settings_seen
         self._membership = Membership(store, number, group_id, concurrency, self._queues)
+        store.meanwhile = Meanwhile(self._timed)
         self._enter()
 
     # -- life ---------------------------------------------------------------------------------

@@ -67,6 +67,9 @@ class Store(ABC):
     many_hosts: bool = False
     #: If True, calls wait for other writers for a second at most. A signal handler may set it while a call waits.
     in_a_hurry: bool = False
+    #: What a worker does now and then while one of its calls waits, for other writers or for a server. It must not call
+    #: the store.
+    meanwhile: Optional[Callable[[], None]] = None
     #: Whether this process may fork although a thread is inside a call of this store: nothing is under way on the
     #: connection, or a child can open its own without touching this one.
     at_rest: bool = True

@@ -13,10 +13,11 @@ import psycopg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Generator, List, Optional, Tuple
+    from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
 
 # psycopg caches how it converts a statement of up to this many characters; a longer one it would convert each time.
 MOST_REMEMBERED = 4096
+LOOK_S = 0.1  # how often a wait for a new connection is interrupted
 NO_PASSWORD = "it needs a password, and there is none in PGPASSWORD or in ~/.pgpass (which must have mode 0600)"
 
 
@@ -40,6 +41,8 @@ class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
     """A connection that waits for each answer for ``patience_s`` seconds at most; None: without limit."""
 
     patience_s: Optional[float] = None
+    #: See ``Store``; for as long as ``patience_s`` is set.
+    meanwhile: Optional[Callable[[], None]] = None
     #: How long the server waits for a lock, if that was set; see ``PostgresLink``.
     locks_s: Optional[float] = None
 
@@ -56,7 +59,7 @@ class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
         if self.patience_s is None:
             return super().wait(gen, *args, **kwargs)
         try:
-            return super().wait(_bounded(gen, self.patience_s), *args, **kwargs)
+            return super().wait(_bounded(gen, self.patience_s, self.meanwhile), *args, **kwargs)
         except NoAnswer:
             self.close()  # a late answer would be taken for that to the next statement
             raise
@@ -77,8 +80,8 @@ def numbered(query: str) -> Tuple[str, List[str]]:
     return "".join(parts), list(names)
 
 
-def _bounded(gen: Any, patience_s: float) -> Generator[Any, Any, Any]:
-    """Run *gen*, and raise NoAnswer once nothing has arrived for *patience_s* seconds.
+def _bounded(gen: Any, patience_s: float, meanwhile: Optional[Callable[[], None]]) -> Generator[Any, Any, Any]:
+    """Run *gen*, and raise NoAnswer once nothing has arrived for *patience_s* seconds; call *meanwhile* until then.
 
     While psycopg waits, it sends "not ready" to the generator a few times a second.
     """
@@ -91,6 +94,8 @@ def _bounded(gen: Any, patience_s: float) -> Generator[Any, Any, Any]:
                 deadline = time.monotonic() + patience_s
             elif time.monotonic() > deadline:
                 raise NoAnswer(f"no answer for {patience_s:.1f} s")
+            elif meanwhile is not None:
+                meanwhile()
             wanted = gen.send(ready)
     except StopIteration as done:
         return done.value
@@ -118,6 +123,16 @@ class Opening:
             self._error = error
         finally:
             self.done.set()
+
+    def wait(self, patience_s: float, meanwhile: Optional[Callable[[], None]]) -> bool:
+        """Wait for the end of the attempt for *patience_s* seconds at most; return whether it has ended."""
+        deadline = time.monotonic() + patience_s
+        while not self.done.wait(max(min(deadline - time.monotonic(), LOOK_S), 0)):
+            if time.monotonic() >= deadline:
+                return False
+            if meanwhile is not None:
+                meanwhile()
+        return True
 
     def result(self, patience_s: float) -> Line:
         if self._line is None:

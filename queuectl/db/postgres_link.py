@@ -42,8 +42,7 @@ PARTS_OF_LEASE = 6
 # HURRY_S. This holds until FENCED_S after the end; by then the commands have been ended, and calls may take their time.
 HURRY_S = 0.25
 FENCED_S = 1.0
-# For how long a measurement of the server's clock is good enough; a worker's clock is measured with each renewal.
-CLOCK_AGE_S = 1.0
+CLOCK_AGE_S = 1.0  # how long a measurement of the server's clock is good enough; a worker measures at each renewal
 # After this time, a newer measurement counts even if its answer took longer.
 CLOCK_DRIFT_S = 10.0
 ACTIVE = psycopg.pq.TransactionStatus.ACTIVE
@@ -66,6 +65,7 @@ class PostgresLink:
     """The connection of a store; the base of ``PostgresStore``."""
 
     outlast_s = 0.0  # see ``Store``
+    meanwhile: Optional[Callable[[], None]] = None
     #: A statement that reads the state of the store; it fails if there is no complete store.
     _first_look = ""
 
@@ -129,7 +129,7 @@ class PostgresLink:
         if self._closed:
             raise StoreUnavailable(f"the store {self.location} is closed.")
         if self._line is not None and not is_lost(self._line) and self._line.pgconn.transaction_status != ACTIVE:
-            self._line.patience_s = self._patience_now_s()
+            self._line.patience_s, self._line.meanwhile = self._patience_now_s(), self.meanwhile
             self._bound_locks(self._line)
             return self._line
         self._drop()
@@ -159,7 +159,7 @@ class PostgresLink:
                 self._opening = Opening(self._parameters)
             opening = self._opening
             # If callers come here again and again, for each of many ends say, only the first waits.
-            if not opening.done.wait(0.05 if opening.waited_for else patience_s):
+            if not opening.wait(0.05 if opening.waited_for else patience_s, self.meanwhile):
                 opening.waited_for = True
                 raise StoreUnavailable(f"the server of {self.location} does not answer.")
             self._opening = None

@@ -20,7 +20,7 @@ from queuectl.errors import NotDurable, QueueInUse, StoreRefused, StoreUnavailab
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Any, List, NoReturn, Optional, Sequence, Tuple
+    from typing import Any, Callable, List, NoReturn, Optional, Sequence, Tuple
 
 OLDEST_SQLITE = (3, 24, 0)
 # How long a call waits for other writers before it gives up; then, how long if it is in a hurry.
@@ -38,6 +38,7 @@ class SqliteFile:
     """A connection to a store's file; the base of ``SqliteStore``."""
 
     in_a_hurry: bool = False
+    meanwhile: Optional[Callable[[], None]] = None
 
     def __init__(self, path: str, create: bool = True, unfinished: bool = False) -> None:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
@@ -297,16 +298,16 @@ class SqliteFile:
         milliseconds here would leave its slot empty. Later sleeps are longer, as many waiters would try too often.
         """
         now = time.monotonic()
-        if deadline is None:
-            deadline = now + PATIENCE_S
+        deadline = deadline or now + PATIENCE_S
         waited_s = now - (deadline - PATIENCE_S)
         if now > deadline or (self.in_a_hurry and waited_s > HURRIED_S):
             holder = self.lock_holder()
             who = "" if holder is None else f": process {holder} has held its lock"
             raise StoreUnavailable(f"the store {self.path} was busy for {waited_s:.0f} s{who}. Try again.")
+        if self.meanwhile is not None and waited_s > 0.02:
+            self.meanwhile()
         longest_s = 0.0003 if waited_s < 0.002 else 0.002 if waited_s < 0.02 else 0.01
-        # Not by the random module, whose import takes 5 ms and 1 MB.
-        part = 0.1 + 0.9 * os.urandom(1)[0] / 255
+        part = 0.1 + 0.9 * os.urandom(1)[0] / 255  # the import of random takes 5 ms and 1 MB
         self.at_rest = True
         try:
             time.sleep(longest_s * part)
@@ -316,7 +317,7 @@ class SqliteFile:
         return deadline
 
     def lock_holder(self) -> Optional[int]:
-        """Return the pid of the process that holds SQLite's write lock; None if no process does, or it is not known."""
+        """Return the pid of the process that holds SQLite's write lock; None if none does, or it is not known."""
         return holder_of(self._real_path + "-shm", WRITE_LOCK)
 
     def _fail(self, error: sqlite3.Error) -> NoReturn:

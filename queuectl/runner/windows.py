@@ -114,6 +114,10 @@ class Command:
             size += len(pieces[-1]) or 1
         return b"".join(pieces)
 
+    def has_ended(self) -> bool:
+        """Return whether the first process has ended."""
+        return self._process is None or _winapi.WaitForSingleObject(self._process, 0) == _winapi.WAIT_OBJECT_0
+
     def exit_code(self) -> int:
         """Return the exit code of the first process, an unsigned number (0xC0000005 is an access violation)."""
         return int(_winapi.GetExitCodeProcess(self.process))
