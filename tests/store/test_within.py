@@ -144,7 +144,7 @@ def test_the_connection_may_have_its_own_ideas_of_text(queue, location):
         line.commit()
 
     assert job == queue.get("job2")
-    assert 80 < job.run_at - queue.now() <= 90
+    assert 80 < job.run_at - queue.now() <= 90 + 1  # a server's clock is known to within a round trip
 
 
 def test_a_connection_with_another_encoding_is_refused(queue, location):
