@@ -1,6 +1,9 @@
-"""Fixtures of the store suite: a fresh store of each engine, and more connections to it."""
+"""Fixtures of the store suite: a fresh store of each engine, more connections to it, processes."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 
@@ -45,3 +48,26 @@ def store(empty):
     empty.register(worker("w1", number=0))
     empty.register(worker("w2", number=1))
     return empty
+
+
+@pytest.fixture
+def start():
+    """Start a Python script with pipes; whatever still runs at the test's end is killed."""
+    started = []
+
+    def run(script, *words):
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", script, *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                universal_newlines=True,
+            )
+        )
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()

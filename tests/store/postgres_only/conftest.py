@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -93,26 +91,3 @@ def far_store(store, server, schema, proxy, open_one):
     far = open_one(server.url(schema, proxy.port))
     far._connected().prepare_threshold = None  # the first answer to a statement is that to its execution
     return far
-
-
-@pytest.fixture
-def start():
-    """Start a Python script with pipes; whatever still runs at the test's end is killed."""
-    started = []
-
-    def run(script, *words):
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-c", script, *words],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                universal_newlines=True,
-            )
-        )
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()

@@ -1,11 +1,9 @@
-"""Fixtures for what only a SQLite store has: its path, its file, plain connections to it, processes on it."""
+"""Fixtures for what only a SQLite store has: its path, its file, plain connections to it."""
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-import subprocess
-import sys
 
 import pytest
 
@@ -33,26 +31,3 @@ def raw(path, store):
     """A second, plain connection to the store's file."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as db:
         yield db
-
-
-@pytest.fixture
-def start():
-    """Start a Python script with pipes; whatever still runs at the test's end is killed."""
-    started = []
-
-    def run(script, *words):
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-c", script, *words],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                universal_newlines=True,
-            )
-        )
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
