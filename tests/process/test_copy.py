@@ -33,10 +33,7 @@ RUN = 1_000
 ODD = "printf 'tab\\there \\\\ back\\n'; echo 'é 🐍 \\N \\.'; printf '\\000\\377\\012raw'"
 
 
-PAIRS = [(one, other) for one in sorted(ENGINES) for other in sorted(ENGINES)]
-
-
-@pytest.fixture(params=PAIRS, ids="-".join)
+@pytest.fixture(params=[(one, other) for one in sorted(ENGINES) for other in sorted(ENGINES)], ids="-".join)
 def places(request: Any, tmp_path: Path, home: Path) -> Iterator[Tuple[str, str]]:
     """Where a store is, and where another will be: each pair of engines."""
     with contextlib.ExitStack() as stack:
@@ -119,18 +116,7 @@ def _states(*states: str) -> Any:
     return JobFilter(states)
 
 
-#: Where a copy is killed. Each engine is the source and the target at each step; once between two servers is enough.
-KILLED_AT = [
-    (pair, at)
-    for at in ("copying:1", "copying:3", "copying:5", "checking:1", "checking:4", "checked", "copied")
-    for pair in PAIRS
-    if pair != ("postgres", "postgres") or at == "checking:1"
-]
-
-
-@pytest.mark.parametrize(
-    ("places", "at"), KILLED_AT, ids=lambda each: each if isinstance(each, str) else "-".join(each), indirect=["places"]
-)
+@pytest.mark.parametrize("at", ["copying:1", "copying:3", "copying:5", "checking:1", "checking:4", "checked", "copied"])
 def test_killed_on_the_way_and_run_again(places: Tuple[str, str], cli: Cli, at: str) -> None:
     """``kill -9`` at the start, in the middle of the jobs, of the runs, of comparing: the second call finishes."""
     source, target = places
@@ -230,17 +216,7 @@ def test_workers_are_in_the_way(places: Tuple[str, str], cli: Cli, background: A
     ],
     ids=["a job more", "another priority", "a job cancelled", "another setting", "a queue paused"],
 )
-@pytest.mark.parametrize(
-    ("places", "side"),
-    [
-        (pair, side)
-        for pair in PAIRS
-        for side in ("source", "target")
-        if pair != ("postgres", "postgres")  # each engine is changed on each side
-    ],
-    ids=lambda each: each if isinstance(each, str) else "-".join(each),
-    indirect=["places"],
-)
+@pytest.mark.parametrize("side", ["source", "target"])
 def test_a_copy_that_has_changed_since_is_not_taken_for_complete(
     places: Tuple[str, str], change: Any, side: str
 ) -> None:
