@@ -131,10 +131,6 @@ class Execution:
         """Whether the first process has been reaped."""
         return self._status is not None
 
-    def has_ended(self) -> bool:
-        """Return whether the first process has ended, reaped or not."""
-        return self._status is not None or self.command.has_ended()
-
     def result(self, ended_at: float) -> RunEnd:
         """Return how the run ended; call only for a run that ``that_are_over`` has returned."""
         exit_code, number = how_ended(self._status or 0)
@@ -205,7 +201,7 @@ class Meanwhile:
         """Do what is due."""
         now_mono = time.monotonic()
         due = [each for each in self._timed.values() if each.is_due(now_mono)]
-        look_at([each for each in due if each.outcome is not None or not each.has_ended()], now_mono)
+        look_at([each for each in due if each.outcome is not None or not each.command.has_ended()], now_mono)
 
 
 def that_are_over(executions: Sequence[Execution]) -> Sequence[Execution]:

@@ -134,10 +134,10 @@ class Opening:
                 meanwhile()
         return True
 
-    def result(self, patience_s: float) -> Line:
+    def result(self, patience_s: float, meanwhile: Optional[Callable[[], None]]) -> Line:
         if self._line is None:
             raise self._error or psycopg.OperationalError("the attempt failed")
-        self._line.patience_s = patience_s
+        self._line.patience_s, self._line.meanwhile = patience_s, meanwhile
         return self._line
 
 

@@ -163,7 +163,7 @@ class PostgresLink:
                 opening.waited_for = True
                 raise StoreUnavailable(f"the server of {self.location} does not answer.")
             self._opening = None
-            return opening.result(patience_s)
+            return opening.result(patience_s, self.meanwhile)
         except psycopg.Error as error:
             self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), LAST_PAUSE_S)
             self._not_before_s = now_s + self._pause_s * (0.5 + os.urandom(1)[0] / 512)

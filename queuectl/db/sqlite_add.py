@@ -16,7 +16,7 @@ from queuectl.db.rules import (
     taken_near,
     to_json,
 )
-from queuectl.db.sqlite_desk import SqliteDesk
+from queuectl.db.sqlite_desk import LAST_SEQ, SqliteDesk
 from queuectl.errors import NotDurable
 
 TYPE_CHECKING = False
@@ -126,8 +126,8 @@ def _has_plain_ids(specs: Specs) -> bool:
 
 
 # A row number is the key of pages of a listing: none comes again, not even after the newest job was deleted.
-_BEFORE_ADD = """
-    SELECT max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs)), seq_ahead, EXISTS (SELECT 1 FROM taken_numbers),
+_BEFORE_ADD = f"""
+    SELECT {LAST_SEQ}, seq_ahead, EXISTS (SELECT 1 FROM taken_numbers),
            (SELECT value FROM settings WHERE key = 'max_retries')
       FROM store
     """

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
     Moves = Dict[Tuple[str, str, Optional[str]], int]  # (queue, state before, state after or None): how many jobs
 
+# Of the row in ``store``: the largest row number of a job that was ever given.
+LAST_SEQ = "max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs))"
 # Run ids are fencing tokens and row numbers keys of pages: the largest are remembered before their rows may go.
-_KEEP_LAST_NUMBERS = """
+_KEEP_LAST_NUMBERS = f"""
     UPDATE store
-       SET last_run_id = max(last_run_id, (SELECT coalesce(max(run_id), 0) FROM runs)),
-           last_seq = max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs))
+       SET last_run_id = max(last_run_id, (SELECT coalesce(max(run_id), 0) FROM runs)), last_seq = {LAST_SEQ}
     """
 _CHAIN = """
     WITH RECURSIVE chain(run_id) AS (

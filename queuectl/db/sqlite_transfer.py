@@ -6,6 +6,7 @@ import time
 from contextlib import contextmanager, suppress
 
 from queuectl.db.migrate import NEWEST, UNFINISHED
+from queuectl.db.sqlite_desk import LAST_SEQ
 from queuectl.db.sqlite_views import COUNTED
 from queuectl.db.transfer import MARK, Numbers, Port, names_in, refuse_used, source_of, where
 from queuectl.errors import StoreUnavailable
@@ -28,9 +29,8 @@ MARKS = {
     "output": ("start + length(bytes)", "0"),
 }
 LONGEST_TICK_S = 1.0
-# Of the store: the largest row number of a job that was ever given, and the number of the next generated id.
-_LAST_SEQ = "max(last_seq, (SELECT coalesce(max(seq), 0) FROM jobs))"
-_NEXT_NUMBER = f"{_LAST_SEQ} + 1 - seq_ahead"
+# Of the row in ``store``: the number of the next generated id.
+_NEXT_NUMBER = f"{LAST_SEQ} + 1 - seq_ahead"
 
 
 class SqlitePort(Port):
@@ -122,7 +122,7 @@ class SqlitePort(Port):
         return Numbers._make(
             self._file._rows(
                 f"""
-                SELECT {_NEXT_NUMBER}, max(last_run_id, (SELECT coalesce(max(run_id), 0) FROM runs)), {_LAST_SEQ}
+                SELECT {_NEXT_NUMBER}, max(last_run_id, (SELECT coalesce(max(run_id), 0) FROM runs)), {LAST_SEQ}
                   FROM store
                 """
             )[0]
@@ -132,14 +132,13 @@ class SqlitePort(Port):
         """See ``Port.finish``."""
         with self._file._write as db:
             db.execute(
-                """
+                f"""
                 UPDATE store
-                   SET last_run_id = max(last_run_id, ?), last_seq = max(last_seq, ?),
-                       settings_version = settings_version + 1
+                   SET seq_ahead = max({LAST_SEQ}, :last_seq) + 1 - :next_number, last_seq = max(last_seq, :last_seq),
+                       last_run_id = max(last_run_id, :last_run_id), settings_version = settings_version + 1
                 """,
-                (numbers.last_run_id, numbers.last_seq),
+                numbers._asdict(),
             )
-            db.execute(f"UPDATE store SET seq_ahead = {_LAST_SEQ} + 1 - ?", (numbers.next_number,))
             _count_anew(db)
             db.execute("DELETE FROM schema_version WHERE n = ?", (UNFINISHED,))
             db.execute(f"PRAGMA user_version = {NEWEST}")

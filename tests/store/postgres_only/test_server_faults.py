@@ -294,26 +294,28 @@ def test_a_lease_that_is_made_shorter_ends_no_run(
 
 @pytest.mark.slow
 @pytest.mark.posix
-def test_a_timeout_does_not_wait_for_the_server(store, server, schema, raw, home, monkeypatch, background, eventually):
-    """Though a call waits for minutes, for somebody who has locked the jobs."""
+@pytest.mark.parametrize("trouble", ["jobs locked", "no answer", "no new connection"])
+def test_a_timeout_does_not_wait_for_the_server(
+    store, server, schema, home, proxy, monkeypatch, background, eventually, trouble
+):
+    """Though a call waits for minutes: for somebody who has locked the jobs, or on a link that has gone silent."""
     import psycopg
 
     store.set_setting("lease", "3600")
-    (job_id,) = store.add(
-        [
-            spec(
-                f"trap 'touch {home}/term; exit 1' TERM; touch {home}/begun; while :; do sleep 0.05; done",
-                timeout_s=4.0,
-                max_retries=0,
-            )
-        ]
-    )
-    monkeypatch.setenv("QUEUECTL_DB", server.url(schema))
+    command = f"trap 'touch {home}/term; exit 1' TERM; touch {home}/begun; while :; do sleep 0.05; done"
+    (job_id,) = store.add([spec(command, timeout_s=4.0, max_retries=0)])
+    monkeypatch.setenv("QUEUECTL_DB", server.url(schema, proxy.port))
     with background("worker", "start"):
         eventually((home / "begun").exists)
         with psycopg.connect(server.url().partition("?")[0]) as other:
-            other.execute(f"LOCK TABLE {schema}.jobs IN ACCESS EXCLUSIVE MODE")
+            if trouble == "jobs locked":
+                other.execute(f"LOCK TABLE {schema}.jobs IN ACCESS EXCLUSIVE MODE")
+            else:
+                proxy.freeze()
+            if trouble == "no new connection":
+                proxy.cut()
             eventually((home / "term").exists)
+        proxy.thaw()
         eventually(lambda: store.get(job_id).state == "dead", timeout=30)
 
     assert ["timed_out"] == [run.state for run in store.runs(job_id)]
