@@ -283,7 +283,7 @@ def test_a_limit_of_threads_is_an_outage():
         "import os, resource, psycopg; from queuectl.db.postgres_line import Opening; "
         "os.geteuid() or os.setuid(65534); resource.setrlimit(resource.RLIMIT_NPROC, (0, 0)); "
         "opening = Opening({'host': '127.0.0.1', 'port': '1'}); assert opening.done.wait(10)\n"
-        "try: opening.result(1.0)\n"
+        "try: opening.result(1.0, None)\n"
         "except psycopg.OperationalError as error: print(error)"
     )
 
