@@ -75,6 +75,7 @@ class Execution:
     noted = False  # whether the first process was written down for recovery
     pid = 0
     started_mono = 0.0
+    ended_mono: Optional[float] = None  # when ``has_ended`` first found that the first process had ended
     _look_mono = 0.0
     _status: Optional[int] = None
     _usage: Any = None
@@ -126,13 +127,25 @@ class Execution:
         self._usage = usage
         self.command.reaped()
 
+    def has_ended(self, now_mono: float) -> Optional[bool]:
+        """Return whether the first process has ended, None if that cannot be told; note when that was first seen."""
+        if self.ended_mono is None:
+            has_ended = self.command.has_ended()
+            if not has_ended:
+                return has_ended
+            self.ended_mono = now_mono
+        return True
+
     @property
     def is_collected(self) -> bool:
         """Whether the first process has been reaped."""
         return self._status is not None
 
-    def result(self, ended_at: float) -> RunEnd:
-        """Return how the run ended; call only for a run that ``that_are_over`` has returned."""
+    def result(self, now: float) -> RunEnd:
+        """Return how the run ended, by *now*; call only for a run that ``that_are_over`` has returned."""
+        ended_at = now
+        if self.ended_mono is not None and self.outcome is None:
+            ended_at = max(now - (time.monotonic() - self.ended_mono), self.claim.started_at)
         exit_code, number = how_ended(self._status or 0)
         outcome = self.outcome
         if outcome is None:
@@ -189,19 +202,19 @@ def look_at(executions: Sequence[Execution], now_mono: float) -> None:
 
 
 class Meanwhile:
-    """Keeps the time of *timed* runs, by run id, while a call of the store waits; see ``Store.meanwhile``.
+    """Keeps the time of the *running* ones, by run id, while a call of the store waits; see ``Store.meanwhile``.
 
-    Runs whose command has ended by then are left to the loop, which collects them: they were in time.
+    A run whose command has ended by then is left to the loop, which collects it: all that is noted is when it ended.
     """
 
-    def __init__(self, timed: Dict[int, Execution]) -> None:
-        self._timed = timed
+    def __init__(self, running: Dict[int, Execution]) -> None:
+        self._running = running
 
     def __call__(self) -> None:
         """Do what is due."""
         now_mono = time.monotonic()
-        due = [each for each in self._timed.values() if each.is_due(now_mono)]
-        look_at([each for each in due if each.outcome is not None or not each.command.has_ended()], now_mono)
+        alive = [each for each in self._running.values() if each.outcome or each.has_ended(now_mono) is False]
+        look_at([each for each in alive if each.is_due(now_mono)], now_mono)
 
 
 def that_are_over(executions: Sequence[Execution]) -> Sequence[Execution]:

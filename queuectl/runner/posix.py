@@ -79,10 +79,12 @@ class Command:
         """Note that the leader was reaped: from now on its pid may be another process's."""
         self._reaped = True
 
-    def has_ended(self) -> bool:
-        """Return whether the leader has ended, without reaping it; True where that cannot be found out."""
-        if self._reaped or not hasattr(os, "waitid"):  # macOS before Python 3.13 has none
+    def has_ended(self) -> Optional[bool]:
+        """Return whether the leader has ended, without reaping it; None where that cannot be found out."""
+        if self._reaped:
             return True
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13 has none
+            return None
         try:
             return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         except ChildProcessError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 
 import pytest
 
@@ -127,26 +128,33 @@ def test_many_timeouts_at_once(scene: Scene) -> None:
 @pytest.mark.slow
 @pytest.mark.limit(120)
 def test_a_timeout_does_not_wait_for_the_store(scene: Scene) -> None:
-    """Somebody holds the store's lock: TERM and KILL come in time, and what ends in time is no timeout afterwards."""
+    """Somebody holds the store's lock: TERM and KILL come in time, and what ends by itself has ended when it did."""
     scene.queue.set_setting("kill_grace", "0.5")
     scene.queue.set_setting("lease", "3")  # its renewal is what waits for the lock
     in_time = "until [ -e go ]; do sleep 0.02; done"
     stubborn = "echo $$ > pid; trap '' TERM; while :; do sleep 0.05; done"
     obedient = "trap 'note term; exit 1' TERM; while :; do sleep 0.05; done"
+    later = "echo $$ > later; until [ -e go2 ]; do sleep 0.02; done"
     ids = [
         scene.queue.enqueue(scene.journal.command(body), timeout=timeout_s, max_retries=0).id
-        for body, timeout_s in ((in_time, 6), (stubborn, 6), (obedient, 8))
+        for body, timeout_s in ((in_time, 6), (stubborn, 6), (obedient, 8), (later, None))
     ]
-    group = scene.start("--concurrency", "3")
-    scene.noted("start", 3)
+    group = scene.start("--concurrency", "4")
+    scene.noted("start", 4)
     with contextlib.closing(sqlite3.connect(scene.queue.store.location, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         (scene.folder / "go").touch()
-        scene.gone(scene.pids("pid"))
+        scene.gone(scene.pids("pid"))  # so the worker is waiting by now
+        (scene.folder / "go2").touch()
+        scene.gone(scene.pids("later"))
         scene.noted("term", timeout=15)
-    for job_id, state in zip(ids, ("completed", "dead", "dead")):
+        before_release = time.time()
+    for job_id, state in zip(ids, ("completed", "dead", "dead", "completed")):
         scene.until(job_id, state)
     group.stop()
 
-    assert [["completed"], ["timed_out"], ["timed_out"]] == [scene.outcomes(job_id) for job_id in ids]
+    assert [["completed"], ["timed_out"], ["timed_out"], ["completed"]] == [scene.outcomes(job_id) for job_id in ids]
+    for job_id in (ids[0], ids[3]):
+        (run,) = scene.queue.runs(job_id)
+        assert run.ended_at < before_release
     scene.judge(acknowledged=ids)

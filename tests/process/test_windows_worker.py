@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -250,6 +251,31 @@ def test_a_job_that_takes_too_long(shop: Shop) -> None:
     assert ("timed out after 2 s", ["timed_out"]) == (job.reason, shop.outcomes("job1"))
     assert process_started(pid) is None
     assert 0 == group.stop().code
+
+
+def test_a_timeout_does_not_wait_for_the_store(shop: Shop) -> None:
+    """Somebody holds the store's lock: what is late is ended meanwhile; what ends by itself has ended when it did."""
+    shop.queue.set_setting("kill_grace", "0.5")
+    shop.queue.set_setting("lease", "3")  # its renewal is what waits for the lock
+    until_go = SLEEP.replace("time.sleep(60)", "while not os.path.exists('go'): time.sleep(0.02)")
+    (shop.folder / "ender.py").write_text(until_go)
+    late = [shop.queue.enqueue(shop.sleeper(f"late{after}"), timeout=after, max_retries=0).id for after in (6, 9)]
+    by_itself = shop.queue.enqueue(f"{PYTHON} ender.py ender").id
+    with shop.start("--concurrency", "3"):
+        first, second, third = shop.pid("late6"), shop.pid("late9"), shop.pid("ender")
+        with contextlib.closing(sqlite3.connect(shop.queue.store.location, isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            shop.eventually(lambda: not process_started(first), timeout=20)
+            (shop.folder / "go").touch()  # the worker is waiting by now
+            shop.eventually(lambda: not (process_started(third) or process_started(second)), timeout=20)
+            before_release = time.time()
+        for job_id in late:
+            shop.until(job_id, "dead")
+        shop.until(by_itself, "completed")
+
+    assert [["timed_out"], ["timed_out"]] == [shop.outcomes(job_id) for job_id in late]
+    (run,) = shop.queue.runs(by_itself)
+    assert (run.state, run.ended_at is not None and run.ended_at < before_release) == ("completed", True)
 
 
 def test_reset_stops_the_workers_first(shop: Shop, cli: Callable[..., Any]) -> None:
