@@ -33,8 +33,8 @@ def main() -> int:
     serial = any(argument in ("--pdb", "-s", "--collect-only", "--co") for argument in arguments)
     if not serial:
         if not any(argument.startswith("-n") for argument in arguments):
-            # Two more than there are cores: many tests wait for something most of the time.
-            command.append(f"-n{min((os.cpu_count() or 1) + 2, MOST_PROCESSES)}")
+            # Three for each core: many tests wait for something most of the time.
+            command.append(f"-n{min(3 * (os.cpu_count() or 1), MOST_PROCESSES)}")
         command.append("--dist=worksteal")  # the order in conftest.py is made for it
     return subprocess.run([*command, *arguments], cwd=str(ROOT), env=environment(), check=False).returncode
 

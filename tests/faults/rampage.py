@@ -87,6 +87,7 @@ class Plan(NamedTuple):
 
     jobs: int = 30_000
     lasts_s: float = 1800.0
+    least_deeds: int = 0  # it goes on until so many are done
     every_s: Tuple[float, float] = (0.5, 3.0)  # from one deed to the next
     pauses_s: Tuple[float, float] = (0.1, 12.0)  # shorter and longer than the lease and its margin
     lease_s: float = 5.0
@@ -198,7 +199,7 @@ class Rampage:
 
     def _rage(self, begin: float) -> None:
         deed_at = told_at = begin + 1.0
-        while time.monotonic() < begin + self._plan.lasts_s:
+        while time.monotonic() < begin + self._plan.lasts_s or self._deeds() < self._plan.least_deeds:
             now = time.monotonic()
             self._go_on(now)
             if now >= deed_at:
@@ -219,6 +220,9 @@ class Rampage:
                 self._groups[place] = self._start(GROUPS[place])
                 self._done["groups started anew"] += 1
         self._stoppers = [stopper for stopper in self._stoppers if stopper.running]
+
+    def _deeds(self) -> int:
+        return sum(self._done[deed] for deed in DEEDS)
 
     def _do(self, deed: str) -> None:
         """Do one deed; it counts if there was somebody to do it to."""
@@ -326,7 +330,7 @@ class Rampage:
             "jobs by state": {state: count for state, count in jobs.items() if count},
             "runs by outcome": outcomes,
             "took s": round(took_s),
-            "deeds": sum(count for deed, count in self._done.items() if deed in DEEDS),
+            "deeds": self._deeds(),
             **self._done,
             "lost": sum("is gone" in what or "no job has the id" in what for what in found),
             "overlapping": sum(any(word in what for word in OVERLAPS) for what in found),
