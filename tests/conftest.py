@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import gc
 import os
 import shutil
 import signal
@@ -88,12 +87,6 @@ def _begin_with_the_long_ones(items: List[pytest.Item]) -> None:
         ordered += others[:room]
         del others[:room]
     items[:] = ordered
-
-
-def pytest_collection_finish() -> None:
-    """Keep the garbage collector from walking over what stays to the end: some thousand tests, and what they import."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_make_parametrize_id(val: object) -> Optional[str]:

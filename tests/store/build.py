@@ -105,8 +105,8 @@ def recount(store):
     return counts
 
 
-def counters(store):
-    """Return the number of jobs by (queue, state), as ``queues`` has it; zeros left out."""
+def counters(queues):
+    """Return the number of jobs by (queue, state), as *queues* have it; zeros left out."""
     states = ("pending", "processing", "failed", "completed", "dead", "cancelled")
-    counted = {(queue.name, state): getattr(queue, state) for queue in store.queues() for state in states}
+    counted = {(queue.name, state): getattr(queue, state) for queue in queues for state in states}
     return {key: count for key, count in counted.items() if count}

@@ -350,7 +350,7 @@ def test_queues_show_their_jobs_by_state(store):
         ("b", False, 40, 1, 2, 3, 4, 5, 6),
         ("c", True, None, 0, 0, 0, 0, 0, 0),
     ] == [tuple(queue) for queue in store.queues()]
-    assert recount(store) == counters(store)
+    assert recount(store) == counters(store.queues())
 
 
 def test_a_queue_without_jobs_and_switches_is_not_listed(store):

@@ -309,9 +309,10 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def counters_are_right(self):
         """What costs nothing per job equals what was counted one by one."""
-        assert self.model.counts() == counters(self.store)
+        queues = self.store.queues()
+        assert self.model.counts() == counters(queues)
         assert {(name, name in self.model.paused, self.model.limits.get(name)) for name in QUEUES} >= {
-            tuple(queue[:3]) for queue in self.store.queues()
+            tuple(queue[:3]) for queue in queues
         }
 
     @invariant()
