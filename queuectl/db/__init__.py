@@ -84,6 +84,7 @@ def located(location: Optional[Location] = None) -> str:
         location = rest[1:] if rest.startswith("//") or (os.name == "nt" and rest[2:3] == ":") else rest
     elif scheme[:1].isalpha() and scheme.translate(_IN_SCHEMES).isalnum():
         raise _refused(f"unknown kind of store {scheme}://. Give a path or postgresql://...")
+    _refuse_sqlites_names(location)
     return os.path.abspath(os.path.expanduser(location))
 
 
@@ -102,6 +103,14 @@ def _refuse_conninfo(location: str) -> None:
             "a PostgreSQL store is named by a URL such as postgresql://user@host:5432/database, not by a list such as "
             "'host=... dbname=...'. For a file of that name, put ./ in front."
         )
+
+
+def _refuse_sqlites_names(path: str) -> None:
+    """Refuse what SQLite takes for something else than a path, and would be a file of an odd name here."""
+    if path in ("", ":memory:", "/:memory:"):  # the last: sqlite:///:memory:
+        raise _refused("a store is a file, as one in memory would be lost with this process. Give a path.")
+    if path.startswith("file:"):
+        raise _refused(f"a store is named by its path, not by a URI of SQLite's such as {path}.")
 
 
 def home() -> str:

@@ -98,6 +98,17 @@ def test_a_list_of_libpqs_parameters_is_refused(home, location):
         assert os.path.basename(queue.store.location) == "dbname=jobs"
 
 
+@pytest.mark.parametrize("location", [":memory:", "sqlite://", "sqlite:///:memory:", "file:jobs.db?mode=rwc"])
+def test_what_only_sqlite_takes_for_a_store_is_refused(home, location):
+    """It would be the name of a file in the current directory, whatever that is."""
+    with pytest.raises(StoreRefused, match="a store is "):
+        Queue(location)
+
+    assert not any(name.startswith((":", "file")) for name in os.listdir())
+    with Queue("./:memory:" if os.name == "posix" else "memory") as queue:  # who means a file can have it
+        assert queue.enqueue("true").id == "job1"
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are counted in /proc")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_queue_that_nobody_closes_leaves_no_descriptor(home):
