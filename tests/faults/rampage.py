@@ -34,12 +34,12 @@ BEGIN
     INSERT INTO witness VALUES (old.run_id, old.state, new.state);
 END;
 """
-#: Beats 20 times a second for half a minute.
+#: Beats 10 times a second for half a minute.
 BEAT = """
 count=0
-while [ $count -lt 600 ]; do
+while [ $count -lt 300 ]; do
     echo "$1 $2 beat $(date +%s.%N)" >> "$3"
-    sleep 0.05
+    sleep 0.1
     count=$((count + 1))
 done
 """

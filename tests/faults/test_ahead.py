@@ -146,7 +146,7 @@ def test_a_stop_gives_back_what_has_not_begun(
 def test_a_slow_command_holds_nobody_up(scene: Scene) -> None:
     """What was claimed with it is given back while it runs, and done by the other worker."""
     note = f'echo "$QUEUECTL_JOB_ID" >> {shlex.quote(str(scene.folder / "begun"))}'
-    wait = f"until [ -e {shlex.quote(str(scene.folder / 'go'))} ]; do sleep 0.05; done"
+    wait = f"until [ -e {shlex.quote(str(scene.folder / 'go'))} ]; do sleep 0.1; done"
     ids = scene.queue.enqueue_many([f"{note}; {wait}" if number == ROW // 2 else note for number in range(ROW)])
     slow = ids[ROW // 2]
     group = scene.start("--count", "2")

@@ -16,7 +16,7 @@ import pytest
 
 from queuectl.runner.identity import host_id, process_started
 from tests import oracle
-from tests.process.scene import Scene
+from tests.process.scene import HELD, Scene
 
 pytestmark = [
     pytest.mark.posix,
@@ -66,7 +66,7 @@ def judge(scene: Scene, ids: List[str]) -> None:
 def test_the_wall_clock_jumps_while_jobs_run(scene: Scene, clock: Clock, cli: Callable[..., Any]) -> None:
     """Four hours ahead, four hours back: nobody is taken for dead, what runs runs on, what is new is run at once."""
     scene.queue.set_setting("lease", "2")
-    long = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.05; done")).id
+    long = scene.queue.enqueue(scene.journal.command(HELD)).id
     groups = [scene.start("--count", "2", env=clock.env), scene.start(env=clock.env)]
     pids = [group.pids() for group in groups]
     scene.noted("start")
@@ -132,7 +132,7 @@ def change(home: Path, sql: str, *values: Any) -> None:
 def test_a_machine_that_slept_for_hours(scene: Scene, home: Path) -> None:
     """Every lease ended hours ago by the wall clock; by the monotonic clock, which stood still, it has just begun."""
     scene.queue.set_setting("lease", "2")
-    job_id = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.05; done")).id
+    job_id = scene.queue.enqueue(scene.journal.command(HELD)).id
     groups = [scene.start("--count", "2"), scene.start()]
     pids = [group.pids() for group in groups]
     scene.noted("start")

@@ -12,7 +12,7 @@ from typing import Iterator, List
 import pytest
 
 from tests.faults.faulty import stopped
-from tests.process.scene import Scene, alive
+from tests.process.scene import HELD, Scene, alive
 
 pty = pytest.importorskip("pty", reason="needs pseudo terminals")
 
@@ -20,7 +20,6 @@ pytestmark = [pytest.mark.posix, pytest.mark.slow]
 
 #: Makes the terminal the session's, as a login does, and becomes a shell with job control.
 LOGIN = "import fcntl, os, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv('/bin/sh', ['sh', '-i'])"
-HELD = "until [ -e go ]; do sleep 0.05; done"
 
 
 class Shell:

@@ -15,7 +15,7 @@ import pytest
 from queuectl import Queue
 from queuectl.errors import StoreUnavailable
 from queuectl.job import JobFilter
-from tests.process.scene import Scene
+from tests.process.scene import HELD, Scene
 
 pytestmark = [
     pytest.mark.posix,
@@ -143,7 +143,7 @@ def test_a_disk_that_fills_while_jobs_run(disk: Disk, scene: Scene) -> None:
     """Claims wait, ends and output are kept, nobody is taken for hung; with room again all of it is stored, once."""
     scene.queue.set_setting("lease", "2")
     groups = [scene.start("--concurrency", "2"), scene.start()]
-    body = "for n in 1 2 3 4 5 6 7 8; do echo $n; sleep 0.1; done; until [ -e go ]; do sleep 0.05; done; echo last"
+    body = "for n in 1 2 3 4 5 6 7 8; do echo $n; sleep 0.1; done; until [ -e go ]; do sleep 0.1; done; echo last"
     running = scene.queue.enqueue_many([scene.journal.command(body)] * 2)
     scene.noted("start", 2)
     waiting = scene.queue.enqueue(scene.journal.command("echo later"), delay=1).id
@@ -188,7 +188,7 @@ def test_a_worker_on_a_full_disk_can_be_stopped(disk: Disk, scene: Scene, cli: C
 def test_a_worker_on_a_full_disk_that_is_told_twice_gives_up(disk: Disk, scene: Scene) -> None:
     """It has an end to hand in and nowhere to write even that down: the run is lost, and its job runs again."""
     group = scene.start()
-    job_id = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.05; done")).id
+    job_id = scene.queue.enqueue(scene.journal.command(HELD)).id
     scene.noted("start", 1)
     disk.fill()
     (scene.folder / "go").touch()

@@ -12,7 +12,7 @@ import pytest
 
 from queuectl import Queue, faults
 from tests import oracle
-from tests.process.scene import Scene
+from tests.process.scene import HELD, Scene
 
 pytestmark = pytest.mark.posix
 
@@ -130,7 +130,7 @@ def test_a_recovery_killed_at(
 def test_a_supervisor_killed_at(scene: Scene, fault: Callable[..., Any], step: str) -> None:
     """Its worker ends its job and goes; a lock that the supervisor held is free."""
     scene.queue.set_setting("lease", "2")
-    job_id = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id
+    job_id = scene.queue.enqueue(scene.journal.command(HELD)).id
     met = fault(f"worker start/{step}", held=True)
     group = scene.start(env=met.env)
     pids = group.pids()

@@ -18,7 +18,7 @@ from queuectl.job import Outcome
 from queuectl.membership import Membership
 from queuectl.runner import identity
 from tests.faults.faulty import as_stranger, give_to_stranger, no_descriptors
-from tests.process.scene import Scene, bells
+from tests.process.scene import HELD, Scene, bells
 
 resource = pytest.importorskip("resource", reason="needs POSIX limits")
 if sys.platform != "win32":
@@ -86,7 +86,7 @@ def test_a_run_that_could_not_be_noted_is_noted_later(scene: Scene) -> None:
 
 def test_without_a_descriptor_nobody_is_taken_for_dead(scene: Scene) -> None:
     """A process that cannot look at others neither condemns a healthy worker nor takes its command for gone."""
-    job_id = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id
+    job_id = scene.queue.enqueue(scene.journal.command(HELD)).id
     group = scene.start()
     scene.noted("start")
     recovery.sweep(scene.queue.store)  # has all that it needs imported

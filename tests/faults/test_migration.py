@@ -127,7 +127,7 @@ def test_a_missing_index_is_found(path: Path, cli: Callable[..., Any]) -> None:
 def test_a_worker_whose_store_is_upgraded_under_it(scene: Scene) -> None:
     """It cannot record what ended: that and what still ran is left to the new release, at no cost to any job."""
     ended, running = scene.queue.enqueue_many(
-        [scene.journal.command(f"until [ -e {name} ]; do sleep 0.02; done") for name in ("first", "second")]
+        [scene.journal.command(f"until [ -e {name} ]; do sleep 0.1; done") for name in ("first", "second")]
     )
     old = scene.start("--concurrency", "2")
     scene.noted("start", 2)

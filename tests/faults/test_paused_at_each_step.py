@@ -19,7 +19,7 @@ from queuectl import faults
 from queuectl.db import sqlite_file
 from queuectl.errors import StoreUnavailable
 from tests.faults.faulty import Fault, state_of, stopped
-from tests.process.scene import Group, Scene
+from tests.process.scene import HELD, Group, Scene
 
 pytestmark = pytest.mark.posix
 
@@ -139,7 +139,7 @@ def test_a_recovery_that_comes_back_late_touches_nothing(
 def test_a_supervisor_holds_no_pause_of_its_own_against_its_worker(scene: Scene, fault: Callable[..., Fault]) -> None:
     """Both are paused beyond the lease, the one just when it had seen that it may judge: it ends nobody for that."""
     scene.queue.set_setting("lease", "2")
-    job_id = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id
+    job_id = scene.queue.enqueue(scene.journal.command(HELD)).id
     met = fault("worker start/judging", "STOP", held=True)
     group = scene.start(env=met.env)
     both = [group.pid, *group.pids()]

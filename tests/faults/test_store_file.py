@@ -16,11 +16,9 @@ import pytest
 from queuectl import Queue
 from queuectl.db.migrate import NEWEST
 from tests import oracle
-from tests.process.scene import Group, Scene
+from tests.process.scene import HELD, Group, Scene
 
 pytestmark = pytest.mark.posix
-
-HELD = "until [ -e go ]; do sleep 0.02; done"
 
 
 @pytest.fixture

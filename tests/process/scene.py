@@ -18,16 +18,18 @@ from queuectl.job import Job, Worker
 from queuectl.runner.identity import process_started, send_signal
 from tests import oracle
 
-#: Notes a beat 20 times a second for a minute at most, and its own pid first.
+#: Notes a beat 10 times a second for a minute at most, and its own pid first.
 BEAT = """
 echo $$ >> "$4"
 count=0
-while [ $count -lt 1200 ]; do
+while [ $count -lt 600 ]; do
     echo "$1 $2 beat $(date +%s.%N)" >> "$3"
-    sleep 0.05
+    sleep 0.1
     count=$((count + 1))
 done
 """
+#: Holds a command until the test makes the file ``go`` in the directory that it runs in.
+HELD = "until [ -e go ]; do sleep 0.1; done"
 #: Ways of leaving something behind; {beat} beats until it is killed.
 WAYS = {
     "a child": "{beat} &",
@@ -100,7 +102,7 @@ class Journal:
         """
         file = f'"{self.path.parent}/{pids}"'
         beat = f'sh {self._beat} "$QUEUECTL_JOB_ID" "$QUEUECTL_RUN_ID" {shlex.quote(str(self.path))} {file}'
-        begun = f"until [ $(cat {file} 2>/dev/null | wc -l) -ge {len(ways)} ]; do sleep 0.02; done"
+        begun = f"until [ $(cat {file} 2>/dev/null | wc -l) -ge {len(ways)} ]; do sleep 0.1; done"
         return "\n".join([*[WAYS[way].format(beat=beat) for way in ways], begun])
 
     def records(self) -> List[oracle.Record]:

@@ -36,7 +36,7 @@ def test_it_does_not_delay_the_end_and_survives_a_success(scene: Scene, way: str
 
 def test_what_it_prints_later_harms_neither_it_nor_the_next_job(scene: Scene) -> None:
     """Its output is taken as long as the worker lives, so that it does not die of a closed pipe, and is not kept."""
-    child = "(until [ -e go ]; do sleep 0.02; done; echo late && echo went on > proof) &"
+    child = "(until [ -e go ]; do sleep 0.1; done; echo late && echo went on > proof) &"
     first = scene.queue.enqueue(f"echo early; {child}").id
     group = scene.start()
     scene.until(first, "completed")
@@ -55,7 +55,7 @@ def test_what_it_prints_later_harms_neither_it_nor_the_next_job(scene: Scene) ->
 @pytest.mark.parametrize("how", ["drained", "stopped", "stopped now"])
 def test_what_it_prints_after_its_worker_has_left_does_not_end_it(scene: Scene, how: str) -> None:
     """Somebody reads on as long as it lives, and no longer, with nothing of the worker's but the pipe."""
-    body = 'readlink "/proc/$$/fd/2" > pipe; echo $$ > holder; until [ -e go ]; do sleep 0.02; done'
+    body = 'readlink "/proc/$$/fd/2" > pipe; echo $$ > holder; until [ -e go ]; do sleep 0.1; done'
     job_id = scene.queue.enqueue(f"sh -c '{body}; yes | head -c 300000; echo late && echo on > proof' & echo early").id
     if how == "drained":
         assert 0 == scene.start("--drain", wait=False).wait().code

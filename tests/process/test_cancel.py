@@ -10,12 +10,11 @@ from typing import Callable
 import pytest
 
 from tests.conftest import Result
-from tests.process.scene import Scene
+from tests.process.scene import HELD, Scene
 
 pytestmark = pytest.mark.posix
 
 Cli = Callable[..., Result]
-HELD = "until [ -e go ]; do sleep 0.02; done"
 
 
 def test_a_running_job(scene: Scene, cli: Cli) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.process.scene import Scene, most_at_once
+from tests.process.scene import HELD, Scene, most_at_once
 from tests.process.test_other_hosts import APART, why_not
 
 pytestmark = pytest.mark.posix
@@ -18,7 +18,7 @@ NOT_APART = why_not()
 
 def test_n_commands_run_at_once_in_one_process(scene: Scene) -> None:
     """Each waits until all have begun, so they can only end together; their parent is the one worker."""
-    body = f"echo $PPID; until [ $(grep -c start {scene.folder}/journal) -ge 8 ]; do sleep 0.02; done"
+    body = f"echo $PPID; until [ $(grep -c start {scene.folder}/journal) -ge 8 ]; do sleep 0.1; done"
     ids = scene.queue.enqueue_many([scene.journal.command(body)] * 8)
     group = scene.start("--concurrency", "8")
     (pid,) = group.pids()
@@ -33,7 +33,7 @@ def test_n_commands_run_at_once_in_one_process(scene: Scene) -> None:
 
 def test_never_more_than_n(scene: Scene) -> None:
     """Whatever waits: two workers of three make six places."""
-    body = f"until [ $(grep -c start {scene.folder}/journal) -ge 6 ]; do sleep 0.02; done"
+    body = f"until [ $(grep -c start {scene.folder}/journal) -ge 6 ]; do sleep 0.1; done"
     scene.queue.enqueue_many([scene.journal.command(body)] * 30)
 
     scene.drain("--count", "2", "--concurrency", "3")
@@ -55,7 +55,7 @@ def test_without_the_option_one_at_a_time(scene: Scene) -> None:
 
 def test_a_slow_command_holds_up_nobody(scene: Scene) -> None:
     """The other places of a worker go on while one is taken for long."""
-    slow = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id
+    slow = scene.queue.enqueue(scene.journal.command(HELD)).id
     quick = scene.queue.enqueue_many([scene.journal.command()] * 20)
     group = scene.start("--concurrency", "2")
 
@@ -101,7 +101,7 @@ def test_a_hundred_at_once(scene: Scene) -> None:
 def test_a_pid_that_is_given_out_again_while_a_run_is_being_ended(scene: Scene) -> None:
     """Its first process has gone, a child has not: the next command's first process gets that pid, and both end."""
     scene.queue.set_setting("kill_grace", "3600")
-    orphaned = "while kill -0 $PPID; do sleep 0.05; done; echo >> orphaned"  # not before the worker has collected it
+    orphaned = "while kill -0 $PPID; do sleep 0.1; done; echo >> orphaned"  # not before the worker has collected it
     child = f'trap "" TERM; echo >> ready; {orphaned}; read line < go'  # without a process more
     os.mkfifo(scene.folder / "go")
     first = scene.queue.enqueue(f"echo $$ > pid; setsid sh -c '{child}' & wait").id

@@ -179,7 +179,7 @@ def test_workers_are_in_the_way(places: Tuple[str, str], cli: Cli, background: A
     """It refuses while they run; with ``--stop`` they finish first, with ``--now`` they put back."""
     source, target = places
     with Queue(source) as queue:
-        queue.enqueue("touch begun; until [ -e go ]; do sleep 0.05; done")
+        queue.enqueue("touch begun; until [ -e go ]; do sleep 0.1; done")
         group = background("--db", source, "worker", "start", "--count", "2")
         eventually(lambda: os.path.exists("begun"))
 

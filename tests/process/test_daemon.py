@@ -17,7 +17,7 @@ import pytest
 from queuectl import Queue
 from queuectl.runner import identity
 from tests.conftest import Result
-from tests.process.scene import Scene, alive
+from tests.process.scene import HELD, Scene, alive
 
 pytestmark = pytest.mark.posix
 
@@ -138,7 +138,7 @@ def test_daemons_that_start_at_once_have_numbers_of_their_own(scene: Scene, back
 
 def test_a_worker_that_outlives_its_supervisor_keeps_its_number(scene: Scene, cli: Cli) -> None:
     """It still writes to its log while it finishes its job."""
-    job_id = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id
+    job_id = scene.queue.enqueue(scene.journal.command(HELD)).id
     cli("worker", "start", "--daemon", code=0)
     scene.noted("start")
     (supervisor,) = (row.pid for row in scene.queue.store.workers() if row.role == "supervisor")
@@ -229,7 +229,7 @@ def test_pids_of_a_group_that_was_killed(scene: Scene, cli: Cli) -> None:
 
 def test_pids_of_workers_that_outlive_their_supervisor(scene: Scene, cli: Cli) -> None:
     """They finish their jobs and exit, and take themselves out: the supervisor can do it no more."""
-    jobs = [scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done")).id for _ in "12"]
+    jobs = [scene.queue.enqueue(scene.journal.command(HELD)).id for _ in "12"]
     cli("worker", "start", "--count", "2", "--daemon", code=0)
     scene.noted("start", 2)
     pids = listed(scene)

@@ -7,11 +7,9 @@ import sys
 
 import pytest
 
-from tests.process.scene import Scene
+from tests.process.scene import HELD, Scene
 
 pytestmark = pytest.mark.posix
-
-HELD = "until [ -e go ]; do sleep 0.02; done"
 
 
 def test_an_empty_store(scene: Scene) -> None:

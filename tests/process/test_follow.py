@@ -17,7 +17,7 @@ from tests.store.build import completed, worker
 pytestmark = pytest.mark.posix
 
 Cli = Callable[..., Result]
-TWO_STEPS = "echo one; until [ -e go ]; do sleep 0.02; done; printf two"
+TWO_STEPS = "echo one; until [ -e go ]; do sleep 0.1; done; printf two"
 
 
 def test_follow_shows_output_as_it_comes_and_ends_with_the_run(scene: Scene, background: Callable[..., Any]) -> None:
@@ -53,7 +53,7 @@ def test_several_followers_and_a_plain_look(scene: Scene, cli: Cli, background: 
 def test_follow_of_an_output_beyond_the_limit(scene: Scene, background: Callable[..., Any]) -> None:
     """The follower gets the beginning, a mark for what it missed, and the very end."""
     scene.queue.set_setting("output_limit", "2000")
-    job_id = scene.queue.enqueue("seq 100000; until [ -e go ]; do sleep 0.02; done; echo the end").id
+    job_id = scene.queue.enqueue("seq 100000; until [ -e go ]; do sleep 0.1; done; echo the end").id
     group = scene.start()
     follower = background("logs", "-f", job_id)
     scene.eventually(lambda: "\n100000\n" in follower.out, what="the last number")
@@ -133,7 +133,7 @@ def test_what_was_written_before_everything_was_killed_is_kept(scene: Scene, cli
 
 def test_the_output_of_a_run_that_was_ended_is_kept(scene: Scene) -> None:
     """Cancelled, stopped or timed out: what it printed, also while it was being ended, is there."""
-    body = "trap 'echo ending; exit 1' TERM; echo begun; while :; do sleep 0.02; done"
+    body = "trap 'echo ending; exit 1' TERM; echo begun; while :; do sleep 0.1; done"
     ids = {"timed_out": scene.queue.enqueue(body, timeout=1, max_retries=0).id}
     ids.update((how, scene.queue.enqueue(body).id) for how in ("cancelled", "stopped"))
     group = scene.start("--concurrency", "3")

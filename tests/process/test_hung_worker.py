@@ -7,13 +7,12 @@ import signal
 
 import pytest
 
-from tests.process.scene import Scene, alive
+from tests.process.scene import HELD, Scene, alive
 
 pytestmark = [pytest.mark.posix, pytest.mark.slow]
 
 #: The shortest lease that may be set.
 LEASE_S = 2.0
-HELD = "until [ -e go ]; do sleep 0.02; done"
 #: With a lease of 2 s a silent worker is ended after 3 s by one that has been well for 4 s, and looks every 2 s.
 ENDED_S = 30.0
 

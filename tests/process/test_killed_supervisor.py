@@ -8,7 +8,7 @@ from typing import Any, Callable, Tuple
 
 import pytest
 
-from tests.process.scene import Scene, alive, bells
+from tests.process.scene import HELD, Scene, alive, bells
 
 pytestmark = pytest.mark.posix
 
@@ -17,7 +17,7 @@ NOTICED_S = 5.0 + 10.0
 
 def test_workers_finish_their_jobs_and_exit(scene: Scene) -> None:
     """The running jobs complete, those that wait are not begun, and no process is left."""
-    held = scene.journal.command("until [ -e go ]; do sleep 0.02; done")
+    held = scene.journal.command(HELD)
     running = scene.queue.enqueue_many([held] * 2)
     waiting = scene.queue.enqueue_many([held] * 2)
     group = scene.start("--count", "2")
@@ -109,7 +109,7 @@ def test_a_worker_that_dies_after_its_supervisor_is_noticed_by_another_group(sce
 
 def test_a_worker_that_dies_after_its_supervisor_is_noticed_by_its_sister(scene: Scene) -> None:
     """A worker that finishes its long job without a supervisor sees that another one died: the job is not kept."""
-    ids = scene.queue.enqueue_many([scene.journal.command("until [ -e go ]; do sleep 0.02; done")] * 2)
+    ids = scene.queue.enqueue_many([scene.journal.command(HELD)] * 2)
     group = scene.start("--count", "2")
     scene.noted("start", 2)
     victim, sister = group.workers()

@@ -9,13 +9,12 @@ from typing import Any, Callable, List
 
 import pytest
 
-from tests.process.scene import Scene
+from tests.process.scene import HELD, Scene
 
 pytestmark = pytest.mark.posix
 
 #: The contract's bound.
 NOTICED_S = 5.0
-HELD = "until [ -e go ]; do sleep 0.05; done"
 
 
 def by_its_supervisor(scene: Scene) -> List[int]:

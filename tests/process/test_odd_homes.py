@@ -59,7 +59,7 @@ class Container:
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_process_1_obeys_signals(scene: Scene, name: str) -> None:
     """The kernel drops what process 1 has no handler for; here the running job may finish, and all end with code 0."""
-    scene.queue.enqueue("touch begun; until [ -e go ]; do sleep 0.02; done")
+    scene.queue.enqueue("touch begun; until [ -e go ]; do sleep 0.1; done")
     box = Container(scene, "worker", "start", "--count", "2")
     scene.eventually((scene.folder / "begun").exists, what="the run")
 

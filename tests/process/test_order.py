@@ -6,7 +6,7 @@ from typing import List
 
 import pytest
 
-from tests.process.scene import Scene
+from tests.process.scene import HELD, Scene
 
 pytestmark = pytest.mark.posix
 
@@ -79,7 +79,7 @@ def test_a_retry_waits_for_its_backoff(scene: Scene) -> None:
 
 def test_the_backoff_is_the_one_configured_when_a_run_fails(scene: Scene) -> None:
     """A change reaches a job that is running already, and a job's own base goes before it."""
-    plain = scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.02; done; exit 1"), max_retries=1).id
+    plain = scene.queue.enqueue(scene.journal.command(HELD + "; exit 1"), max_retries=1).id
     own = scene.queue.enqueue(scene.journal.command("exit 1"), max_retries=1, backoff_base=50).id
     group = scene.start("--concurrency", "2")
     scene.noted("start", 2)

@@ -26,7 +26,7 @@ from tests.process.scene import seconds_of_its_own, sleeping
 from tests.store.engines import ENGINES
 
 APART = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts")
-HELD = "echo begun; until [ -e go ]; do sleep 0.05; done; echo over"
+HELD = "echo begun; until [ -e go ]; do sleep 0.1; done; echo over"
 Cli = Callable[..., Result]
 
 

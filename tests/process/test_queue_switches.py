@@ -7,18 +7,17 @@ from typing import Callable
 import pytest
 
 from tests.conftest import Result
-from tests.process.scene import Scene, most_at_once
+from tests.process.scene import HELD, Scene, most_at_once
 
 pytestmark = pytest.mark.posix
 
 Cli = Callable[..., Result]
-HELD = "until [ -e go ]; do sleep 0.02; done"
 
 
 def test_a_limit_holds_over_all_groups(scene: Scene, cli: Cli) -> None:
     """Twelve workers' worth of slots, a limit of two: never three at once, and all jobs complete."""
     cli("queue", "limit", "narrow", "2", code=0)
-    body = f"until [ $(grep -c start {scene.folder}/journal) -ge 2 ]; do sleep 0.02; done; sleep 0.1"
+    body = f"until [ $(grep -c start {scene.folder}/journal) -ge 2 ]; do sleep 0.1; done; sleep 0.1"
     ids = [scene.queue.enqueue(scene.journal.command(body), queue="narrow").id for _ in range(16)]
     groups = [scene.start("--count", "2", "--concurrency", "2"), scene.start("--concurrency", "4"), scene.start()]
 

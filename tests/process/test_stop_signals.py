@@ -12,11 +12,10 @@ from functools import partial
 
 import pytest
 
-from tests.process.scene import Scene, alive, collected
+from tests.process.scene import HELD, Scene, alive, collected
 
 pytestmark = pytest.mark.posix
 
-HELD = "until [ -e go ]; do sleep 0.02; done"
 STOPPING = "received stop signal, will exit after current job"
 
 

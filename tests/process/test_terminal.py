@@ -12,13 +12,12 @@ from typing import Callable, Iterator, List
 import pytest
 
 from tests.conftest import Result
-from tests.process.scene import Scene
+from tests.process.scene import HELD, Scene
 
 pty = pytest.importorskip("pty", reason="needs pseudo terminals")
 
 pytestmark = pytest.mark.posix
 
-HELD = "until [ -e go ]; do sleep 0.02; done"
 STOPPING = "received stop signal, will exit after current job"
 # A shell would do this: make the terminal the session's, with this process in its foreground.
 IN_FRONT = (

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.process.scene import WAYS, Scene
+from tests.process.scene import HELD, WAYS, Scene
 
 pytestmark = pytest.mark.posix
 
@@ -131,10 +131,10 @@ def test_a_timeout_does_not_wait_for_the_store(scene: Scene) -> None:
     """Somebody holds the store's lock: TERM and KILL come in time, and what ends by itself has ended when it did."""
     scene.queue.set_setting("kill_grace", "0.5")
     scene.queue.set_setting("lease", "3")  # its renewal is what waits for the lock
-    in_time = "until [ -e go ]; do sleep 0.02; done"
+    in_time = HELD
     stubborn = "echo $$ > pid; trap '' TERM; while :; do sleep 0.05; done"
     obedient = "trap 'note term; exit 1' TERM; while :; do sleep 0.05; done"
-    later = "echo $$ > later; until [ -e go2 ]; do sleep 0.02; done"
+    later = "echo $$ > later; until [ -e go2 ]; do sleep 0.1; done"
     ids = [
         scene.queue.enqueue(scene.journal.command(body), timeout=timeout_s, max_retries=0).id
         for body, timeout_s in ((in_time, 6), (stubborn, 6), (obedient, 8), (later, None))

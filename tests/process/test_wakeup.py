@@ -11,7 +11,7 @@ from typing import List
 
 import pytest
 
-from tests.process.scene import Scene, bells
+from tests.process.scene import HELD, Scene, bells
 
 pytestmark = pytest.mark.posix
 
@@ -95,7 +95,7 @@ def test_all_idle_workers_wake_for_many_jobs(scene: Scene) -> None:
     group = scene.start("--count", "4")
     scene.eventually(lambda: len(bells(scene)) == 4, what="four bells")
 
-    scene.queue.enqueue_many([scene.journal.command("until [ -e go ]; do sleep 0.02; done")] * 4)
+    scene.queue.enqueue_many([scene.journal.command(HELD)] * 4)
 
     scene.noted("start", 4)
     (scene.folder / "go").touch()
@@ -127,7 +127,7 @@ def test_a_full_worker_rests_although_a_job_is_due(scene: Scene) -> None:
     scene.eventually(lambda: len(bells(scene)) == 1, what="a bell")
     late = scene.queue.enqueue("true", delay="2s")
     scene.eventually(lambda: time.time() >= late.created_at + 0.5)  # the idle worker hears of it first
-    scene.queue.enqueue(scene.journal.command("until [ -e go ]; do sleep 0.05; done"))
+    scene.queue.enqueue(scene.journal.command(HELD))
     scene.noted("start", 1)
     scene.eventually(lambda: time.time() >= late.run_at + 0.1)
 

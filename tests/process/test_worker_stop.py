@@ -14,11 +14,10 @@ import pytest
 
 from queuectl import Queue
 from tests.conftest import Result
-from tests.process.scene import Scene, alive
+from tests.process.scene import HELD, Scene, alive
 
 pytestmark = pytest.mark.posix
 
-HELD = "until [ -e go ]; do sleep 0.02; done"
 Cli = Callable[..., Result]
 
 
