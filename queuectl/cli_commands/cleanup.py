@@ -24,6 +24,7 @@ CLOCK_STEP_S = 1e-6
 
 def delete_jobs(states: Sequence[str], args: Args, what: str) -> int:
     """Delete the ended jobs in *states* that the filters choose, after asking; *what* is "Prune" or "Purge"."""
+    from queuectl.clock import format_duration
     from queuectl.job import JobFilter
     from queuectl.render import plural, write_json
 
@@ -31,7 +32,8 @@ def delete_jobs(states: Sequence[str], args: Args, what: str) -> int:
         now = queue.now()
         before = None if args.older_than is None else now - args.older_than
         which = JobFilter(tuple(states), tuple(args.queue), tuple(args.tag), before)
-        count, text, last = _count(queue, which)
+        aged = f" that ended more than {format_duration(args.older_than)} ago" if args.older_than else ""
+        count, text, last = _count(queue, which, aged)
         if count and not confirmed(f"This will delete {text}. Continue?", args):
             return declined(what, args)
         if before is None and not args.yes:  # jobs that ended while the question stood were not agreed to
@@ -47,8 +49,11 @@ def delete_jobs(states: Sequence[str], args: Args, what: str) -> int:
     return 0
 
 
-def _count(queue: Queue, which: JobFilter) -> Tuple[int, str, float]:
-    """Return how many jobs *which* chooses, counted up to a bound, that in words by state, and when the last ended."""
+def _count(queue: Queue, which: JobFilter, aged: str) -> Tuple[int, str, float]:
+    """Return how many jobs *which* chooses, counted up to a bound, that in words by state, and when the last ended.
+
+    Of what age they are is said too: whoever took ``--older-than 30`` for days sees that it means seconds.
+    """
     from queuectl.render import plural
 
     by_state = dict.fromkeys(which.states, 0)
@@ -58,10 +63,10 @@ def _count(queue: Queue, which: JobFilter) -> Tuple[int, str, float]:
         count += 1
         last = max(last, job.ended_at or 0.0)
     if count > MOST_COUNTED:
-        return count, f"more than {MOST_COUNTED:,} jobs", last
+        return count, f"more than {MOST_COUNTED:,} jobs{aged}", last
     parts = ", ".join(f"{number} {state}" for state, number in by_state.items() if number)
     whose = "its" if count == 1 else "their"
-    return count, f"{plural(count, 'job')} ({parts}) with {whose} runs and output", last
+    return count, f"{plural(count, 'job')}{aged} ({parts}) with {whose} runs and output", last
 
 
 def prune(args: Args) -> int:

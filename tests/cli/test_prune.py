@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +46,25 @@ def test_by_state_and_age(cli: Callable[..., Any], ended: None) -> None:
     assert {"deleted": 2} == json.loads(cli("prune", "--json", "--yes").out)
     assert cli("prune", "--state", "pending").code == 2
     assert cli("prune", "--older-than", "soon").code == 2
+
+
+def test_the_question_says_of_what_age(cli: Callable[..., Any], ended: None) -> None:
+    """A number is in seconds: who meant days sees it before anything is gone."""
+    with Queue() as queue:
+        with contextlib.closing(sqlite3.connect(queue.store.location)) as db, db:
+            db.execute("UPDATE jobs SET ended_at = ended_at - 7200 WHERE state <> 'dead'")
+        asked = {
+            age: cli("prune", "--older-than", age, input="n\n").out.partition(". ")[0]
+            for age in ("90", "1h", "0", "3h")
+        }
+
+    some = "(1 completed, 1 cancelled) with their runs and output"
+    assert asked == {
+        "90": f"This will delete 2 jobs that ended more than 1 min 30 s ago {some}",
+        "1h": f"This will delete 2 jobs that ended more than 1 h ago {some}",
+        "0": "This will delete 3 jobs (1 completed, 1 dead, 1 cancelled) with their runs and output",
+        "3h": "No jobs to delete.\n",
+    }
 
 
 def test_a_number_is_not_used_again(cli: Callable[..., Any], ended: None) -> None:
