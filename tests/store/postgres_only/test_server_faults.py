@@ -296,17 +296,22 @@ def test_a_lease_that_is_made_shorter_ends_no_run(
 @pytest.mark.posix
 @pytest.mark.parametrize("trouble", ["jobs locked", "no answer", "no new connection"])
 def test_a_timeout_does_not_wait_for_the_server(
-    store, server, schema, home, proxy, monkeypatch, background, eventually, trouble
+    store, server, schema, raw, home, proxy, monkeypatch, background, eventually, trouble
 ):
-    """Though a call waits for minutes: for somebody who has locked the jobs, or on a link that has gone silent."""
+    """Though a call waits for minutes: for somebody who has locked the jobs, or on a link that has gone silent.
+
+    And what ends by itself meanwhile has ended when it did.
+    """
     import psycopg
 
     store.set_setting("lease", "3600")
-    command = f"trap 'touch {home}/term; exit 1' TERM; touch {home}/begun; while :; do sleep 0.05; done"
-    (job_id,) = store.add([spec(command, timeout_s=4.0, max_retries=0)])
+    command = "trap 'touch {0}/term{1}; exit 1' TERM; touch {0}/begun{1}; while :; do sleep 0.05; done"
+    late = [spec(command.format(home, seconds), timeout_s=seconds, max_retries=0) for seconds in (4, 7)]
+    by_itself = spec(f"touch {home}/begun; until [ -e {home}/term4 ]; do sleep 0.05; done")
+    *late_ids, ended_id = store.add([*late, by_itself])
     monkeypatch.setenv("QUEUECTL_DB", server.url(schema, proxy.port))
-    with background("worker", "start"):
-        eventually((home / "begun").exists)
+    with background("worker", "start", "--concurrency", "3"):
+        eventually(lambda: all((home / name).exists() for name in ("begun4", "begun7", "begun")))
         with psycopg.connect(server.url().partition("?")[0]) as other:
             if trouble == "jobs locked":
                 other.execute(f"LOCK TABLE {schema}.jobs IN ACCESS EXCLUSIVE MODE")
@@ -314,11 +319,15 @@ def test_a_timeout_does_not_wait_for_the_server(
                 proxy.freeze()
             if trouble == "no new connection":
                 proxy.cut()
-            eventually((home / "term").exists)
+            eventually((home / "term7").exists)
+            ((before_release,),) = raw("SELECT extract(epoch FROM clock_timestamp())")
         proxy.thaw()
-        eventually(lambda: store.get(job_id).state == "dead", timeout=30)
+        eventually(lambda: all(store.get(job_id).state == "dead" for job_id in late_ids), timeout=30)
+        eventually(lambda: store.get(ended_id).state == "completed")
 
-    assert ["timed_out"] == [run.state for run in store.runs(job_id)]
+    assert [["timed_out"]] * 2 == [[run.state for run in store.runs(job_id)] for job_id in late_ids]
+    (run,) = store.runs(ended_id)
+    assert run.ended_at < before_release
 
 
 @pytest.mark.slow
