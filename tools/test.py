@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import Dict, List
+from typing import Dict
 
 from environment import FOLDER, ROOT, python_with
 
@@ -26,21 +26,12 @@ def environment() -> Dict[str, str]:
     return found
 
 
-def compile_tests(command: List[str]) -> None:
-    """Have pytest compile the tests, unless it has once before: in parallel, each process would compile all of them."""
-    conftest = f"conftest.{sys.implementation.cache_tag}-pytest-*.pyc"
-    if not any(found for place in (ROOT / "tests", FOLDER / "bytecode") for found in place.rglob(conftest)):
-        words = [*command, "--collect-only", "-q", "-n0"]
-        subprocess.run(words, cwd=str(ROOT), env=environment(), stdout=subprocess.DEVNULL, check=False)
-
-
 def main() -> int:
     """Run pytest with the arguments given and return its exit code."""
     arguments = sys.argv[1:]
     command = [python_with("test"), "-m", "pytest"]
     serial = any(argument in ("--pdb", "-s", "--collect-only", "--co") for argument in arguments)
     if not serial:
-        compile_tests([*command, *arguments])
         if not any(argument.startswith("-n") for argument in arguments):
             # Three for each core: many tests wait for something most of the time.
             command.append(f"-n{min(3 * (os.cpu_count() or 1), MOST_PROCESSES)}")
