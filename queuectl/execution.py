@@ -11,7 +11,7 @@ from queuectl.runner import RUN_ID, STORE_ID, how_ended, kill, left_over, start,
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional, Sequence
+    from typing import Any, Callable, Dict, Optional, Sequence
 
     from queuectl.config import Config
     from queuectl.job import Claim
@@ -205,13 +205,15 @@ class Meanwhile:
     """Keeps the time of the *running* ones, by run id, while a call of the store waits; see ``Store.meanwhile``.
 
     A run whose command has ended by then is left to the loop, which collects it: all that is noted is when it ended.
+    *read* reads what the commands print, so that none has to wait for its reader.
     """
 
-    def __init__(self, running: Dict[int, Execution]) -> None:
-        self._running = running
+    def __init__(self, running: Dict[int, Execution], read: Callable[[], None]) -> None:
+        self._running, self._read = running, read
 
     def __call__(self) -> None:
         """Do what is due."""
+        self._read()
         now_mono = time.monotonic()
         alive = [each for each in self._running.values() if each.outcome or each.has_ended(now_mono) is False]
         look_at([each for each in alive if each.is_due(now_mono)], now_mono)

@@ -60,18 +60,27 @@ class OutputFlow:
     def watch_fresh(self) -> None:
         """Watch the output of the commands that were started a moment ago."""
         for command in self._fresh:
-            self._reactor.watch(command)
+            if command.fileno() >= 0:  # else ``catch_up`` came to the end of its output
+                self._reactor.watch(command)
         self._fresh.clear()
         self.watch_mono = None
 
     def read(self, command: Command) -> None:
         """Read the output of *command* that is there, without waiting."""
-        fd = command.fileno()
-        data = command.read()
+        self._got(command, command.fileno(), command.read())
+
+    def catch_up(self) -> None:
+        """Read what there is of all output: called while something keeps the loop from doing so.
+
+        Otherwise a command would have to wait as soon as its pipe is full, 64 KiB on Linux.
+        """
+        for command in [*self._executions, *self._lingering.values()]:
+            self._got(command, command.fileno(), command.drain())
+
+    def _got(self, command: Command, fd: int, data: bytes) -> None:
         if command.fileno() < 0:
             self._reactor.unwatch(fd)
             self._lingering.pop(fd, None)
-            return
         execution = self._executions.get(command)
         if execution is not None and data:
             if not self._dirty:

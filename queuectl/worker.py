@@ -82,7 +82,7 @@ class WorkerProcess:
         self._due_mono: Optional[float] = None
         self._config, self._settings_seen = Config(store.settings()), store.settings_seen
         self._membership = Membership(store, number, group_id, concurrency, self._queues)
-        store.meanwhile = Meanwhile(self._running)
+        store.meanwhile = Meanwhile(self._running, self._flow.catch_up)
         self._enter()
 
     # -- life ---------------------------------------------------------------------------------

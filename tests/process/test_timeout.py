@@ -128,13 +128,16 @@ def test_many_timeouts_at_once(scene: Scene) -> None:
 @pytest.mark.slow
 @pytest.mark.limit(120)
 def test_a_timeout_does_not_wait_for_the_store(scene: Scene) -> None:
-    """Somebody holds the store's lock: TERM and KILL come in time, and what ends by itself has ended when it did."""
+    """Somebody holds the store's lock: TERM and KILL come in time, and what ends by itself has ended when it did.
+
+    More output than a pipe holds is read meanwhile, so that whoever prints it can end.
+    """
     scene.queue.set_setting("kill_grace", "0.5")
     scene.queue.set_setting("lease", "3")  # its renewal is what waits for the lock
     in_time = HELD
     stubborn = "echo $$ > pid; trap '' TERM; while :; do sleep 0.05; done"
     obedient = "trap 'note term; exit 1' TERM; while :; do sleep 0.05; done"
-    later = "echo $$ > later; until [ -e go2 ]; do sleep 0.1; done"
+    later = "echo $$ > later; until [ -e go2 ]; do sleep 0.1; done; head -c 300000 /dev/zero"
     ids = [
         scene.queue.enqueue(scene.journal.command(body), timeout=timeout_s, max_retries=0).id
         for body, timeout_s in ((in_time, 6), (stubborn, 6), (obedient, 8), (later, None))
@@ -157,4 +160,5 @@ def test_a_timeout_does_not_wait_for_the_store(scene: Scene) -> None:
     for job_id in (ids[0], ids[3]):
         (run,) = scene.queue.runs(job_id)
         assert run.ended_at < before_release
+    assert 300_000 == len(scene.output(ids[3]))
     scene.judge(acknowledged=ids)

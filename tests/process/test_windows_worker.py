@@ -254,11 +254,14 @@ def test_a_job_that_takes_too_long(shop: Shop) -> None:
 
 
 def test_a_timeout_does_not_wait_for_the_store(shop: Shop) -> None:
-    """Somebody holds the store's lock: what is late is ended meanwhile; what ends by itself has ended when it did."""
+    """Somebody holds the store's lock: what is late is ended meanwhile; what ends by itself has ended when it did.
+
+    More output than a pipe holds is read meanwhile, so that whoever prints it can end.
+    """
     shop.queue.set_setting("kill_grace", "0.5")
     shop.queue.set_setting("lease", "3")  # its renewal is what waits for the lock
     until_go = SLEEP.replace("time.sleep(60)", "while not os.path.exists('go'): time.sleep(0.02)")
-    (shop.folder / "ender.py").write_text(until_go)
+    (shop.folder / "ender.py").write_text(f"{until_go}\nprint('x' * 300000)\n")
     late = [shop.queue.enqueue(shop.sleeper(f"late{after}"), timeout=after, max_retries=0).id for after in (6, 9)]
     by_itself = shop.queue.enqueue(f"{PYTHON} ender.py ender").id
     with shop.start("--concurrency", "3"):
@@ -276,6 +279,7 @@ def test_a_timeout_does_not_wait_for_the_store(shop: Shop) -> None:
     assert [["timed_out"], ["timed_out"]] == [shop.outcomes(job_id) for job_id in late]
     (run,) = shop.queue.runs(by_itself)
     assert (run.state, run.ended_at is not None and run.ended_at < before_release) == ("completed", True)
+    assert b"x" * 300_000 == shop.queue.output(by_itself).strip()
 
 
 def test_reset_stops_the_workers_first(shop: Shop, cli: Callable[..., Any]) -> None:

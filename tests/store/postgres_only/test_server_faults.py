@@ -300,14 +300,15 @@ def test_a_timeout_does_not_wait_for_the_server(
 ):
     """Though a call waits for minutes: for somebody who has locked the jobs, or on a link that has gone silent.
 
-    And what ends by itself meanwhile has ended when it did.
+    What ends by itself meanwhile has ended when it did, though it prints more than a pipe holds.
     """
     import psycopg
 
     store.set_setting("lease", "3600")
     command = "trap 'touch {0}/term{1}; exit 1' TERM; touch {0}/begun{1}; while :; do sleep 0.05; done"
     late = [spec(command.format(home, seconds), timeout_s=seconds, max_retries=0) for seconds in (4, 7)]
-    by_itself = spec(f"touch {home}/begun; until [ -e {home}/term4 ]; do sleep 0.05; done")
+    printing = "head -c 300000 /dev/zero"
+    by_itself = spec(f"touch {home}/begun; until [ -e {home}/term4 ]; do sleep 0.05; done; {printing}")
     *late_ids, ended_id = store.add([*late, by_itself])
     monkeypatch.setenv("QUEUECTL_DB", server.url(schema, proxy.port))
     with background("worker", "start", "--concurrency", "3"):
@@ -328,6 +329,7 @@ def test_a_timeout_does_not_wait_for_the_server(
     assert [["timed_out"]] * 2 == [[run.state for run in store.runs(job_id)] for job_id in late_ids]
     (run,) = store.runs(ended_id)
     assert run.ended_at < before_release
+    assert 300_000 == sum(len(data) for _, data in store.output(run.run_id))
 
 
 @pytest.mark.slow
