@@ -10,14 +10,19 @@ from queuectl.jobspec import check_ids
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import RLock
-    from typing import Callable, Dict, Generator, Iterable, Iterator, List, Optional
+    from typing import Callable, Dict, Generator, Iterable, Iterator, List, Optional, Sequence
 
-    from queuectl.db.base import Store
+    from queuectl.db.base import Part, Store
     from queuectl.job import Job, Run
 
 # How long a waiting call sleeps between two looks: the first sleep, and the longest.
 FIRST_LOOK_S = 0.005
 LAST_LOOK_S = 0.1
+
+
+def cut_bytes(parts: Sequence[Part], end: int) -> int:
+    """Return how many bytes were cut out before and between *parts*, which follow offset *end*."""
+    return parts[-1][0] - end - sum(len(data) for _, data in parts[:-1]) if parts else 0
 
 
 class Following:
@@ -65,8 +70,12 @@ class Following:
             chosen = self._run(job_id, run)
         yield from self.follow_next(job_id, 0 if chosen is None else chosen.number - 1)
 
-    def follow_next(self, job_id: str, after: int) -> Generator[bytes, None, int]:
+    def follow_next(
+        self, job_id: str, after: int, tell_cut: Optional[Callable[[int], None]] = None
+    ) -> Generator[bytes, None, int]:
         """Yield the output of the first run whose number is above *after*, as ``follow`` does; return its number.
+
+        *tell_cut* is called with how many bytes are missing in what was yielded since the last call, even 0.
 
         If the job ends without such a run, return *after*. A run may vanish: a worker claims jobs ahead, and gives
         back those that it does not get to as if they had not been claimed. The run of the next claim then has the
@@ -92,6 +101,8 @@ class Following:
                 parts = self.store.output(run_id, end) if run_id else []
             if chosen is not None:
                 yield from joined(parts, end)
+                if tell_cut is not None:
+                    tell_cut(cut_bytes(parts, end))
                 if chosen.state != "running":  # the store has all output of a run no later than its end
                     return chosen.number
                 if parts:

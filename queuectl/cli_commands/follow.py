@@ -117,6 +117,7 @@ class _Runner:
         self._waiting = _Waiting(queue, self.silent, self.note)
         self._told_retry = False
         self._line_is_open = False  # whether what was shown ends in the middle of a line
+        self._cut = 0  # bytes missing in what was shown
 
     def to_its_end(self) -> Job:
         """Show each run's output live; return the job in its final state."""
@@ -140,7 +141,7 @@ class _Runner:
 
     def _next_run(self) -> Iterator[bytes]:
         """Yield the output of the next run after those in ``seen``, and count it there."""
-        pieces = self.queue.follow_next(self.job_id, self.seen)
+        pieces = self.queue.follow_next(self.job_id, self.seen, self.count_cut)
         while True:
             try:
                 piece = next(pieces)
@@ -151,6 +152,21 @@ class _Runner:
             if piece:
                 self._line_is_open = not piece.endswith(b"\n")
             yield piece
+
+    def count_cut(self, count: int) -> None:
+        """Count *count* bytes as missing in what was shown."""
+        self._cut += count
+
+    def tell_cut(self) -> None:
+        """Say if what was shown was cut: whoever reads it by program does not see the line in its middle."""
+        from queuectl.config import SETTINGS
+
+        if self._cut and not self.silent:
+            limit = self.queue.settings().get("output_limit", SETTINGS["output_limit"].default)
+            self.note(
+                f"{self._cut} bytes of the output were cut, as it is longer than output_limit ({limit}). "
+                "Write large output to a file in the command itself."
+            )
 
     def note(self, message: str) -> None:
         """Say *message* on a line of its own, also behind output that did not end its last one."""
@@ -202,7 +218,9 @@ def run(args: Args) -> int:
             runner.note(goes_on)
             raise
         if args.json:
-            _print_run_json(queue, job)
+            _print_run_json(queue, job, runner.count_cut)
+        with Patient(queue.store):
+            runner.tell_cut()
     code = exit_code_of(job, runs[-1] if runs else None)
     if job.state == "dead" and not args.quiet:
         runner.note(f"{job_id} is dead ({job.reason}) after {job.attempts} run{'s' * (job.attempts != 1)}.")
@@ -233,13 +251,18 @@ def _for_this_system(code: int) -> int:
     return min(code, 255)  # the command ran on a host with Windows; 256 must not look like 0
 
 
-def _print_run_json(queue: Queue, job: Job) -> None:
+def _print_run_json(queue: Queue, job: Job, tell_cut: Callable[[int], None]) -> None:
     from queuectl.cli_commands.jobs import run_json
+    from queuectl.following import cut_bytes
     from queuectl.job import job_json
     from queuectl.render import write_json
+    from queuectl.runner.output import joined
 
-    output = queue.output(job.id).decode("utf-8", "replace")
-    write_json({**job_json(job), "runs": [run_json(run) for run in queue.runs(job.id)], "output": output})
+    runs = queue.runs(job.id)
+    parts = queue.store.output(runs[-1].run_id) if runs else []
+    tell_cut(cut_bytes(parts, 0))
+    output = b"".join(joined(parts, 0)).decode("utf-8", "replace")
+    write_json({**job_json(job), "runs": [run_json(run) for run in runs], "output": output})
 
 
 # -- logs -------------------------------------------------------------------------------------
@@ -346,7 +369,8 @@ COMMANDS = (
         ],
         details=(
             "Waits for the job to end, retries included, and exits as its last run did. Ctrl-C stops the waiting, not\n"
-            "the job, and says how to follow or cancel it."
+            "the job, and says how to follow or cancel it. If a run wrote more than the setting output_limit, a line\n"
+            "in its output says how much was cut, and so does standard error at the end."
         ),
         exit_codes=[
             (124, "the last run timed out"),

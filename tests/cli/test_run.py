@@ -176,6 +176,27 @@ def test_a_paused_queue_is_named(
 
 
 @pytest.mark.posix("its command is written for a POSIX shell")
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["shown", "json"])
+def test_a_cut_is_told_of_at_the_end(cli: Callable[..., Any], worker: Callable[..., Any], words: Any) -> None:
+    """Once, for all runs that were shown: the exit code says nothing, and the line in the middle is easily missed."""
+    cli("config", "set", "output_limit", "1000", code=0)
+    command = "printf '%5000s' x; [ $QUEUECTL_ATTEMPT = 2 ]"
+    with worker():
+        result = cli("run", "--backoff-base", "1", *words, "--command", command)
+        quiet = cli("run", "-q", "--command", "printf '%5000s' x")
+        short = cli("run", "--command", "printf '%1000s' x")
+
+    cut = 4000 if words else 8000
+    assert result.code == 0
+    assert result.err.endswith(
+        f"queuectl: {cut} bytes of the output were cut, as it is longer than output_limit (1000). "
+        "Write large output to a file in the command itself.\n"
+    )
+    assert result.err.count("were cut") == 1
+    assert ("", "") == (quiet.err, short.err)
+
+
+@pytest.mark.posix("its command is written for a POSIX shell")
 def test_a_cancelled_job_ends_it_with_130(
     cli: Callable[..., Any], background: Callable[..., Any], worker: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
