@@ -107,13 +107,14 @@ class _Waiting:
 class _Runner:
     """Follows a job through its runs and retries to its end, for ``run`` and ``logs -f``."""
 
-    def __init__(self, queue: Queue, job_id: str, args: Args, seen: int = 0, goes_on: str = "") -> None:
+    def __init__(self, queue: Queue, job_id: str, args: Args, seen: int = 0, is_own: bool = False) -> None:
         self.queue = queue
         self.job_id = job_id
         self.silent = bool(args.quiet)
         self.hidden = bool(args.json)  # one JSON document at the end instead of the output
         self.seen = seen  # runs that were followed, or that nobody asked for
-        self._goes_on = goes_on  # what is said if the output cannot be written
+        self._is_own = is_own  # whether this command enqueued it: then an error must not look as if it had not
+        self._waits = True  # as of the last look
         self._waiting = _Waiting(queue, self.silent, self.note)
         self._told_retry = False
         self._line_is_open = False  # whether what was shown ends in the middle of a line
@@ -121,17 +122,18 @@ class _Runner:
 
     def to_its_end(self) -> Job:
         """Show each run's output live; return the job in its final state."""
-        from queuectl.job import ENDED
+        from queuectl.job import ENDED, WAITING
 
         while True:
             job = self.queue.get(self.job_id)
+            self._waits = job.state in WAITING
             if job.run_no > self.seen:
                 self._waiting = _Waiting(self.queue, self.silent, self.note)
                 self._told_retry = False
                 if self.hidden:
                     self.seen += 1
                 else:
-                    pass_through(self._next_run(), self._goes_on)
+                    pass_through(self._next_run(), self.goes_on() if self._is_own else "")
                     self._tell_lost()
                 continue
             if job.state in ENDED:
@@ -152,6 +154,11 @@ class _Runner:
             if piece:
                 self._line_is_open = not piece.endswith(b"\n")
             yield piece
+
+    def goes_on(self) -> str:
+        """Return what is said of the job when this command does not wait for its end."""
+        how = "stays in the queue" if self._waits else "keeps running"
+        return f"{self.job_id} {how}. Follow it: queuectl logs -f {self.job_id}."
 
     def count_cut(self, count: int) -> None:
         """Count *count* bytes as missing in what was shown."""
@@ -204,18 +211,17 @@ def run(args: Args) -> int:
         job_id = queue.add([spec])[0]
         if args.verbose and not args.quiet:
             note(f"enqueued {job_id}.")
-        goes_on = f"{job_id} keeps running. Follow it: queuectl logs -f {job_id}."
-        runner = _Runner(queue, job_id, args, goes_on=goes_on)
-        goes_on += f" Cancel it: queuectl cancel {job_id}."
+        runner = _Runner(queue, job_id, args, is_own=True)
+        cancel = f" Cancel it: queuectl cancel {job_id}."
         try:
             with Patient(queue.store):
                 job = runner.to_its_end()
                 runs = queue.runs(job_id)
         except KeyboardInterrupt:
-            runner.note(goes_on)
+            runner.note(runner.goes_on() + cancel)
             return CANCELLED
         except StoreUnavailable:
-            runner.note(goes_on)
+            runner.note(runner.goes_on() + cancel)
             raise
         if args.json:
             _print_run_json(queue, job, runner.count_cut)
@@ -374,7 +380,7 @@ COMMANDS = (
         ),
         exit_codes=[
             (124, "the last run timed out"),
-            (130, "the job was cancelled, or the waiting was interrupted (the job keeps running)"),
+            (130, "the job was cancelled, or the waiting was interrupted (the job stays, waiting or running)"),
             (128, "plus N: the last run was ended by signal N"),
         ],
     ),

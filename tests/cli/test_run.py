@@ -228,6 +228,34 @@ def test_ctrl_c_leaves_the_job_to_the_workers(
         assert cli("wait", "job1", "--timeout", "20").code == 0
 
 
+@POSIX
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--queue", "idle", "--delay", "100", "--", "true"), "so job1 is waiting."),
+        (("--backoff-base", "100", "--", "false"), "retry 1 of 3 in "),
+    ],
+    ids=["not yet due", "between two runs"],
+)
+def test_ctrl_c_leaves_a_job_that_waits_in_the_queue(
+    background: Callable[..., Any],
+    worker: Callable[..., Any],
+    eventually: Callable[..., Any],
+    words: Any,
+    told: str,
+) -> None:
+    """And does not claim that it is running."""
+    with worker("--queue", "default"):
+        waiting = background("run", *words)
+        eventually(lambda: told in waiting.err)
+        result = waiting.stop(signal.SIGINT)
+
+    assert result.code == 130
+    assert result.err.endswith(
+        "\nqueuectl: job1 stays in the queue. Follow it: queuectl logs -f job1. Cancel it: queuectl cancel job1.\n"
+    )
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_output_that_cannot_be_written_says_that_the_job_goes_on(
     cli: Callable[..., Any], worker: Callable[..., Any]
