@@ -122,6 +122,15 @@ def test_every_json_key_is_in_the_reference() -> None:
     assert not keys - in_code(text_of("json.md"))
 
 
+def test_every_count_of_jobs_chosen_by_filters_is_in_the_reference() -> None:
+    """The object that ``cancel`` and ``retry`` print then, instead of a list of jobs."""
+    moves = (PACKAGE / "cli_commands" / "moves.py").read_text(encoding="utf-8")
+    keys = set(re.findall(r'_tell_count\(count, "(\w+)"', moves))
+
+    assert {"cancelled", "retried"} == keys
+    assert not [key for key in keys if f"with filters, an object with `{key}`" not in text_of("json.md")]
+
+
 def test_every_environment_variable_is_in_the_reference() -> None:
     """What the package reads or sets, found by name in its source."""
     found: Set[str] = {"NO_COLOR"}
