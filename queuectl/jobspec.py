@@ -256,6 +256,8 @@ def _env(field: str, value: Any) -> Dict[str, str]:
     total = 0
     checked = {}  # a copy: the caller may go on with the same object, for the next job
     for name, text in value.items():
+        if not isinstance(name, str):  # from Python; JSON has no other names
+            raise refuse(field, "an object whose names are strings", name)
         key = _text(field, name)
         if not name or "=" in name:
             raise refuse(field, "an object whose names are not empty and contain no '='", name)

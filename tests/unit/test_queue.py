@@ -482,6 +482,7 @@ def test_what_can_be_no_job_s_id_is_not_looked_for(queue, verb):
         (lambda queue: list(queue.jobs(limit=True)), "a limit must be a whole number, or None for no limit, not True"),
         (lambda queue: queue.stop_workers(timeout="5"), "a timeout must be a number of seconds"),
         (lambda queue: queue.stop_workers(hosts="db1"), "hosts must be a list, not 'db1'"),
+        (lambda queue: queue.enqueue("true", env={1: "x"}), "'env' must be an object whose names are strings, not 1"),
         (lambda queue: queue.enqueue_many(None), "enqueue_many takes a list of jobs, not None"),
         (lambda queue: queue.wait_all(None), "wait_all takes several ids"),
         (lambda queue: queue.copy_to(None), "a copy needs a location"),
