@@ -74,7 +74,9 @@ class WrongState(QueuectlError):
 
     def __init__(self, job_id: str, verb: str, state: str, allowed: Sequence[str]) -> None:
         choices = ", ".join(allowed[:-1]) + " or " + allowed[-1] if len(allowed) > 1 else allowed[0]
-        super().__init__(f"cannot {verb} {job_id}: it is {state}, not {choices}.")
+        is_over = verb == "edit" and state in ("completed", "dead", "cancelled")
+        advice = f" Start it over first: queuectl retry {job_id}" if is_over else ""
+        super().__init__(f"cannot {verb} {job_id}: it is {state}, not {choices}.{advice}")
         self.job_id = job_id
         self.state = state
 

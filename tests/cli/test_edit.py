@@ -115,10 +115,13 @@ def test_what_is_refused_changes_nothing(
 
 
 def test_only_a_job_that_waits(cli: Callable[..., Any], add: Callable[..., str]) -> None:
-    """What is over stays as it was."""
+    """What is over stays as it was; the message says how it can be changed all the same."""
     add("a")
     cli("cancel", "job1", code=0)
 
-    assert cli("edit", "job1", "priority=1") == (
-        "", "queuectl: cannot edit job1: it is cancelled, not pending or failed.\n", 1,
-    )  # fmt: skip
+    refused = cli("edit", "job1", "priority=1")
+
+    told = "cannot edit job1: it is cancelled, not pending or failed. Start it over first: queuectl retry job1"
+    assert ("", f"queuectl: {told}\n", 1) == refused
+    cli("retry", "job1", code=0)
+    assert cli("edit", "job1", "priority=1").code == 0
