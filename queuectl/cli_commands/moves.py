@@ -122,8 +122,8 @@ def retry(args: Args) -> int:
             raise UsageError(f"retry takes jobs that have ended or failed ({', '.join(RETRIABLE)}), not {state} ones.")
     if chosen and not args.state:  # a queue's or a tag's completed jobs would all run once more
         raise UsageError(
-            "retry by filter needs the states, or completed jobs would run again, too. "
-            "Such as --state dead, or --state dead --state failed."
+            "retry by filter needs the states, or completed jobs would run again, too: "
+            "add --state dead, or --state dead --state failed."
         )
     with Queue(args.db, create=args.may_make_store) as queue:
         if chosen:

@@ -79,7 +79,10 @@ def test_completed_jobs_run_again_only_if_their_state_is_named(
     refused = cli("retry", *words)
 
     assert ("", 2) == (refused.out, refused.code)
-    assert "retry by filter needs the states, or completed jobs would run again, too. Such as" in refused.err
+    assert refused.err == (
+        "queuectl: retry by filter needs the states, or completed jobs would run again, too: "
+        "add --state dead, or --state dead --state failed.\n"
+    )
     assert "completed" == jobs()[0]["state"]
     assert ("Retried 1 job\n", "", 0) == cli("retry", "--state", "completed", *words)
 
