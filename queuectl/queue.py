@@ -158,8 +158,8 @@ class Queue(Forkable, Following, Switches):
 
         if sort is not None and sort not in SORTABLE:
             raise QueuectlError(f"cannot sort by {shown(sort)}. Choose from {', '.join(SORTABLE)}.")
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
-            raise QueuectlError(f"a limit must be a whole number, or None for no limit, not {shown(limit)}.")
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise QueuectlError(f"a limit must be a whole number from 0, or None for no limit, not {shown(limit)}.")
         which = checked_filter(JobFilter() if which is None else which)
         if (sort is not None or descending) and (limit is None or limit > PAGE):
             yield from self._in_order(which, limit, sort, descending)

@@ -473,13 +473,23 @@ def test_what_can_be_no_job_s_id_is_not_looked_for(queue, verb):
     ("call", "message"),
     [
         (lambda queue: list(queue.jobs("dead")), "by a JobFilter, not 'dead'"),
-        (lambda queue: list(queue.jobs(limit="5")), "a limit must be a whole number, or None for no limit, not '5'"),
+        (
+            lambda queue: list(queue.jobs(limit="5")),
+            "a limit must be a whole number from 0, or None for no limit, not '5'",
+        ),
+        (
+            lambda queue: list(queue.jobs(None, -1)),
+            "a limit must be a whole number from 0, or None for no limit, not -1",
+        ),
         (lambda queue: list(queue.jobs(JobFilter(states=5))), "states of a JobFilter must be a list, not 5"),
         (lambda queue: queue.prune(None), "by a JobFilter, not None"),
         (lambda queue: queue.retry_where(("dead",)), "by a JobFilter, not"),
         (lambda queue: queue.cancel("job1", wait_s="5"), "a timeout must be a number of seconds"),
         (lambda queue: queue.cancel("job1", wait_s=10**400), "a timeout must be a number of seconds"),
-        (lambda queue: list(queue.jobs(limit=True)), "a limit must be a whole number, or None for no limit, not True"),
+        (
+            lambda queue: list(queue.jobs(limit=True)),
+            "a limit must be a whole number from 0, or None for no limit, not True",
+        ),
         (lambda queue: queue.stop_workers(timeout="5"), "a timeout must be a number of seconds"),
         (lambda queue: queue.stop_workers(hosts="db1"), "hosts must be a list, not 'db1'"),
         (lambda queue: queue.enqueue("true", env={1: "x"}), "'env' must be an object whose names are strings, not 1"),
