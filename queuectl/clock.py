@@ -20,7 +20,7 @@ UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 8640
 LONGEST_S = 100 * 366 * 86400.0
 
 DURATION_HELP = "seconds or a duration such as 90, 1.5h, 2h30m or 1d, up to 100 years"
-TIME_HELP = "a time such as 2030-01-31T08:00 (local, unless it has Z or an offset), from 1970 to 2199"
+TIME_HELP = "a time such as 2030-01-31T08:00 (local, unless it has Z or an offset), from 1970 to 2199 (UTC)"
 
 
 def parse_duration(text: str) -> float:
