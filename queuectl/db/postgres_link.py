@@ -194,7 +194,7 @@ class PostgresLink:
         self.pooled = server.pid != line.info.backend_pid
         if self.pooled:
             line.prepare_threshold = None
-            refuse_session(self.location, server.found)
+            refuse_session(self.location, server)
         self._arrived(line, seen)
         self._pause_s = 0.0
 

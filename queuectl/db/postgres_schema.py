@@ -10,6 +10,7 @@ import psycopg
 from queuectl import faults
 from queuectl.db.migrate import UNFINISHED, checksum, migrations
 from queuectl.db.postgres_link import PostgresLink
+from queuectl.db.postgres_run import BEGIN
 from queuectl.errors import StoreRefused
 
 TYPE_CHECKING = False
@@ -116,7 +117,7 @@ class PostgresSchema(PostgresLink):
 
     def _upgrade(self, line: Line) -> None:
         """Apply the migrations that are missing, in one transaction, alone."""
-        line.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        line.execute(_BEGIN)
         try:
             self._lock_schema(line)
             have = self._version(line)  # another process may have been first
@@ -148,7 +149,7 @@ class PostgresSchema(PostgresLink):
         They would fail, or work on the store that now has the old name. Who may call them stays as it is.
         """
         try:
-            line.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            line.execute(_BEGIN)
             try:
                 self._lock_schema(line)
                 for migration in migrations("postgres"):
@@ -179,6 +180,9 @@ class PostgresSchema(PostgresLink):
         line.execute(self.text("INSERT INTO queuectl.numbers DEFAULT VALUES"))
         line.execute(self.text("INSERT INTO queuectl.queues (name) VALUES ('default')"))
 
+
+# Behind a pooler, the path is the role's: what it has beside the server's own must not get into what is kept.
+_BEGIN = f"{BEGIN}; SET LOCAL search_path = pg_catalog"
 
 # What makes or changes a function in a migration.
 _FUNCTION = r"(?ms)^(?:CREATE (?:OR REPLACE )?FUNCTION .*?^END \$\$;|ALTER FUNCTION [^;]*;)"

@@ -11,7 +11,7 @@ from queuectl.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Sequence, Tuple
+    from typing import Any, List, Optional, Tuple
 
     from queuectl.db.postgres_line import Line
 
@@ -27,6 +27,8 @@ NEEDED = (
     ("extra_float_digits", ("1", "2", "3")),
     # What was acknowledged is on the disk.
     ("synchronous_commit", ("on", "local", "remote_write", "remote_apply")),
+    # Lists that are passed as one text have NULLs in them.
+    ("array_nulls", ("on",)),
 )
 
 
@@ -38,6 +40,7 @@ class Greeting(NamedTuple):
     pid: int
     clock_at: float
     found: List[str]  # what ``NEEDED`` was set to
+    in_the_way: Optional[str]  # behind a pooler, a schema whose functions could take the place of the server's
 
 
 def greet(line: Line, more: str = "") -> Tuple[Greeting, Any]:
@@ -45,10 +48,13 @@ def greet(line: Line, more: str = "") -> Tuple[Greeting, Any]:
 
     A pooler hands out keys of its own, so that the process that answers is another: then nothing is set.
     """
-    cursor = line.execute(_greet(line.info.backend_pid) + more)
+    pid = line.info.backend_pid
+    cursor = line.execute(_PATH.replace("{pid}", str(pid)) + _greet(pid) + more)
+    in_the_way, _ = cursor.fetchone()
+    cursor.nextset()
     version, encoding, pid, clock_us, found, _ = cursor.fetchone()
     row = cursor.fetchone() if more and cursor.nextset() else None
-    return Greeting(version, encoding, pid, clock_us / 1e6, found), row
+    return Greeting(version, encoding, pid, clock_us / 1e6, found, in_the_way), row
 
 
 def listen(line: Line, channel: str, pooled: bool) -> None:
@@ -57,13 +63,18 @@ def listen(line: Line, channel: str, pooled: bool) -> None:
     line.execute(f'{stay}LISTEN "{channel}"')
 
 
-def refuse_session(location: str, found: Sequence[str]) -> None:
+def refuse_session(location: str, server: Greeting) -> None:
     """Refuse a session that has to be taken as it is, behind a pooler, if it would not do.
 
     Raises:
         StoreRefused: The message names the setting.
     """
-    for (name, good), value in zip(NEEDED, found):
+    if server.in_the_way is not None:
+        raise StoreRefused(
+            f"{location} has the schema {server.in_the_way} on its search_path behind a pooler, where functions could "
+            "take the place of the server's own. Set search_path to 'pg_catalog' for this role."
+        )
+    for (name, good), value in zip(NEEDED, server.found):
         if value not in good:
             raise StoreRefused(f"{location} has {name} = {value} behind a pooler. Set it to '{good[0]}' for this role.")
 
@@ -77,7 +88,6 @@ IDLE = "idle_session_timeout"
 # server ends its session after a while. Others would end statements that take long, such as a large batch, or workers
 # that have nothing to do.
 _SETTINGS = {
-    "search_path": "pg_catalog",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
@@ -89,6 +99,30 @@ _SETTINGS = {
 }
 # Timeouts that end idle sessions and long transactions, and the first version that has them.
 _NEWER = {IDLE: 140000, "transaction_timeout": 170000}
+
+
+# Until the path is set, every name has to say where it belongs: on the path of a role there may be operators and
+# functions that others have made, and a better match for the types at hand goes before one of the server's own
+# (CVE-2018-1058). Behind a pooler the path is set for the rest of the greeting alone. There, no schema may come before
+# the server's own, and none may be open to others.
+_PATH = """
+    SELECT CASE WHEN pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.<>) {pid} THEN (
+               SELECT path.name
+                 FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) WITH ORDINALITY AS path (name, place)
+                 JOIN pg_catalog.pg_namespace AS n ON n.nspname OPERATOR(pg_catalog.=) path.name
+                WHERE path.name OPERATOR(pg_catalog.<>) 'pg_catalog'
+                  AND n.oid OPERATOR(pg_catalog.<>) pg_catalog.pg_my_temp_schema()
+                  AND (path.place OPERATOR(pg_catalog.<)
+                       pg_catalog.array_position(pg_catalog.current_schemas(true), 'pg_catalog')
+                       OR EXISTS (SELECT 1 FROM pg_catalog.aclexplode(n.nspacl) AS granted
+                                   WHERE granted.privilege_type OPERATOR(pg_catalog.=) 'CREATE'
+                                     AND granted.grantee OPERATOR(pg_catalog.<>) n.nspowner
+                                     AND pg_catalog.pg_get_userbyid(granted.grantee)
+                                         OPERATOR(pg_catalog.<>) current_user))
+                ORDER BY path.place LIMIT 1) END,
+           pg_catalog.set_config(
+               'search_path', 'pg_catalog', pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.<>) {pid});
+    """
 
 
 def _greet(pid: int) -> str:

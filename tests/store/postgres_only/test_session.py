@@ -29,7 +29,29 @@ ODD = {
     "row_security": "off",
     "standard_conforming_strings": "off",
     "synchronous_commit": "off",
+    "array_nulls": "off",
 }
+# Operators for types that the server has none for: it would convert one side, and takes these before it does.
+TRAPS = """
+    DO $$
+    DECLARE
+        types text[] := ARRAY['int2', 'int4', 'int8', 'numeric', 'float4', 'float8', 'text', 'varchar', 'name', 'oid'];
+        one text; other text; sign text;
+    BEGIN
+        FOREACH one IN ARRAY types LOOP
+            FOREACH other IN ARRAY types LOOP
+                EXECUTE format('CREATE FUNCTION odd.trap(%s, %s) RETURNS boolean LANGUAGE plpgsql AS %L',
+                               one, other, 'BEGIN RAISE $t$trapped$t$; END');
+                FOREACH sign IN ARRAY ARRAY['+', '-', '*', '/', '<', '<=', '=', '<>', '>=', '>', '||'] LOOP
+                    IF to_regoperator(format('pg_catalog.%s(%s, %s)', sign, one, other)) IS NULL THEN
+                        EXECUTE format('CREATE OPERATOR odd.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = odd.trap)',
+                                       sign, one, other);
+                    END IF;
+                END LOOP;
+            END LOOP;
+        END LOOP;
+    END $$
+    """
 
 
 @contextlib.contextmanager
@@ -144,9 +166,77 @@ def test_what_is_kept_more_safely_stays_so(store, server, schema, raw, role, ope
     assert [("remote_apply", "3")] == found
 
 
+def test_lists_with_nothing_in_them(store, odd, open_one):
+    """A queue without a limit beside one that has one; a lost run that leaves no reason."""
+    other = open_one(odd)
+    other.set_limit("tight", 1)
+    other.add([spec(queue="tight"), spec(queue="free")], T0)
+
+    assert ["job1", "job2"] == sorted(claim_ids(other.claim("w1", 2, (), T0 + 1)))
+
+    other.condemn("w1", 100.0)
+    other.release_lost("w1", 3, T0 + 2)
+    assert [None, None] == [store.get(job_id).reason for job_id in ("job1", "job2")]
+
+
+def use_all_verbs(store):
+    """Put some jobs through most of what can happen to them."""
+    store.register(worker("w1"))
+    store.register(worker("w9", number=1))
+    store.set_limit("tight", 1)
+    store.set_setting("max_retries", "2")
+    store.add([spec(timeout_s=5, backoff_base=2), spec(queue="tight"), spec(queue="tight", tags=("a",))], T0)
+    assert 2 == len(store.claim("w9", 3, (), T0 + 1))
+    assert store.renew("w9", 30, 200.0)
+    store.condemn("w9", 200.0)
+    store.release_lost("w9", 3, T0 + 2)
+    for state in ("completed", "dead", "cancelled", "failed"):
+        bring_to(store, state)
+    assert 7 == len(store.jobs(EVERYTHING))
+    assert {"default", "tight"} == {queue.name for queue in store.queues()}
+    assert [] == store.check()
+    assert 3 == store.prune(EVERYTHING)
+
+
+def test_what_others_have_made_is_in_nobodys_way(server, url, role, raw, open_one):
+    """Nobody's operators are called from the first statement of a session on, and none gets into a new store."""
+    raw(TRAPS)
+    raw(f"ALTER ROLE {role} SET search_path = odd")
+
+    use_all_verbs(open_one(url.replace("postgres@", f"{role}@")))
+
+
+def test_a_store_made_behind_a_pooler_keeps_nothing_of_its_path(server, url, schema, role, raw, open_one):
+    """Which nobody else can write to; the checks of its tables are the server's own."""
+    raw(TRAPS)
+    with database_with(raw, ["search_path = odd"]), pooler_of(server) as port:
+        made = open_one(url.replace(f":{server.port}/", f":{port}/"))
+        assert made.pooled
+
+    kept = """
+        SELECT pg_describe_object(classid, objid, objsubid)
+          FROM pg_depend
+          JOIN pg_operator AS o ON refclassid = 'pg_operator'::regclass AND refobjid = o.oid
+         WHERE o.oprnamespace = 'odd'::regnamespace
+        """
+    assert [] == raw(kept)
+    use_all_verbs(open_one(server.url(schema)))
+
+
+@pytest.mark.parametrize("path", ["odd, pg_catalog", "pg_catalog, odd"])
+def test_a_pooler_with_others_on_its_path_is_refused(store, server, schema, raw, role, path):
+    """Schemas that come before the server's own, and those in which others may make functions and operators."""
+    if path.startswith("pg_catalog"):
+        raw("GRANT CREATE ON SCHEMA odd TO PUBLIC")
+    with database_with(raw, [f"search_path = {path}"]), pooler_of(server) as port:
+        with pytest.raises(StoreRefused, match="has the schema odd on its search_path behind a pooler"):
+            open_store(server.url(schema, port))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
+        ("array_nulls", "off", "on"),
         ("extra_float_digits", "0", "1"),
         ("synchronous_commit", "off", "on"),
         ("default_transaction_isolation", "serializable", "read committed"),
@@ -173,8 +263,8 @@ def test_a_pooler_with_odd_timeouts_and_formats_will_do(store, server, schema, r
 @pytest.fixture
 def pooled_oddly(store, server, schema, raw):
     """The store behind a pooler, with the settings that need not be refused."""
-    names = ["TimeZone", "DateStyle", "IntervalStyle", "bytea_output", "row_security", "search_path"]
-    settings = [f"{name} = {ODD[name] if name == 'search_path' else repr(ODD[name])}" for name in names]
+    names = ["TimeZone", "DateStyle", "IntervalStyle", "bytea_output", "row_security"]
+    settings = [f"{name} = {ODD[name]!r}" for name in names]
     with database_with(raw, settings), pooler_of(server) as port:
         with contextlib.closing(open_store(server.url(schema, port))) as opened:
             yield opened
