@@ -5,7 +5,8 @@ SQLite, the child must not even keep the inherited connection open unused. SQLit
 process holds. The child inherits the record but not the locks, so a second connection in the child would rely on locks
 that nobody holds: the parent, on closing the store, would remove the log to which the child is writing, and
 acknowledged jobs with it. So the child closes the inherited connection before it opens its own. This is safe only if
-no statement is under way on the connection; hence a fork waits for the threads that are inside a ``Queue``.
+no statement is under way on the connection; hence a fork waits for the threads that are inside a ``Queue``, and for
+those that open or close one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from _thread import RLock, allocate_lock  # not threading: with what it imports, it takes a tenth of a short command
+from _thread import RLock  # not threading: with what it imports, it takes a tenth of a short command
 from _weakrefset import WeakSet  # for the same reason; weakref takes a millisecond
 
 from queuectl.db import located, open_store
@@ -34,6 +35,9 @@ PATIENCE_S = 5.0
 class Forkable:
     """A store and the lock that guards it, both of which belong to this process alone, even after a fork."""
 
+    _open: Optional[Store] = None
+    _pid = 0
+
     def __init__(self, location: Optional[Location], create: bool) -> None:
         # Made absolute now: the child may have another working directory or environment.
         self._location = located(location)
@@ -41,8 +45,25 @@ class Forkable:
         self._pid = os.getpid()
         self._torn = False  # whether another thread was using the store when this process was forked off
         self._anew = False  # whether to open the store once it is needed
-        self._open: Optional[Store] = open_store(self._location, create)
-        _all.add(self)
+        with self._lock:  # from the moment that a fork knows of this object, it waits until the store is open
+            with _fork:
+                _all.add(self)
+            self._open = open_store(self._location, create)
+
+    def __del__(self) -> None:
+        """Close the store of a ``Queue`` that was dropped instead of closed: between forks, as none waits for this."""
+        store, self._open = self._open, None
+        if store is None:
+            return
+        if self._pid != os.getpid():
+            _inherited.append(store)
+        elif _fork.acquire(blocking=False):
+            try:
+                _close(store)
+            finally:
+                _fork.release()
+        else:
+            _dropped.append(store)
 
     @property
     def store(self) -> Store:
@@ -97,6 +118,7 @@ class Forkable:
         self._pid = os.getpid()
         store, self._open = self._open, None
         if store is None:
+            self._torn = not free  # it was still being opened
             return
         _inherited.append(store)
         self._anew = free or store.at_rest
@@ -107,8 +129,17 @@ class Forkable:
 
 _all: WeakSet[Forkable] = WeakSet()
 _inherited: List[Store] = []  # a parent's stores, kept because garbage collection would close them
+_dropped: List[Store] = []  # stores of which nobody knows any more, to be closed after the fork
 _held: List[Callable[[], object]] = []
-_fork = allocate_lock()  # forks go one at a time
+_fork = RLock()  # forks go one at a time
+
+
+def _close(store: Store) -> None:
+    """Close a dropped store; nobody is there who could be told of an error."""
+    try:
+        store.close()
+    except Exception:
+        pass
 
 
 def _before_fork() -> None:
@@ -121,13 +152,19 @@ def _before_fork() -> None:
 def _in_parent() -> None:
     while _held:
         _held.pop()()
+    while _dropped:
+        _close(_dropped.pop())
     _fork.release()
 
 
 def _in_child() -> None:
     global _fork
-    _fork = allocate_lock()
+    _fork = RLock()
     _held.clear()
+    for store in _dropped:
+        store.leave()
+    _inherited.extend(_dropped)
+    _dropped.clear()
     for each in list(_all):
         each._forked()
 

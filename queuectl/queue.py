@@ -234,7 +234,8 @@ class Queue(Forkable, Following, Switches):
     def cancel(self, *job_ids: str, wait_s: float = 0.0) -> Dict[str, str]:
         """Cancel jobs, all or none: waiting ones at once, running ones through their workers.
 
-        Returns the state of each: at once, or after up to *wait_s* seconds for those that were running.
+        Returns the state of each: at once, or after up to *wait_s* seconds for those that were running; ``deleted`` for
+        one that somebody has deleted meanwhile.
         """
         from queuectl.patience import deadline_of
 
@@ -246,7 +247,8 @@ class Queue(Forkable, Following, Switches):
         while running and (deadline is None or time.monotonic() < deadline):
             time.sleep(FIRST_LOOK_S * 2)
             with self._lock:
-                states.update(self.store.states(running))
+                found = self.store.states(running)
+            states.update((job_id, found.get(job_id, "deleted")) for job_id in running)
             running = [job_id for job_id in running if states[job_id] == "processing"]
         return states
 

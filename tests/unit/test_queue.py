@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 
 import queuectl
 from queuectl import Queue, errors, forking
+from queuectl.db import open_store
 from queuectl.errors import (
     InvalidJob,
     InvalidSetting,
@@ -592,6 +594,24 @@ def test_cancelling_a_running_job_waits_as_long_as_asked(queue):
     assert queue.get("job1").cancel_requested
 
 
+def test_cancelling_a_job_that_is_deleted_meanwhile_waits_no_longer(queue):
+    """Its worker has ended it, and somebody who prunes was faster than the next look."""
+    queue.enqueue("true")
+    (claim,) = queue.store.claim("w1", 1)
+
+    def end():
+        with queue._lock:
+            queue.store.finish("w1", [cancelled(claim)])
+            assert 1 == queue.prune(JobFilter())
+
+    timer = threading.Timer(0.2, end)
+    timer.start()
+
+    assert {"job1": "deleted"} == queue.cancel("job1", wait_s=float("inf"))
+
+    timer.join()
+
+
 def test_the_dlq_is_retried_all_or_none(queue):
     """An id that is not dead refuses them all."""
     queue.enqueue_many(["true", "true"])
@@ -818,6 +838,68 @@ def test_a_fork_that_cannot_wait_says_so_in_the_child(queue, inside, monkeypatch
     queue.enqueue("parent")
 
     assert (0, ["parent"]) == (status, [job.command for job in queue.jobs()])
+
+
+@pytest.mark.posix
+@pytest.mark.parametrize("patience_s", [5.0, 0.0])
+def test_a_fork_while_a_thread_opens_a_queue(queue, monkeypatch, patience_s):
+    """It waits until the file is open; or the child is told why it cannot use that one."""
+    begun, opened = threading.Event(), []
+    monkeypatch.setattr(forking, "PATIENCE_S", patience_s)
+
+    def slowly(*arguments, **how):
+        begun.set()
+        time.sleep(0.5)
+        opened.append(open_store(*arguments, **how))
+        return opened[-1]
+
+    monkeypatch.setattr(forking, "open_store", slowly)
+    thread = threading.Thread(target=lambda: queues.append(Queue(queue.store.location)))
+    queues = []
+    thread.start()
+    begun.wait()
+
+    def child():
+        (mine,) = [each for each in forking._all if each._location == queue.store.location and each is not queue]
+        if patience_s:
+            assert opened
+            mine.enqueue("child")
+        else:
+            with pytest.raises(QueuectlError, match="another thread was using this Queue"):
+                mine.enqueue("child")
+
+    assert 0 == forked(child)
+    thread.join()
+    queues[0].close()
+    assert ["child"] * bool(patience_s) == [job.command for job in queue.jobs()]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+@pytest.mark.parametrize("forks", [True, False])
+def test_a_queue_that_is_dropped_is_closed(queue, inside, tmp_path, forks):
+    """At once, or after a fork that is under way; its child does not keep the file open either."""
+    location = os.path.realpath(tmp_path / "other.db")
+    go_on = threading.Event()
+
+    def is_open():
+        return location in [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+
+    def drop():
+        other = Queue(location)
+        assert is_open()
+        go_on.set()
+        time.sleep(0.2 * forks)  # the fork has begun by now, and waits
+        del other
+
+    def child():
+        assert not is_open()
+
+    inside(drop)
+    go_on.wait()
+    if forks:
+        assert 0 == forked(child)
+    with queue._lock:  # the thread has done
+        assert not is_open()
 
 
 @pytest.mark.posix
