@@ -33,6 +33,8 @@ ALIVE, DEAD, HUNG = "alive", "dead", "hung"
 # A silent worker keeps its jobs beyond its lease for this fraction of the lease: time for the worker to end its
 # commands by itself. Of the contract's 45 s, 30 s are the lease, 12 s this margin, and 3 s are left to the next sweep.
 MARGIN = 0.4
+# A process that has closed the store is given this long to be gone, before it is taken for a copy's.
+ENDING_S = 0.1
 NOTES = ".runs"
 # Notes this old of a worker that the store does not know are useless: a worker registers soon after it makes them.
 STRAY_S = 86400.0
@@ -88,9 +90,12 @@ def disown_strangers(store: Store) -> None:
 
     It would end them, as they do not renew their leases here, and with them commands that have the marks of both.
     """
-    strangers = [worker.id for worker in store.workers() if is_stranger(worker, store)]
+    strangers = [worker for worker in store.workers() if is_stranger(worker, store)]
     if strangers:
-        store.disown(strangers)
+        time.sleep(ENDING_S)
+        strangers = [worker for worker in strangers if is_stranger(worker, store)]
+    if strangers:
+        store.disown([worker.id for worker in strangers])
 
 
 def is_paused(worker: Worker) -> bool:

@@ -51,7 +51,10 @@ class FileIdentity:
                 return None
             if (found.st_dev, found.st_ino) == self._file:
                 return True
-        return False if names else None
+        try:
+            return False if os.listdir(folder) else None  # a process that ends loses all its files at once
+        except OSError:
+            return None
 
     def check(self) -> None:
         """Refuse to go on if the file was deleted or replaced: writes would be lost silently, and no news would arrive.

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
 
-from queuectl import Queue
+from queuectl import Queue, recovery
+from queuectl.runner.identity import host_id, process_started
 from tests.process.scene import Group, Scene, alive
+from tests.store.build import worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what a process has open is read from /proc")
 
@@ -126,3 +130,39 @@ def test_a_store_that_was_not_copied_keeps_its_id(scene: Scene, group: Group, cl
     with Queue(create=False) as again:
         assert store_id == again.store.store_id
     untouched(scene, group)
+
+
+def test_a_worker_that_is_just_killed_is_no_strangers(scene: Scene) -> None:
+    """Its files go one by one for who looks at them, and some of the looks fall in between."""
+    store = scene.queue.store
+    for _ in range(100):
+        words = ["sh", "-c", 'exec 3<"$0"; echo; exec cat', store.location]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            found = {store.is_open_in(process.pid)}
+            killer = threading.Thread(target=process.kill)
+            killer.start()
+            while process.poll() is None:
+                found.add(store.is_open_in(process.pid))
+            killer.join()
+        assert False not in found
+
+
+def test_a_worker_that_is_just_leaving_is_no_strangers(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has closed the store, and its entry is still there, as it could not be removed."""
+    monkeypatch.setattr(recovery, "ENDING_S", 2.0)
+    store, store_id = scene.queue.store, scene.queue.store.store_id
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        started = process_started(process.pid)
+        store.register(worker("left", host_id=host_id(), pid=process.pid, pid_started=started))
+        assert recovery.is_stranger(store.workers()[0], store)
+        end = threading.Timer(0.2, process.kill)
+        end.start()
+
+        recovery.disown_strangers(store)
+
+        end.join()
+    assert store_id == store.store_id
+    assert ["left"] == [row.id for row in store.workers()]
+    recovery.sweep(store)
