@@ -15,7 +15,7 @@ from queuectl import events, faults, journal, recovery
 from queuectl.config import Config
 from queuectl.draining import Draining
 from queuectl.ends import Ends
-from queuectl.errors import StoreUnavailable
+from queuectl.errors import StoreError, StoreUnavailable
 from queuectl.execution import Execution, Meanwhile, Slots, end_all, kill_all, look_at, that_are_over
 from queuectl.job import GRACEFUL, NOW, Outcome, RunEnd, settle
 from queuectl.membership import Membership, next_time
@@ -291,8 +291,8 @@ class WorkerProcess:
         if end.outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
             try:
                 self._read_settings()  # the backoff in force is the one configured at the moment of the failure
-            except StoreUnavailable:
-                pass  # use the settings read last
+            except StoreError:
+                pass  # use the settings read last; whatever the store's trouble is, the next turn finds it too
             if self._config.backoff_jitter:
                 chance = int.from_bytes(os.urandom(6), "big") / 2**48
         self._ends.due.append((claim, end, settle(claim.job, end, self._config, end.ended_at, chance)))

@@ -126,28 +126,34 @@ def test_a_missing_index_is_found(path: Path, cli: Callable[..., Any]) -> None:
 
 def test_a_worker_whose_store_is_upgraded_under_it(scene: Scene) -> None:
     """It cannot record what ended: that and what still ran is left to the new release, at no cost to any job."""
+    until = "until [ -e {} ]; do sleep 0.1; done"
     ended, running = scene.queue.enqueue_many(
-        [scene.journal.command(f"until [ -e {name} ]; do sleep 0.1; done") for name in ("first", "second")]
+        [scene.journal.command(until.format(name)) for name in ("first", "second")]
     )
-    old = scene.start("--concurrency", "2")
-    scene.noted("start", 2)
+    failed = scene.queue.enqueue(scene.journal.command(until.format("first") + "; false"), max_retries=0).id
+    old = scene.start("--concurrency", "3")
+    scene.noted("start", 3)
     with closing(sqlite3.connect(scene.queue.store.location, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
         (scene.folder / "first").touch()
         scene.noted("end", job_id=ended)
+        scene.noted("end", job_id=failed)
+        db.execute("ALTER TABLE settings RENAME TO values_set")
         db.execute("ALTER TABLE runs RENAME COLUMN exit_code TO code")
         db.execute(f"PRAGMA user_version = {NEWEST + 1}")
         db.execute("COMMIT")
         said = old.wait()
         db.execute("BEGIN IMMEDIATE")  # what only the new release could do: understand it
+        db.execute("ALTER TABLE values_set RENAME TO settings")
         db.execute("ALTER TABLE runs RENAME COLUMN code TO exit_code")
         db.execute(f"PRAGMA user_version = {NEWEST}")
         db.execute("COMMIT")
     assert 1 == said.code
     assert f"was written by a newer queuectl (schema {NEWEST + 1}; this one knows {NEWEST})" in said.err
-    assert "results of 2 runs are saved here for the next worker on this host" in said.out
+    assert "results of 3 runs are saved here for the next worker on this host" in said.out
 
     (scene.folder / "second").touch()
     scene.drain()
     assert (["completed"], ["stopped", "completed"]) == (scene.outcomes(ended), scene.outcomes(running))
+    assert ["failed"] == scene.outcomes(failed)
     scene.judge()
