@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+from queuectl.runner import most_lingering
+from queuectl.runner.output import OutputBuffer
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sys
@@ -115,6 +118,15 @@ class OutputFlow:
                     self._reactor.watch(command)
         if command.buffer.dirty:
             self._take(command, execution)
+        if command.fileno() >= 0:
+            command.buffer = OutputBuffer(0)  # what comes from now on is not kept
+            if len(self._lingering) > most_lingering():
+                self._hand_over(next(iter(self._lingering)))
+
+    def _hand_over(self, fd: int) -> None:
+        """Leave an ended command's output to another process, as its descriptor is needed for commands to come."""
+        self._reactor.unwatch(fd)
+        self._lingering.pop(fd).leave()
 
     def _take(self, command: Command, execution: Execution) -> None:
         parts, replace_from = command.buffer.take()

@@ -20,6 +20,8 @@ SHELL = "/bin/sh"
 CHUNK = 65536
 # Descriptors that commands must leave free: a worker needs some to read the process table and to send signals.
 SPARE_DESCRIPTORS = 16
+# Ended commands whose background processes hold their pipes may take this part of the descriptors.
+LINGERING_PART = 4
 # Errors that are the machine's fault, not the job's.
 TRANSIENT = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 # ru_maxrss is in KiB, on macOS in bytes.
@@ -234,6 +236,11 @@ def _descriptors_for_commands() -> int:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         _most = sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(SPARE_DESCRIPTORS, limit // 4)
     return _most
+
+
+def most_lingering() -> int:
+    """Return how many pipes of ended commands a worker keeps, of those that background processes still hold."""
+    return _descriptors_for_commands() // LINGERING_PART
 
 
 _devnull: Optional[int] = None

@@ -173,6 +173,11 @@ class Command:
             self._pipe = None
 
 
+def most_lingering() -> int:
+    """Return how many pipes of ended commands a worker keeps: all, as nobody else could read them."""
+    return sys.maxsize
+
+
 def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id: str, limit: int) -> Command:
     """Start *command* in the directory *cwd* with the environment *env*, which carries the run's mark.
 

@@ -11,6 +11,7 @@ from typing import List
 import pytest
 
 from tests.process.scene import WAYS, Scene, alive
+from tests.process.test_run_output import memory_kib
 
 pytestmark = pytest.mark.posix
 
@@ -145,4 +146,46 @@ def test_hundreds_of_children_that_hold_their_pipes(scene: Scene) -> None:
         scene.until(job_id, "completed", timeout=60)
 
     (scene.folder / "go").touch()
+    assert 0 == group.stop().code
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others' limits can be set")
+def test_children_that_hold_their_pipes_take_no_job_its_descriptors(scene: Scene) -> None:
+    """Beyond a part of the worker's descriptors, somebody else reads on, so that no child is ended by a closed pipe."""
+    import resource
+
+    group = scene.start()
+    (pid,) = group.pids()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))
+    child = "(until [ -e go ]; do sleep 0.5; done; yes | head -c 200000 && echo on >> proof) &"
+    ids = scene.queue.enqueue_many([child] * 60)
+    for job_id in ids:
+        scene.until(job_id, "completed", timeout=60)
+
+    (scene.folder / "proof").touch()
+    (scene.folder / "go").touch()
+    scene.eventually(lambda: (scene.folder / "proof").read_text() == "on\n" * 60, timeout=60)
+
+    assert "could not start" not in group.out
+    assert [1] * 60 == [scene.queue.get(job_id).attempts for job_id in ids]
+    assert 0 == group.stop().code
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_what_children_print_later_takes_no_memory(scene: Scene) -> None:
+    """It is read and dropped."""
+    child = "(until [ -e go ]; do sleep 0.5; done; head -c 3000000 /dev/zero; echo on >> proof; {}) &"
+    ids = scene.queue.enqueue_many([child.format("until [ -e end ]; do sleep 0.5; done")] * 40)
+    group = scene.start()
+    for job_id in ids:
+        scene.until(job_id, "completed", timeout=60)
+    (pid,) = group.pids()
+    before = memory_kib(pid)
+
+    (scene.folder / "proof").touch()
+    (scene.folder / "go").touch()
+    scene.eventually(lambda: (scene.folder / "proof").read_text() == "on\n" * 40, timeout=60)
+
+    assert memory_kib(pid) - before < 10 << 10
+    (scene.folder / "end").touch()
     assert 0 == group.stop().code
