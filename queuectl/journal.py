@@ -29,7 +29,7 @@ _WRITING = os.O_WRONLY | os.O_CREAT | NO_FOLLOW | getattr(os, "O_BINARY", 0)
 _HEAD = 12  # bytes before each record: its size, its checksum, the number of its batch
 # Part of each checksum; to be changed with the layout of a record. A release with another layout then finds the
 # journal empty, and the runs count as lost.
-_FORMAT = 1
+_FORMAT = 2
 _NEW_FILE = _WRITING | os.O_TRUNC
 
 

@@ -116,8 +116,8 @@ class OutputFlow:
                 self._lingering[fd] = command
                 if fresh:
                     self._reactor.watch(command)
-        if command.buffer.dirty:
-            self._take(command, execution)
+        if command.buffer.total:
+            self._take(command, execution, last=True)
         if command.fileno() >= 0:
             command.buffer = OutputBuffer(0)  # what comes from now on is not kept
             if len(self._lingering) > most_lingering():
@@ -128,9 +128,10 @@ class OutputFlow:
         self._reactor.unwatch(fd)
         self._lingering.pop(fd).leave()
 
-    def _take(self, command: Command, execution: Execution) -> None:
-        parts, replace_from = command.buffer.take()
-        self.pending.append((execution.claim.run_id, parts, replace_from))
+    def _take(self, command: Command, execution: Execution, last: bool = False) -> None:
+        parts, gone = command.buffer.take(last)
+        if parts or gone:
+            self.pending.append((execution.claim.run_id, parts, gone))
 
     def due_mono(self) -> Optional[float]:
         """Return when ``flush`` is due, by the monotonic clock; None if there is no output to write."""

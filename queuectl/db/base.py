@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     Ended = Tuple[Claim, RunEnd, Verdict]
     Part = Tuple[int, bytes]  # the offset in the run's output, and the bytes from there
-    OutputWrite = Tuple[int, Sequence[Part], Optional[int]]  # see ``append_outputs``
+    OutputWrite = Tuple[int, Sequence[Part], Optional[Tuple[int, int]]]  # see ``append_outputs``
 
 
 class Finished:
@@ -200,16 +200,16 @@ class Store(ABC):
         that was requested.
         """
 
-    def append_output(self, run_id: int, parts: Sequence[Part], replace_from: Optional[int] = None) -> None:
+    def append_output(self, run_id: int, parts: Sequence[Part], gone: Optional[Tuple[int, int]] = None) -> None:
         """Store *parts* of one run's output; see ``append_outputs``."""
-        self.append_outputs([(run_id, parts, replace_from)])
+        self.append_outputs([(run_id, parts, gone)])
 
     @abstractmethod
     def append_outputs(self, writes: Sequence[OutputWrite]) -> None:
-        """Store parts of the output of several runs, for each (run id, parts, *replace_from*).
+        """Store parts of the output of several runs, for each (run id, parts, *gone*).
 
-        If *replace_from* is given, stored parts that start at or after that offset are deleted first: they are the
-        old tail of an output that is too long to be kept whole.
+        If *gone* is given, stored parts that start in that range of offsets, its end not included, are deleted first:
+        of an output that is too long to be kept whole, they are between its head and its present tail.
         """
 
     @abstractmethod

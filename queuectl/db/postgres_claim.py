@@ -107,13 +107,13 @@ class Turn:
         as accepted if it was written then.
         """
         self._again = self._store.sent_before(ends)
-        replaced = [write for write in outputs if write[2] is not None]
-        if not replaced:
+        cuts = [(run_id, *gone) for run_id, _, gone in outputs if gone is not None]
+        if not cuts:
             return self._send(self._by_itself, self._kind(count) if count else NONE, count, ends, outputs)
 
         def body(run: Run) -> List[int]:
-            for run_id, _, start in replaced:
-                run("DELETE FROM queuectl.output WHERE run_id = %s AND start >= %s", (run_id, start))
+            for cut in cuts:
+                run("DELETE FROM queuectl.output WHERE run_id = %s AND start >= %s AND start < %s", cut)
             return self._send(self._inside(run), NONE, 0, ends, outputs)
 
         accepted: List[int] = self._sure(body, ends)
@@ -365,12 +365,12 @@ def _rooms(run: Run, limits: Dict[str, Optional[int]]) -> Dict[str, Optional[int
 
 
 def _parts(outputs: Sequence[OutputWrite]) -> Dict[Tuple[int, int], bytes]:
-    """Return the parts to insert for several writes, by (run id, offset), after these have replaced each other's."""
+    """Return the parts to insert for several writes, by (run id, offset), after these have deleted each other's."""
     parts: Dict[Tuple[int, int], bytes] = {}
-    for run_id, pieces, replace_from in outputs:
-        # The parts of a flush that failed are sent again with the write that replaces them, and are not stored yet.
-        if replace_from is not None and parts:
-            for key in [key for key in parts if key[0] == run_id and key[1] >= replace_from]:
+    for run_id, pieces, gone in outputs:
+        # The parts of a flush that failed are sent again with the write that deletes them, and are not stored yet.
+        if gone is not None and parts:
+            for key in [key for key in parts if key[0] == run_id and gone[0] <= key[1] < gone[1]]:
                 del parts[key]
         parts.update({(run_id, start): data for start, data in pieces})
     return parts

@@ -284,11 +284,11 @@ class SqliteStore(SqliteAdd, SqliteWorkers, SqliteViews, Store):
     def _append(self, db: sqlite3.Connection, writes: Sequence[OutputWrite]) -> None:
         """Add output, in the order of *writes*."""
         rows: List[Tuple[int, bytes, int]] = []
-        for run_id, parts, replace_from in writes:
-            if replace_from is not None:
+        for run_id, parts, gone in writes:
+            if gone is not None:
                 db.executemany(_ADD_OUTPUT, rows)
                 rows = []
-                db.execute("DELETE FROM output WHERE run_id = ? AND start >= ?", (run_id, replace_from))
+                db.execute("DELETE FROM output WHERE run_id = ? AND start >= ? AND start < ?", (run_id, *gone))
             rows += [(start, data, run_id) for start, data in parts]
         db.executemany(_ADD_OUTPUT, rows)
 

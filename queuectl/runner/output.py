@@ -11,7 +11,8 @@ class OutputBuffer:
     """Takes a run's output as it comes and hands out what to store.
 
     Of an output longer than *limit* bytes, the first and the last *limit* / 2 bytes are kept. Memory is bounded by
-    one and a half times the limit, whatever the command prints.
+    one and a half times the limit, whatever the command prints. Each byte is handed out once, or twice if the cut goes
+    through a part that was handed out before.
     """
 
     _stored = 0  # offset up to which output was handed out
@@ -22,6 +23,7 @@ class OutputBuffer:
         self._tail_size = limit - self._head_size
         self._head = bytearray()  # the part of the first half that was not handed out yet
         self._tail = bytearray()  # the last bytes of what follows the first half
+        self._starts: List[int] = []  # the offsets of the stored parts behind the first half, in order
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the output."""
@@ -41,27 +43,41 @@ class OutputBuffer:
         """Whether there is output that was not handed out yet."""
         return self._stored < self.total
 
-    def take(self) -> Tuple[List[Tuple[int, bytes]], Optional[int]]:
-        """Return the (offset, bytes) parts to store now, and the offset from which they replace stored parts.
+    def take(self, last: bool = False) -> Tuple[List[Tuple[int, bytes]], Optional[Tuple[int, int]]]:
+        """Return the (offset, bytes) parts to store now, and the range of offsets whose stored parts go before that.
 
-        That offset is None as long as the output is within the limit, and nothing stored has to go.
+        The range is None if nothing has to go. Until the *last* call, a part stays as long as any of its bytes is kept.
         """
         parts: List[Tuple[int, bytes]] = []
-        replace_from: Optional[int] = None
+        gone: Optional[Tuple[int, int]] = None
         if self._head:
             parts.append((self._stored, bytes(self._head)))
             self._head.clear()
-        if self.total > self._head_size + self._tail_size:
-            del self._tail[: len(self._tail) - self._tail_size]
-            replace_from = self._head_size
-            parts.append((self.total - self._tail_size, bytes(self._tail)))
-        elif self._tail:
-            since = max(self._stored, self._head_size)
-            fresh = self._tail[since - self._head_size :]
-            if fresh:
-                parts.append((since, bytes(fresh)))
+        if self._tail:
+            del self._tail[: max(len(self._tail) - self._tail_size, 0)]
+            kept_from = self.total - len(self._tail)
+            since = max(self._stored, kept_from)
+            if since < self.total:
+                parts.append((since, bytes(self._tail[since - kept_from :])))
+                self._starts.append(since)
+            if kept_from > self._head_size:
+                gone = self._cut(kept_from, parts, last)
         self._stored = self.total
-        return parts, replace_from
+        return parts, gone
+
+    def _cut(self, kept_from: int, parts: List[Tuple[int, bytes]], last: bool) -> Optional[Tuple[int, int]]:
+        """Return the range of offsets whose stored parts are kept no longer; add what is left of a part cut through."""
+        starts = self._starts
+        whole = 0  # how many parts are gone altogether: each ends where the next one begins
+        while whole + 1 < len(starts) and starts[whole + 1] <= kept_from:
+            whole += 1
+        del starts[:whole]
+        if last and starts[0] < kept_from:
+            end = starts[1] if len(starts) > 1 else self.total
+            parts.append((kept_from, bytes(self._tail[: end - kept_from])))
+            starts[0] = kept_from
+            return self._head_size, kept_from
+        return (self._head_size, starts[0]) if whole else None
 
 
 def joined(parts: Iterable[Tuple[int, bytes]], end: int) -> Iterator[bytes]:

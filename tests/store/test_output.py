@@ -61,12 +61,12 @@ def test_output_may_be_read_from_an_offset(store, run_id, start, expected):
 
 
 def test_the_old_tail_makes_way_for_the_new_one(store, run_id):
-    """Parts from the given offset on are deleted first; the head before it stays."""
-    store.append_output(run_id, [(0, b"head"), (4, b"tail"), (8, b"more")])
+    """Parts that start in the given range are deleted first; those before and behind it stay."""
+    store.append_output(run_id, [(0, b"head"), (4, b"tail"), (8, b"more"), (12, b"most")])
 
-    store.append_output(run_id, [(20, b"last")], 4)
+    store.append_output(run_id, [(20, b"last")], (4, 12))
 
-    assert [(0, b"head"), (20, b"last")] == store.output(run_id)
+    assert [(0, b"head"), (12, b"most"), (20, b"last")] == store.output(run_id)
 
 
 def test_replacing_touches_one_run_only(store):
@@ -75,7 +75,7 @@ def test_replacing_touches_one_run_only(store):
     first, second = (claim.run_id for claim in store.claim("w1", 2, (), T0))
     store.append_outputs([(first, [(0, b"a"), (5, b"b")], None), (second, [(0, b"a"), (5, b"b")], None)])
 
-    store.append_outputs([(first, [(9, b"c")], 5)])
+    store.append_outputs([(first, [(9, b"c")], (5, 9))])
 
     assert ([(0, b"a"), (9, b"c")], [(0, b"a"), (5, b"b")]) == (store.output(first), store.output(second))
 
@@ -87,16 +87,17 @@ HEAD = [(0, b"head"), (4, b"tail"), (8, b"more")]
     ("writes", "expected"),
     [
         ([(HEAD, None), ([(12, b"last")], None)], [*HEAD, (12, b"last")]),
-        ([(HEAD, None), ([(20, b"last")], 4)], [(0, b"head"), (20, b"last")]),
-        ([(HEAD, None), ([(8, b"MORE")], 8)], [(0, b"head"), (4, b"tail"), (8, b"MORE")]),
-        ([(HEAD, 0), ([(20, b"last")], 4)], [(0, b"head"), (20, b"last")]),
-        ([(HEAD, None), ([(20, b"x")], 4), ([(30, b"last")], 20)], [(0, b"head"), (30, b"last")]),
+        ([(HEAD, None), ([(20, b"last")], (4, 20))], [(0, b"head"), (20, b"last")]),
+        ([(HEAD, None), ([(20, b"last")], (4, 8))], [(0, b"head"), (8, b"more"), (20, b"last")]),
+        ([(HEAD, None), ([(8, b"MORE")], (8, 9))], [(0, b"head"), (4, b"tail"), (8, b"MORE")]),
+        ([(HEAD, (0, 9)), ([(20, b"last")], (4, 20))], [(0, b"head"), (20, b"last")]),
+        ([(HEAD, None), ([(20, b"x")], (4, 20)), ([(30, b"last")], (4, 30))], [(0, b"head"), (30, b"last")]),
     ],
 )
 @pytest.mark.parametrize("together", [True, False])
 def test_writes_of_one_run_take_effect_in_their_order(store, run_id, writes, expected, together):
     """One call with several, as after a flush that failed, leaves what a call for each would."""
-    outputs = [(run_id, parts, replace_from) for parts, replace_from in writes]
+    outputs = [(run_id, parts, gone) for parts, gone in writes]
 
     for call in [outputs] if together else [[output] for output in outputs]:
         store.append_outputs(call)
@@ -108,7 +109,7 @@ def test_the_end_brings_output_that_replaces_what_comes_with_it(store):
     """``finish`` takes several writes of a run too, and leaves those of other runs alone."""
     store.add(specs(2), T0)
     first, second = store.claim("w1", 2, (), T0)
-    outputs = [(first.run_id, HEAD, None), (second.run_id, HEAD, None), (first.run_id, [(20, b"last")], 4)]
+    outputs = [(first.run_id, HEAD, None), (second.run_id, HEAD, None), (first.run_id, [(20, b"last")], (4, 20))]
 
     store.finish("w1", [completed(first), completed(second)], now=T0, outputs=outputs)
 

@@ -17,11 +17,12 @@ def test_stored_parts_are_the_first_and_the_last_half(limit: int, feeds: List) -
     stored: Dict[int, bytes] = {}
     printed = b""
 
-    def store() -> None:
-        parts, replace_from = buffer.take()
-        if replace_from is not None:
-            for start in [start for start in stored if start >= replace_from]:
+    def store(last: bool = False) -> None:
+        parts, gone = buffer.take(last)
+        if gone is not None:
+            for start in [start for start in stored if gone[0] <= start < gone[1]]:
                 del stored[start]
+        assert not stored.keys() & {start for start, _ in parts}
         stored.update(parts)
 
     for data, take_now in feeds:
@@ -29,8 +30,8 @@ def test_stored_parts_are_the_first_and_the_last_half(limit: int, feeds: List) -
         buffer.feed(data)
         if take_now and buffer.dirty:
             store()
-    if buffer.dirty:
-        store()
+            assert sum(map(len, stored.values())) <= limit + max(map(len, stored.values()))
+    store(last=True)
     kept = printed if len(printed) <= limit else printed[: limit // 2] + printed[-(limit - limit // 2) :]
 
     assert kept == b"".join(stored[start] for start in sorted(stored))
@@ -47,3 +48,33 @@ def test_memory_is_bounded_without_any_store() -> None:
     held = len(buffer._head) + len(buffer._tail)
 
     assert held <= 1500
+
+
+def test_each_byte_is_handed_out_once() -> None:
+    """Though the output is far beyond the limit: what is kept of it moves on by whole parts."""
+    buffer = OutputBuffer(100_000)
+    buffer.feed(b"x" * 300_000)
+    handed_out = sum(len(data) for _, data in buffer.take()[0])
+    assert 100_000 == handed_out
+
+    for _ in range(2000):
+        buffer.feed(b"a line of output\n")
+        handed_out += sum(len(data) for _, data in buffer.take()[0])
+    handed_out += sum(len(data) for _, data in buffer.take(last=True)[0])
+
+    assert 100_000 + 2000 * 17 + 16_000 == handed_out  # 16,000 of the first part are still kept
+
+
+def test_each_byte_is_handed_out_once() -> None:
+    """Though the output is far beyond the limit: what is kept of it moves on by whole parts."""
+    buffer = OutputBuffer(100_000)
+    buffer.feed(b"x" * 300_000)
+    handed_out = sum(len(data) for _, data in buffer.take()[0])
+    assert 100_000 == handed_out
+
+    for _ in range(2000):
+        buffer.feed(b"a line of output\n")
+        handed_out += sum(len(data) for _, data in buffer.take()[0])
+    handed_out += sum(len(data) for _, data in buffer.take(last=True)[0])
+
+    assert 100_000 + 2000 * 17 + 16_000 == handed_out  # 16,000 of the first part are still kept
