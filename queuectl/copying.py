@@ -59,11 +59,14 @@ def copy(source: Store, location: Location, tell: Optional[Tell] = None) -> Copi
         StoreError: A store cannot be used, or the target is not one that may be copied into. What was copied stays.
     """
     _refuse_workers(source)
+    ours = source.port()
+    with ours.locked():
+        pass  # whoever may not hold off writers at the end hears of it now, and no target is made
     target = open_store(location, unfinished=True)
     try:
         if target.store_id == source.store_id:
             raise StoreError(f"{target.location} is the store itself, or a copy of its file. Choose another target.")
-        ours, theirs = source.port(), target.port()
+        theirs = target.port()
         progress = _Progress(ours, tell)
         try:
             resumed = _begin(source, target, theirs)

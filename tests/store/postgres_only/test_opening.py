@@ -409,6 +409,14 @@ def test_a_reader_looks_and_changes_nothing(store, as_role):
         reader.cancel(["job1"], T0)
 
 
+def test_who_may_not_hold_off_writers_hears_of_it_before_a_copy(as_role, raw, tmp_path):
+    """It has to at the end, and a reader may not."""
+    raw("DELETE FROM {s}.workers")
+    with pytest.raises(StoreRefused, match="this role is not allowed to do that"):
+        copying.copy(as_role("reader"), str(tmp_path / "copy.db"))
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_an_enqueuer_adds_and_does_no_more(as_role):
     """One, a batch, given ids; but no claim, no cancel, no setting."""
     enqueuer = as_role("enqueuer")
