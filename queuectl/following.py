@@ -1,18 +1,18 @@
-"""The part of the Python API that waits, for the end of a job or for its output; ``Queue`` inherits it."""
+"""The part of the Python API about single jobs, their output, and waiting for both; ``Queue`` inherits it."""
 
 from __future__ import annotations
 
 import time
 
 from queuectl.errors import JobNotFound, QueuectlError
+from queuectl.forking import Forkable
 from queuectl.jobspec import check_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _thread import RLock
     from typing import Callable, Dict, Generator, Iterable, Iterator, List, Optional, Sequence
 
-    from queuectl.db.base import Part, Store
+    from queuectl.db.base import Part
     from queuectl.job import Job, Run
 
 # How long a waiting call sleeps between two looks: the first sleep, and the longest.
@@ -25,23 +25,30 @@ def cut_bytes(parts: Sequence[Part], end: int) -> int:
     return parts[-1][0] - end - sum(len(data) for _, data in parts[:-1]) if parts else 0
 
 
-class Following:
-    """The methods of ``Queue`` that look at jobs again and again until something has happened."""
-
-    _lock: RLock
-
-    @property
-    def store(self) -> Store:
-        """The store of this process."""
-        raise NotImplementedError
+class Following(Forkable):
+    """The methods of ``Queue`` that look at jobs, once or until something has happened."""
 
     def get(self, job_id: str) -> Job:
-        """Return a job; see ``Queue.get``."""
-        raise NotImplementedError
+        """Return a job.
+
+        Raises:
+            JobNotFound: There is none with this id.
+        """
+        [job_id] = check_ids([job_id])
+        with self._lock:
+            job = self.store.get(job_id)
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
 
     def runs(self, job_id: str) -> List[Run]:
         """Return all runs of a job, first to last."""
-        raise NotImplementedError
+        [job_id] = check_ids([job_id])
+        with self._lock:
+            runs = self.store.runs(job_id)
+        if not runs:
+            self.get(job_id)  # it has had none yet, or there is no such job
+        return runs
 
     def output(self, job_id: str, run: Optional[int] = None) -> bytes:
         """Return what a run printed (default: the last run), with a note where the middle was cut out.

@@ -14,7 +14,6 @@ from queuectl.db.rules import BESIDE
 from queuectl.errors import (
     InvalidJob,
     JobExists,
-    JobNotFound,
     NotInDlq,
     QueuectlError,
     StoreRefused,
@@ -22,7 +21,6 @@ from queuectl.errors import (
     shown,
 )
 from queuectl.following import FIRST_LOOK_S, Following
-from queuectl.forking import Forkable
 from queuectl.switches import Switches
 
 TYPE_CHECKING = False
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
     from queuectl.copying import Copied
     from queuectl.db import Location
     from queuectl.db.spool import Specs, Spool
-    from queuectl.job import Job, JobFilter, Problem, Run, Status, Worker
+    from queuectl.job import Job, JobFilter, Problem, Status, Worker
     from queuectl.jobspec import JobSpec
 
     JobLike = Union[str, Mapping[str, Any], JobSpec]
@@ -42,7 +40,7 @@ PAGE = 1000
 ORDERED = 200_000
 
 
-class Queue(Forkable, Following, Switches):
+class Queue(Following, Switches):
     """A job queue over one store.
 
     Args:
@@ -133,19 +131,6 @@ class Queue(Forkable, Following, Switches):
 
     # -- looking ------------------------------------------------------------------------------
 
-    def get(self, job_id: str) -> Job:
-        """Return a job.
-
-        Raises:
-            JobNotFound: There is none with this id.
-        """
-        [job_id] = jobspec.check_ids([job_id])
-        with self._lock:
-            job = self.store.get(job_id)
-        if job is None:
-            raise JobNotFound(job_id)
-        return job
-
     def jobs(
         self,
         which: Optional[JobFilter] = None,
@@ -191,15 +176,6 @@ class Queue(Forkable, Following, Switches):
             if len(seqs) < size:
                 return
             skip += len(seqs)
-
-    def runs(self, job_id: str) -> List[Run]:
-        """Return all runs of a job, first to last."""
-        [job_id] = jobspec.check_ids([job_id])
-        with self._lock:
-            runs = self.store.runs(job_id)
-        if not runs:
-            self.get(job_id)  # it has had none yet, or there is no such job
-        return runs
 
     def status(self) -> Status:
         """Return the counts of every state, live workers, the age of the oldest due job, and rates."""

@@ -5,26 +5,18 @@ from __future__ import annotations
 from queuectl import jobspec
 from queuectl.config import MAX_INT
 from queuectl.errors import InvalidJob, QueuectlError, shown
+from queuectl.forking import Forkable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _thread import RLock
     from typing import Any, Dict, List, Optional, Union
 
     from queuectl.config import Config
-    from queuectl.db.base import Store
     from queuectl.job import QueueInfo
 
 
-class Switches:
+class Switches(Forkable):
     """Queues and settings of one store."""
-
-    _lock: RLock
-
-    @property
-    def store(self) -> Store:
-        """The store of this process."""
-        raise NotImplementedError
 
     def queues(self) -> List[QueueInfo]:
         """Return all queues with their switches and counts."""

@@ -63,18 +63,3 @@ def test_each_byte_is_handed_out_once() -> None:
     handed_out += sum(len(data) for _, data in buffer.take(last=True)[0])
 
     assert 100_000 + 2000 * 17 + 16_000 == handed_out  # 16,000 of the first part are still kept
-
-
-def test_each_byte_is_handed_out_once() -> None:
-    """Though the output is far beyond the limit: what is kept of it moves on by whole parts."""
-    buffer = OutputBuffer(100_000)
-    buffer.feed(b"x" * 300_000)
-    handed_out = sum(len(data) for _, data in buffer.take()[0])
-    assert 100_000 == handed_out
-
-    for _ in range(2000):
-        buffer.feed(b"a line of output\n")
-        handed_out += sum(len(data) for _, data in buffer.take()[0])
-    handed_out += sum(len(data) for _, data in buffer.take(last=True)[0])
-
-    assert 100_000 + 2000 * 17 + 16_000 == handed_out  # 16,000 of the first part are still kept
