@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from queuectl.runner import most_lingering
 from queuectl.runner.output import OutputBuffer
 
 TYPE_CHECKING = False
@@ -120,7 +119,7 @@ class OutputFlow:
             self._take(command, execution, last=True)
         if command.fileno() >= 0:
             command.buffer = OutputBuffer(0)  # what comes from now on is not kept
-            if len(self._lingering) > most_lingering():
+            if len(self._lingering) > command.most_lingering():
                 self._hand_over(next(iter(self._lingering)))
 
     def _hand_over(self, fd: int) -> None:

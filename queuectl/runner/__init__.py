@@ -14,7 +14,7 @@ The interface that both implementations share:
     is told that the first process has ended; unless the run is being ended, the rest of its tree lives on.
 ``Command.close()``, ``Command.leave()``
     stop reading the output; after ``leave``, processes that still write may go on, where the system allows it (POSIX).
-``most_lingering()``
+``Command.most_lingering()``
     returns of how many ended commands a worker reads on, as background processes hold their pipes.
 ``terminate(commands)``, ``kill(commands)``
     send TERM or KILL to the whole trees of several commands of one store.
@@ -62,31 +62,11 @@ NOT_FOR_COMMANDS: Tuple[str, ...] = (*RUN_VARIABLES, FAULT, WORKER)
 QUIT = 3
 
 if sys.platform == "win32":
-    from queuectl.runner.windows import (
-        Command,
-        end_runs_at_once,
-        how_ended,
-        kill,
-        left_over,
-        most_lingering,
-        start,
-        terminate,
-        used,
-    )
+    from queuectl.runner.windows import Command, end_runs_at_once, how_ended, kill, left_over, start, terminate, used
 else:
-    from queuectl.runner.posix import (
-        Command,
-        end_runs_at_once,
-        how_ended,
-        kill,
-        left_over,
-        most_lingering,
-        start,
-        terminate,
-        used,
-    )
+    from queuectl.runner.posix import Command, end_runs_at_once, how_ended, kill, left_over, start, terminate, used
 
 __all__ = [
     "FAULT", "NOT_FOR_COMMANDS", "QUIT", "RUN_ID", "RUN_VARIABLES", "STORE_ID", "WORKER", "CannotStart", "Command",
-    "end_runs_at_once", "how_ended", "kill", "left_over", "most_lingering", "start", "terminate", "used",
+    "end_runs_at_once", "how_ended", "kill", "left_over", "start", "terminate", "used",
 ]  # fmt: skip

@@ -124,6 +124,11 @@ class Command:
             pass  # the machine has no room for another process; those that still write get SIGPIPE
         self.close()
 
+    @staticmethod
+    def most_lingering() -> int:
+        """Return how many pipes of ended commands a worker keeps, of those that background processes still hold."""
+        return _descriptors_for_commands() // LINGERING_PART
+
     def close(self) -> None:
         """Stop reading the output; processes that still write get SIGPIPE."""
         if self._fd is not None:
@@ -236,11 +241,6 @@ def _descriptors_for_commands() -> int:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         _most = sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(SPARE_DESCRIPTORS, limit // 4)
     return _most
-
-
-def most_lingering() -> int:
-    """Return how many pipes of ended commands a worker keeps, of those that background processes still hold."""
-    return _descriptors_for_commands() // LINGERING_PART
 
 
 _devnull: Optional[int] = None

@@ -163,6 +163,11 @@ class Command:
         """Stop reading the output, before this worker exits; processes that still write get an error."""
         self.close()
 
+    @staticmethod
+    def most_lingering() -> int:
+        """Return how many pipes of ended commands a worker keeps: all, as nobody else could read them."""
+        return sys.maxsize
+
     def close(self) -> None:
         """Stop reading the output; processes that still write get an error."""
         if self._pipe is not None:
@@ -171,11 +176,6 @@ class Command:
             self._read = None
             _winapi.CloseHandle(self._pipe)
             self._pipe = None
-
-
-def most_lingering() -> int:
-    """Return how many pipes of ended commands a worker keeps: all, as nobody else could read them."""
-    return sys.maxsize
 
 
 def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id: str, limit: int) -> Command:
