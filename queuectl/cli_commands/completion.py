@@ -147,7 +147,39 @@ def complete(args: Args) -> int:
 
 def offers(before: Sequence[str], current: str) -> List[Offer]:
     """Return the words that may stand where *current* does, after *before*."""
-    before, current, prefix = _joined_equals(list(before), current)
+    *before, whole = _unsplit([*before, current])
+    # Of a word that bash has split, it replaces the last part, or adds to it if that is a "=".
+    known = len(whole) - (0 if _is_split_at(current) else len(current))
+    return [(word[known:], about) for word, about in _whole_words(before, whole)]
+
+
+def _unsplit(words: Sequence[str]) -> List[str]:
+    """Put words together again that bash has split: at each "=" and ":", which become words of their own."""
+    joined: List[str] = []
+    is_open = False  # whether the last word ends where bash has split it
+    for word in words:
+        splits = _is_split_at(word) and bool(joined) and joined[-1] != "--"
+        if splits or (is_open and word):
+            joined[-1] += word
+        else:
+            joined.append(word)
+        is_open = splits
+    return joined
+
+
+def _is_split_at(word: str) -> bool:
+    return bool(word) and not word.strip("=:")
+
+
+def _whole_words(before: List[str], current: str) -> List[Offer]:
+    name, equals, value = current.partition("=")
+    prefix = ""
+    if equals and name.startswith("--") and long_name(name) in VALUED:
+        before, current, prefix = [*before, name], value, name + "="
+    return [(prefix + word, about) for word, about in _after(before, current)]
+
+
+def _after(before: List[str], current: str) -> List[Offer]:
     found = locate(before)
     if not found:
         if _wants_value(before):
@@ -161,23 +193,7 @@ def offers(before: Sequence[str], current: str) -> List[Offer]:
     command = commands_of(entry.name).get(" ".join(before[at] for at in found))
     if command is None:
         return []
-    rest = [word for at, word in enumerate(before) if at not in found]
-    return [(prefix + word, about) for word, about in _in_command(command, rest, current)]
-
-
-def _joined_equals(before: List[str], current: str) -> Tuple[List[str], str, str]:
-    """Bring ``--state=pe`` into the form ``--state pe``, however the shell split it; bash cuts words at ``=``.
-
-    Returns the words before, the current word, and what has to stand before each offer.
-    """
-    if current == "=" and before and before[-1].startswith("--"):
-        return before, "", ""
-    if len(before) > 1 and before[-1] == "=" and before[-2].startswith("--"):
-        return before[:-1], current, ""
-    name, equals, value = current.partition("=")
-    if equals and name.startswith("--") and long_name(name) in VALUED:
-        return [*before, name], value, name + "="
-    return before, current, ""
+    return _in_command(command, [word for at, word in enumerate(before) if at not in found], current)
 
 
 def _wants_value(before: Sequence[str]) -> bool:
@@ -245,6 +261,10 @@ def _of_kind(kind: str, current: str, words: Sequence[str]) -> List[Offer]:
         return _queue_names(current, words)
     if kind == "hosts":
         return _hosts(current, words)
+    if kind == "fields" and "=" in current:
+        name, _, value = current.partition("=")
+        found = _queue_names(value, words) if name == "queue" else []
+        return [(f"{name}={word}", about) for word, about in found]
     return _matching(_fixed(kind), current)
 
 

@@ -53,6 +53,13 @@ def offered(cli: Callable[..., Any], line: str) -> List[str]:
         ("config set kill", ["kill_grace"]),
         ("config set kill_grace ", []),
         ("edit x prio", ["priority="]),
+        ("edit x priority=", []),
+        ("edit x priority =", []),
+        ("edit x priority = m", []),
+        ("edit x env.A = http : q", []),
+        ("edit x priority = 1 prio", ["priority="]),
+        ("--db = x li", ["list"]),
+        ("--db postgresql : //host/base config get kill", ["kill_grace"]),
         ("queue limit q n", ["none"]),
         ("help pr", ["prune"]),
         ("help dlq ", ["list", "retry", "purge"]),
@@ -94,6 +101,9 @@ def test_words_from_the_store(cli: Callable[..., Any], add: Callable[..., str], 
     assert ["mine"] == offered(cli, "logs -f m")
     assert [] == offered(cli, "dlq retry ")
     assert ["default", "mail"] == offered(cli, "queue pause ")
+    assert ["queue=mail"] == offered(cli, "edit job1 queue=m")
+    assert ["mail"] == offered(cli, "edit job1 queue = m") == offered(cli, "edit job1 priority = 1 queue = m")
+    assert ["default", "mail"] == offered(cli, "edit job1 queue =")
     assert ["mail"] == offered(cli, "worker start --queue m")
     assert ["job2"] == offered(cli, f"--db {home / 'jobs.db'} show job2")
     assert [] == offered(cli, "--db /nowhere/at/all show ")
@@ -115,6 +125,9 @@ try() { COMP_WORDS=("$@"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _queuectl; ech
 try queuectl list --state p
 try queuectl list --state = p
 try queuectl show ""
+try queuectl edit job1 queue = d
+try queuectl edit job1 queue =
+try queuectl edit job1 queue = default max_retries = m
 try queuectl enqueue --file ""
 try "~/bin/queuectl" list --state p
 """
@@ -129,7 +142,7 @@ def test_bash(program: Path, add: Callable[..., str], monkeypatch: pytest.Monkey
 
     done = subprocess.run(["bash", "-c", BASH], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
 
-    expected = b"pending processing\npending processing\njob1\n\npending processing\n"
+    expected = b"pending processing\npending processing\njob1\ndefault\ndefault\n\n\npending processing\n"
     assert (0, expected) == (done.returncode, done.stdout)
 
 
@@ -139,10 +152,11 @@ def test_fish(program: Path, add: Callable[..., str]) -> None:
     """With the descriptions beside the words."""
     add("echo 'a b'")
     script = "queuectl completion fish | source; complete -C 'queuectl list --state p'; complete -C 'queuectl show '"
+    script += "; complete -C 'queuectl edit job1 queue=d'"
 
     done = subprocess.run(["fish", "--no-config", "-c", script], stdout=subprocess.PIPE, check=False)
 
-    assert done.stdout.decode() == "pending\nprocessing\njob1\tpending: echo 'a b'\n"
+    assert done.stdout.decode() == "pending\nprocessing\njob1\tpending: echo 'a b'\nqueue=default\n"
 
 
 @pytest.mark.posix
