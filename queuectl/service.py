@@ -10,7 +10,7 @@ import os
 import sys
 
 from queuectl import clock
-from queuectl.errors import QueuectlError
+from queuectl.errors import QueuectlError, shown
 from queuectl.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -99,6 +99,30 @@ def settings(service: Service) -> List[Tuple[str, str]]:
     if words(service)[1:3] == ["-m", "queuectl"] and "site-packages" not in root:
         found.append(("PYTHONPATH", root))  # a checkout, not an installation
     return found
+
+
+def check(service: Service) -> None:
+    """Refuse what no file of a service manager can hold: systemd would read a new line as another setting.
+
+    Raises:
+        QueuectlError: It names the variable or option, and its value.
+    """
+    values = [("--db" if name == "QUEUECTL_DB" and service.location else name, value)
+              for name, value in settings(service)]  # fmt: skip
+    for name, value in [*values, *(("the command's path", word) for word in words(service))]:
+        if not _is_writable(value):
+            told = f"{name} has a control character or invalid UTF-8, which a service's file cannot hold"
+            if "://" in value:  # it may hold a password
+                raise QueuectlError(f"{told}. Use a URL without any.")
+            raise QueuectlError(f"{told}: {shown(value)}. Use a path without any.")
+
+
+def _is_writable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a name on POSIX is of any bytes
+        return False
+    return not any(character < " " and character != "\t" for character in value)
 
 
 def holds_password(service: Service) -> bool:

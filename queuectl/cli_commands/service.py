@@ -28,8 +28,9 @@ def _wanted(args: Args) -> Service:
 
 def _plan(args: Args, create: bool) -> Plan:
     """Return what is to be written, which depends on the settings of the store."""
-    from queuectl.service import plan
+    from queuectl.service import check, plan
 
+    check(_wanted(args))
     with Queue(args.db, create=create) as queue:
         config = queue.config()
     return plan(_wanted(args), config)

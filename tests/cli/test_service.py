@@ -62,6 +62,34 @@ def test_a_path_with_blanks_and_percents_is_quoted(cli, tmp_path):
     assert f'Environment="QUEUECTL_HOME={str(home).replace("%", "%%")}"' in shown
 
 
+@pytest.mark.posix("Windows has no such names")
+@pytest.mark.parametrize("verb", ["show", "install"])
+@pytest.mark.parametrize("name", ["a\nRestart=no", "a\rb", "a\x1bb", "a\udcffb"], ids=ascii)
+def test_a_name_that_no_unit_can_hold_is_refused(cli, tmp_path, verb, name):
+    """A line's end in it would be one of the unit's; nothing is written, nor is a store made."""
+    config = tmp_path / "config"
+    env = {"QUEUECTL_HOME": str(tmp_path / name), "XDG_CONFIG_HOME": str(config), "HOME": str(tmp_path)}
+
+    by_variable = cli("service", verb, env=env)
+    by_option = cli("service", verb, "--db", str(tmp_path / name), env={**env, "QUEUECTL_HOME": str(tmp_path)})
+
+    told = "has a control character or invalid UTF-8, which a service's file cannot hold: "
+    assert by_variable.err.startswith("queuectl: QUEUECTL_HOME " + told)
+    assert by_option.err.startswith("queuectl: --db " + told)
+    assert ("", 1, 1) == (by_variable.out, by_variable.code, by_variable.err.count("\n"))
+    assert not config.exists()
+    assert not (tmp_path / name).exists()
+
+
+def test_a_url_that_no_unit_can_hold_is_refused_without_its_password(cli):
+    """Messages end up in logs."""
+    refused = cli("service", "show", env={"QUEUECTL_DB": "postgresql://ann:secret@db/jobs\n"})
+
+    assert refused.code == 1
+    assert refused.err.startswith("queuectl: QUEUECTL_DB has a control character")
+    assert "secret" not in refused.err
+
+
 @LINUX
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not on this machine")
 @pytest.mark.parametrize("name", ["a 100% $HOME", "$$", "${x}", ";"])
