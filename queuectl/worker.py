@@ -41,8 +41,7 @@ TICK_S = 0.5
 DEAF_TICK_S, IDLE_TICK_S = 1.0, 10.0  # when idle: without a bell; with one, which a commit or the supervisor rings
 LOOK_S = 10.0  # how often to read the orders even if nothing was committed to the store
 SWEEP_S = 2.0  # how often an orphaned worker looks for dead workers
-# How long a worker leaves the store alone after an error.
-TROUBLE_S = 0.5
+TROUBLE_S = 0.5  # how long a worker leaves the store alone after an error
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGQUIT") if hasattr(signal, name))
 
 
@@ -350,8 +349,7 @@ class WorkerProcess:
             if not self._membership.renew_in_time(self._config.lease, now_mono):  # first: a read may wait for a lock
                 self._fenced()
                 return
-            # Orders, settings and jobs arrive by commits. The rare look without a commit covers a wall clock that
-            # was set forward: jobs may have become due sooner than expected.
+            # The rare look without a commit covers a wall clock that was set forward: jobs may be due by now.
             orders = self._store.news(self._membership.id, now_mono >= self._look_mono)
             if orders is not None:
                 self._hungry = True
@@ -395,6 +393,8 @@ class WorkerProcess:
 
     def abandon(self) -> None:
         """Kill all commands and wait until they are gone: their ends can no longer be recorded."""
+        self._reactor.wait(0.0)
+        self._react()  # what has ended by itself was not stopped
         self._kill(list(self._running.values()), time.monotonic())
         while self._running:
             self._reactor.wait(0.05)

@@ -126,18 +126,18 @@ def test_a_missing_index_is_found(path: Path, cli: Callable[..., Any]) -> None:
 
 def test_a_worker_whose_store_is_upgraded_under_it(scene: Scene) -> None:
     """It cannot record what ended: that and what still ran is left to the new release, at no cost to any job."""
-    until = "until [ -e {} ]; do sleep 0.1; done"
-    ended, running = scene.queue.enqueue_many(
-        [scene.journal.command(until.format(name)) for name in ("first", "second")]
-    )
-    failed = scene.queue.enqueue(scene.journal.command(until.format("first") + "; false"), max_retries=0).id
+    until = "echo $$ > {0}.pid; until [ -e {0} ]; do sleep 0.1; done"
+    ended = scene.queue.enqueue(scene.journal.command(until.format("first"))).id
+    failed = scene.queue.enqueue(scene.journal.command(until.format("second") + "; false"), max_retries=0).id
+    running = scene.queue.enqueue(scene.journal.command(until.format("third"))).id
     old = scene.start("--concurrency", "3")
     scene.noted("start", 3)
     with closing(sqlite3.connect(scene.queue.store.location, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
-        (scene.folder / "first").touch()
-        scene.noted("end", job_id=ended)
-        scene.noted("end", job_id=failed)
+        for name in ("first", "second"):  # which ends while the worker waits to record the first
+            pids = scene.pids(name + ".pid")
+            (scene.folder / name).touch()
+            scene.gone(pids)
         db.execute("ALTER TABLE settings RENAME TO values_set")
         db.execute("ALTER TABLE runs RENAME COLUMN exit_code TO code")
         db.execute(f"PRAGMA user_version = {NEWEST + 1}")
@@ -152,7 +152,7 @@ def test_a_worker_whose_store_is_upgraded_under_it(scene: Scene) -> None:
     assert f"was written by a newer queuectl (schema {NEWEST + 1}; this one knows {NEWEST})" in said.err
     assert "results of 3 runs are saved here for the next worker on this host" in said.out
 
-    (scene.folder / "second").touch()
+    (scene.folder / "third").touch()
     scene.drain()
     assert (["completed"], ["stopped", "completed"]) == (scene.outcomes(ended), scene.outcomes(running))
     assert ["failed"] == scene.outcomes(failed)
