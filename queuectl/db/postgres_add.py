@@ -293,19 +293,22 @@ _COPY = """
 
 _DEFAULT_RETRIES = f"coalesce((SELECT value::int FROM queuectl.settings WHERE key = 'max_retries'), {MAX_RETRIES})"
 
-# The clock is read under the lock, so that jobs are due in the order in which they came.
+# The clock is read under the lock, so that jobs are due in the order in which they came, and that whoever has waited
+# for the lock does not rely on what was announced before it waited.
 _ADD_ONE = f"""
-    WITH drawn AS (
-        UPDATE queuectl.numbers
-           SET next_number = next_number + 1,
-               announced_at = CASE
-                   WHEN extract(epoch FROM statement_timestamp())::float8 - announced_at
-                        BETWEEN 0 AND %(quiet_s)s::float8
-                   THEN announced_at ELSE extract(epoch FROM statement_timestamp())::float8 END
-         WHERE one AND NOT has_taken
-        RETURNING next_number - 1 AS number,
-                  announced_at = extract(epoch FROM statement_timestamp())::float8 AS announced,
-                  coalesce(%(now)s::float8, extract(epoch FROM clock_timestamp())::float8) AS now
+    WITH locked AS MATERIALIZED (
+        SELECT announced_at FROM queuectl.numbers WHERE one AND NOT has_taken FOR UPDATE
+    ), clock AS MATERIALIZED (
+        SELECT announced_at, extract(epoch FROM clock_timestamp())::float8 AS now_at FROM locked
+    ), drawn AS (
+        UPDATE queuectl.numbers AS n
+           SET next_number = n.next_number + 1,
+               announced_at = CASE WHEN clock.now_at - clock.announced_at BETWEEN 0 AND %(quiet_s)s::float8
+                                   THEN clock.announced_at ELSE clock.now_at END
+          FROM clock
+         WHERE n.one
+        RETURNING n.next_number - 1 AS number, n.announced_at = clock.now_at AS announced,
+                  coalesce(%(now)s::float8, clock.now_at) AS now
     ), named AS (
         INSERT INTO queuectl.queues (name) SELECT %(queue)s::text FROM drawn ON CONFLICT (name) DO NOTHING
     ), timed AS MATERIALIZED (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import select
+import threading
 import time
 
 import pytest
 
 from queuectl.db import postgres_bell
 from tests.store.build import T0, completed, spec, specs
+
+psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 
 
 def rings(fd, timeout_s=2.0):
@@ -99,6 +102,24 @@ def test_adds_in_quick_succession_ring_once_and_the_sleeper_looks_again(store, s
     assert 0 < left_s <= postgres_bell.ECHO_S
     time.sleep(left_s)
     assert sleeper.doorbell().again_s() is None
+
+
+def test_an_add_that_had_to_wait_rings(store, sleeper, open_one, url, raw, eventually):
+    """For a program that gave up in the end: what was announced before that may have been looked at long ago."""
+    other = open_one(url)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%{s}.numbers%%'"
+    with psycopg.connect(url.partition("?")[0]) as program:
+        wait_out(sleeper)
+        raw("UPDATE {s}.numbers SET announced_at = extract(epoch FROM clock_timestamp())")  # by an add, just now
+        store.add_within(program, [spec()])
+        thread = threading.Thread(target=other.add, args=([spec()],))
+        thread.start()
+        eventually(lambda: raw(waiting) == [(1,)])
+        time.sleep(2 * postgres_bell.ECHO_S)
+        program.rollback()
+        thread.join()
+
+    assert rings(sleeper.fd)
 
 
 def test_a_set_back_clock_does_not_silence_adds(store, sleeper, raw):
