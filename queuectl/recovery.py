@@ -61,7 +61,10 @@ def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[f
         return DEAD if silent else ALIVE
     if not store.many_hosts and boot and its_boot:  # an unknown boot might be this one
         return DEAD  # the store is a file on this machine, which was restarted since
-    return DEAD if store.now() > worker.lease_expires_at + lease_s * MARGIN else ALIVE
+    if store.now() <= worker.lease_expires_at + lease_s * MARGIN:
+        return ALIVE
+    # If the store's clock was set forward, leases that were renewed a moment ago are over: all who live renew theirs.
+    return ALIVE if time.monotonic() - store.clock_set_mono < lease_s / 2 else DEAD
 
 
 def live_workers(store: Store, lease_s: Optional[float] = None) -> List[Worker]:

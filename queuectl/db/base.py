@@ -79,6 +79,8 @@ class Store(ABC):
     run_folder: RunFolder
     #: How many seconds a read waits for an unavailable server before it fails.
     outlast_s: float = 0.0
+    #: When the store's clock was last seen to have been set forward, by the monotonic clock.
+    clock_set_mono: float = float("-inf")
 
     # -- life ---------------------------------------------------------------------------------
 

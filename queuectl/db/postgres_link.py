@@ -28,13 +28,11 @@ if TYPE_CHECKING:
     Parameters = Union[None, List[Any], Tuple[Any, ...], Dict[str, Any]]
 
 OLDEST_SERVER = 130000
-# How often a transaction is tried that was rolled back because of a deadlock.
-TRIES = 8
+TRIES = 8  # how often a transaction is tried that was rolled back because of a deadlock
 # How long to wait after a failed attempt to connect, at first and at most; each process waits its own random time.
 FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 2.0
-# How often a caller that outlasts an outage tries whether it is over.
-AWAY_LOOK_S = 0.1
+AWAY_LOOK_S = 0.1  # how often a caller that outlasts an outage tries whether it is over
 # A worker waits for the server no longer than its lease divided by this. A call may wait twice, for an answer and for a
 # new connection, and another call may have waited just before.
 PARTS_OF_LEASE = 6
@@ -43,8 +41,8 @@ PARTS_OF_LEASE = 6
 HURRY_S = 0.25
 FENCED_S = 1.0
 CLOCK_AGE_S = 1.0  # how long a measurement of the server's clock is good enough; a worker measures at each renewal
-# After this time, a newer measurement counts even if its answer took longer.
-CLOCK_DRIFT_S = 10.0
+CLOCK_DRIFT_S = 10.0  # after this time, a newer measurement counts even if its answer took longer
+STEP_S = 0.5  # a clock that is further ahead than it can be, by this much, was set
 ACTIVE = psycopg.pq.TransactionStatus.ACTIVE
 AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 # Classes of errors by which a store is missing, may not be used, or could not be read together with the greeting.
@@ -64,7 +62,7 @@ class ConnectionLost(StoreUnavailable):
 class PostgresLink:
     """The connection of a store; the base of ``PostgresStore``."""
 
-    outlast_s = 0.0  # see ``Store``
+    outlast_s, clock_set_mono = 0.0, float("-inf")  # see ``Store``
     meanwhile: Optional[Callable[[], None]] = None
     #: A statement that reads the state of the store; it fails if there is no complete store.
     _first_look = ""
@@ -84,7 +82,7 @@ class PostgresLink:
         self._patience_s: Optional[float] = None
         self._lease_ends_mono = 0.0
         self._texts: Dict[str, str] = {}
-        self._offset_s = 0.0  # the server's clock minus ``boot_s``
+        self._offset_s = self._most_offset_s = 0.0  # the server's clock minus ``boot_s``, measured; and at most
         self._measured_s: Optional[float] = None
         self._pause_s = 0.0
         self._not_before_s = 0.0
@@ -429,10 +427,12 @@ class PostgresLink:
         """
         received_s = boot_s()
         offset_s = server_at - received_s
+        if self._measured_s is not None and offset_s > self._most_offset_s + STEP_S:
+            self.clock_set_mono = time.monotonic()
         old = self._measured_s is None or received_s - self._measured_s > CLOCK_DRIFT_S
         set_back = server_at - sent_s < self._offset_s  # even the upper bound of the offset is below the noted one
         if old or set_back or offset_s > self._offset_s:
-            self._offset_s = offset_s
+            self._offset_s, self._most_offset_s = offset_s, server_at - sent_s
             self._measured_s = received_s
 
     def changed(self) -> bool:

@@ -9,6 +9,7 @@ import tempfile
 
 import pytest
 
+from queuectl import recovery
 from queuectl.errors import StoreUnavailable
 from queuectl.job import Outcome
 from queuectl.queue import Queue
@@ -355,3 +356,29 @@ def test_a_worker_keeps_its_run_while_somebody_has_locked_the_jobs(
 
     assert ["completed"] == [run.state for run in store.runs(job_id)]
     assert "lost its lease" not in group.out
+
+
+def test_a_server_whose_clock_is_set_forward_makes_nobody_dead(store):
+    """Leases that were renewed a moment ago seem to be over: their holders have time to renew them by the new clock."""
+    from queuectl.db.postgres_line import boot_s
+
+    far = worker("far", host_id="another/boot", lease_expires_at=store.now() - 60)
+    assert recovery.DEAD == recovery.condition(far, store, 30)
+
+    store._clock_is(store.now() + 3600, boot_s())
+
+    assert recovery.ALIVE == recovery.condition(far, store, 30)
+    store.clock_set_mono -= 15
+    assert recovery.DEAD == recovery.condition(far, store, 30)
+
+
+def test_an_answer_that_took_long_is_no_clock_that_was_set(store):
+    """How far ahead the clock is was not known more closely before."""
+    from queuectl.db.postgres_line import boot_s
+
+    at = store.now()
+    store._measured_s = None
+    store._clock_is(at, boot_s() - 30)
+    store._clock_is(at + 29, boot_s())
+
+    assert float("-inf") == store.clock_set_mono
