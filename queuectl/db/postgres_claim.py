@@ -148,8 +148,9 @@ class Turn:
             to_lock = sorted(name for name, room in rooms.items() if room is not None)
             for name in to_lock:
                 run(texts.LOCK_QUEUE, {"name": f"{self._store.schema} {name}"})
-            if to_lock:
-                rooms = _rooms(run, {name: limits[name] for name in rooms})
+            if to_lock:  # anew: somebody may have paused one, or changed its limit, while its lock was waited for
+                limits = dict(run(texts.LOOK_AT, {"queues": list(rooms)}).fetchall())
+                rooms = {name: room for name, room in _rooms(run, limits).items() if room is None or name in to_lock}
             self._send(self._inside(run), LIMITED, count, more={"names": list(rooms), "rooms": list(rooms.values())})
 
         try:

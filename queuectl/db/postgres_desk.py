@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from queuectl import faults
 from queuectl.db.postgres_add import NOTIFY, PostgresAdd
+from queuectl.db.postgres_turn import SHARDS
 from queuectl.db.postgres_views import COUNTED, LISTED, conditions, within
 from queuectl.db.rules import CANCELLABLE, CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, edited_columns, possible
 from queuectl.db.sought import Steps
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     Moves = Dict[Tuple[str, str], int]  # (queue, state) and by how much it changes
 
 STEP = 1000
+# The shard of the counters for users' verbs. Programs that enqueue in a transaction of their own lock counters of shard
+# 0, in an order of their own and until they commit: a verb that took these too could bring them into a deadlock, and
+# would wait with the rows of running jobs in its hands.
+DESK = SHARDS + 1
 
 
 class PostgresDesk(PostgresAdd):
@@ -340,8 +345,8 @@ def move(moves: Moves, queue: str, before: str, after: Optional[str]) -> None:
         moves[queue, after] = moves.get((queue, after), 0) + 1
 
 
-def count(run: Run, moves: Moves, shard: int = 0) -> None:
-    """Write noted moves into one shard of the counters, everybody's or a worker's, in the order of the queues."""
+def count(run: Run, moves: Moves, shard: int = DESK) -> None:
+    """Write noted moves into one shard of the counters, the desk's or a worker's, in the order of the queues."""
     queues = sorted({queue for queue, _ in moves})
     if queues:
         changes = {state: [moves.get((queue, state), 0) for queue in queues] for state in COUNTED}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import re
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from queuectl.db import open_store
 from queuectl.errors import JobNotFound, StoreUnavailable, WrongState
+from queuectl.job import JobFilter
 from tests.store.build import EVERYTHING, T0, completed, failed, spec, specs, worker
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
@@ -128,6 +130,59 @@ def test_an_open_transaction_that_enqueues_is_waited_for_by_no_worker(store, ope
     (queue,) = store.queues()
     assert (4, 0, 1) == (queue.pending, queue.processing, queue.completed)
     assert [] == store.check()
+
+
+def test_users_and_an_open_transaction_that_enqueues_leave_each_other_alone(store, url):
+    """No verb waits for it, with rows in its hands that workers need, and none brings it into a deadlock."""
+    store.add([spec(queue="a", id="runs")], T0)
+    store.add([spec(queue=queue) for queue in "abab"], T0)
+    (claim,) = store.claim("w1", 1, ("a",), T0)
+    with psycopg.connect(url.partition("?")[0]) as app:
+        store.add_within(app, [spec(queue="b")])
+
+        assert {"runs": "processing", "job1": "cancelled", "job2": "cancelled"} == store.cancel(
+            ["runs", "job1", "job2"], T0
+        )
+        store.edit("job3", {"queue": "b"}, T0)
+        store.retry(["job1"], now=T0)
+        assert (0, ["runs"]) == store.cancel_where(JobFilter(("processing",), ("a",)), T0)
+        assert 1 == store.prune(EVERYTHING)
+        assert [True] == store.finish("w1", [completed(claim, T0)], now=T0).accepted
+        store.add_within(app, [spec(queue="a")])
+    assert {"a": (2, 0, 1), "b": (3, 0, 0)} == {
+        queue.name: (queue.pending, queue.processing, queue.completed) for queue in store.queues()
+    }
+
+
+@pytest.mark.parametrize("change", ["limit", "pause"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_claim_that_waited_for_a_queue_heeds_what_was_changed_meanwhile(store, url, raw, eventually, change, count):
+    """Whoever has lowered its limit, or paused it, sees no job begin there afterwards."""
+    store.add(specs(9, queue="tight"), T0)
+    store.set_limit("tight", 5)
+    store.claim("w1", 1, ("tight",), T0)
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    claims = []
+
+    def claim():
+        with contextlib.closing(open_store(url)) as other:
+            claims.extend(other.claim("w2", count, ("tight",), T0))
+
+    with psycopg.connect(url.partition("?")[0]) as turn:  # of another worker, until its commit
+        turn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{store.schema} tight",))
+        thread = threading.Thread(target=claim)
+        thread.start()
+        eventually(lambda: raw(waiting) == [(1,)])
+        if change == "limit":
+            store.set_limit("tight", 1)
+        else:
+            store.set_paused("tight", True)
+    thread.join()
+
+    assert [] == claims
+    store.set_limit("tight", 4)
+    store.set_paused("tight", False)
+    assert 3 == len(store.claim("w2", 9, ("tight",), T0))
 
 
 def test_questions_behind_a_lock_leave_no_sessions_behind(store, open_one, url):
