@@ -40,7 +40,8 @@ def host_name() -> str:
 def host_id() -> str:
     """Return ``machine:boot:pids``: processes can see each other by pid if all three parts are equal.
 
-    The third part is the pid namespace, as a container has pids of its own.
+    The third part is the pid namespace, as a container has pids of its own. Any part may be empty, where the system
+    does not tell it; a boot's id is random, so it identifies the machine as well.
 
     Raises:
         OSError: The id cannot be found out now; a guess might be another host's id.
@@ -52,7 +53,10 @@ def host_id() -> str:
 
             _known_host = f"{machine_id() or host_name()}::"
         else:
-            _known_host = f"{_machine()}:{_boot()}:{_pid_namespace()}"
+            machine, boot = _machine(), _boot()
+            if not machine and not boot:  # a name is no identity: that of a laptop changes with the network
+                machine = host_name().replace(":", "_")
+            _known_host = f"{machine}:{boot}:{_pid_namespace()}"
     return _known_host
 
 
@@ -62,11 +66,12 @@ def boot_of(host: str) -> str:
 
 
 def _machine() -> str:
+    """Return the machine's id; empty where it has none, as on macOS."""
     for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
         text = _read(path)
         if text:
             return text
-    return host_name().replace(":", "_")
+    return ""
 
 
 def new_origin() -> str:

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import Result
 from tests.faults.faulty import as_stranger, give_to_stranger, state_of
 from tests.process.network_mount import NetworkMount
-from tests.process.scene import Scene
+from tests.process.scene import HELD, Scene
 
 pytestmark = [
     pytest.mark.posix,
@@ -144,6 +144,34 @@ def test_a_read_only_root(scene: Scene) -> None:
     assert (0, "") == (done.code, done.err), done
     assert "hello\n" in done.out
     assert "again\n" in done.out
+
+
+def test_a_host_whose_name_changes(scene: Scene) -> None:
+    """Where there is no machine-id, as on macOS: it stays the same host, whose workers are found, living or dead."""
+    job_id = scene.queue.enqueue(scene.journal.command(f'[ "$QUEUECTL_ATTEMPT" -gt 1 ] || {{ {HELD}; }}')).id
+    script = f"""
+        for file in /etc/machine-id /var/lib/dbus/machine-id; do
+            [ ! -e $file ] || mount --bind /dev/null $file || exit 9
+        done
+        q() {{ {sys.executable} -m queuectl "$@"; }}
+        hostname home.example
+        q worker start --daemon
+        until [ -s {scene.journal.path} ]; do sleep 0.1; done
+        hostname office.example
+        q worker stop --timeout 0 && exit 8
+        worker=$(q worker list -q)
+        kill -9 $(ps -o ppid= -p $worker) $worker
+        hostname train.example
+        q worker start --drain
+    """
+
+    done = run(["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script])
+
+    assert 0 == done.code, done
+    assert "queuectl: still running after 0 s: pid " in done.err
+    assert f"job {job_id} lost, runs again" in done.out
+    assert ["lost", "completed"] == scene.outcomes(job_id)
+    scene.judge(acknowledged=[job_id])
 
 
 @pytest.mark.parametrize("name", ["elsewhere", "a place \\ too"])
