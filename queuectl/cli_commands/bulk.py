@@ -190,7 +190,7 @@ def _chunks(file: BinaryIO) -> Iterator[List[bytes]]:
     rest = b""
     first = True
     while True:
-        chunk = file.read(CHUNK_BYTES)
+        chunk = _read_chunk(file)
         is_last = len(chunk) < CHUNK_BYTES  # and at a terminal another read would want a second Ctrl-D
         if first and chunk.startswith(BYTE_ORDER_MARK):
             chunk = chunk[len(BYTE_ORDER_MARK) :]
@@ -204,6 +204,28 @@ def _chunks(file: BinaryIO) -> Iterator[List[bytes]]:
             break
     if rest:
         yield [rest]
+
+
+def _read_chunk(file: BinaryIO) -> bytes:
+    """Read CHUNK_BYTES, fewer only at the end of the file.
+
+    Another program may have made the pipe non-blocking, which a buffered file takes for an end where it is empty.
+    """
+    raw = getattr(file, "raw", file)
+    parts: List[bytes] = []
+    missing = CHUNK_BYTES
+    while missing > 0:
+        part = raw.read(missing)
+        if part == b"":
+            break
+        if part is None:  # nothing is there yet
+            import select
+
+            select.select([raw], [], [])
+        else:
+            parts.append(part)
+            missing -= len(part)
+    return b"".join(parts)
 
 
 def _line_reader(args: Args) -> Callable[[str], JobSpec]:

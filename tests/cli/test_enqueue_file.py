@@ -227,6 +227,46 @@ def test_the_store_is_not_locked_while_the_file_is_read(
 
 
 @pytest.mark.posix
+@pytest.mark.parametrize("before", [b"echo 1\nrm -rf /srv/build/ol", b""])
+def test_a_pipe_that_does_not_block_is_read_to_its_end(
+    jobs: Callable[..., List[Dict[str, Any]]], before: bytes
+) -> None:
+    """Programs that share a pipe may have left it so: that nothing is there yet is no end, least of all of a line."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    words = [sys.executable, "-m", "queuectl", "enqueue", "--lines", "--file", "-"]
+    with subprocess.Popen(words, stdin=reading, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        os.write(writing, before)
+        with pytest.raises(subprocess.TimeoutExpired):  # it has not ended, but waits
+            process.wait(1)
+        os.write(writing, b"d-cache\necho 2")
+        os.close(writing)
+        os.close(reading)
+        assert process.stdout is not None
+        said = process.stdout.read()
+
+    expected = (before + b"d-cache\necho 2").decode().split("\n")
+    assert f"Enqueued {len(expected)} jobs (job1 .. job{len(expected)})\n" == said.decode()
+    assert expected == [job["command"] for job in jobs()]
+
+
+@pytest.mark.posix
+def test_one_ctrl_d_ends_the_jobs_that_are_typed(jobs: Callable[..., List[Dict[str, Any]]]) -> None:
+    """A read beyond the first end would wait for a second one."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "queuectl", "enqueue", "--lines", "--file", "-"]
+    with subprocess.Popen(words, stdin=theirs, stdout=subprocess.PIPE) as process:
+        os.write(ours, b"echo 1\necho 2\n\x04")
+        assert b"Enqueued 2 jobs (job1 .. job2)\n" == process.communicate(timeout=30)[0]
+    os.close(theirs)
+    os.close(ours)
+
+    assert ["echo 1", "echo 2"] == [job["command"] for job in jobs()]
+
+
+@pytest.mark.posix
 def test_a_bar_on_a_terminal_alone(terminal: Callable[..., str], cli: Callable[..., Any]) -> None:
     """It is gone at the end, and never in a pipe."""
     Path("jobs.jsonl").write_text(lines(*[{"command": "echo " + "x" * 2000}] * 2000))
