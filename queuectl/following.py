@@ -18,11 +18,22 @@ if TYPE_CHECKING:
 # How long a waiting call sleeps between two looks: the first sleep, and the longest.
 FIRST_LOOK_S = 0.005
 LAST_LOOK_S = 0.1
+# After a look at very many jobs, a waiting call rests for this many times the CPU time that the look took.
+REST = 5
 
 
 def cut_bytes(parts: Sequence[Part], end: int) -> int:
     """Return how many bytes were cut out before and between *parts*, which follow offset *end*."""
     return parts[-1][0] - end - sum(len(data) for _, data in parts[:-1]) if parts else 0
+
+
+def _rest(rest_s: float, deadline: Optional[float]) -> None:
+    """Sleep *rest_s* seconds, until *deadline* at most; not at all if that is only a moment.
+
+    Where others commit all the time, looks that take long would follow one another with hardly a pause.
+    """
+    if rest_s > LAST_LOOK_S:
+        time.sleep(rest_s if deadline is None else min(rest_s, max(deadline - time.monotonic(), 0.0)))
 
 
 class Following(Forkable):
@@ -168,6 +179,7 @@ class Following(Forkable):
         seen: Dict[str, Job] = {}
         sleep_s = FIRST_LOOK_S
         while True:
+            begun_s = time.thread_time()
             with self._lock, Patient(self.store, deadline):
                 states = self.store.states(open_ids)
                 for job_id in open_ids:
@@ -185,8 +197,10 @@ class Following(Forkable):
                     return [seen[job_id] for job_id in job_ids]
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"{', '.join(open_ids[:5])} had not ended after {timeout} s.")
+            rest_s = (time.thread_time() - begun_s) * REST
             if tick is not None:
                 tick()
+            _rest(rest_s, deadline)
             if deadline is not None:
                 sleep_s = min(sleep_s, max(deadline - time.monotonic(), 0.0))
             sleep_s = self._nap(sleep_s)

@@ -431,6 +431,25 @@ def test_waiting_ends_at_its_timeout(queue, timeout):
         queue.wait_all(["job1", "job2"], timeout)
 
 
+def test_waiting_for_many_rests_longer_than_it_looks(queue, monkeypatch):
+    """Others commit after each look, which would follow one another: most of a processor, for as long as it lasts."""
+    queue.enqueue("true")
+    states, looks = type(queue.store).states, []
+
+    def slowly(store, ids):
+        looks.append(ids)
+        until_s = time.thread_time() + 0.05
+        while time.thread_time() < until_s:  # as it takes with thousands of ids
+            pass
+        return states(store, ids)
+
+    monkeypatch.setattr(type(queue.store), "states", slowly)
+    with Queue() as other, pytest.raises(TimeoutError):
+        queue.wait_all(["job1"], 1.0, tick=lambda: other.enqueue("true"))
+
+    assert len(looks) <= 1 + 1.0 // (0.05 + 0.25) + 1  # the last one at the end of the time
+
+
 @pytest.mark.parametrize("timeout", [float("nan"), "1s", [1]], ids=["nan", "text", "list"])
 def test_a_timeout_is_a_number(queue, timeout):
     """What no clock comes to would be waited for without end."""
