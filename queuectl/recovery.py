@@ -48,13 +48,16 @@ def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[f
 
     On this host, the process table decides, together with the monotonic clock. That clock stands still while the
     machine sleeps, so neither a jump of the wall clock nor hours of suspend make a worker dead. For another pid
-    namespace of this machine, such as a container, the monotonic clock alone decides; for another host, the lease.
+    namespace of this machine, such as a container, the monotonic clock alone decides, and so it does for another user's
+    process that is hidden from this one; for another host, the lease.
     """
     here = identity.host_id()
     silent = (time.monotonic() if now_mono is None else now_mono) - worker.renewed_mono_s > lease_s * (1 + MARGIN)
     if worker.host_id == here:
         if not identity.is_running(worker.pid, worker.pid_started):
             return DEAD
+        if silent and identity.is_hidden(worker.pid):
+            return DEAD  # the pid may be another process's by now
         return HUNG if worker.state == "lost" or silent else ALIVE
     boot, its_boot = identity.boot_of(here), identity.boot_of(worker.host_id)
     if boot == its_boot != "":
@@ -162,15 +165,16 @@ def sweep(
 
 
 def _is_kept(worker: Worker, workers: List[Worker], lease_s: float, now_mono: float) -> bool:
-    """Return whether to leave a silent worker of another pid namespace to a live supervisor there.
+    """Return whether to leave a dead or silent worker to a live supervisor whose processes are out of reach from here.
 
-    On a store of one host, a worker does not end its commands when its lease is over, and a process in this
-    namespace cannot end them; the supervisor there can. If that supervisor is gone too, so most likely is its
-    container, with all that ran in it.
+    On a store of one host, a worker does not end its commands when its lease is over. A process in this namespace
+    cannot end those of another one, nor those of another user whose processes are hidden; the supervisor there, or
+    that of the worker's group, can. If that is gone too, so most likely is its container, with all that ran in it.
     """
     here, there = identity.host_id(), worker.host_id
-    return here != there and identity.boot_of(here) == identity.boot_of(there) != "" and any(
+    return identity.boot_of(here) == identity.boot_of(there) != "" and any(
         other.role == "supervisor" and other.host_id == there and now_mono - other.renewed_mono_s <= lease_s
+        and (here != there or (other.group_id == worker.group_id and identity.is_hidden(other.pid)))
         for other in workers
     )  # fmt: skip
 

@@ -242,11 +242,32 @@ def _link(path: str) -> str:
 
 
 def is_running(pid: int, started: str) -> bool:
-    """Return whether the process with this pid and start time runs; True also if the process table cannot be read."""
+    """Return whether the process with this pid and start time runs; True also if that cannot be told now."""
     try:
-        return process_started(pid) == started
+        found = process_started(pid)
     except OSError:
         return True
+    return found == started or (found is None and is_hidden(pid))
+
+
+def is_hidden(pid: int) -> bool:
+    """Return whether another user's process has this pid, and /proc does not show it (hidepid=, ProtectProc=).
+
+    When it was started cannot be told, so it may be any process, and has to count as the one that is looked for.
+    """
+    if sys.platform != "linux" or not _HAS_PROC:
+        return False
+    try:
+        os.kill(pid, 0)
+        return False
+    except PermissionError:
+        pass
+    except (OSError, OverflowError):
+        return False
+    try:
+        return not stat_of(pid)
+    except OSError as error:
+        return error.errno not in OUT_OF
 
 
 def is_stopped(pid: int) -> bool:

@@ -52,14 +52,14 @@ def stopped(pids: List[int]) -> List[int]:
     return [pid for pid in pids if state_of(pid) == "T"]
 
 
-def as_stranger() -> List[str]:
-    """Return the words that run a Python as the user STRANGER, which may do nothing that root may; or skip the test.
+def as_stranger(user: int = STRANGER) -> List[str]:
+    """Return the words that run a Python as a user of this number, who may do nothing that root may; or skip the test.
 
     It is the system's Python: the one that runs the tests may lie where others may not look.
     """
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("needs root and setpriv to become another user")
-    words = ["setpriv", "--reuid", str(STRANGER), "--regid", str(STRANGER), "--clear-groups", "--", SYSTEM_PYTHON]
+    words = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", "--", SYSTEM_PYTHON]
     if subprocess.run([*words, "-c", "import queuectl.db"], capture_output=True).returncode != 0:
         pytest.skip("another user cannot read this checkout, or the system has no Python")
     return words

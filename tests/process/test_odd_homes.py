@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import Callable, Dict, List
 import pytest
 
 from tests.conftest import Result
-from tests.faults.faulty import as_stranger, give_to_stranger, state_of
+from tests.faults.faulty import STRANGER, as_stranger, give_to_stranger, state_of
 from tests.process.network_mount import NetworkMount
 from tests.process.scene import HELD, Scene
 
@@ -171,6 +172,45 @@ def test_a_host_whose_name_changes(scene: Scene) -> None:
     assert "queuectl: still running after 0 s: pid " in done.err
     assert f"job {job_id} lost, runs again" in done.out
     assert ["lost", "completed"] == scene.outcomes(job_id)
+    scene.judge(acknowledged=[job_id])
+
+
+@pytest.mark.parametrize(("hidepid", "paused"), [(1, False), (2, False), (2, True)])
+def test_two_users_who_do_not_see_each_other(scene: Scene, hidepid: int, paused: bool) -> None:
+    """One's workers are not dead to the other's; a worker that is paused beyond its lease is for its own supervisor."""
+    scene.queue.set_setting("lease", "4")
+    meets = "kill -0 $(cat pid) 2>&1 | grep -q permitted && touch met; echo $$ > pid"  # a run before it that lives
+    job_id = scene.queue.enqueue(scene.journal.command(f"{meets}; {HELD}")).id
+    scene.journal.path.touch()
+    (scene.folder / "pid").write_text("none")
+    for path in [scene.folder, *scene.folder.rglob("*")]:
+        path.chmod(0o777)
+    one, two = (
+        shlex.join(["env", f"QUEUECTL_HOME={scene.folder}/{user}", *as_stranger(user), "-m", "queuectl"])
+        for user in (STRANGER, STRANGER + 1)
+    )
+    script = f"""
+        mount -t proc -o hidepid={hidepid} proc /proc || exit 77
+        umask 0
+        export QUEUECTL_DB={scene.folder}/.queuectl/jobs.db
+        {one} worker start --daemon || exit 9
+        until [ -s {scene.journal.path} ]; do sleep 0.1; done
+        {f"kill -STOP $({one} worker list -q); sleep 5.7" if paused else ""}
+        {two} worker start --daemon || exit 8
+        sleep 2.5
+        {two} worker list -q
+        touch {scene.folder}/go
+        {two} wait {job_id} --timeout 20
+        {one} worker stop --timeout 20
+    """
+
+    done = run(["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script])
+
+    if done.code == 77:
+        pytest.skip(f"/proc cannot be mounted: {done.err}")
+    assert (0, "") == (done.code, done.err), done
+    assert [*(["lost"] if paused else []), "completed"] == scene.outcomes(job_id)
+    assert not (scene.folder / "met").exists()
     scene.judge(acknowledged=[job_id])
 
 

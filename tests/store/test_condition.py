@@ -65,3 +65,12 @@ def test_a_worker_keeps_its_jobs_for_a_margin_beyond_its_lease(store, here):
     if store.many_hosts:
         assert ALIVE == seen(store, "another:start:1", -margin_s / 2, HOUR_S)
         assert DEAD == seen(store, "another:start:1", -margin_s - 1, 0)
+
+
+def test_of_a_process_that_is_hidden_the_lease_decides(store, here, monkeypatch):
+    """It may be the worker, or another program that has the worker's pid now."""
+    monkeypatch.setattr(identity, "is_hidden", lambda pid: True)
+    monkeypatch.setattr(identity, "process_started", lambda pid: None)
+
+    assert ALIVE == seen(store, identity.host_id(), -HOUR_S, LEASE_S)
+    assert DEAD == seen(store, identity.host_id(), HOUR_S, 1.5 * LEASE_S)
