@@ -130,7 +130,20 @@ def process_started(pid: int) -> Optional[str]:
         return process_created(pid)
     answer = said_by("ps", "-o", "state=,lstart=", "-p", str(pid))
     state, _, started = answer.decode("ascii", "replace").strip().partition(" ")
+    if not state and _is_there(pid):  # ps is kept from looking, as in a chroot without /proc, or a sandbox of macOS
+        raise OSError(errno.ENOSYS, "The process table cannot be read: ps shows nothing, and there is no /proc")
     return None if not started or state.startswith("Z") else started.strip()
+
+
+def _is_there(pid: int) -> bool:
+    """Return whether some process, be it a zombie, has this pid; not for Windows, where asking would end it."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def said_by(*words: str) -> bytes:

@@ -240,6 +240,32 @@ def test_a_store_that_was_mounted_alone(scene: Scene, name: str) -> None:
     assert ["job1"] == [job.id for job in scene.queue.jobs()]
 
 
+def test_no_process_table(scene: Scene) -> None:
+    """As in a chroot without /proc: no worker starts, as each would be taken for dead; those elsewhere go on."""
+    job_id = scene.queue.enqueue(scene.journal.command(HELD)).id
+    group = scene.start()
+    scene.noted("start")
+    script = f"""
+        mount -t tmpfs none /proc || exit 9
+        q() {{ {sys.executable} -m queuectl "$@"; }}
+        q worker start --drain && exit 8
+        q worker start --daemon && exit 7
+        q worker list -q
+        q enqueue -- true
+    """
+
+    done = run(["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script])
+
+    why = "The process table cannot be read: ps shows nothing, and there is no /proc."
+    assert 0 == done.code, done
+    assert f"queuectl: {why}\nqueuectl: the workers did not start: {why}\n" == done.err
+    (scene.folder / "go").touch()
+    scene.until("job2", "completed")
+    assert ["completed"] == scene.outcomes(job_id)
+    assert 0 == group.stop().code
+    scene.judge(acknowledged=[job_id, "job2"])
+
+
 @pytest.mark.parametrize("mounts", ["mount -t tmpfs none /dev/pts", "mount -t devpts -o newinstance none /dev/pts"])
 def test_a_terminal_from_outside(scene: Scene, mounts: str) -> None:
     """As ``nsenter``, ``chroot`` or a container that is attached to has it: no name leads to it, and it shows all."""
