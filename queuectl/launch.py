@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from queuectl import notify
 from queuectl.console import open_log
 from queuectl.control import local_workers
 from queuectl.db import home
@@ -78,8 +79,12 @@ def environment(location: Optional[str]) -> Dict[str, str]:
 
 
 def worker_environment(location: Optional[str]) -> Dict[str, str]:
-    """Return the environment for one worker, which includes the origin: what the worker's id begins with."""
-    return {**environment(location), WORKER: identity.new_origin()}
+    """Return the environment for one worker, which includes the origin: what the worker's id begins with.
+
+    The service manager's variables are left out: a job that used them would speak for the service.
+    """
+    inherited = {name: text for name, text in environment(location).items() if name not in notify.VARIABLES}
+    return {**inherited, WORKER: identity.new_origin()}
 
 
 def start_worker(location: Optional[str], words: Sequence[str]) -> subprocess.Popen[bytes]:

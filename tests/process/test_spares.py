@@ -66,11 +66,15 @@ def test_forked_workers_take_less_memory(scene: Scene) -> None:
 
 
 def test_a_worker_has_nothing_of_what_its_supervisor_was_given(scene: Scene) -> None:
-    """No descriptor, which a lock may hang on or a pipe's end wait for, and no mark of the run that started it."""
+    """No descriptor, which a lock may hang on or a pipe's end wait for, and no mark of the run that started it.
+
+    Nor has it what its jobs could speak for a service with.
+    """
     reading, writing = os.pipe()
     code = "from queuectl.main import main; main()"
     words = [sys.executable, "-c", code, "worker", "start", "--count", "2"]
     env = {**os.environ, "QUEUECTL_JOB_ID": "outer", "QUEUECTL_RUN_ID": "1", "OUTER": "kept"}
+    env.update(NOTIFY_SOCKET=str(scene.folder / "socket"), WATCHDOG_USEC="60000000", WATCHDOG_PID=str(os.getpid()))
     process = subprocess.Popen(words, env=env, pass_fds=[writing], stdout=subprocess.DEVNULL)
     os.close(writing)
     try:
@@ -78,7 +82,8 @@ def test_a_worker_has_nothing_of_what_its_supervisor_was_given(scene: Scene) -> 
         given = f"pipe:[{os.fstat(reading).st_ino}]"
         assert given in links(process.pid)
         assert [] == [worker.pid for worker in scene.queue.workers() if given in links(worker.pid)]
-        job = scene.queue.enqueue("echo $OUTER $QUEUECTL_JOB_ID; ls /proc/self/fd | wc -l")
+        told = "$NOTIFY_SOCKET $WATCHDOG_USEC $WATCHDOG_PID"
+        job = scene.queue.enqueue(f"echo $OUTER $QUEUECTL_JOB_ID {told}; ls /proc/self/fd | wc -l")
         assert "completed" == scene.queue.wait(job.id, timeout=30).state
         assert f"kept {job.id}\n4\n".encode() == scene.queue.output(job.id)
     finally:
