@@ -10,7 +10,7 @@ import os
 import sys
 
 from queuectl import clock
-from queuectl.errors import QueuectlError, shown
+from queuectl.errors import QueuectlError, StoreRefused, shown
 from queuectl.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -89,12 +89,16 @@ def arguments(service: Service) -> List[str]:
 
 def settings(service: Service) -> List[Tuple[str, str]]:
     """Return the variables that the workers must see to find the same store as this command."""
-    from queuectl.db import home
+    from queuectl.db import home, located
 
     found = [("QUEUECTL_HOME", home())]
     location = service.location or os.environ.get("QUEUECTL_DB")
     if location:
-        found.append(("QUEUECTL_DB", location if "://" in location else os.path.abspath(os.path.expanduser(location))))
+        try:
+            location = located(location)
+        except StoreRefused:  # a service can be looked at and removed all the same
+            pass
+        found.append(("QUEUECTL_DB", location))
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if words(service)[1:3] == ["-m", "queuectl"] and "site-packages" not in root:
         found.append(("PYTHONPATH", root))  # a checkout, not an installation

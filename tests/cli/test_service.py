@@ -43,6 +43,17 @@ def test_what_no_worker_could_start_with_is_refused(cli, words):
 
 
 @LINUX
+@pytest.mark.parametrize("location", ["here.db", "sqlite://here.db", "~/here.db"])
+def test_a_store_is_named_in_full(cli, home, location):
+    """The service runs in another directory, where a relative name would be another file."""
+    cli("--db", location, "enqueue", "--", "true", code=0)
+
+    shown = cli("--db", location, "service", "show", code=0).out
+
+    assert f"Environment=QUEUECTL_DB={home.parent / 'here.db'}\n" in shown
+
+
+@LINUX
 def test_the_stop_time_follows_the_timeout_setting(cli):
     """A stop waits as long as a job may run, the grace before KILL, and a little more."""
     cli("config", "set", "timeout", "10m")
@@ -148,7 +159,9 @@ def test_install_writes_the_file_and_uninstall_without_one_says_so(cli, tmp_path
 
 
 @LINUX
-@pytest.mark.parametrize("location", ["missing.db", "postgresql://me@127.0.0.1:1/gone", "postgresql://cannot be read"])
+@pytest.mark.parametrize(
+    "location", ["missing.db", "postgresql://me@127.0.0.1:1/gone", "postgresql://cannot be read", "mysql://unknown"]
+)
 def test_a_service_is_looked_at_and_removed_without_its_store(cli, tmp_path, home, location):
     """The store may be away for good, and none is made."""
     env = {"XDG_CONFIG_HOME": str(tmp_path), "PATH": str(tmp_path)}
