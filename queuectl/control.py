@@ -112,7 +112,8 @@ def stop_workers(
 ) -> List[Worker]:
     """Stop workers and supervisors; return those that are left after *timeout_s*.
 
-    If only ``own_workers`` are left, they are returned at once: they stop when the job that called this has ended.
+    Called by a job, it returns as soon as those left are ``own_workers``, which stop when that job has ended, and
+    workers all of whose jobs were begun later: if jobs waited for one another's ends, they would wait for ever.
     A group that is started during the wait goes on, since it was not there when the user decided to stop; unless
     *newcomers* is set.
 
@@ -151,9 +152,21 @@ def stop_workers(
         if new:
             _ask(store, new, [worker for worker in new if reach.is_here(worker)], now)
             faults.point("stopping")
-        if own.issuperset(worker.id for worker in left) or (deadline is not None and time.monotonic() >= deadline):
+        if (own and _is_enough(store, left, own)) or (deadline is not None and time.monotonic() >= deadline):
             return left
         nap(LOOK_S if all(map(reach.is_here, left)) else FAR_LOOK_S)
+
+
+def _is_enough(store: Store, left: List[Worker], own: Set[str]) -> bool:
+    """Return whether a stop by a job, whose worker and supervisor are *own*, need not wait for those *left*."""
+    own_run = int(os.environ[RUN_ID])
+    for worker in left:
+        if worker.role == "worker" and worker.id not in own:
+            runs = store.runs_of(worker.id)
+            if not runs or min(run for _, run in runs) < own_run:  # without a run, it is about to end
+                return False
+    groups = {worker.group_id for worker in left if worker.role == "worker"}
+    return all(worker.id in own or worker.group_id in groups for worker in left)
 
 
 def _ask(store: Store, workers: List[Worker], here: List[Worker], now: bool) -> None:

@@ -348,7 +348,8 @@ class Queue(Following, Switches):
             all_hosts: Those on every host.
 
         Returns those still there when *timeout* ended; usually none. Called by a job of theirs, it waits for all but
-        the worker of that job, and returns that one: it stops when the job has ended.
+        the worker of that job and those that only run jobs begun later, and returns these: they stop when their jobs
+        have ended.
         """
         from queuectl.control import stop_workers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from queuectl.cli_commands.spec import DURATION, TABLE_OPTION, Command, Option, whole_from
 from queuectl.errors import UsageError
@@ -90,11 +91,13 @@ def stop(args: Args) -> int:
                 note(f"asking worker {worker.number}, {_place(worker)}, to {how}.")
         if not args.now:
             _tell_of_jobs(queue, meant, args)
+        begun_mono = time.monotonic()
         try:
             left = queue.stop_workers(bool(args.now), args.timeout, args.host, bool(args.all_hosts))
         except KeyboardInterrupt:
             note("interrupted, but the workers still stop. 'queuectl worker list' shows which are left.")
             return INTERRUPTED
+        over = args.timeout is not None and time.monotonic() - begun_mono >= args.timeout
         groups = {worker.group_id for worker in (*before, *left)}
         new = [worker for worker in _meant(queue.workers(), args) if worker.group_id not in groups]
         _forget_the_dead(queue)
@@ -115,17 +118,24 @@ def stop(args: Args) -> int:
         _tell_of_others(before, meant, args)
     if new and not args.quiet:
         note(f"{plural(len(new), 'worker')} started in the meantime {'keeps' if len(new) == 1 else 'keep'} running.")
-    return _told_left(left, own, args) if left else 0
+    return _told_left(left, own, over, args) if left else 0
 
 
-def _told_left(left: Sequence[Worker], own: Collection[str], args: Args) -> int:
-    """Say who is still there, *own* being the worker that runs this command; return the exit code."""
+def _told_left(left: Sequence[Worker], own: Collection[str], over: bool, args: Args) -> int:
+    """Say who is still there, *own* being the worker that runs this command; return the exit code.
+
+    *over* says that the time was over, or else this is a job's command, which need not wait for them.
+    """
     from queuectl.render import note
 
     names = ", ".join(map(_place, left))
     if all(worker.id in own for worker in left):
         if not args.quiet:
             note(f"this command is part of a job of the worker with {names}, which stops when the job has ended.")
+        return 0
+    if not over:
+        if not args.quiet:
+            note(f"this command is part of a job, and does not wait for those begun later, which run on: {names}.")
         return 0
     note(f"still running after {args.timeout:g} s: {names}. 'queuectl worker stop --now' ends their jobs.")
     return 1
@@ -293,7 +303,8 @@ COMMANDS = (
             "own workers. Workers that start while it waits keep running. Workers on another host are asked through\n"
             "the store, and notice within two seconds. One that is cut off from the store counts as gone once its\n"
             "lease is over. A job may stop the worker that runs it: it is not waited for, and stops when the job has\n"
-            "ended. With --now the job is ended too, and put back like the others."
+            "ended. Nor does a job wait for jobs begun after it, as two that stop workers would wait for each other.\n"
+            "With --now the job is ended too, and put back like the others."
         ),
         exit_codes=[(0, "all are gone, or none were running"), (1, "some were still running when --timeout was over")],
     ),

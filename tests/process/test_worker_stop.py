@@ -67,6 +67,23 @@ def test_a_job_stops_its_own_worker(scene: Scene) -> None:
     assert told.endswith("code 0\n")
 
 
+def test_two_jobs_that_stop_the_workers_do_not_wait_for_each_other(scene: Scene) -> None:
+    """They did, for ever: each for the end of the other's worker, which waited for its job."""
+    stop = f"{sys.executable} -m queuectl worker stop; echo code $?"
+    ids = [scene.queue.enqueue(f"{HELD}; {stop}").id for _ in range(2)]
+    groups = [scene.start(), scene.start()]
+    for job_id in ids:
+        scene.until(job_id, "processing")
+    (scene.folder / "go").touch()
+
+    assert [0, 0] == [group.wait().code for group in groups]
+
+    assert ["completed", "completed"] == [scene.state(job_id) for job_id in ids]
+    first = min(ids, key=lambda job_id: scene.queue.runs(job_id)[-1].run_id)
+    assert "begun later, which run on: pid " in scene.output(first)
+    assert [True, True] == [scene.output(job_id).endswith("code 0\n") for job_id in ids]
+
+
 def test_a_job_cannot_reset_its_own_store(scene: Scene) -> None:
     """Its worker ended the command before anything was deleted, and put the job back, for the next to do the same."""
     job_id = scene.queue.enqueue(f"{sys.executable} -m queuectl reset --yes; echo code $?").id
