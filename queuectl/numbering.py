@@ -10,7 +10,7 @@ from queuectl.runner import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterable, List, Tuple
+    from typing import Dict, Iterable, List, Set, Tuple
 
     from queuectl.job import Worker
 
@@ -26,9 +26,10 @@ def take(count: int, group_id: str, workers: Iterable[Worker]) -> List[int]:
     Args:
         count: How many numbers are wanted.
         group_id: The group that they are for.
-        workers: Live workers of this host. A worker whose supervisor has died keeps its number until it ends.
+        workers: Live workers of this host. A worker whose supervisor has died keeps its number until it ends, and so
+            does another store's, which is known by ``pids.known``.
     """
-    finishing = {(worker.group_id, worker.number) for worker in workers if worker.role == "worker"}
+    finishing = {(worker.group_id, worker.number) for worker in workers if worker.role == "worker"} | _known()
     pid = os.getpid()
     try:
         with open(os.open(_path(), os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii", errors="replace") as file:
@@ -42,6 +43,28 @@ def take(count: int, group_id: str, workers: Iterable[Worker]) -> List[int]:
             return numbers
     except OSError:  # mixed logs are better than no workers
         return list(range(count))
+
+
+def known_path() -> str:
+    """Return the path of ``pids.known``, which has the live workers of all stores of this home; see ``PidFile``."""
+    return os.path.join(home(), "pids.known")
+
+
+def _known() -> Set[Tuple[str, int]]:
+    """Return (group id, number) of each live worker in ``pids.known``."""
+    found = set()
+    try:
+        with open(known_path(), encoding="ascii", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return set()
+    for line in lines:
+        process, _, place = line.partition("\t")
+        words, (group_id, _, number) = process.split(" ", 2), place.partition(" ")
+        is_whole = len(words) == 3 and words[1].isdecimal() and number.isdecimal()
+        if is_whole and identity.is_running(int(words[1]), words[2]):
+            found.add((group_id, int(number)))
+    return found
 
 
 def _path() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from queuectl.db import home
-from queuectl.numbering import lock
+from queuectl.numbering import known_path, lock
 from queuectl.runner import identity
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ class PidFile:
 
     Several stores may share a home. To which store each pid belongs, and when its process was started, is in
     ``pids.known`` beside the file. So no process removes another store's workers, and none keeps a worker that has
-    ended.
+    ended. Behind a tab it has the worker's group and number, for who gives numbers to another store's workers.
     """
 
     def __init__(self, store_id: str) -> None:
@@ -38,11 +38,15 @@ class PidFile:
         Returns False if that was not possible, perhaps because another process is writing. This call never waits: a
         process that was suspended while writing must not hold up supervisors.
         """
-        mine = [f"{self._store_id} {each.pid} {each.pid_started}\n" for each in workers if each.role == "worker"]
+        mine = [
+            f"{self._store_id} {each.pid} {each.pid_started}\t{each.group_id} {each.number}\n"
+            for each in workers
+            if each.role == "worker"
+        ]
         try:
             if not self._written:
                 os.makedirs(home(), mode=0o700, exist_ok=True)
-            known = os.path.join(home(), "pids.known")
+            known = known_path()
             with open(os.open(known, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii", errors="replace") as file:
                 lock(file.fileno(), wait=False)
                 before = file.read()
@@ -64,7 +68,7 @@ class PidFile:
             words = line.rstrip("\n").split(" ", 2)  # the start time may be a date of several words
             if len(words) != 3 or not words[1].isdecimal() or words[0] == self._store_id:
                 continue  # damaged by a loss of power, or a line of this store
-            if identity.is_running(int(words[1]), words[2]):
+            if identity.is_running(int(words[1]), words[2].partition("\t")[0]):
                 found.append(line)
         return found
 

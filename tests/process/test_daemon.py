@@ -136,7 +136,8 @@ def test_daemons_that_start_at_once_have_numbers_of_their_own(scene: Scene, back
     scene.queue.stop_workers()
 
 
-def test_a_worker_that_outlives_its_supervisor_keeps_its_number(scene: Scene, cli: Cli) -> None:
+@pytest.mark.parametrize("other", [[], ["--db", "other.db"]], ids=["the same store", "another store"])
+def test_a_worker_that_outlives_its_supervisor_keeps_its_number(scene: Scene, cli: Cli, other: List[str]) -> None:
     """It still writes to its log while it finishes its job."""
     job_id = scene.queue.enqueue(scene.journal.command(HELD)).id
     cli("worker", "start", "--daemon", code=0)
@@ -145,11 +146,12 @@ def test_a_worker_that_outlives_its_supervisor_keeps_its_number(scene: Scene, cl
     os.kill(supervisor, signal.SIGKILL)
     scene.gone([supervisor])
 
-    cli("worker", "start", "--daemon", code=0)
+    said = json.loads(cli(*other, "worker", "start", "--daemon", "--json", code=0).out)
 
-    assert 1 in numbers(scene)
+    assert [1] == [started["number"] for started in said["workers"]]
     (scene.folder / "go").touch()
     scene.until(job_id, "completed")
+    cli(*other, "worker", "stop", code=0)
     cli("worker", "stop", code=0)
 
 
