@@ -32,7 +32,8 @@ _COLOURS = {
 
 def note(message: str) -> None:
     """Print *message* on standard error, on one line, as queuectl's own."""
-    print("queuectl: " + escape(message), file=sys.stderr, flush=True)
+    # Written in one piece: otherwise a Ctrl-C may come before the end of the line, and what is said of it stand behind.
+    print(f"queuectl: {escape(message)}\n", end="", file=sys.stderr, flush=True)
 
 
 def say(message: str) -> None:
