@@ -10,6 +10,10 @@ from typing import Dict, List, Optional, Tuple
 
 Pair = Tuple[socket.socket, socket.socket]  # the client's and the server's
 
+# libpq's word after a pipeline's last statement, that answers be sent now. It may come in a piece of its own, when they
+# have been already; nobody waits for an answer to it.
+FLUSH = b"H\0\0\0\4"
+
 
 class Proxy:
     """Forwards every connection to the server until it is told otherwise; ``port`` is where it listens."""
@@ -146,9 +150,10 @@ class Proxy:
                     self._cut_after = None
                     data = b""
             if data:
-                if source is client and not self._spoke.get(client):
+                if source is client and data != FLUSH and not self._spoke.get(client):
                     self.round_trips += 1
-                self._spoke[client] = source is client
+                if data != FLUSH:
+                    self._spoke[client] = source is client
                 time.sleep(self.delay_s)
                 (server if source is client else client).sendall(data)
                 return
