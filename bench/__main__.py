@@ -13,7 +13,7 @@ import argparse
 import json
 import signal
 import sys
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 from bench import crowd, drain, growth, latency, local_peers, many_queues, measure, memory, report, startup, store
 
@@ -89,31 +89,33 @@ def record(parts: List[str], given: argparse.Namespace) -> None:
 
 
 def check(parts: List[str], given: argparse.Namespace) -> int:
-    """Measure and compare with what is recorded."""
+    """Measure, and print each ratio beside the recorded one, part by part."""
     recorded = measure.load()
-    worse: List[str] = []
+    any_worse = False
     for part in parts:
-        worse += compare(part, recorded.get(part, {}).get("rows", {}), measured(part, given))
-    print("\n".join(worse) or "no ratio is more than a quarter worse than recorded")
-    return 1 if worse else 0
+        for name, now, then, worse in compare(part, recorded.get(part, {}).get("rows", {}), measured(part, given)):
+            print(f"{'WORSE' if worse else 'ok':5}  {now:<6g} recorded {then:<6g} {part}, {name}", flush=True)
+            any_worse = any_worse or worse
+    print("see WORSE" if any_worse else "no ratio is more than a quarter worse than recorded")
+    return 1 if any_worse else 0
 
 
-def compare(part: str, before: Dict[str, Any], after: Dict[str, Any]) -> List[str]:
-    """Return what got more than a quarter worse; shares of a floor should grow, multiples of one shrink."""
-    found = []
+def compare(part: str, before: Dict[str, Any], after: Dict[str, Any]) -> Iterator[Tuple[str, float, float, bool]]:
+    """Yield each ratio's name, the one measured, the one recorded, and whether it got more than a quarter worse.
+
+    Shares of a floor should grow, multiples of one shrink.
+    """
     for name, figure in after.items():
         old = before.get(name)
         if part == "peers" and not name.startswith(local_peers.OURS):
             continue  # what others do is not ours to mend
         if isinstance(figure, dict) and isinstance(old, dict):
             now, then = figure["share of xargs"], old["share of xargs"]
-            if isinstance(now, float) and isinstance(then, float) and now * WORSE < then:
-                found.append(f"{part}, {name}: {now} of xargs, recorded {then}")
+            if isinstance(now, float) and isinstance(then, float):
+                yield f"{name}: share of xargs", now, then, now * WORSE < then
         elif "/" in name and old is not None:
             more_is_better = "bare" in name
-            if (figure * WORSE < old) if more_is_better else (figure > old * WORSE):
-                found.append(f"{part}, {name}: {figure}, recorded {old}")
-    return found
+            yield name, figure, old, (figure * WORSE < old) if more_is_better else (figure > old * WORSE)
 
 
 if __name__ == "__main__":

@@ -32,24 +32,30 @@ def test_a_smaller_share_of_the_floor_is_worse() -> None:
     before = {"true, 2 workers": {"share of xargs": 0.8}, "echo": {"share of xargs": 0.8}}
     after = {"true, 2 workers": {"share of xargs": 0.6}, "echo": {"share of xargs": 0.7}, "new": {"share of xargs": 0}}
 
-    assert ["drain, true, 2 workers: 0.6 of xargs, recorded 0.8"] == bench.compare("drain", before, after)
+    assert list(bench.compare("drain", before, after)) == [
+        ("true, 2 workers: share of xargs", 0.6, 0.8, True),
+        ("echo: share of xargs", 0.7, 0.8, False),
+    ]
 
 
 def test_a_larger_multiple_is_worse_except_of_what_counts_jobs_a_second() -> None:
     before = {"enqueue / pass": 1.0, "bulk / bare executemany": 0.5, "enqueue, ms": 30}
     after = {"enqueue / pass": 1.3, "bulk / bare executemany": 0.7, "enqueue, ms": 90}
 
-    assert ["startup, enqueue / pass: 1.3, recorded 1.0"] == bench.compare("startup", before, after)
-    assert ["startup, bulk / bare executemany: 0.3, recorded 0.5"] == bench.compare(
-        "startup", before, {"bulk / bare executemany": 0.3}
-    )
+    assert list(bench.compare("startup", before, after)) == [
+        ("enqueue / pass", 1.3, 1.0, True),
+        ("bulk / bare executemany", 0.7, 0.5, False),
+    ]
+    assert list(bench.compare("startup", before, {"bulk / bare executemany": 0.3})) == [
+        ("bulk / bare executemany", 0.3, 0.5, True)
+    ]
 
 
 def test_only_our_own_rate_counts_among_peers() -> None:
     before = {"queuectl: 2": {"share of xargs": 0.8}, "GNU parallel: 2": {"share of xargs": 0.8}}
     after = {"queuectl: 2": {"share of xargs": 0.5}, "GNU parallel: 2": {"share of xargs": 0.1}}
 
-    assert ["peers, queuectl: 2: 0.5 of xargs, recorded 0.8"] == bench.compare("peers", before, after)
+    assert list(bench.compare("peers", before, after)) == [("queuectl: 2: share of xargs", 0.5, 0.8, True)]
 
 
 # -- recording --------------------------------------------------------------------------------
