@@ -48,6 +48,7 @@ class Forkable:
         with self._lock:  # from the moment that a fork knows of this object, it waits until the store is open
             with _fork:
                 _all.add(self)
+            _close_dropped()
             self._open = open_store(self._location, create)
 
     def __del__(self) -> None:
@@ -57,13 +58,9 @@ class Forkable:
             return
         if self._pid != os.getpid():
             _inherited.append(store)
-        elif _fork.acquire(blocking=False):
-            try:
-                _close(store)
-            finally:
-                _fork.release()
         else:
             _dropped.append(store)
+            _close_dropped()
 
     @property
     def store(self) -> Store:
@@ -129,17 +126,21 @@ class Forkable:
 
 _all: WeakSet[Forkable] = WeakSet()
 _inherited: List[Store] = []  # a parent's stores, kept because garbage collection would close them
-_dropped: List[Store] = []  # stores of which nobody knows any more, to be closed after the fork
+_dropped: List[Store] = []  # stores of which nobody knows any more, to be closed between forks
 _held: List[Callable[[], object]] = []
 _fork = RLock()  # forks go one at a time
 
 
-def _close(store: Store) -> None:
-    """Close a dropped store; nobody is there who could be told of an error."""
-    try:
-        store.close()
-    except Exception:
-        pass
+def _close_dropped() -> None:
+    """Close dropped stores, unless a fork is under way; whoever has ``_fork`` looks for more after giving it back."""
+    while _dropped and _fork.acquire(blocking=False):
+        try:
+            while _dropped:
+                _dropped.pop().close()
+        except Exception:  # nobody is there who could be told of it
+            pass
+        finally:
+            _fork.release()
 
 
 def _before_fork() -> None:
@@ -152,9 +153,8 @@ def _before_fork() -> None:
 def _in_parent() -> None:
     while _held:
         _held.pop()()
-    while _dropped:
-        _close(_dropped.pop())
     _fork.release()
+    _close_dropped()
 
 
 def _in_child() -> None:

@@ -921,6 +921,31 @@ def test_a_queue_that_is_dropped_is_closed(queue, inside, tmp_path, forks):
         assert not is_open()
 
 
+def test_a_queue_is_closed_that_is_dropped_while_another_one_closes(tmp_path):
+    """Whoever closes looks for more: without a fork, nobody else would come by."""
+    first, second = Queue(tmp_path / "first.db"), Queue(tmp_path / "second.db")
+    closes, dropped = threading.Event(), threading.Event()
+    close, store = first.store.close, second.store
+
+    def slowly():
+        closes.set()
+        dropped.wait()
+        close()
+
+    first.store.close = slowly
+    held = [first]
+    del first
+    dropping = threading.Thread(target=held.clear)
+    dropping.start()
+    closes.wait()
+    del second
+    dropped.set()
+    dropping.join()
+
+    with pytest.raises(errors.StoreUnavailable, match="closed"):
+        store.settings()
+
+
 @pytest.mark.posix
 def test_what_a_child_stores_outlives_its_parent_s_connection(queue):
     """The last to close a store removes its log: not the parent, who does not see the child behind its own locks."""
