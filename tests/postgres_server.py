@@ -138,6 +138,7 @@ class PostgresServer:
         try:
             self._call("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
             self._start_on_a_free_port()
+            self._close_public()
         except BaseException:
             self.close()
             raise
@@ -184,6 +185,15 @@ class PostgresServer:
         """Return the URL of the store in *schema*; *port* of a pooler or proxy before the server."""
         return f"postgresql://{user}@127.0.0.1:{port or self.port}/postgres?schema={schema}"
 
+    def _close_public(self) -> None:
+        """Have PostgreSQL 14 and older do as newer ones: not everybody may make something in ``public``."""
+        if int(self.execute("SHOW server_version_num")[0][0]) < 150000:
+            import psycopg
+
+            for database in ("postgres", "template1"):
+                with psycopg.connect(self._direct(database), autocommit=True) as line:
+                    line.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+
     def execute(self, sql: str, *parameters: object) -> List[Tuple[Any, ...]]:
         """Run statements as superuser; return the rows of the last one."""
         import psycopg
@@ -192,9 +202,9 @@ class PostgresServer:
             cursor = line.execute(sql, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
-    def _direct(self) -> str:
+    def _direct(self, database: str = "postgres") -> str:
         """Return what psycopg takes."""
-        return self.url().partition("?")[0]
+        return self.url().partition("?")[0].rpartition("/")[0] + "/" + database
 
     @property
     def log(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from queuectl.db.migrate import checksum, migrations
 from queuectl.db.postgres_add import UNNOTED
-from queuectl.db.postgres_views import COUNTED
+from queuectl.db.rules import COUNTED
 from queuectl.job import Problem
 
 TYPE_CHECKING = False

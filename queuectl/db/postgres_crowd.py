@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from queuectl.db.heads import MOST, Heads
-from queuectl.db.rules import FEW_QUEUES
+from queuectl.db.rules import FEW_QUEUES, MOST_NEW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 BATCH = 32
 # This many queues are looked at once more after the first ones turned out to be less urgent than they were.
 _AGAIN = 64
-# Up to this many new jobs are noted one by one; after more of them, all queues are looked at again.
-_MOST_NEW = 1000
 
 
 class Crowd:
@@ -61,11 +59,11 @@ class Crowd:
             self._sure |= self._unsure
             self._unsure = set()
         if self._seen_seq > self._newest_seq:
-            new = self._look(_NEW, {"after": self._newest_seq, "most": _MOST_NEW})
+            new = self._look(_NEW, {"after": self._newest_seq, "most": MOST_NEW})
             for row in new:
                 self.found(*row)
             self._newest_seq = self._seen_seq
-            return len(new) < _MOST_NEW
+            return len(new) < MOST_NEW
         return True
 
     def found(self, queue: str, priority: int, run_at: float, seq: int) -> None:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from queuectl import faults
 from queuectl.db.postgres_add import NOTIFY, PostgresAdd
 from queuectl.db.postgres_turn import SHARDS
-from queuectl.db.postgres_views import COUNTED, LISTED, conditions, within
-from queuectl.db.rules import CANCELLABLE, CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, edited_columns, possible
+from queuectl.db.postgres_views import LISTED, conditions, within
+from queuectl.db.rules import (
+    CANCELLABLE,
+    CANCELLED_WAITING,
+    COUNTED,
+    MAX_RETRIES,
+    RETRIABLE,
+    STEP,
+    edited_columns,
+    possible,
+)
 from queuectl.db.sought import Steps
 from queuectl.errors import JobNotFound, NotInDlq, WrongState
 
@@ -20,7 +29,6 @@ if TYPE_CHECKING:
 
     Moves = Dict[Tuple[str, str], int]  # (queue, state) and by how much it changes
 
-STEP = 1000
 # The shard of the counters for users' verbs. Programs that enqueue in a transaction of their own lock counters of shard
 # 0, in an order of their own and until they commit: a verb that took these too could bring them into a deadlock, and
 # would wait with the rows of running jobs in its hands.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from queuectl.db.postgres_schema import PostgresSchema
-from queuectl.db.rules import PARTS, last_parts, possible
+from queuectl.db.rules import COUNTED, PARTS, RATE_ROWS, RATE_WINDOW_S, last_parts, possible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ JOB_COLUMNS = (
 )
 # States with an index of their own: those of which there may be few among very many jobs.
 LISTED = frozenset(("pending", "failed", "dead", "cancelled"))
-COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
 # Fields of Job that a listing may be sorted by, and what they are sorted by.
 SORTABLE = {
     name: name
@@ -29,8 +28,6 @@ SORTABLE = {
     )
 }  # fmt: skip
 SORTABLE["state"] = 'state::text COLLATE "C"'
-RATE_WINDOW_S = 60.0
-RATE_ROWS = 10_000
 # How many jobs that wait for a time next_due looks at. If all of them may not be claimed, the time of the last is the
 # answer: not later than the true one.
 LOOK_AHEAD = 1000

@@ -6,8 +6,7 @@ from queuectl import faults
 from queuectl.db.postgres_desk import PostgresDesk, count, move
 from queuectl.db.postgres_line import boot_s
 from queuectl.db.postgres_turn import shard_of
-from queuectl.db.postgres_views import COUNTED
-from queuectl.db.rules import CANCELLED_WAITING, after_loss
+from queuectl.db.rules import CANCELLED_WAITING, COUNTED, after_loss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

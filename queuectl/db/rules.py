@@ -24,6 +24,15 @@ LOOKS = 10
 PARTS = 8
 # The setting of this name, where nobody has set it.
 MAX_RETRIES = 3
+# States of which each queue keeps the number of its jobs.
+COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
+# Rates are of the runs that ended within this time, or of the newest ones if there are more than so many.
+RATE_WINDOW_S = 60.0
+RATE_ROWS = 10_000
+# So many rows at most are changed in one transaction, so that others do not wait for long.
+STEP = 1000
+# Up to this many new jobs are noted one by one; after more of them, all queues are looked at again.
+MOST_NEW = 1000
 CANCELLED_WAITING = "cancelled while it waited"
 RETRIABLE = ("completed", "dead", "cancelled", "failed")
 CANCELLABLE = ("pending", "processing", "failed")

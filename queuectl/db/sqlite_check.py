@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from queuectl.db.migrate import checksum, migrations, upgrade_sqlite
-from queuectl.db.sqlite_views import COUNTED
+from queuectl.db.rules import COUNTED
 from queuectl.job import Problem
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ import time
 from heapq import heapify, heappop, heappush
 
 from queuectl.db.heads import FIRST, MOST, Heads
-from queuectl.db.rules import FEW_QUEUES, PLENTY
+from queuectl.db.rules import FEW_QUEUES, MOST_NEW, PLENTY
 from queuectl.db.sqlite import HEAD_COLUMNS
 
 TYPE_CHECKING = False
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from queuectl.db.sqlite import SqliteStore
     from queuectl.db.sqlite_desk import Moves
     from queuectl.job import Claim
-
-# Up to this many new jobs are noted one by one; after more of them, all queues are looked at again.
-_MOST_NEW = 1000
 
 
 class Crowd:
@@ -122,13 +119,13 @@ class Crowd:
 
     def _take_new(self, db: sqlite3.Connection) -> bool:
         """Note the jobs that were enqueued since the last call; return False if they were too many."""
-        new = db.execute(_NEW, (self._newest_seq, _MOST_NEW)).fetchall()
+        new = db.execute(_NEW, (self._newest_seq, MOST_NEW)).fetchall()
         for seq, name, priority, run_at in new:
             if not self._served or name in self._served:
                 self._heads.found(name, (-priority, run_at, seq))
         if new:
             self._newest_seq = new[-1][0]
-        return len(new) < _MOST_NEW
+        return len(new) < MOST_NEW
 
     def take_ends(self, db: sqlite3.Connection, ended: Sequence[Ended], states: Sequence[Optional[str]]) -> None:
         """Note how these ends, which left their jobs in *states*, change the queues."""

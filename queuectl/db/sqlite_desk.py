@@ -6,9 +6,9 @@ import time
 from itertools import chain
 
 from queuectl import faults
-from queuectl.db.rules import CANCELLABLE, CANCELLED_WAITING, MAX_RETRIES, RETRIABLE, edited_columns
+from queuectl.db.rules import CANCELLABLE, CANCELLED_WAITING, COUNTED, MAX_RETRIES, RETRIABLE, STEP, edited_columns
 from queuectl.db.sought import Steps
-from queuectl.db.sqlite_views import COUNTED, SqliteViews, conditions, page, page_by_end
+from queuectl.db.sqlite_views import SqliteViews, conditions, page, page_by_end
 from queuectl.errors import JobNotFound, NotInDlq, StoreUnavailable, WrongState
 
 TYPE_CHECKING = False
@@ -35,7 +35,6 @@ _CHAIN = """
     SELECT run_id FROM chain
     """
 
-STEP = 1000
 # Of so many pages rows may be deleted at once: with large outputs a thousand jobs would take ten seconds and more,
 # in which nobody else can write, and a log of a gigabyte where SQLite overwrites what it deletes (Debian's does).
 PRUNE_PAGES = 4000

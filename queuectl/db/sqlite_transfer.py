@@ -6,8 +6,8 @@ import time
 from contextlib import contextmanager, suppress
 
 from queuectl.db.migrate import NEWEST, UNFINISHED
+from queuectl.db.rules import COUNTED
 from queuectl.db.sqlite_desk import LAST_SEQ
-from queuectl.db.sqlite_views import COUNTED
 from queuectl.db.transfer import MARK, Numbers, Port, names_in, refuse_used, source_of, where
 from queuectl.errors import StoreUnavailable
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from queuectl.db.rules import PARTS, last_parts
+from queuectl.db.rules import COUNTED, PARTS, RATE_ROWS, RATE_WINDOW_S, last_parts
 from queuectl.db.sqlite_file import SqliteFile
 
 TYPE_CHECKING = False
@@ -22,11 +22,8 @@ JOB_COLUMNS = (
     "cancel_requested, created_at, updated_at, ended_at, reason"
 )
 CANCEL = 19  # the place of cancel_requested among them
-COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
 # States of which the jobs are found by an index.
 INDEXED = frozenset(("pending", "processing", "failed", "dead", "cancelled"))
-RATE_WINDOW_S = 60.0
-RATE_ROWS = 10_000
 # How many distinct priorities oldest_due looks at; a queue with more is told from its most urgent ones.
 PRIORITIES = 1000
 
