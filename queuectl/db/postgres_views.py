@@ -230,7 +230,9 @@ def _page(
         parameters += [after, limit]
     else:
         order = "seq" if sort is None else SORTABLE[sort]
-        tail = f"ORDER BY {order}{direction}, seq{direction} LIMIT %s OFFSET %s"
+        # A job that has not ended comes before all ends, as on SQLite: the last to end are the first if descending.
+        nulls = (" NULLS LAST" if descending else " NULLS FIRST") if sort == "ended_at" else ""
+        tail = f"ORDER BY {order}{direction}{nulls}, seq{direction} LIMIT %s OFFSET %s"
         parameters += [limit, after]
     clause = " WHERE " + " AND ".join(where) if where else ""
     return f"SELECT {columns} FROM queuectl.jobs{clause} {tail}", parameters

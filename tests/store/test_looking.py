@@ -230,12 +230,17 @@ def test_jobs_are_sorted_by_a_field(mixed, sort, descending):
     assert ids(expected) == ids(whole) == ids(paged)
 
 
-def test_jobs_without_an_end_stay_together_when_sorted_by_it(mixed):
-    """Sorted by their end, those that have one are in order, and the others are there too."""
-    jobs = mixed.jobs(EVERYTHING, 0, 100, "ended_at")
-    ends = [job.ended_at for job in jobs if job.ended_at is not None]
+@pytest.mark.parametrize("descending", [False, True])
+def test_jobs_that_have_not_ended_come_before_all_ends(mixed, descending):
+    """Sorted by their end, so that the last to end are the first if descending; the order of rows is the same."""
+    plain = mixed.jobs(EVERYTHING)
+    expected = sorted(plain, key=lambda job: (job.ended_at or 0.0, job.seq), reverse=descending)
 
-    assert (12, sorted(ends)) == (len(jobs), ends)
+    jobs = mixed.jobs(EVERYTHING, 0, 100, "ended_at", descending)
+
+    assert 12 == len(jobs)
+    assert ids(expected) == ids(jobs)
+    assert [job.seq for job in jobs] == list(mixed.order(EVERYTHING, 0, 100, "ended_at", descending))
 
 
 def test_the_newest_jobs_come_first_when_descending(mixed):
