@@ -34,8 +34,8 @@ FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 2.0
 AWAY_LOOK_S = 0.1  # how often a caller that outlasts an outage tries whether it is over
 # A worker waits for the server no longer than its lease divided by this. A call may wait twice, for an answer and for a
-# new connection, and another call may have waited just before.
-PARTS_OF_LEASE = 6
+# new connection, and another call may have waited just before. Nor does it wait for days: the server refuses to.
+PARTS_OF_LEASE, LONGEST_S = 6, 3600.0
 # Close to the end of its lease, a worker must get to the point where it ends its commands, so calls wait no longer than
 # HURRY_S. This holds until FENCED_S after the end; by then the commands have been ended, and calls may take their time.
 HURRY_S = 0.25
@@ -218,7 +218,7 @@ class PostgresLink:
 
     def be_patient(self, lease_s: float) -> None:
         """Bound the wait of each call from now on, so that a worker can end its commands before its lease ends."""
-        self._patience_s = max(lease_s / PARTS_OF_LEASE, HURRY_S)
+        self._patience_s = min(max(lease_s / PARTS_OF_LEASE, HURRY_S), LONGEST_S)
 
     def lease_ends(self, mono_s: float) -> None:
         """Note when the worker's lease ends, by the monotonic clock, and with it the time to end its commands."""

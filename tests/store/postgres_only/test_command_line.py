@@ -63,6 +63,19 @@ def test_a_connection_that_breaks_amid_a_large_file_is_told_in_one_line(store, s
     assert [] == store.jobs(EVERYTHING)
 
 
+@pytest.mark.posix
+def test_a_worker_works_with_the_longest_lease(url, cli):
+    """A hundred years: the server takes no bound of waiting for a lock that is as long as a part of it."""
+    with Queue(url) as queue:
+        queue.set_setting("lease", "36600d")
+        job_id = queue.enqueue("echo done").id
+
+    cli("worker", "start", "--drain", "--db", url, code=0)
+
+    with Queue(url) as queue:
+        assert b"done\n" == queue.output(job_id)
+
+
 #: Sessions that last asked how jobs stand.
 WAITING = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%%SELECT id, state%%' AND query LIKE %s"
 
