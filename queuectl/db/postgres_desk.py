@@ -380,11 +380,13 @@ _RIGHTS_LACKING = """
      WHERE NOT has_table_privilege(%(schema)s || '.' || name, word)
     """
 
+# While a job runs, updated_at says since when.
 _CANCEL = """
     UPDATE queuectl.jobs
        SET cancel_requested = (state = 'processing'),
            state = CASE WHEN state = 'processing' THEN state ELSE 'cancelled' END,
-           ready = 0, updated_at = %(now)s::float8,
+           ready = 0,
+           updated_at = CASE WHEN state = 'processing' THEN updated_at ELSE %(now)s::float8 END,
            ended_at = CASE WHEN state = 'processing' THEN NULL ELSE %(now)s::float8 END,
            reason = CASE WHEN state = 'processing' THEN reason ELSE %(reason)s::text END
      WHERE seq = ANY(%(seqs)s::bigint[])

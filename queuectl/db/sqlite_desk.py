@@ -76,8 +76,8 @@ class SqliteDesk(SqliteViews):
 
     def _cancel(self, db: sqlite3.Connection, seq: int, state: str, now: float) -> str:
         """Cancel a job that waits, or ask the worker of one that runs to end it; return its state then."""
-        if state == "processing":
-            db.execute("UPDATE jobs SET cancel_requested = 1, updated_at = ? WHERE seq = ?", (now, seq))
+        if state == "processing":  # updated_at stays: it says since when it runs
+            db.execute("UPDATE jobs SET cancel_requested = 1 WHERE seq = ?", (seq,))
             return state
         db.execute(
             """

@@ -55,14 +55,19 @@ def test_a_scheduled_job_is_cancelled_too(store):
 
 
 def test_a_running_job_is_asked_to_end(store):
-    """It goes on as processing, marked, until its worker has ended it; asking twice is allowed."""
+    """It goes on as processing, marked, until its worker has ended it; asking twice is allowed.
+
+    It runs since it was claimed, whenever it was asked: that is what ``list`` and ``worker list`` tell.
+    """
     bring_to(store, "processing")
+    since_at = store.get("job1").updated_at
 
     answers = [store.cancel(["job1"], LATER), store.cancel(["job1"], LATER + 1)]
     job = store.get("job1")
 
     assert 2 * [{"job1": "processing"}] == answers
     assert ("processing", True, "w1") == (job.state, job.cancel_requested, job.worker_id)
+    assert since_at == job.updated_at < LATER
 
 
 @pytest.mark.parametrize("state", ENDED)
