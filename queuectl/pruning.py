@@ -21,6 +21,8 @@ PRUNE_S = 60.0
 STEP, LEAST = 1000, 10
 # How long to leave the store to other writers between two deletions.
 REST_S = 0.05
+# How long a group that has drained goes on with it, at most, before it ends.
+LAST_S = 2.0
 
 
 class Pruner:
@@ -51,6 +53,16 @@ class Pruner:
         if more:
             self._due_mono = time.monotonic() + REST_S
         return self._due_mono
+
+    def last_round(self) -> None:
+        """Delete what is old by now, for a moment at most: a group that drains may live for less than a minute."""
+        self._due_mono = time.monotonic()
+        until_mono = self._due_mono + LAST_S
+        try:
+            while self.step(time.monotonic()) <= until_mono:
+                time.sleep(max(self._due_mono - time.monotonic(), 0.0))
+        except StoreUnavailable:  # the next group deletes them
+            pass
 
     def _prune(self, which: JobFilter) -> bool:
         """Delete some of the jobs *which* selects; return whether there were any, so that there may be more.

@@ -116,6 +116,8 @@ class Supervisor:
             self._console.release()
             self._console.flush()
             self._sleep(now_mono)
+        if not self._stop:
+            self._pruner.last_round()
         self._leave()
         return INTERRUPTED if self._interrupts > 1 else 0
 

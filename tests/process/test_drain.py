@@ -155,3 +155,14 @@ def test_a_job_cannot_drain_its_own_queue(scene: Scene) -> None:
     assert (2, 2, 2) == (told.count(refused), told.count("code 1\n"), told.count("code 0\n")), told
     assert "completed" == scene.state(other)
     scene.eventually(lambda: not scene.queue.store.workers(), what="the end of what drains in the background")
+
+
+def test_old_jobs_are_deleted_at_its_end(scene: Scene) -> None:
+    """Where groups only ever drain, each lives for less than a minute, and none would come to it."""
+    scene.queue.set_setting("keep_completed", "0.001")
+    scene.queue.cancel(*scene.queue.enqueue_many(["true"] * 500))
+    scene.queue.enqueue("true", max_retries=0)
+
+    scene.drain()
+
+    assert [] == [job.id for job in scene.queue.jobs() if job.state == "cancelled"]
