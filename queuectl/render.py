@@ -55,7 +55,7 @@ def is_terminal(stream: Optional[TextIO] = None) -> bool:
 def terminal_width() -> int:
     """Return how many columns of the terminal a line may take; ``COLUMNS`` wins."""
     given = os.environ.get("COLUMNS", "")
-    if given.isdigit() and int(given[:6]) > 0:
+    if given.isdecimal() and int(given[:6]) > 0:
         return int(given[:6])
     try:
         return (os.get_terminal_size(sys.stdout.fileno()).columns or 80) - _SPARED_COLUMNS
@@ -88,7 +88,8 @@ def width(text: str) -> int:
 
     columns = 0
     for char in text:
-        if not unicodedata.combining(char) and char != "\u200d":
+        # Marks without a combining class, such as vowels of Thai and Hindi, stand above or below a letter as well.
+        if not unicodedata.combining(char) and char != "\u200d" and unicodedata.category(char) not in ("Mn", "Me"):
             columns += 2 if unicodedata.east_asian_width(char) in "WF" else 1
     return columns
 

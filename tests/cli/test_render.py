@@ -39,7 +39,14 @@ def test_escapes(text: str, shown: str) -> None:
     assert shown == render.escape(text)
 
 
-@pytest.mark.parametrize(("text", "columns"), [("abc", 3), ("\u4e2d\u4e2d", 4), ("e\u0301", 1), ("", 0)])
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("abc", 3), ("\u4e2d\u4e2d", 4), ("e\u0301", 1), ("", 0),
+        ("\u0e17\u0e35\u0e48", 1),  # Thai: a letter, a vowel above it and a tone above that
+        ("\u0915\u0941", 1), ("1\u20e3", 1), ("\u2764\ufe0f", 1),
+    ],
+)  # fmt: skip
 def test_width(text: str, columns: int) -> None:
     """As a terminal counts: wide characters take two, combining ones none."""
     assert columns == render.width(text)
@@ -113,6 +120,18 @@ def test_a_table_on_a_narrow_terminal(
     out = capsys.readouterr().out
     assert shown == out
     assert all(render.width(line) <= columns for line in out.splitlines())
+
+
+def test_a_width_that_is_no_number_is_not_heeded(
+    on_terminal: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is one that Python takes for a digit and yet reads no number from."""
+    on_terminal(0)
+    monkeypatch.setattr("os.get_terminal_size", lambda fd: os.terminal_size((38, 24)))
+    monkeypatch.setattr("sys.stdout", _Terminal())
+    for columns in ("\u00b2", "wide", "-5", "0"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert 38 == render.terminal_width() + render._SPARED_COLUMNS
 
 
 class _Terminal(io.StringIO):
