@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from queuectl.db.postgres_schema import PostgresSchema
-from queuectl.db.rules import COUNTED, PARTS, RATE_ROWS, RATE_WINDOW_S, last_parts, possible
+from queuectl.db.rules import COUNTED, PARTS, RATE_AHEAD_S, RATE_ROWS, RATE_WINDOW_S, last_parts, possible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class PostgresViews(PostgresSchema):
 
         # The newest ends only, so that a busy store is counted as cheaply as a quiet one.
         completed, failed, ends, first_at, now_at = self._rows(
-            _RATES, {"now": now, "rows": RATE_ROWS, "window": RATE_WINDOW_S}
+            _RATES, {"now": now, "rows": RATE_ROWS, "window": RATE_WINDOW_S, "ahead": RATE_AHEAD_S}
         )[0]
         span_s = RATE_WINDOW_S
         if ends > RATE_ROWS // 2:
@@ -363,5 +363,6 @@ _RATES = f"""
     SELECT count(*) FILTER (WHERE state = 'completed'), count(*) FILTER (WHERE state IN ('failed', 'timed_out')),
            count(run_id), min(ended_at), max(clock.now)
       FROM (SELECT {_NOW} AS now, (SELECT coalesce(max(run_id), 0) FROM queuectl.runs) AS last) AS clock
-      LEFT JOIN queuectl.runs ON run_id > clock.last - %(rows)s::bigint AND ended_at > clock.now - %(window)s::float8
+      LEFT JOIN queuectl.runs ON run_id > clock.last - %(rows)s::bigint
+           AND ended_at > clock.now - %(window)s::float8 AND ended_at < clock.now + %(ahead)s::float8
     """

@@ -29,6 +29,8 @@ COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
 # Rates are of the runs that ended within this time, or of the newest ones if there are more than so many.
 RATE_WINDOW_S = 60.0
 RATE_ROWS = 10_000
+# An end that is further ahead is no late one: since then the clock was set back.
+RATE_AHEAD_S = 5.0
 # So many rows at most are changed in one transaction, so that others do not wait for long.
 STEP = 1000
 # Up to this many new jobs are noted one by one; after more of them, all queues are looked at again.

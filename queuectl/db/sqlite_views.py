@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from queuectl.db.rules import COUNTED, PARTS, RATE_ROWS, RATE_WINDOW_S, last_parts
+from queuectl.db.rules import COUNTED, PARTS, RATE_AHEAD_S, RATE_ROWS, RATE_WINDOW_S, last_parts
 from queuectl.db.sqlite_file import SqliteFile
 
 TYPE_CHECKING = False
@@ -241,9 +241,9 @@ class SqliteViews(SqliteFile):
         rows = self._rows(
             """
             SELECT state, ended_at FROM runs
-             WHERE run_id > (SELECT coalesce(max(run_id), 0) - ? FROM runs) AND ended_at > ?
+             WHERE run_id > (SELECT coalesce(max(run_id), 0) - ? FROM runs) AND ended_at > ? AND ended_at < ?
             """,
-            (RATE_ROWS, now - RATE_WINDOW_S),
+            (RATE_ROWS, now - RATE_WINDOW_S, now + RATE_AHEAD_S),
         )
         span_s = RATE_WINDOW_S
         if len(rows) > RATE_ROWS // 2:

@@ -387,6 +387,14 @@ def test_rates_count_the_ends_of_the_last_minute(store):
     assert (3.0, 2.0) == tuple(store.rates(T0 + 60))
 
 
+def test_ends_of_a_clock_that_was_set_back_since_do_not_count(store):
+    """They are hours ahead, and would count as those of the last minute until it is that late again."""
+    bring_to(store, "completed", now=T0 + 7200)
+
+    assert (0.0, 0.0) == tuple(store.rates(T0))
+    assert (1.0, 0.0) == tuple(store.rates(T0 + 7210))
+
+
 def test_a_quiet_store_has_no_rates(store):
     """Nothing ended lately, or ever."""
     assert (0.0, 0.0) == tuple(store.rates(T0))
