@@ -54,6 +54,17 @@ def _base(text: str) -> float:
     return number
 
 
+def _share(text: str) -> float:
+    """Return the share that ``0.1`` or ``10%`` means; from 0 to 1."""
+    tidy = text.strip()
+    digits = tidy[:-1].rstrip() if tidy.endswith("%") else tidy
+    number = float(digits) if len(digits) < 40 and digits.isascii() and "_" not in digits else math.nan
+    share = number / 100 if tidy.endswith("%") else number
+    if not 0 <= share <= 1:
+        raise ValueError(text)
+    return share
+
+
 def _lease(text: str) -> float:
     lease_s = clock.parse_duration(text)
     if lease_s < 2:
@@ -97,8 +108,8 @@ SETTINGS: Dict[str, Setting] = {
                 "the delay before a retry is this to the power of the number of failed runs, in seconds"),
         Setting("backoff_max", "3600", _DURATION, clock.parse_duration,
                 "the longest delay before a retry, without jitter"),
-        Setting("backoff_jitter", "0", _DURATION, clock.parse_duration,
-                "each delay is lengthened by a random amount of up to this"),
+        Setting("backoff_jitter", "0", "a share from 0 to 1 such as 0.1 or 10%", _share,
+                "each delay is lengthened at random by up to this share of it"),
         Setting("timeout", None, _MORE_THAN_0 + ", or none", _none_or_positive_duration,
                 "how long a run may take, unless its job has a timeout of its own"),
         Setting("kill_grace", "5", _DURATION, clock.parse_duration,

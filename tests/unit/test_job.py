@@ -98,7 +98,7 @@ def test_a_job_without_a_base_uses_the_setting_of_this_moment():
 
 def test_the_delay_is_capped_and_jittered_by_the_settings():
     """backoff_max bounds the delay and backoff_jitter comes on top."""
-    config = Config({"backoff_max": "10", "backoff_jitter": "4"})
+    config = Config({"backoff_max": "10", "backoff_jitter": "40%"})
 
     actual = settle(job(failures=20, max_retries=99), end(Outcome.FAILED), config, NOW, random=0.5)
 
@@ -131,7 +131,7 @@ def test_n_retries_are_n_plus_one_runs(max_retries, outcome):
 )
 def test_no_verdict_breaks_the_rules(outcome, failures, max_retries, losses, base, random):
     """FAILED only while retries are left; a time exactly for states that wait, never in the past."""
-    config = Config({"backoff_jitter": "7"})
+    config = Config({"backoff_jitter": "0.7"})
     before = job(failures=failures, max_retries=max_retries, losses=losses, backoff_base=base)
 
     verdict = settle(before, end(outcome), config, NOW, random)
@@ -139,7 +139,7 @@ def test_no_verdict_breaks_the_rules(outcome, failures, max_retries, losses, bas
     assert (verdict.state is State.FAILED) == (outcome in COSTLY and failures < max_retries)
     assert (verdict.state is State.DEAD) == (outcome in COSTLY and failures >= max_retries)
     assert (verdict.run_at is not None) == (verdict.state.value in WAITING)
-    assert verdict.run_at is None or NOW <= verdict.run_at <= NOW + config.backoff_max + config.backoff_jitter
+    assert verdict.run_at is None or NOW <= verdict.run_at <= NOW + config.backoff_max * (1 + config.backoff_jitter)
     assert verdict.state is not State.PROCESSING
 
 
