@@ -117,7 +117,7 @@ def number(text: str) -> Any:
     """Return *text* as a number if it is written as one, else as it is: the field's check refuses it."""
     for convert in (int, float):
         try:
-            return convert(text) if "_" not in text else text
+            return convert(text) if text.isascii() and "_" not in text else text
         except ValueError:
             continue
     return text

@@ -334,7 +334,7 @@ class Store(ABC):
         """Change a waiting job; *changes* has attributes of JobSpec with their new values.
 
         Raises:
-            JobNotFound, WrongState: Nothing was changed.
+            JobNotFound, WrongState, InvalidJob: Nothing was changed.
         """
 
     @abstractmethod

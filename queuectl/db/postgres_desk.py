@@ -15,6 +15,7 @@ from queuectl.db.rules import (
     STEP,
     edited_columns,
     possible,
+    refuse_spent_retries,
 )
 from queuectl.db.sought import Steps
 from queuectl.errors import JobNotFound, NotInDlq, WrongState
@@ -202,6 +203,9 @@ class PostgresDesk(PostgresAdd):
             if state not in ("pending", "failed"):
                 raise WrongState(job_id, "edit", state, ("pending", "failed"))
             columns = edited_columns(changes, clock(), lambda: self._default_max_retries(run))
+            if "max_retries" in columns:
+                failures = run("SELECT failures FROM queuectl.jobs WHERE seq = %s", (seq,)).fetchone()[0]
+                refuse_spent_retries(job_id, columns["max_retries"], failures)
             assignments = ", ".join(f"{column} = %s" for column in columns)
             run(f"UPDATE queuectl.jobs SET {assignments} WHERE seq = %s", [*columns.values(), seq])
             after = columns.get("queue", queue)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from queuectl.errors import JobExists
+from queuectl.errors import InvalidJob, JobExists
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -209,6 +209,20 @@ def edited_columns(changes: Mapping[str, Any], now: float, default_max_retries: 
     if "run_at" in columns:
         columns["ready"] = 1 if columns["run_at"] <= now else 2
     return columns
+
+
+def refuse_spent_retries(job_id: str, max_retries: int, failures: int) -> None:
+    """Refuse to allow fewer retries than a waiting job's failures have used: its next run would be one too many.
+
+    Raises:
+        InvalidJob: Nothing was changed.
+    """
+    if max_retries < failures:
+        times = "once" if failures == 1 else f"{failures} times"
+        raise InvalidJob(
+            f"{job_id} has failed {times} and waits for one more run, which max_retries = {max_retries} does not "
+            f"allow. Give it at least {failures}, or cancel it: queuectl cancel {job_id}"
+        )
 
 
 def _due_after_edit(changes: Mapping[str, Any], now: float) -> float:

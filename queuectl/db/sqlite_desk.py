@@ -6,7 +6,16 @@ import time
 from itertools import chain
 
 from queuectl import faults
-from queuectl.db.rules import CANCELLABLE, CANCELLED_WAITING, COUNTED, MAX_RETRIES, RETRIABLE, STEP, edited_columns
+from queuectl.db.rules import (
+    CANCELLABLE,
+    CANCELLED_WAITING,
+    COUNTED,
+    MAX_RETRIES,
+    RETRIABLE,
+    STEP,
+    edited_columns,
+    refuse_spent_retries,
+)
 from queuectl.db.sought import Steps
 from queuectl.db.sqlite_views import SqliteViews, conditions, page, page_by_end
 from queuectl.errors import JobNotFound, NotInDlq, StoreUnavailable, WrongState
@@ -195,6 +204,9 @@ class SqliteDesk(SqliteViews):
             if state not in ("pending", "failed"):
                 raise WrongState(job_id, "edit", state, ("pending", "failed"))
             columns = edited_columns(changes, now, lambda: self._default_max_retries(db))
+            if "max_retries" in columns:
+                failures = db.execute("SELECT failures FROM jobs WHERE seq = ?", (seq,)).fetchone()[0]
+                refuse_spent_retries(job_id, columns["max_retries"], failures)
             assignments = ", ".join(f"{column} = ?" for column in columns)
             db.execute(f"UPDATE jobs SET {assignments} WHERE seq = ? AND state = ?", [*columns.values(), seq, state])
             if columns.get("queue", queue) != queue:

@@ -82,6 +82,7 @@ def test_none_is_the_default_where_a_job_has_one(
         (["job1", "=5"], 2, "edit takes FIELD=VALUE"),
         (["job1", "priority=1", "priority=2"], 2, "field priority is given twice"),
         (["job1", "priority=high"], 1, "job field 'priority' must be a whole number"),
+        (["job1", "priority=٣"], 1, "job field 'priority' must be a whole number"),
         (["job1", "priorty=1"], 1, "unknown job field 'priorty'. Did you mean 'priority'?"),
         (["job1", "state=dead"], 1, "'state' is set by queuectl itself"),
         (["job1", "id=other"], 1, "'id' cannot be changed"),

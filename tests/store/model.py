@@ -6,7 +6,7 @@ changes the model and returns what the store has to answer, or raises what it ha
 
 from __future__ import annotations
 
-from queuectl.errors import JobExists, JobNotFound, NotInDlq, WrongState
+from queuectl.errors import InvalidJob, JobExists, JobNotFound, NotInDlq, WrongState
 from queuectl.job import ENDED, WAITING, Outcome
 
 RETRIABLE = ("failed", *ENDED)
@@ -236,6 +236,8 @@ class Model:
     def edit(self, job_id, changes, now):
         """Change a waiting job."""
         (job,) = self._named([job_id], "edit", WAITING)
+        if changes.get("max_retries", job.failures) < job.failures:
+            raise InvalidJob(job_id)
         for name, value in changes.items():
             if name == "delay_s":
                 job.run_at = now + value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from queuectl.errors import JobNotFound, NotInDlq, WrongState
+from queuectl.errors import InvalidJob, JobNotFound, NotInDlq, WrongState
 from queuectl.job import ENDED, STATES, JobFilter
 from tests.store.build import (
     T0,
@@ -319,7 +319,7 @@ def test_thousands_are_retried(store):
         ("command", "echo new", "command"),
         ("cwd", "/elsewhere", "cwd"),
         ("priority", -9, "priority"),
-        ("max_retries", 0, "max_retries"),
+        ("max_retries", 1, "max_retries"),
         ("backoff_base", 1.5, "backoff_base"),
         ("backoff_base", None, "backoff_base"),
         ("timeout_s", 7.5, "timeout_s"),
@@ -434,6 +434,19 @@ def test_default_retries_are_settled_when_edited(store):
     store.edit("job1", {"max_retries": None}, LATER)
 
     assert 8 == store.get("job1").max_retries
+
+
+def test_a_job_that_waits_for_a_retry_keeps_the_right_to_it(store):
+    """Fewer retries than its failures have used would be a limit that its next run exceeds; as many are none."""
+    bring_to(store, "failed")
+    before = snapshot(store)
+
+    with pytest.raises(InvalidJob, match="^job1 has failed once .* max_retries = 0 does not allow. Give it at least 1"):
+        store.edit("job1", {"max_retries": 0, "priority": 7}, LATER)
+    assert before == snapshot(store)
+    store.edit("job1", {"max_retries": 1}, LATER)
+
+    assert 1 == store.get("job1").max_retries
 
 
 @pytest.mark.parametrize("state", ["processing", *ENDED])
