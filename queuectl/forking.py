@@ -79,6 +79,17 @@ class Forkable:
             raise QueuectlError("this Queue is closed. Open a new one.")
         return self._open
 
+    def _store_beside(self) -> Store:
+        """Return the store for what happens on a connection that is not its own: without the lock, once it is open.
+
+        Whoever has the lock may be waiting for the caller's transaction to end, which would wait for the lock here.
+        """
+        store = self._open
+        if store is not None and self._pid == os.getpid():
+            return store
+        with self._lock:
+            return self.store
+
     def close(self) -> None:
         """Close the store; later calls raise ``QueuectlError``."""
         with self._lock:

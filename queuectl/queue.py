@@ -2,6 +2,7 @@
 
 Threads and forks: a ``Queue`` may be shared by threads. One lock lets them in one at a time; what waits (``wait``,
 ``follow``, ``cancel``, ``stop_workers``, ``reset``) holds it only while it looks, ``copy_to`` as long as it copies.
+``enqueue`` with a connection does not hold it: several threads may be in ``Store.add_within`` at once.
 After a fork the child gets a connection of its own by itself: see ``queuectl.forking``.
 """
 
@@ -82,8 +83,7 @@ class Queue(Following, Switches):
         """
         spec = jobspec.from_fields({"command": command, **fields})
         if connection is not None:
-            with self._lock:
-                return self.store.add_within(connection, [spec])[0]
+            return self._store_beside().add_within(connection, [spec])[0]
         job_id = self.add([spec])[0]
         try:
             return self.get(job_id)

@@ -152,7 +152,8 @@ class Store(ABC):
         """Store jobs as ``add`` does, but in the transaction of *connection*, the caller's own, to this very store.
 
         When the caller commits, the jobs become visible and idle workers are woken; a rollback undoes the jobs and
-        their numbers. Until then other enqueuers wait. In autocommit mode this is a transaction of its own.
+        their numbers. Until then other enqueuers wait. In autocommit mode this is a transaction of its own. Several
+        threads may call this at once, and while another one uses the store: only *connection* is used.
 
         Raises:
             JobExists: As in ``add``.

@@ -227,11 +227,11 @@ class SqliteFile:
         if not self.syncs:
             return
         try:
-            if self._wal is None:
+            wal = self._wal
+            if wal is None:
                 with self._opening:
-                    if self._wal is None:
-                        self._wal = self._open_wal()
-            _fdatasync(self._wal)
+                    wal = self._wal = self._open_wal() if self._wal is None else self._wal
+            _fdatasync(wal)
         except OSError as error:
             raise StoreUnavailable(f"cannot write {self.path} to disk: {error.strerror or error}.") from error
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import sys
+import threading
 import time
 
 import pytest
@@ -204,6 +205,57 @@ def test_a_refused_job_keeps_no_lock_that_nobody_knows_of(queue, location, first
         line.commit()
         rows = [next(iter(dict(row).values())) for row in line.execute("SELECT count(*) AS n FROM mine")]
         assert [0 if first else 1] == rows
+
+
+def is_in(thread, name):
+    """Return whether *thread* is inside a function *name*."""
+    frame = sys._current_frames().get(thread.ident)
+    while frame is not None and frame.f_code.co_name != name:
+        frame = frame.f_back
+    return frame is not None
+
+
+@pytest.mark.parametrize("over", ["a connection", "the queue"])
+def test_another_thread_that_waits_for_the_commit_does_not_hold_it_up(queue, location, eventually, over):
+    """Threads share the queue: one that waited with its lock for a second enqueue's transaction waited for ever."""
+    results = []
+
+    def second():
+        if over == "the queue":
+            results.append(queue.enqueue("theirs").id)
+            return
+        with connect(location) as other:
+            if "://" in location:
+                other.execute("SET lock_timeout = '20s'")
+                other.commit()
+            results.append(queue.enqueue("theirs", connection=other).id)
+            other.commit()
+
+    if "://" in location:
+        queue.store._line.execute("SET lock_timeout = '20s'")
+    with connect(location) as line:
+        queue.enqueue("ours", connection=line)
+        thread = threading.Thread(target=second)
+        thread.start()
+        try:
+            eventually(lambda: is_in(thread, "add_within" if over == "a connection" else "add"))
+            eventually(lambda: is_waiting(location))
+            results.append(queue.enqueue("ours too", connection=line).id)
+            line.commit()
+        finally:
+            line.rollback()
+            thread.join()
+
+    assert ["job2", "job3"] == results
+    assert ["ours", "ours too", "theirs"] == [job.command for job in queue.jobs()]
+
+
+def is_waiting(location):
+    """Return whether a session of the server waits for a lock; a SQLite connection does as soon as it has begun."""
+    if "://" not in location:
+        return True
+    with connect(location) as line:
+        return bool(line.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'").fetchall())
 
 
 class Limit(BaseException):
