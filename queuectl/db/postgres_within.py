@@ -8,7 +8,9 @@ from contextlib import nullcontext, suppress
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
-from psycopg.types.numeric import FloatLoader
+from psycopg.types.bool import BoolLoader
+from psycopg.types.numeric import FloatLoader, IntLoader
+from psycopg.types.string import TextLoader
 
 from queuectl.db.postgres_line import first_line, is_lost
 from queuectl.db.postgres_run import Run
@@ -25,6 +27,16 @@ if TYPE_CHECKING:
     from queuectl.jobspec import JobSpec
 
 
+# The types in the answers that are read here: a program may have loaders of its own for them.
+_LOADERS = (
+    ("bool", BoolLoader),
+    ("float8", FloatLoader),
+    ("int4", IntLoader),
+    ("int8", IntLoader),
+    ("text", TextLoader),
+)
+
+
 class _Within(Run):
     """A ``Run`` on a connection that is not ours; its rows are as ours whatever the caller likes better."""
 
@@ -37,7 +49,8 @@ class _Within(Run):
     def __call__(self, sql: str, parameters: Parameters = None) -> Any:
         # Not by cursor(): theirs may be of a kind that has parameters of another form.
         cursor = psycopg.Cursor(self._theirs, row_factory=tuple_row)
-        cursor.adapters.register_loader("float8", FloatLoader)
+        for kind, loader in _LOADERS:
+            cursor.adapters.register_loader(kind, loader)
         return cursor.execute(self._link.text(sql), parameters)
 
     def copy(self, sql: str, blocks: Iterable[bytes]) -> None:
@@ -60,6 +73,9 @@ def add_within(store: PostgresAdd, connection: Any, specs: Sequence[JobSpec]) ->
             f"the given connection has client_encoding = {encoding}, which cannot hold every "
             "character of a job. Open it with client_encoding='UTF8'."
         )
+    if connection.info.transaction_status == TransactionStatus.INERROR:
+        # Here, as after a savepoint that fails psycopg 3.2 refuses every rollback().
+        raise StoreUnavailable("the given connection's transaction has failed before. Roll back and try again.")
     run = _Within(store, connection)
     begins = not connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE
     try:

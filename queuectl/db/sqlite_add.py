@@ -126,9 +126,10 @@ def _has_plain_ids(specs: Specs) -> bool:
 
 
 # A row number is the key of pages of a listing: none comes again, not even after the newest job was deleted.
+# What is read is no plain column, here and below: see sqlite_within.
 _BEFORE_ADD = f"""
-    SELECT {LAST_SEQ}, seq_ahead, EXISTS (SELECT 1 FROM taken_numbers),
-           (SELECT value FROM settings WHERE key = 'max_retries')
+    SELECT {LAST_SEQ}, +seq_ahead, EXISTS (SELECT 1 FROM taken_numbers),
+           (SELECT +value FROM settings WHERE key = 'max_retries')
       FROM store
     """
 
@@ -143,7 +144,7 @@ _ADD = """
 
 def _taken_between(db: sqlite3.Connection, first: int, last: int) -> List[int]:
     """Return the numbers from *first* to *last* that callers took."""
-    found = db.execute("SELECT number FROM taken_numbers WHERE number BETWEEN ? AND ?", (first, last))
+    found = db.execute("SELECT +number FROM taken_numbers WHERE number BETWEEN ? AND ?", (first, last))
     return [row[0] for row in found]
 
 

@@ -6,8 +6,9 @@ import os
 import sqlite3
 
 from queuectl.db import doorbell
+from queuectl.db.migrate import TABLES
 from queuectl.db.sqlite_views import JOB_COLUMNS, job_row
-from queuectl.errors import NotDurable, QueuectlError, StoreRefused, StoreUnavailable
+from queuectl.errors import NotDurable, QueuectlError, StoreRefused, StoreUnavailable, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from queuectl.db.sqlite_add import SqliteAdd
     from queuectl.job import Job
     from queuectl.jobspec import JobSpec
+
+
+# As expressions: a column's declared type would call a converter of the program's.
+_PLAIN_COLUMNS = ", ".join("+" + column for column in JOB_COLUMNS.split(", "))
 
 
 class _Within:
@@ -51,7 +56,8 @@ def add_within(store: SqliteAdd, connection: Any, specs: Sequence[JobSpec]) -> L
         within.execute("BEGIN IMMEDIATE" if begins else "SAVEPOINT queuectl_enqueue")
         try:
             ids = store._insert(within, specs)
-            rows = [within.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (each,)).fetchone() for each in ids]
+            look = f"SELECT {_PLAIN_COLUMNS} FROM jobs WHERE id = ?"
+            rows = [within.execute(look, (each,)).fetchone() for each in ids]
             jobs = [Job._make(job_row(row)) for row in rows]
             if own:
                 within.execute("COMMIT")
@@ -62,7 +68,7 @@ def add_within(store: SqliteAdd, connection: Any, specs: Sequence[JobSpec]) -> L
             raise
     except sqlite3.Error as error:
         if isinstance(error, sqlite3.ProgrammingError):
-            raise StoreUnavailable(f"the given connection cannot be used: {error}.") from error
+            raise StoreUnavailable(f"the given connection cannot be used: {str(error).rstrip('.')}.") from error
         raise StoreUnavailable(
             f"could not enqueue on the given connection: {error}. Roll back and try again."
         ) from error
@@ -101,7 +107,7 @@ def _commits_by_itself(connection: sqlite3.Connection) -> bool:
 
 
 def _refuse_another(store: SqliteAdd, within: Any) -> None:
-    """Refuse a connection to another file."""
+    """Refuse a connection to another file, or one on which the names of our tables mean others."""
     files = [row[2] for row in within.execute("PRAGMA database_list") if row[1] == "main"]
     try:
         same = bool(files and files[0]) and os.path.samefile(files[0], store.path)
@@ -110,3 +116,9 @@ def _refuse_another(store: SqliteAdd, within: Any) -> None:
     if not same:
         named = files[0] if files and files[0] else "a database in memory"
         raise StoreRefused(f"the given connection is one to {named}, not to the store {store.path}.")
+    shadows = within.execute(f"SELECT +name FROM sqlite_temp_master WHERE lower(name) IN {TABLES}").fetchone()
+    if shadows is not None:
+        raise QueuectlError(
+            f"the given connection has a temporary table {shown(shadows[0])}, which would be taken for the store's. "
+            "Drop it first, or enqueue on another connection."
+        )

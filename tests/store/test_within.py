@@ -157,6 +157,60 @@ def test_the_connection_may_have_its_own_ideas_of_text(queue, location):
     assert 80 < job.run_at - clock_of(location) <= 90
 
 
+def test_the_connection_may_read_its_types_in_its_own_way(queue, location, monkeypatch):
+    """Converters of SQLite's declared types, loaders of PostgreSQL's: the job's fields are as they always are."""
+    if "://" in location:
+        import psycopg
+
+        line = psycopg.connect(location.partition("?")[0])
+        for kind in ("bool", "int4", "int8", "float8", "text"):
+            line.adapters.register_loader(kind, psycopg.types.string.ByteaLoader)
+    else:
+        for kind in ("INTEGER", "REAL", "TEXT"):
+            monkeypatch.setitem(sqlite3.converters, kind, lambda _: object())
+        line = sqlite3.connect(location, detect_types=sqlite3.PARSE_DECLTYPES)
+    queue.set_setting("max_retries", 5)
+    queue.enqueue("true", id="job2")
+    with contextlib.closing(line):
+        job = queue.enqueue("true", connection=line, delay=90, timeout=5, tags=["a"])
+        again = queue.enqueue("true", connection=line)
+        line.commit()
+
+    assert ("job1", 5, 5.0) == (job.id, job.max_retries, job.timeout_s)
+    assert [job, again] == [queue.get("job1"), queue.get("job3")]
+
+
+def test_a_temporary_table_takes_no_job(queue, location):
+    """On that connection its name means it, and not the store's table: the job would be gone with it."""
+    if "://" in location:
+        pytest.skip("there, names of tables have their schema's before them")
+    with connect(location) as line:
+        line.execute("CREATE TEMPORARY TABLE Jobs AS SELECT * FROM jobs")
+        with pytest.raises(QueuectlError, match="has a temporary table 'Jobs'"):
+            queue.enqueue("true", connection=line)
+        line.execute("DROP TABLE temp.Jobs")
+        queue.enqueue("true", connection=line)
+        line.commit()
+    assert ["job1"] == [job.id for job in queue.jobs()]
+
+
+def test_a_transaction_that_has_failed_can_be_rolled_back(queue, location):
+    """A statement of the program's failed: the enqueue says so, and takes nothing of what the program can do."""
+    if "://" not in location:
+        pytest.skip("there, a transaction goes on after an error")
+    import psycopg
+
+    with connect(location) as line:
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            line.execute("SELECT 1 / 0")
+        with pytest.raises(StoreUnavailable, match="has failed before. Roll back"):
+            queue.enqueue("true", connection=line)
+        line.rollback()
+        queue.enqueue("true", connection=line)
+        line.commit()
+    assert ["job1"] == [job.id for job in queue.jobs()]
+
+
 def test_a_connection_with_another_encoding_is_refused(queue, location):
     """It would store other letters than those that were given."""
     if "://" not in location:
