@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from queuectl.errors import JobNotFound, QueuectlError
+from queuectl.errors import JobNotFound, QueuectlError, shown
 from queuectl.forking import Forkable
 from queuectl.jobspec import check_ids
 
@@ -131,6 +131,8 @@ class Following(Forkable):
             sleep_s = self._nap(sleep_s)
 
     def _run(self, job_id: str, number: Optional[int]) -> Optional[Run]:
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+            raise QueuectlError(f"a run must be given by its number, from 1, not {shown(number)}.")
         runs = self.runs(job_id)
         if number is None:
             return runs[-1] if runs else None
@@ -138,7 +140,7 @@ class Following(Forkable):
             if run.number == number:
                 return run
         had = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-        raise QueuectlError(f"{job_id} has had {had}; there is no run {number}.")
+        raise QueuectlError(f"{job_id} has had {had}; there is no run {shown(number)}.")
 
     def _nap(self, sleep_s: float) -> float:
         """Sleep *sleep_s* seconds, or less if the store changes; return how long to sleep after the next look."""

@@ -56,6 +56,10 @@ SORTABLE = (
 )  # fmt: skip
 
 
+# How many of each a JobFilter may list: SQLite nests conditions a thousand deep, and has 32,766 parameters.
+MOST = {"queues": 30_000, "tags": 900}
+
+
 class Outcome(str, enum.Enum):
     """How a run ended, or RUNNING; this is ``runs.state`` in the store and in ``show --json``."""
 
@@ -198,7 +202,7 @@ def settle(job: Job, end: RunEnd, config: Config, now: float, random: float = 0.
 class JobFilter(NamedTuple):
     """Which jobs a listing, a bulk retry or a prune is about; a field that is None or empty sets no condition."""
 
-    states: Union[Tuple[str, ...], List[str]] = ()
+    states: Union[Tuple[str, ...], List[str], List[State]] = ()
     queues: Union[Tuple[str, ...], List[str]] = ()
     tags: Union[Tuple[str, ...], List[str]] = ()  # the job must have at least one of these
     ended_before: Union[float, datetime, None] = None  # Unix seconds, or a datetime
@@ -208,22 +212,27 @@ class JobFilter(NamedTuple):
 
         Raises:
             QueuectlError: There is no such state; a single text was given in place of a list, so that its letters
-            would be taken; what is in a list is no text that a store can look for; or a time is not a finite number,
-            and some databases take NaN to be larger than any other.
+            would be taken; a list is too long, or what is in it is no text that a store can look for; or a time is
+            not a finite number, and some databases take NaN to be larger than any other.
         """
         lists = []
         for name, values in (("states", self.states), ("queues", self.queues), ("tags", self.tags)):
             several: Any = values or ()
             if isinstance(several, str) or not hasattr(several, "__iter__"):
                 raise QueuectlError(f"{name} of a JobFilter must be a list, not {shown(values)}. Put it into brackets.")
-            lists.append(tuple(several) if name == "states" else tuple(_sought(name, each) for each in several))
+            chosen = tuple(several) if name == "states" else tuple(_sought(name, each) for each in several)
+            if len(chosen) > MOST.get(name, len(chosen)):
+                raise QueuectlError(
+                    f"{name} of a JobFilter may be at most {MOST[name]:,}, not {len(chosen):,}. Take them in turns."
+                )
+            lists.append(chosen)
         before: Any = self.ended_before
         try:
             if hasattr(before, "timestamp"):  # a datetime
                 before = before.timestamp()
             if before is not None:
                 before = float(before) if type(before) in (int, float) else float("nan")
-        except (OverflowError, ValueError, OSError):  # beyond what a clock or a float can tell
+        except (OverflowError, ValueError, OSError, TypeError):  # beyond what a clock or a float can tell; or a class
             before = float("nan")
         if before is not None and before - before != 0:
             got = shown(self.ended_before)

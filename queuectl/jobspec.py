@@ -123,6 +123,11 @@ def _as_json(value: Any) -> str:
     return shown(value)
 
 
+def _has(value: Any, method: str) -> bool:
+    """Return whether *value* can be asked for *method*; a class, given by mistake for one of its objects, cannot."""
+    return hasattr(value, method) and not isinstance(value, type)
+
+
 def _text(field: str, value: Any) -> str:
     if not isinstance(value, str):
         raise refuse(field, "a string", value)
@@ -187,7 +192,7 @@ def _backoff_base(field: str, value: Any) -> float:
 
 
 def _duration(field: str, value: Any) -> float:
-    if hasattr(value, "total_seconds"):  # a timedelta, from Python
+    if _has(value, "total_seconds"):  # a timedelta, from Python
         value = value.total_seconds()
     try:
         number = clock.parse_duration(value) if isinstance(value, str) else _number(value)
@@ -206,7 +211,7 @@ def _timeout(field: str, value: Any) -> float:
 
 
 def _run_at(field: str, value: Any) -> float:
-    if not isinstance(value, str) and not hasattr(value, "timestamp"):  # text, or a datetime from Python
+    if not isinstance(value, str) and not _has(value, "timestamp"):  # text, or a datetime from Python
         raise refuse(field, clock.TIME_HELP, value)
     try:
         return clock.parse_time(value)
@@ -217,7 +222,7 @@ def _run_at(field: str, value: Any) -> float:
 def _cwd(field: str, value: Any) -> str:
     from os.path import abspath, expanduser
 
-    text = _text(field, value.__fspath__() if hasattr(value, "__fspath__") else value)
+    text = _text(field, value.__fspath__() if _has(value, "__fspath__") else value)
     if not text:
         raise refuse(field, "a directory", value)
     try:

@@ -353,8 +353,7 @@ class Queue(Following, Switches):
         """
         from queuectl.control import stop_workers
 
-        if isinstance(hosts, str):  # its letters would be taken for hosts
-            raise QueuectlError(f"hosts must be a list, not {shown(hosts)}. Put it into brackets.")
+        hosts = _names_of_hosts(hosts)
         with self._lock:
             return stop_workers(self.store, now, timeout, hosts, all_hosts, nap=self._leave)
 
@@ -399,3 +398,16 @@ class Queue(Following, Switches):
         """Look for damage and stuck jobs; return what was found."""
         with self._lock:
             return self.store.check()
+
+
+def _names_of_hosts(hosts: Any) -> List[str]:
+    """Return *hosts* as a list: it is gone through for each worker."""
+    if isinstance(hosts, (str, bytes)) or not hasattr(hosts, "__iter__"):  # the letters would be taken for hosts
+        raise QueuectlError(f"hosts must be a list, not {shown(hosts)}. Put it into brackets.")
+    names = list(hosts)
+    for name in names:
+        if not isinstance(name, str):
+            raise QueuectlError(
+                f"a host's name must be a string, not {shown(name)}. 'queuectl worker list' shows them."
+            )
+    return names

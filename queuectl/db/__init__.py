@@ -68,7 +68,9 @@ def located(location: Optional[Location] = None) -> str:
         try:
             location = os.fsdecode(location)
         except TypeError:
-            raise _refused(f"a store's location must be a path or a URL, not {location!r}.") from None
+            from queuectl.errors import shown
+
+            raise _refused(f"a store's location must be a path or a URL, not {shown(location)}.") from None
         if "\0" in location:
             raise _refused(f"a store's location must not contain NUL characters, as {location!r} does.")
     location = location or os.environ.get("QUEUECTL_DB") or default_path()

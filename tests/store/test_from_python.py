@@ -7,6 +7,7 @@ import enum
 import pytest
 
 from queuectl import JobFilter, Queue
+from queuectl.job import MOST
 
 
 @pytest.fixture
@@ -80,3 +81,17 @@ def test_each_of_many_jobs_keeps_what_it_was_given(queue):
     queue.enqueue_many(jobs())
 
     assert [({"N": number}, [number]) for number in "123"] == [(job.env, job.tags) for job in queue.jobs()]
+
+
+def test_a_filter_takes_as_many_tags_and_queues_as_it_may_list(queue):
+    """Together, and whatever is done by it: an engine has limits of its own."""
+    names = [f"n{number}" for number in range(MOST["queues"])]
+    which = JobFilter(queues=names, tags=names[: MOST["tags"]])
+    queue.enqueue("true", queue=names[-1], tags=[names[MOST["tags"] - 1]])
+    queue.enqueue("true", queue=names[-1], tags=[names[-1]])
+
+    assert ["job1"] == [job.id for job in queue.jobs(which)]
+    assert ["job1"] == [job.id for job in queue.jobs(which, 5, "priority")]
+    assert (1, []) == queue.cancel_where(which)
+    assert 1 == queue.retry_where(which)
+    assert 0 == queue.prune(which)

@@ -504,6 +504,8 @@ def test_what_can_be_no_job_s_id_is_not_looked_for(queue, verb):
         ),
         (lambda queue: list(queue.jobs(JobFilter(states=5))), "states of a JobFilter must be a list, not 5"),
         (lambda queue: queue.prune(None), "by a JobFilter, not None"),
+        (lambda queue: queue.cancel_where(JobFilter(tags=["a"] * 901)), "JobFilter may be at most 900, not 901"),
+        (lambda queue: queue.prune(JobFilter(queues=["a"] * 30001)), "JobFilter may be at most 30,000, not"),
         (lambda queue: queue.retry_where(("dead",)), "by a JobFilter, not"),
         (lambda queue: queue.cancel("job1", wait_s="5"), "a timeout must be a number of seconds"),
         (lambda queue: queue.cancel("job1", wait_s=10**400), "a timeout must be a number of seconds"),
@@ -513,6 +515,15 @@ def test_what_can_be_no_job_s_id_is_not_looked_for(queue, verb):
         ),
         (lambda queue: queue.stop_workers(timeout="5"), "a timeout must be a number of seconds"),
         (lambda queue: queue.stop_workers(hosts="db1"), "hosts must be a list, not 'db1'"),
+        (lambda queue: queue.stop_workers(hosts=5), "hosts must be a list, not 5"),
+        (lambda queue: queue.stop_workers(hosts=[b"db1"]), "a host's name must be a string, not b'db1'"),
+        (lambda queue: queue.output("job1", "1"), "a run must be given by its number, from 1, not '1'"),
+        (lambda queue: queue.output("job1", True), "a run must be given by its number, from 1, not True"),
+        (lambda queue: queue.output("job1", 10**5000), "job1 has had 0 runs; there is no run (int|1000)"),
+        (lambda queue: queue.enqueue("true", timeout=timedelta), "'timeout' must be seconds or a duration"),
+        (lambda queue: queue.enqueue("true", run_at=datetime), "'run_at' must be a time"),
+        (lambda queue: queue.enqueue("true", cwd=Path), "'cwd' must be a string"),
+        (lambda queue: queue.prune(JobFilter(ended_before=datetime)), "ended_before of a JobFilter must be a time"),
         (lambda queue: queue.enqueue("true", env={1: "x"}), "'env' must be an object whose names are strings, not 1"),
         (lambda queue: queue.enqueue_many(None), "enqueue_many takes a list of jobs, not None"),
         (lambda queue: queue.wait_all(None), "wait_all takes several ids"),
@@ -574,6 +585,8 @@ def test_a_location_is_a_path_or_a_url(tmp_path):
 
     with pytest.raises(StoreRefused, match="a store's location must be a path or a URL, not 7"):
         Queue(7)
+    with pytest.raises(StoreRefused, match=r"a store's location must be a path or a URL, not (list|\[1000)"):
+        Queue([10**5000])
     with pytest.raises(StoreRefused, match="a store's location must not contain NUL characters"):
         Queue("jobs\0.db")
 
