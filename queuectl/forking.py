@@ -18,10 +18,11 @@ from _thread import RLock  # not threading: with what it imports, it takes a ten
 from _weakrefset import WeakSet  # for the same reason; weakref takes a millisecond
 
 from queuectl.db import located, open_store
-from queuectl.errors import QueuectlError
+from queuectl.errors import QueuectlError, QueueInUse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Callable, List, NoReturn, Optional
 
     from queuectl.db import Location
@@ -45,6 +46,7 @@ class Forkable:
         self._pid = os.getpid()
         self._torn = False  # whether another thread was using the store when this process was forked off
         self._anew = False  # whether to open the store once it is needed
+        self._beside: List[FrameType] = []  # functions that use other connections than the store's own
         with self._lock:  # from the moment that a fork knows of this object, it waits until the store is open
             with _fork:
                 _all.add(self)
@@ -65,6 +67,8 @@ class Forkable:
     @property
     def store(self) -> Store:
         """The store of this process; for queuectl's own modules."""
+        if self._beside:
+            self._refuse_amid()
         if self._pid != os.getpid():
             self._forked()  # the fork was made without Python's hooks, by a C library say
         if self._torn:
@@ -86,9 +90,20 @@ class Forkable:
         """
         store = self._open
         if store is not None and self._pid == os.getpid():
+            self._refuse_amid()
             return store
         with self._lock:
             return self.store
+
+    def _refuse_amid(self) -> None:
+        """Refuse a call by a signal's handler that has interrupted one on a connection that is not the store's own.
+
+        It would wait for the locks of that connection's transaction, and the transaction for it.
+        """
+        from queuectl.db.amid import is_running
+
+        if any(map(is_running, list(self._beside))):
+            raise QueueInUse
 
     def close(self) -> None:
         """Close the store; later calls raise ``QueuectlError``."""

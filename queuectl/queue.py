@@ -8,6 +8,7 @@ After a fork the child gets a connection of its own by itself: see ``queuectl.fo
 
 from __future__ import annotations
 
+import sys
 import time
 
 from queuectl import jobspec
@@ -83,12 +84,21 @@ class Queue(Following, Switches):
         """
         spec = jobspec.from_fields({"command": command, **fields})
         if connection is not None:
-            return self._store_beside().add_within(connection, [spec])[0]
+            return self._add_within(connection, spec)
         job_id = self.add([spec])[0]
         try:
             return self.get(job_id)
         except StoreUnavailable as error:
             raise StoreUnavailable(f"{job_id} is stored, but could not be read: {error}") from error
+
+    def _add_within(self, connection: Any, spec: JobSpec) -> Job:
+        """Store one job in the transaction of *connection*, and note meanwhile that this thread is at it."""
+        store, frame = self._store_beside(), sys._getframe()
+        self._beside.append(frame)
+        try:
+            return store.add_within(connection, [spec])[0]
+        finally:
+            self._beside.remove(frame)
 
     def enqueue_many(self, jobs: Iterable[JobLike]) -> List[str]:
         """Store all *jobs* (commands or mappings of job fields) in one transaction; return their ids.

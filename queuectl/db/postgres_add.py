@@ -23,7 +23,7 @@ from queuectl.db.rules import (
     taken_near,
     to_json,
 )
-from queuectl.errors import StoreUnavailable
+from queuectl.errors import QueueInUse, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,6 +145,8 @@ class PostgresAdd(PostgresViews):
         """See ``Store.add_within``."""
         from queuectl.db.postgres_within import add_within
 
+        if self._alone.is_amid():
+            raise QueueInUse
         return add_within(self, connection, specs)
 
     def _add_large(self, specs: Specs, token: int, now: Optional[float]) -> Optional[Sequence[str]]:

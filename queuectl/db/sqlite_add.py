@@ -17,7 +17,7 @@ from queuectl.db.rules import (
     to_json,
 )
 from queuectl.db.sqlite_desk import LAST_SEQ, SqliteDesk
-from queuectl.errors import NotDurable
+from queuectl.errors import NotDurable, QueueInUse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class SqliteAdd(SqliteDesk):
         """See ``Store.add_within``."""
         from queuectl.db.sqlite_within import add_within
 
+        if self._write.is_amid():
+            raise QueueInUse
         return add_within(self, connection, specs)
 
     def _take_ids(

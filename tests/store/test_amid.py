@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
+import sqlite3
 import sys
 
 import pytest
@@ -75,6 +77,33 @@ def test_an_enqueue_amid_another_undoes_that_if_the_handler_lets_the_error_out(q
         assert [] == list(queue.jobs())
 
     assert "job1" == queue.enqueue("later").id
+
+
+def test_an_enqueue_on_a_program_s_connection_amid_another_is_refused(queue, location):
+    """And another amid that one: each would wait for the other's locks, on PostgreSQL for ever."""
+    amid = "number_jobs" if queue.store.many_hosts else "given_ids"
+    if queue.store.many_hosts:
+        import psycopg
+
+        line = psycopg.connect(location.partition("?")[0])
+        line.execute("SET lock_timeout = '5s'")
+        line.commit()
+    else:
+        line = sqlite3.connect(location)
+
+    def handler(inner):
+        with pytest.raises(QueueInUse, match="in the middle of another call"):
+            queue.enqueue("inner", **inner)
+
+    with contextlib.closing(line):
+        for theirs, inner in ((False, {"connection": line}), (True, {}), (True, {"connection": line})):
+            if theirs:
+                interrupted(lambda: queue.enqueue("outer", connection=line), functools.partial(handler, inner), amid)
+            else:
+                interrupted(lambda: queue.enqueue_many(["outer", "outer"]), functools.partial(handler, inner), amid)
+            line.commit()
+
+    assert ["outer"] * 4 == [job.command for job in queue.jobs()]
 
 
 def test_very_many_jobs_are_kept_while_a_handler_enqueues(queue, monkeypatch):
