@@ -6,7 +6,7 @@ import os
 from contextlib import nullcontext, suppress
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.types.bool import BoolLoader
 from psycopg.types.numeric import FloatLoader, IntLoader
@@ -73,6 +73,8 @@ def add_within(store: PostgresAdd, connection: Any, specs: Sequence[JobSpec]) ->
             f"the given connection has client_encoding = {encoding}, which cannot hold every "
             "character of a job. Open it with client_encoding='UTF8'."
         )
+    if connection.pgconn.pipeline_status != PipelineStatus.OFF:
+        raise QueuectlError("the given connection is in a pipeline, where no job can be stored. Enqueue outside of it.")
     if connection.info.transaction_status == TransactionStatus.INERROR:
         # Here, as after a savepoint that fails psycopg 3.2 refuses every rollback().
         raise StoreUnavailable("the given connection's transaction has failed before. Roll back and try again.")

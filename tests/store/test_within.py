@@ -211,6 +211,19 @@ def test_a_transaction_that_has_failed_can_be_rolled_back(queue, location):
     assert ["job1"] == [job.id for job in queue.jobs()]
 
 
+def test_a_connection_in_a_pipeline_is_refused(queue, location):
+    """It would not be better the next time; and the program goes on behind the pipeline."""
+    if "://" not in location:
+        pytest.skip("SQLite has no pipelines")
+    with connect(location) as line:
+        with line.pipeline(), pytest.raises(QueuectlError, match="in a pipeline, where no job can be stored") as got:
+            queue.enqueue("true", connection=line)
+        assert QueuectlError is got.type
+        queue.enqueue("true", connection=line)
+        line.commit()
+    assert ["job1"] == [job.id for job in queue.jobs()]
+
+
 def test_a_connection_with_another_encoding_is_refused(queue, location):
     """It would store other letters than those that were given."""
     if "://" not in location:
