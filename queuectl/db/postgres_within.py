@@ -122,6 +122,8 @@ def _fail(store: PostgresAdd, connection: Any, error: psycopg.Error) -> NoReturn
         raise StoreUnavailable(f"lost the given connection: {what}. Nothing was stored.") from error
     if error.sqlstate in ("42P01", "3F000"):
         raise StoreRefused(f"the given connection is not one to the store {store.location}.") from error
+    if error.sqlstate == "25006":
+        raise StoreRefused("the given connection may only read. Enqueue on one that may write.") from error
     if error.sqlstate == "42501":
         raise StoreRefused(f"the role of the given connection may not enqueue: {what}.") from error
     raise StoreUnavailable(f"could not enqueue on the given connection: {what}. Roll back.") from error

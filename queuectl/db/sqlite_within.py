@@ -69,6 +69,8 @@ def add_within(store: SqliteAdd, connection: Any, specs: Sequence[JobSpec]) -> L
     except sqlite3.Error as error:
         if isinstance(error, sqlite3.ProgrammingError):
             raise StoreUnavailable(f"the given connection cannot be used: {str(error).rstrip('.')}.") from error
+        if "readonly" in str(error):
+            raise StoreRefused("the given connection may only read. Enqueue on one that may write.") from error
         raise StoreUnavailable(
             f"could not enqueue on the given connection: {error}. Roll back and try again."
         ) from error

@@ -224,6 +224,18 @@ def test_a_connection_in_a_pipeline_is_refused(queue, location):
     assert ["job1"] == [job.id for job in queue.jobs()]
 
 
+def test_a_connection_that_may_only_read_is_refused(queue, location):
+    """No second try would help."""
+    with connect(location) as line:
+        if "://" in location:
+            line.read_only = True
+        else:
+            line.execute("PRAGMA query_only = on")
+        with pytest.raises(StoreRefused, match="may only read. Enqueue on one that may write"):
+            queue.enqueue("true", connection=line)
+    assert [] == list(queue.jobs())
+
+
 def test_a_connection_with_another_encoding_is_refused(queue, location):
     """It would store other letters than those that were given."""
     if "://" not in location:
