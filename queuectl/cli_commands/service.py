@@ -78,7 +78,7 @@ def install(args: Args) -> int:
     if why is not None:
         raise QueuectlError(
             f"{found.ask[0]} cannot be reached here ({why}), so the {found.kind} was written but not started. "
-            "Log in to the machine itself and run 'queuectl service install' there."
+            "Log in to the machine itself and run the same command there."
         )
     _run_all(found.enable, f"The {found.kind} may be only partly set up. 'queuectl service uninstall' removes it.")
     if not args.quiet:

@@ -227,7 +227,7 @@ def test_where_systemd_cannot_be_asked(cli, tmp_path, manager):
 
     expected = {
         "without a bus": f"systemctl cannot be reached here ({why}), so the systemd unit was written but not started. "
-        "Log in to the machine itself and run 'queuectl service install' there.",
+        "Log in to the machine itself and run the same command there.",
         "missing": "systemctl is not installed, so nothing was started. "
         "'queuectl worker start' runs under any other service manager too.",
     }
