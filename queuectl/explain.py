@@ -62,7 +62,7 @@ def _waiting(store: Store, job: Job, now: float) -> List[str]:
     if job.run_at > now:
         told.append(f"It is due at {local_text(job.run_at, now)}, in {format_duration(job.run_at - now)}.")
     elif not blocked:
-        told.append(_in_line(store.ahead_of(job), job.queue))
+        told.append(_in_line(store.ahead_of(job, now), job.queue))
     told.append(_who_runs_it(workers, job.queue))
     paused = [worker for worker in workers if is_paused(worker)]
     if paused:

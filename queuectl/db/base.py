@@ -401,8 +401,8 @@ class Store(ABC):
         """Return all runs of a job, first to last, including the current one."""
 
     @abstractmethod
-    def ahead_of(self, job: Job) -> int:
-        """Return how many ready jobs of the same queue are claimed before *job*; no more than 1000 are counted."""
+    def ahead_of(self, job: Job, now: Optional[float] = None) -> int:
+        """Return how many due jobs of the same queue are claimed before *job*; no more than 1000 are counted."""
 
     @abstractmethod
     def queues(self) -> List[QueueInfo]:

@@ -122,21 +122,10 @@ class PostgresViews(PostgresSchema):
         names = {"id": job_id, "size": size}
         return last_parts(lambda before: self._rows(_LAST_PARTS, {**names, "before": before}), size)
 
-    def ahead_of(self, job: Job) -> int:
+    def ahead_of(self, job: Job, now: Optional[float] = None) -> int:
         """See ``Store.ahead_of``."""
-        rows = self._rows(
-            """
-            SELECT count(*)
-              FROM (SELECT 1 FROM queuectl.jobs
-                     WHERE queue = %(queue)s AND ready = 1
-                       AND (priority > %(priority)s
-                            OR priority = %(priority)s AND (run_at, seq) < (%(run_at)s::float8, %(seq)s::bigint))
-                     ORDER BY priority DESC, run_at, seq
-                     LIMIT 1000) AS ahead
-            """,
-            {"queue": job.queue, "priority": job.priority, "run_at": job.run_at, "seq": job.seq},
-        )
-        return int(rows[0][0])
+        names = {"queue": job.queue, "priority": job.priority, "run_at": job.run_at, "seq": job.seq, "now": now}
+        return int(self._rows(_AHEAD, names)[0][0])
 
     def queues(self) -> List[QueueInfo]:
         """See ``Store.queues``."""
@@ -299,6 +288,25 @@ _RUNS = """
       FROM queuectl.runs
       JOIN chain USING (run_id)
      ORDER BY run_id
+    """
+
+# What became due since the last claim is moved among the ready ones only by the next claim.
+_AHEAD = f"""
+    SELECT count(*)
+      FROM ((SELECT 1 FROM queuectl.jobs
+              WHERE queue = %(queue)s AND ready = 1
+                AND (priority > %(priority)s
+                     OR priority = %(priority)s AND (run_at, seq) < (%(run_at)s::float8, %(seq)s::bigint))
+              ORDER BY priority DESC, run_at, seq
+              LIMIT 1000)
+            UNION ALL
+            (SELECT 1 FROM queuectl.jobs
+              WHERE queue = %(queue)s AND ready = 2 AND run_at <= {_NOW}
+                AND (priority > %(priority)s
+                     OR priority = %(priority)s AND (run_at, seq) < (%(run_at)s::float8, %(seq)s::bigint))
+              ORDER BY run_at, seq
+              LIMIT 1000)
+            LIMIT 1000) AS ahead
     """
 
 _QUEUES = f"""

@@ -37,6 +37,21 @@ _EARLIEST = f"""
      WHERE {_HAS_ROOM}
     """
 
+# What became due since the last claim is moved among the ready ones only by the next claim.
+_AHEAD = """
+    SELECT count(*)
+      FROM (SELECT 1 FROM jobs
+             WHERE queue = :queue AND ready = 1
+               AND (priority > :priority
+                    OR priority = :priority AND (run_at < :run_at OR run_at = :run_at AND seq < :seq))
+            UNION ALL
+            SELECT 1 FROM jobs
+             WHERE queue = :queue AND ready = 2 AND run_at <= :now
+               AND (priority > :priority
+                    OR priority = :priority AND (run_at < :run_at OR run_at = :run_at AND seq < :seq))
+             LIMIT 1000)
+    """
+
 
 class SqliteViews(SqliteFile):
     """Looking at jobs, runs, output, queues."""
@@ -154,20 +169,11 @@ class SqliteViews(SqliteFile):
         """See ``Store.last_output``."""
         return last_parts(lambda before: self._rows(_LAST_PARTS, (size, job_id, before)), size)
 
-    def ahead_of(self, job: Job) -> int:
+    def ahead_of(self, job: Job, now: Optional[float] = None) -> int:
         """See ``Store.ahead_of``."""
-        rows = self._rows(
-            """
-            SELECT count(*)
-              FROM (SELECT 1 FROM jobs
-                     WHERE queue = :queue AND ready = 1
-                       AND (priority > :priority
-                            OR priority = :priority AND (run_at < :run_at OR run_at = :run_at AND seq < :seq))
-                     LIMIT 1000)
-            """,
-            {"queue": job.queue, "priority": job.priority, "run_at": job.run_at, "seq": job.seq},  # type: ignore[arg-type]
-        )
-        return int(rows[0][0])
+        now = time.time() if now is None else now
+        names = {"queue": job.queue, "priority": job.priority, "run_at": job.run_at, "seq": job.seq, "now": now}
+        return int(self._rows(_AHEAD, names)[0][0])  # type: ignore[arg-type]
 
     def queues(self) -> List[QueueInfo]:
         """See ``Store.queues``."""

@@ -309,7 +309,22 @@ def test_what_is_not_ready_is_not_ahead(store):
         bring_to(store, state)
     store.add([spec(priority=5, delay_s=60), spec(id="me")], T0)
 
-    assert 0 == store.ahead_of(store.get("me"))
+    assert 0 == store.ahead_of(store.get("me"), T0)
+
+
+def test_what_has_become_due_is_ahead(store):
+    """Also where no worker has claimed since: jobs that waited for a time, and one that waits for its retry."""
+    bring_to(store, "failed")
+    store.add([spec(delay_s=number % 5, priority=number % 2) for number in range(10)] + specs(3), T0)
+    store.add([spec(queue="other", delay_s=1), spec(delay_s=1000, priority=9)], T0)
+    later = T0 + 100
+    jobs = [job for job in store.jobs(JobFilter(queues=("default",))) if job.run_at <= later]
+    ahead = {job.id: store.ahead_of(job, later) for job in jobs}
+
+    order = drain(store, now=later, queues=("default",))
+
+    assert 14 == len(order)
+    assert list(range(14)) == [ahead[job_id] for job_id in order]
 
 
 def test_counting_what_is_ahead_stops_at_a_thousand(store):
