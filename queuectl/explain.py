@@ -70,7 +70,7 @@ def _waiting(store: Store, job: Job, now: float) -> List[str]:
     awake = [worker for worker in workers if worker not in paused]
     if awake and not blocked and job.run_at <= now:
         told += _busy(store, awake, job, now)
-    if job.state == "failed" or job.run_at > now:
+    if job.run_at > now:
         command = f"queuectl retry {job.id}" if job.state == "failed" else f"queuectl edit {job.id} delay=0"
         told.append(f"Make it due now: {command}")
     return told
@@ -78,10 +78,11 @@ def _waiting(store: Store, job: Job, now: float) -> List[str]:
 
 def _why_it_waits(job: Job, now: float) -> str:
     if job.state == "failed":
-        return (
-            f"{job.id} failed ({job.reason or 'no reason was recorded'}) and is waiting for retry "
-            f"{job.failures} of {job.max_retries}."
-        )
+        failed = f"{job.id} failed ({job.reason or 'no reason was recorded'})"
+        retry = f"retry {job.failures} of {job.max_retries}"
+        if job.run_at > now:
+            return f"{failed} and is waiting for {retry}."
+        return f"{failed}, and {retry} has been due for {format_duration(now - job.run_at)}."
     if job.run_at > now:
         return f"{job.id} is pending and not due yet."
     # It was given a time long past: nobody has kept it waiting before it was there.

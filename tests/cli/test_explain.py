@@ -156,6 +156,24 @@ def test_failed_and_dead(
     assert "See its last output: queuectl logs job2. Run it again: queuectl dlq retry job2.\n" in dead
 
 
+def test_a_retry_that_is_due(
+    cli: Callable[..., Any], add: Callable[..., str], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """It waits for a worker, not for a time: nothing is to be done that would make it due."""
+    add("exit 3", "--backoff-base", "1000")
+    with worker() as group:
+        eventually(lambda: "job job1 failed" in group.out)
+    cli("edit", "job1", "delay=0", code=0)
+
+    lines = cli("explain", "job1", code=0).out.splitlines()
+
+    assert re.fullmatch(r"job1 failed \(exit 3\), and retry 1 of 3 has been due for [\d.]+ m?s\.", lines[0])
+    assert lines[1:] == [
+        "No job is ahead of it in queue default.",
+        "No live worker serves queue default. Start one: queuectl worker start",
+    ]
+
+
 def test_completed_and_cancelled(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
     """When, and how to run it again."""
     add("true")
