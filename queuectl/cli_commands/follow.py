@@ -8,7 +8,7 @@ import time
 
 from queuectl.cli_commands.enqueue import FIELD_OPTIONS, job_fields
 from queuectl.cli_commands.spec import DURATION, JOB, Command, Option, Positional, whole_from
-from queuectl.errors import StoreUnavailable, Unwritten, UsageError, is_without_reader
+from queuectl.errors import QueuectlError, StoreUnavailable, Unwritten, UsageError, is_without_reader
 from queuectl.jobspec import from_fields
 from queuectl.patience import Patient
 from queuectl.queue import Queue
@@ -283,6 +283,10 @@ def logs(args: Args) -> int:
             _print_logs_json(queue, args)
         elif not args.follow:
             pass_through([queue.output(args.id, args.run)])
+        elif _is_own(queue, [args.id]):
+            raise QueuectlError(
+                f"cannot follow {args.id} from inside it: it would wait for itself. Leave out --follow."
+            )
         elif args.run is not None:
             pass_through(queue.follow(args.id, args.run))
         else:
@@ -301,6 +305,15 @@ def _print_logs_json(queue: Queue, args: Args) -> None:
     write_json(document)
 
 
+def _is_own(queue: Queue, job_ids: Sequence[str]) -> bool:
+    """Return whether this process belongs to a run of one of these jobs, whose end it cannot live to see."""
+    if "QUEUECTL_RUN_ID" not in os.environ:
+        return False
+    from queuectl.control import own_job
+
+    return own_job(queue.store) in job_ids
+
+
 # -- wait -------------------------------------------------------------------------------------
 
 
@@ -308,6 +321,8 @@ def wait(args: Args) -> int:
     """``wait ID ...``: 0 all completed, 1 some did not, 124 timeout."""
     job_ids = list(dict.fromkeys(args.ids))
     with Queue(args.db, create=args.may_make_store) as queue:
+        if args.timeout is None and _is_own(queue, job_ids):
+            raise QueuectlError("cannot wait for the job that this command is part of. Leave out its id.")
         try:
             jobs = queue.wait_all(job_ids, args.timeout, _teller(queue, job_ids, bool(args.quiet)))
         except TimeoutError:

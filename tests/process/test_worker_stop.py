@@ -95,6 +95,25 @@ def test_a_job_cannot_reset_its_own_store(scene: Scene) -> None:
     assert scene.output(job_id) == f"{refused} later.\ncode 1\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        ("wait job2 job1", "cannot wait for the job that this command is part of. Leave out its id."),
+        ("logs -f job1", "cannot follow job1 from inside it: it would wait for itself. Leave out --follow."),
+    ],
+)
+def test_a_job_cannot_wait_for_its_own_end(scene: Scene, words: str, refused: str) -> None:
+    """It would hold its slot for ever. It may wait for others, and read what it has printed."""
+    queuectl = f"{sys.executable} -m queuectl"
+    job_id = scene.queue.enqueue(f"{queuectl} {words}; echo code $?; {queuectl} wait job2; {queuectl} logs job1").id
+    scene.queue.enqueue("true", priority=1)
+
+    scene.drain()
+
+    assert (job_id, "completed") == ("job1", scene.state(job_id))
+    assert scene.output(job_id).startswith(f"queuectl: {refused}\ncode 1\njob2 completed\n")
+
+
 def test_a_job_stops_its_own_worker_now(scene: Scene) -> None:
     """It is ended like the others, and put back like them; no worker is left out."""
     held = scene.queue.enqueue(HELD).id
