@@ -27,8 +27,8 @@ process_ends_soon = False
 def open_store(location: Optional[Location] = None, create: bool = True, unfinished: bool = False) -> Store:
     """Open the store at *location*: a path, ``sqlite:///path`` or ``postgresql://...``.
 
-    None means ``QUEUECTL_DB``, else ``jobs.db`` in the home. A missing SQLite store is made
-    unless *create* is False. With *unfinished* a store that a copy was begun into is opened too.
+    None means ``QUEUECTL_DB``, else ``jobs.db`` in the home. A missing store is made unless *create* is False. With
+    *unfinished* a store that a copy was begun into is opened too.
 
     Raises:
         StoreError: It cannot be opened; the message says why and what to do.
@@ -38,7 +38,7 @@ def open_store(location: Optional[Location] = None, create: bool = True, unfinis
     if "://" in where:
         from queuectl.db.postgres import open_postgres
 
-        store: Store = open_postgres(where, unfinished)
+        store: Store = open_postgres(where, create, unfinished)
         return store
     from queuectl.db.sqlite import SqliteStore
 

@@ -42,7 +42,7 @@ class Address(NamedTuple):
     location: str
 
 
-def open_postgres(url: str, unfinished: bool = False) -> Store:
+def open_postgres(url: str, create: bool = True, unfinished: bool = False) -> Store:
     """Open the store that *url* names, making or upgrading its tables if need be; see ``open_store``.
 
     Raises:
@@ -59,7 +59,7 @@ def open_postgres(url: str, unfinished: bool = False) -> Store:
         raise StoreRefused(
             "the PostgreSQL store needs libpq, which psycopg cannot find: pip install 'psycopg[binary]'"
         ) from None
-    return PostgresStore(parse_url(url), unfinished)
+    return PostgresStore(parse_url(url), create, unfinished)
 
 
 def parse_url(url: str) -> Address:

@@ -28,7 +28,7 @@ class PostgresSchema(PostgresLink):
 
     store_id = ""
     #: Whether to open a store that a copy was begun into.
-    _unfinished = False
+    _create, _unfinished = True, False
 
     #: The number of the newest migration, as ``_version`` finds it; the store's id; whether the text of its functions
     #: names its schema.
@@ -58,6 +58,8 @@ class PostgresSchema(PostgresLink):
             version = self._version(line)
             if version is None:
                 self._refuse_keyword(line)
+                if not self._create:
+                    raise StoreRefused(f"there is no store at {self.location}. 'queuectl enqueue' creates one.")
             if version is None or version < NEWEST:
                 self._upgrade_as_owner(line, version)
             seen: Tuple[Any, ...] = line.execute(self.text(self._first_look)).fetchall()[0]

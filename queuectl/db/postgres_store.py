@@ -49,9 +49,9 @@ class PostgresStore(PostgresWorkers, Store):
 
     many_hosts = True
 
-    def __init__(self, address: Address, unfinished: bool = False) -> None:
+    def __init__(self, address: Address, create: bool = True, unfinished: bool = False) -> None:
         super().__init__(address)
-        self._unfinished = unfinished
+        self._create, self._unfinished = create, unfinished
         #: The queues that had ready jobs when a claim last looked at all of them; a guess, verified when used.
         self.lines: Lines = NO_LINES
         #: Whether a claim last met more queues than those, and what is known of them.

@@ -24,6 +24,18 @@ from tests.store.build import EVERYTHING
 from tests.store.build import worker as row_of
 
 
+@pytest.mark.parametrize("words", ["status", "list", "wait job1", "cancel job1", "prune -y", "doctor", "worker stop"])
+def test_looking_makes_no_store_where_somebody_mistyped_its_schema(server, cli, words):
+    """It would say that there are no jobs; what adds jobs makes the store."""
+    mistyped = server.url("mistyped")
+
+    refused = cli("--db", mistyped, *words.split(), code=1)
+
+    told = " ".join((refused.out + refused.err).split())
+    assert told.endswith(f"there is no store at {mistyped}. 'queuectl enqueue' creates one.")
+    assert [] == server.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'mistyped'")
+
+
 @pytest.mark.slow
 @pytest.mark.posix
 def test_workers_outlive_restarts_of_the_server(frail_server, monkeypatch, background, eventually):
