@@ -300,10 +300,22 @@ def _matching(found: Iterable[Offer], current: str) -> List[Offer]:
 def _location(words: Sequence[str]) -> Optional[str]:
     for at, word in enumerate(words):
         if word.startswith("--db="):
-            return word[5:]
+            return _plain(word[5:])
         if word == "--db" and at + 1 < len(words):
-            return words[at + 1]
+            return _plain(words[at + 1])
     return None
+
+
+def _plain(word: str) -> str:
+    """Return a path as the shell would hand it over: some hand over the words of a line as they were typed."""
+    from os import path
+
+    quote = word[:1] if word[:1] in ("'", '"') else ""
+    if quote:
+        word = word.strip(quote)
+    elif path.sep == "/":
+        word = path.expanduser(word.replace("\\ ", " "))
+    return word if quote == "'" else path.expandvars(word)
 
 
 def _job_ids(states: Tuple[str, ...], current: str, words: Sequence[str]) -> List[Offer]:

@@ -107,6 +107,29 @@ def test_words_from_the_store(cli: Callable[..., Any], add: Callable[..., str], 
     assert ["mail"] == offered(cli, "worker start --queue m")
     assert ["job2"] == offered(cli, f"--db {home / 'jobs.db'} show job2")
     assert [] == offered(cli, "--db /nowhere/at/all show ")
+
+
+@pytest.mark.posix("other shells have other quotes")
+@pytest.mark.parametrize(
+    "typed", ["~/my dir/s.db", "~/my\\ dir/s.db", "'{}/my dir/s.db'", '"$HOME/my dir/s.db"', "${{HOME}}/my dir/s.db"]
+)
+def test_a_store_is_found_however_its_path_was_typed(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str
+) -> None:
+    """In bash, the words of a line come as they stand there."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my dir").mkdir()
+    cli("enqueue", "--db", str(tmp_path / "my dir" / "s.db"), "--id", "theirs", "--", "true", code=0)
+
+    result = cli("__complete", "--", "--db", typed.format(tmp_path), "show", "+", code=0)
+
+    assert "theirs\tpending: true\n" == result.out
+
+
+def test_a_job_of_the_store_is_offered_with_its_state(cli: Callable[..., Any], add: Callable[..., str]) -> None:
+    """Beside the id, for shells that show what a word is."""
+    add("true")
+
     assert "job1\tpending: true\n" in cli("__complete", "--", "show", "+job1").out
 
 
