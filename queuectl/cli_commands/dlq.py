@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HEADERS = ("ID", "QUEUE", "FAILED", "DIED", "REASON", "LAST ERROR", "COMMAND")
 ERROR_BYTES = 4096
+BLANK_BYTES = 1024 * 1024  # where these are all blank
 ERROR_WIDTH = 100
 
 
@@ -67,8 +68,11 @@ def _rows(queue: Queue, found: Iterable[Job]) -> Iterator[Tuple[str, ...]]:
 
 def last_error(queue: Queue, job: Job) -> str:
     """Return the last line that the job's last run wrote: where commands say what is wrong."""
-    text = last_bytes(queue, job.id, ERROR_BYTES).decode("utf-8", "replace").strip()
-    return text.splitlines()[-1] if text else ""
+    for size in (ERROR_BYTES, BLANK_BYTES):
+        text = last_bytes(queue, job.id, size).decode("utf-8", "replace").strip()
+        if text:
+            return text.splitlines()[-1]
+    return ""
 
 
 def retry_dead(args: Args) -> int:

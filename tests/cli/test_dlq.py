@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any, Callable, Dict, List
 
 import pytest
@@ -30,6 +31,17 @@ def test_list_with_reason_and_last_error(cli: Callable[..., Any], dead: None) ->
     )
     assert ["dead", "dead"] == [job["state"] for job in found]
     assert found == json.loads(cli("dlq", "list", "--json", code=0).out)
+
+
+def test_the_last_error_may_stand_far_above_the_end(
+    cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]
+) -> None:
+    """Some commands end with thousands of empty lines."""
+    blank = f"{sys.executable} -c \"print('disk full' + chr(10) * 30000); exit(3)\""
+    add(blank, "--max-retries", "0")
+    drain()
+
+    assert "disk full" == json.loads(cli("dlq", "list", code=0).out)["last_error"]
 
 
 def test_list_takes_filters(cli: Callable[..., Any], dead: None) -> None:
