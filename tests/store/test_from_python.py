@@ -7,7 +7,7 @@ import enum
 import pytest
 
 from queuectl import JobFilter, Queue
-from queuectl.job import MOST
+from queuectl.job import MOST, STATES
 
 
 @pytest.fixture
@@ -90,8 +90,9 @@ def test_a_filter_takes_as_many_tags_and_queues_as_it_may_list(queue):
     queue.enqueue("true", queue=names[-1], tags=[names[MOST["tags"] - 1]])
     queue.enqueue("true", queue=names[-1], tags=[names[-1]])
 
-    assert ["job1"] == [job.id for job in queue.jobs(which)]
-    assert ["job1"] == [job.id for job in queue.jobs(which, 5, "priority")]
+    for states in ((), STATES, [state for state in STATES if state != "completed"]):
+        assert ["job1"] == [job.id for job in queue.jobs(which._replace(states=states))]
+        assert ["job1"] == [job.id for job in queue.jobs(which._replace(states=states), 5, "priority")]
     assert (1, []) == queue.cancel_where(which)
     assert 1 == queue.retry_where(which)
     assert 0 == queue.prune(which)
