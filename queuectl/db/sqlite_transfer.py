@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from queuectl.db.transfer import Key, Mark, Row, Table
 
 # By table, a whole number that is another one for a row that has changed, and the instant of its last change. Each verb
-# that changes a job sets updated_at, but for the promotion, which sets ready, and for the wish to cancel one that runs,
-# and at the end of a copy none does; a run changes when it ends; and output is a part of a stream, which has the same
-# bytes at the same place for ever.
+# that changes a job sets updated_at, but for the promotion, which sets ready, and the wish to cancel one that runs.
+# A run changes when it ends; and output is a part of a stream, which has the same bytes at the same place for ever.
 MARKS = {
     "taken_numbers": ("number", "0"),
-    "jobs": ("CAST(updated_at * 1000000 AS INTEGER) + ready", "updated_at"),
+    "jobs": ("CAST(updated_at * 1000000 AS INTEGER) + ready + 4 * cancel_requested", "updated_at"),
     "runs": ("CAST((started_at + coalesce(ended_at, 0)) * 1000000 AS INTEGER)", "0"),
     "output": ("start + length(bytes)", "0"),
 }

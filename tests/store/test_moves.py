@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from queuectl.db import sqlite_transfer
+from queuectl.db.transfer import TABLES
 from queuectl.errors import InvalidJob, JobNotFound, NotInDlq, WrongState
 from queuectl.job import ENDED, STATES, JobFilter
 from tests.store.build import (
@@ -68,6 +72,21 @@ def test_a_running_job_is_asked_to_end(store):
     assert 2 * [{"job1": "processing"}] == answers
     assert ("processing", True, "w1") == (job.state, job.cancel_requested, job.worker_id)
     assert since_at == job.updated_at < LATER
+
+
+def test_the_mark_of_rows_tells_that_a_running_job_is_to_end(store, monkeypatch):
+    """A copy that compared them before compares them again, though the time of the job's last change is the same."""
+    monkeypatch.setattr(sqlite_transfer, "LONGEST_TICK_S", time.time() - LATER)
+    bring_to(store, "processing")
+    (jobs,) = [table for table in TABLES if table.name == "jobs"]
+    ports = store.port()
+    (row,) = ports.rows(jobs, None, None, None)
+    before = ports.mark_of(jobs, None, jobs.key_of(row))
+
+    store.cancel(["job1"], LATER)
+
+    assert before is not None
+    assert before != ports.mark_of(jobs, None, jobs.key_of(row))
 
 
 @pytest.mark.parametrize("state", ENDED)
