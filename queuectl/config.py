@@ -13,7 +13,7 @@ from queuectl.errors import InvalidSetting, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Mapping, Optional, Union
+    from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 
     Value = Union[int, float, None]
 
@@ -198,6 +198,19 @@ class Config:
     keep_dead: Optional[float]
 
     def __init__(self, stored: Mapping[str, str]) -> None:
+        lost = unreadable(stored)  # as if they were not set; doctor names them
         for key, setting in SETTINGS.items():
-            text = stored.get(key, setting.default)
+            text = setting.default if key in lost else stored.get(key, setting.default)
             setattr(self, key, None if text is None else setting.parse(text))
+
+
+def unreadable(stored: Mapping[str, str]) -> List[str]:
+    """Return the keys of stored texts that are no values of their settings: another version took them."""
+    found = []
+    for key, text in stored.items():
+        try:
+            if key in SETTINGS:
+                SETTINGS[key].parse(text)
+        except ValueError:
+            found.append(key)
+    return found

@@ -51,7 +51,7 @@ def doctor(args: Args) -> int:
     findings: List[Finding] = list(_versions(args.db or os.environ.get("QUEUECTL_DB", "")))
     try:
         with Queue(args.db, create=args.may_make_store) as queue:
-            for check in (_files, _run_folder, _damage, _workers, _jobs):
+            for check in (_files, _run_folder, _damage, _settings, _workers, _jobs):
                 if check is _damage:
                     bar.show(None, "reading the whole store")
                 findings += check(queue)
@@ -205,6 +205,17 @@ def _damage(queue: Queue) -> Iterator[Finding]:
         yield Finding(BAD, "store", problem.what + ".", problem.advice)
     if not problems:
         yield Finding(OK, "store", "undamaged (integrity, schema and counters)")
+
+
+def _settings(queue: Queue) -> Iterator[Finding]:
+    """Name settings that another version took: workers go by the defaults."""
+    from queuectl.config import SETTINGS, unreadable
+    from queuectl.errors import shown
+
+    stored = queue.settings()
+    for key in unreadable(stored):
+        text = f"{key} is {shown(stored[key])}, which is not {SETTINGS[key].kind}; the default is in force."
+        yield Finding(BAD, "settings", text, f"Set it anew: queuectl config set {key} VALUE, or unset it.")
 
 
 def _workers(queue: Queue) -> Iterator[Finding]:

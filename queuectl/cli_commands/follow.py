@@ -307,8 +307,6 @@ def _print_logs_json(queue: Queue, args: Args) -> None:
 
 def _is_own(queue: Queue, job_ids: Sequence[str]) -> bool:
     """Return whether this process belongs to a run of one of these jobs, whose end it cannot live to see."""
-    if "QUEUECTL_RUN_ID" not in os.environ:
-        return False
     from queuectl.control import own_job
 
     return own_job(queue.store) in job_ids

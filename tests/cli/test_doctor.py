@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import sqlite3
-from typing import Any, Callable
+from typing import Any, Callable, Dict
 
 import pytest
+
+from queuectl import Queue
 
 
 def test_a_healthy_store(cli: Callable[..., Any], add: Callable[..., str]) -> None:
@@ -146,6 +148,23 @@ def test_a_live_worker_counts(cli: Callable[..., Any], worker: Callable[..., Any
     """And is not found hanging."""
     with worker("--count", "2"):
         assert "ok    workers  2 alive\n" in cli("doctor", code=0).out
+
+
+def test_a_setting_that_another_version_took(
+    cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any], job: Callable[[str], Dict[str, Any]]
+) -> None:
+    """Workers go by the default instead of ending, and doctor says so until it is set anew."""
+    add("false", "--max-retries", "1", "--backoff-base", "1")
+    with Queue() as queue:
+        queue.store.set_setting("backoff_jitter", "5s")
+
+    drain()
+    result = cli("doctor", code=1)
+
+    assert "dead" == job("job1")["state"]
+    assert "bad   settings backoff_jitter is '5s', which is not a share from 0 to 1 such as 0.1 or 10%;" in result.out
+    cli("config", "unset", "backoff_jitter", code=0)
+    cli("doctor", code=0)
 
 
 def test_a_damaged_store(cli: Callable[..., Any], add: Callable[..., str], home: Any) -> None:
