@@ -23,9 +23,14 @@ if TYPE_CHECKING:
     from typing import Container, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
 
+# Where the address of the end of the environment is among what ``identity.stat_of`` returns; field 51 of proc(5).
+_ENV_END = 48
 _HAS_PROC = os.path.exists("/proc/self/stat")
 # How often, at most, the table is read again for processes that were created while it was read.
 MOST_LOOKS = 20
+# The same for a process that has no environment, as one has in the middle of an exec, and the pause between two looks.
+MOST_BARE_LOOKS = 10
+BARE_PAUSE_S = 0.001
 
 
 class Process(NamedTuple):
@@ -100,6 +105,8 @@ def _found(
     # only new processes are read, until a look neither shows a process of these runs nor may have missed one.
     table.look()
     for _ in range(MOST_LOOKS):
+        if table.bare:
+            time.sleep(BARE_PAUSE_S)
         fresh = table.look()
         found = _belonging(table.processes, table.marked, leaders, born_by)
         if not fresh & found and not table.missed:
@@ -175,18 +182,19 @@ class _Table:
         self.processes: Dict[int, Process] = {}  # living processes not older than *born_after*, in the order seen
         self.marked: Dict[int, int] = {}  # pid to run id, for those with the mark of one of the runs
         self.missed = False  # whether the last look may have missed a process
+        self.bare = False  # whether one was passed over in the last look that may get its environment in a moment
         self._store_id = store_id
         self._run_ids = run_ids
         self._born_after = born_after or 0
         self._origin = origin
         self._unborn = f"{WORKER}={origin}".encode()
         self._seen: Set[str] = set()
-        self._bare: Set[str] = set()  # pids that had no environment when they were first read
+        self._bare_looks: Dict[str, int] = {}  # pid to the number of looks at which it had no environment
 
     def look(self) -> Set[int]:
         """Read the processes that were not read before; return the pids that this added."""
         before = len(self.processes)
-        self.missed = False
+        self.missed = self.bare = False
         if _HAS_PROC:
             for name in os.listdir("/proc"):
                 if name not in self._seen and name.isdigit():
@@ -212,15 +220,23 @@ class _Table:
         process = Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
         unborn = bool(self._origin) and identity.has_mark(pid, self._origin)  # before the environment: see there
         environment = _environment(pid)
-        if not environment and process.session:  # kernel threads have no session, and no environment either
-            self.missed = True
-            if name not in self._bare:
-                # It has just ended, or is in the middle of an exec, after which its environment can be read.
-                self._bare.add(name)
-                self._seen.discard(name)
-                return
+        # Kernel threads have no session, and no environment either.
+        if not environment and process.session and not self._is_settled(name, fields):
+            self.missed = self.bare = True
+            self._seen.discard(name)
+            return
         self.processes[pid] = process
         self._mark(pid, environment, unborn)
+
+    def _is_settled(self, name: str, fields: List[bytes]) -> bool:
+        """Return whether a process without an environment is to be taken for one that was started without any.
+
+        It may have just ended, or be in the middle of an exec, after which its environment can be read. A busy machine
+        may take a while for that. The address of the environment's end tells, where it is shown: it is 0 until then.
+        """
+        looks = self._bare_looks[name] = self._bare_looks.get(name, 0) + 1
+        has_end = len(fields) > _ENV_END and fields[_ENV_END] != b"0"  # read before the environment
+        return looks >= (2 if has_end else MOST_BARE_LOOKS)
 
     def _mark(self, pid: int, environment: List[bytes], unborn: bool = False) -> None:
         run_id = _run_of(environment, self._store_id)
