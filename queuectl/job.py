@@ -1,6 +1,7 @@
 """Jobs and runs as the store returns them, the states, and what a finished run does to its job.
 
-Pure: nothing here touches a store, a process or the clock.
+Pure: nothing here touches a store, a process or the clock. Fields name their types with builtins alone: what is
+imported for type checkers only is unknown to ``typing.get_type_hints``, by which pydantic and FastAPI read them.
 """
 
 from __future__ import annotations
@@ -90,22 +91,22 @@ class Job(NamedTuple):
     run_at: float  # the earliest time of the next run; once claimed, of the current or last one
     command: str
     cwd: str
-    env_json: Optional[str]  # an object of strings, as JSON
-    tags_json: Optional[str]  # a list of strings, as JSON
-    timeout_s: Optional[float]  # None: the setting decides when a run starts
-    backoff_base: Optional[float]  # None: the setting decides when a run fails
+    env_json: str | None  # an object of strings, as JSON
+    tags_json: str | None  # a list of strings, as JSON
+    timeout_s: float | None  # None: the setting decides when a run starts
+    backoff_base: float | None  # None: the setting decides when a run fails
     max_retries: int
     attempts: int  # runs begun since the enqueue or the last retry by hand
     failures: int  # how many of these attempts failed: only these count against max_retries
     losses: int  # lost runs in a row
     run_no: int  # all runs of this job ever begun; never reset
-    run_id: Optional[int]  # the run that owns it; set only while processing
-    worker_id: Optional[str]  # set only while processing
+    run_id: int | None  # the run that owns it; set only while processing
+    worker_id: str | None  # set only while processing
     cancel_requested: bool
     created_at: float
     updated_at: float
-    ended_at: Optional[float]  # set only when completed, dead or cancelled
-    reason: Optional[str]  # why it is failed, dead or cancelled
+    ended_at: float | None  # set only when completed, dead or cancelled
+    reason: str | None  # why it is failed, dead or cancelled
 
     @property
     def env(self) -> Dict[str, str]:
@@ -133,16 +134,16 @@ class Run(NamedTuple):
     job_id: str
     number: int  # counts the runs of the job, from 1; never reset
     state: str  # the value of an Outcome
-    exit_code: Optional[int]
-    signal: Optional[int]
+    exit_code: int | None
+    signal: int | None
     started_at: float
-    ended_at: Optional[float]
+    ended_at: float | None
     worker: str  # the worker's id
     host: str
-    pid: Optional[int]  # the worker's process
-    peak_memory_bytes: Optional[int]
-    cpu_s: Optional[float]
-    reason: Optional[str]
+    pid: int | None  # the worker's process
+    peak_memory_bytes: int | None
+    cpu_s: float | None
+    reason: str | None
 
 
 class Claim(NamedTuple):
@@ -157,20 +158,20 @@ class RunEnd(NamedTuple):
     """How one run ended, as its worker saw it."""
 
     outcome: Outcome
-    exit_code: Optional[int]
-    signal: Optional[int]
-    reason: Optional[str]  # for people: "exit 3", "signal KILL", "timed out after 1 s"
+    exit_code: int | None
+    signal: int | None
+    reason: str | None  # for people: "exit 3", "signal KILL", "timed out after 1 s"
     ended_at: float
-    peak_memory_bytes: Optional[int] = None
-    cpu_s: Optional[float] = None
+    peak_memory_bytes: int | None = None
+    cpu_s: float | None = None
 
 
 class Verdict(NamedTuple):
     """What one finished run does to its job: decided here, written by a store."""
 
     state: State
-    run_at: Optional[float]  # Unix seconds; set for FAILED and PENDING
-    reason: Optional[str]
+    run_at: float | None  # Unix seconds; set for FAILED and PENDING
+    reason: str | None
     delay_s: float = 0.0  # how long the retry waits; set for FAILED
 
 
@@ -288,7 +289,7 @@ class Worker(NamedTuple):
     host_id: str  # machine, boot and pid namespace: where equal, processes share one process table
     pid: int
     pid_started: str  # when the process started: tells it from a later one with the same pid
-    queues: Tuple[str, ...]  # empty: all
+    queues: tuple[str, ...]  # empty: all
     concurrency: int
     started_at: float
     lease_expires_at: float  # by the store's clock
@@ -302,7 +303,7 @@ class Orders(NamedTuple):
 
     known: bool  # False: the worker's row is gone or condemned, so it must end its commands
     stop: int  # as in Worker
-    cancelled_runs: Tuple[int, ...]
+    cancelled_runs: tuple[int, ...]
 
 
 class QueueInfo(NamedTuple):
@@ -310,7 +311,7 @@ class QueueInfo(NamedTuple):
 
     name: str
     paused: bool
-    max_running: Optional[int]
+    max_running: int | None
     pending: int
     processing: int
     failed: int
@@ -329,11 +330,11 @@ class Rates(NamedTuple):
 class Status(NamedTuple):
     """What ``status`` shows."""
 
-    jobs: Dict[str, int]  # how many, by state
-    workers: List[Worker]  # only those that live
-    oldest_due_age_s: Optional[float]  # None: no job is due
+    jobs: dict[str, int]  # how many, by state
+    workers: list[Worker]  # only those that live
+    oldest_due_age_s: float | None  # None: no job is due
     rates: Rates
-    paused_queues: List[str]
+    paused_queues: list[str]
 
 
 class Problem(NamedTuple):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import typing
 
 import pytest
 
 from queuectl import records
+from queuectl.job import Job, QueueInfo, Run, Status, Worker
 
 
 class Ours(records.NamedTuple):
@@ -48,3 +50,10 @@ def test_a_field_that_is_missing_is_refused() -> None:
     """As by every call."""
     with pytest.raises(TypeError, match="name"):
         Ours()  # type: ignore[call-arg]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="there, typing cannot read str | None")
+@pytest.mark.parametrize("kind", [Job, Run, Worker, QueueInfo, Status])
+def test_what_the_queue_returns_tells_its_types_to_programs(kind: type) -> None:
+    """Pydantic and FastAPI read them from the names, which type checkers' imports are not there for."""
+    assert list(kind.__annotations__) == list(typing.get_type_hints(kind))
