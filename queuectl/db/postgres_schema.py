@@ -9,6 +9,7 @@ import psycopg
 
 from queuectl import faults
 from queuectl.db.migrate import UNFINISHED, checksum, migrations
+from queuectl.db.postgres_line import first_line
 from queuectl.db.postgres_link import PostgresLink
 from queuectl.db.postgres_run import BEGIN
 from queuectl.errors import StoreRefused
@@ -76,7 +77,7 @@ class PostgresSchema(PostgresLink):
                 raise
             raise StoreRefused(
                 f"{self.location} was written by an older queuectl (schema {version}; this one needs {NEWEST}), and "
-                "this role may not upgrade it. Call one command, such as 'queuectl status', "
+                f"this role may not upgrade it ({first_line(error)}). Call one command, such as 'queuectl status', "
                 "as the role that owns its tables."
             ) from error
 
@@ -125,6 +126,8 @@ class PostgresSchema(PostgresLink):
             have = self._version(line)  # another process may have been first
             if not line.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.schema,)).fetchone():
                 line.execute(f"CREATE SCHEMA {self.schema}")
+            if have is not None:
+                self._become_owner(line)
             for migration in migrations("postgres"):
                 if migration.number > (have or 0):
                     line.execute(self.text(migration.sql))
@@ -144,6 +147,19 @@ class PostgresSchema(PostgresLink):
         except BaseException:
             self._roll_back(line)
             raise
+
+    def _become_owner(self, line: Line) -> None:
+        """Go on as the role that owns the tables, until the end of the transaction, if this is another that may.
+
+        What a superuser or a member of that role makes in its own name, the owner could not change: not at the next
+        upgrade, nor when the schema is renamed. What it made so in an earlier upgrade becomes the owner's, too.
+        """
+        row = line.execute(_OTHER_OWNER, {"schema": self.schema}).fetchone()
+        if row is not None:
+            owner, functions = row
+            for function in functions:
+                line.execute(f"ALTER FUNCTION {function} OWNER TO {owner}")
+            line.execute(f"SET LOCAL ROLE {owner}")
 
     def _follow_rename(self, line: Line) -> None:
         """Make the functions of a renamed schema anew: tables and views follow a new name, the text of functions not.
@@ -190,6 +206,18 @@ _BEGIN = f"{BEGIN}; SET LOCAL search_path = pg_catalog"
 _FUNCTION = r"(?ms)^(?:CREATE (?:OR REPLACE )?FUNCTION .*?^END \$\$;|ALTER FUNCTION [^;]*;)"
 
 _IS_KEYWORD = "SELECT 1 FROM pg_get_keywords() WHERE word = %s AND catcode <> 'U'"
+
+# The owner of the tables, if that is another role than this one, and may make functions; and what is this one's.
+_OTHER_OWNER = """
+    SELECT quote_ident(pg_get_userbyid(c.relowner)),
+           ARRAY(SELECT p.oid::regprocedure::text
+                   FROM pg_proc AS p
+                  WHERE p.pronamespace = n.oid AND pg_get_userbyid(p.proowner) = current_user)
+      FROM pg_class AS c
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE n.nspname = %(schema)s AND c.relname = 'schema_version'
+       AND pg_get_userbyid(c.relowner) <> current_user AND has_schema_privilege(c.relowner, n.oid, 'CREATE')
+    """
 
 # Whether there is a table schema_version as ours is, and how many other tables and views.
 _WHAT_IS_THERE = """
