@@ -155,8 +155,8 @@ class FleetServer(PostgresServer):
         where = self.root.replace("/", "%2F")
         return f"postgresql://{user}@/postgres?host={where}&port={port or self.port}&schema={schema}"
 
-    def _direct(self) -> str:
-        return f"host={self.root} port={self.port} user=postgres dbname=postgres"
+    def _direct(self, database: str = "postgres") -> str:
+        return f"host={self.root} port={self.port} user=postgres dbname={database}"
 
     def url_for_hosts(self, schema: str = "queuectl") -> str:
         """Return the URL for the hosts."""
