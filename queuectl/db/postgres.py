@@ -30,6 +30,11 @@ PARAMETERS = {
     "tcp_user_timeout": "15000",
     "fallback_application_name": "queuectl",
 }
+RESERVED = ":/?#[]@%&"  # what has to be written as %XX in a URL
+UNREADABLE = (
+    "the store's URL cannot be read. It looks like postgresql://user@host:5432/database, with any of "
+    ":/?#[]@%& in a password written as %XX."
+)
 # What libpq is told by the name of a file, which it looks for at each connection: a worker is in its jobs' directories.
 FILES = ("passfile", "servicefile", "sslcert", "sslcrl", "sslcrldir", "sslkey", "sslkeylogfile", "sslrootcert")
 
@@ -79,10 +84,7 @@ def parse_url(url: str) -> Address:
         unknown = _unknown_parameter(plain, str(error))
         if unknown:
             raise StoreRefused(f"the store's URL has the parameter {unknown}, which libpq does not know.") from None
-        raise StoreRefused(
-            "the store's URL cannot be read. It looks like postgresql://user@host:5432/database, with any of "
-            ":/?#[]@% in a password written as %XX."
-        ) from None
+        raise StoreRefused(UNREADABLE) from None
     given["client_encoding"] = "UTF8"
     for name in FILES:
         if name in given and not _is_no_file(given[name]):
@@ -98,7 +100,8 @@ def _is_no_file(name: str) -> bool:
 def _unknown_parameter(url: str, error: str) -> str:
     """Return the parameter of *url* of which libpq's *error* speaks; nothing where that may be a part of a password."""
     query = url.partition("?")[2]
-    for pair in query.split("&") if "@" not in query else ():
+    may_be_password = "@" in query or "password=" in query  # cut at one of the URL's own signs in it
+    for pair in query.split("&") if not may_be_password else ():
         name = pair.partition("=")[0]
         if name and f'query parameter: "{name}"' in error:
             return name
@@ -126,6 +129,8 @@ def _without_schema(url: str) -> Tuple[str, str]:
             schema = value
         else:
             kept.append(pair)
+    if "@" in schema:
+        raise StoreRefused(UNREADABLE)  # this is a part of a password that has a question mark in it
     plain = schema.replace("_", "a")
     if not (0 < len(schema) <= MOST_SCHEMA_LETTERS and plain.isascii() and plain.isalnum() and plain == plain.lower()):
         raise StoreRefused(
@@ -137,12 +142,20 @@ def _without_schema(url: str) -> Tuple[str, str]:
 
 
 def _for_messages(given: Dict[str, str], schema: str) -> str:
-    hosts = (given.get("host") or given.get("hostaddr", "")).replace("/", "%2F").split(",")
+    """Return a URL of the store without password and parameters, which names the same store if it is typed."""
+    hosts = [_in_url(host) for host in (given.get("host") or given.get("hostaddr", "")).split(",")]
     ports = given.get("port", "").split(",")
     if len(ports) != len(hosts):
         ports = ports[:1] * len(hosts)
     place = ",".join(host + (":" + port if port else "") for host, port in zip(hosts, ports))
     if given.get("user"):
-        place = given["user"] + "@" + place
-    location = f"postgresql://{place}/{given.get('dbname', '')}"
+        place = _in_url(given["user"]) + "@" + place
+    location = f"postgresql://{place}/{_in_url(given.get('dbname', ''))}"
     return location if schema == DEFAULT_SCHEMA else f"{location}?schema={schema}"
+
+
+def _in_url(name: str) -> str:
+    """Return *name* as it has to be written in a URL; an IPv6 address in brackets."""
+    if ":" in name and "/" not in name and "%" not in name and not name.strip("0123456789abcdefABCDEF:."):
+        return f"[{name}]"
+    return "".join(f"%{ord(sign):02X}" if sign in RESERVED or sign <= " " else sign for sign in name)

@@ -230,6 +230,9 @@ def test_a_schema_may_be_named_as_what_is_a_word_only_at_its_place(server, open_
         f"postgresql://me:{SECRET}/more@127.0.0.1:1/db",
         f"postgresql://me:pa?{SECRET}@127.0.0.1:1/db",
         f"postgresql://me:pa#{SECRET}@127.0.0.1:1/db",
+        f"postgresql://me:pa?schema={SECRET}@127.0.0.1:1/db",
+        f"postgresql://127.0.0.1:1/db?user=me&password=pa&{SECRET}",
+        f"postgresql://127.0.0.1:1/db?user=me&password=pa&{SECRET}=more",
         f"postgresql://me:{SECRET}",
         f"postgresql:/me:{SECRET}@127.0.0.1/db",
         f"postgres:me:{SECRET}@127.0.0.1/db",
@@ -267,6 +270,21 @@ def test_several_hosts_are_shown_as_they_are_written():
     """Each with its port."""
     assert "postgresql://me@a:1,b:2/d" == parse_url("postgresql://me@a:1,b:2/d").location
     assert "postgresql://a,b/d" == parse_url("postgresql://a,b/d").location
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("postgresql://me@[::1]:5433/d", "postgresql://me@[::1]:5433/d"),
+        ("postgresql://[fe80::1]:4,b:5/d", "postgresql://[fe80::1]:4,b:5/d"),
+        ("postgresql://me%40shop:x@h/a%3Fb%2Fc%20d%1B", "postgresql://me%40shop@h/a%3Fb%2Fc%20d%1B"),
+        ("postgresql:///d?host=/run/a:b&user=me", "postgresql://me@%2Frun%2Fa%3Ab/d"),
+    ],
+)
+def test_what_is_shown_can_be_typed(given, shown):
+    """It names the same store, whatever signs are in it."""
+    assert shown == parse_url(given).location
+    assert shown == parse_url(shown).location
 
 
 def test_a_parameter_that_libpq_does_not_know_is_named():
