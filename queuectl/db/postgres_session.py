@@ -88,6 +88,7 @@ IDLE = "idle_session_timeout"
 # server ends its session after a while. Others would end statements that take long, such as a large batch, or workers
 # that have nothing to do.
 _SETTINGS = {
+    "enable_indexscan": "on",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
