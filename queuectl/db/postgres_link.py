@@ -393,7 +393,7 @@ class PostgresLink:
             ) from error
         if state == "25006":
             self._drop()  # after a failover the address leads to the new server soon, this connection never
-            raise StoreUnavailable(f"{self.location} is read-only now, as a standby is.") from error
+            raise StoreUnavailable(f"{self.location} is read-only now: 'queuectl doctor' says why.") from error
         if state == "53100":
             raise StoreUnavailable(f"the disk of {self.location} is full; nothing was changed.") from error
         raise StoreUnavailable(f"the store {self.location} failed: {what}.") from error

@@ -261,7 +261,7 @@ def test_a_store_that_was_met_read_only_is_opened_anew(server, url, raw, open_on
         open_one(url).add([spec()], T0)
         raw("ALTER ROLE met_read_only SET default_transaction_read_only = on")
         store = open_one(url.replace("postgres@", "met_read_only@"))
-        with pytest.raises(StoreUnavailable, match="is read-only now"):
+        with pytest.raises(StoreUnavailable, match="is read-only now: 'queuectl doctor' says why"):
             store.add([spec()], T0)
         raw("ALTER ROLE met_read_only RESET default_transaction_read_only")
 
