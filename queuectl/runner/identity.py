@@ -26,6 +26,8 @@ _HAS_PROC = sys.platform != "win32" and os.path.exists("/proc/self/stat")
 # them. And the start of a process, which they print as a date, must read the same in every locale and time zone.
 _PLAIN = {"PATH": "/bin:/usr/bin:/sbin:/usr/sbin", "LC_ALL": "C", "TZ": "UTC0"}
 ORIGIN_LENGTH = 12
+# Where the number of threads is among what ``stat_of`` returns; field 20 of proc(5).
+_THREADS = 17
 _known_host: Optional[str] = None
 
 
@@ -123,7 +125,7 @@ def process_started(pid: int) -> Optional[str]:
     """
     if _HAS_PROC:
         fields = stat_of(pid)
-        return None if not fields or fields[0] in (b"Z", b"X") else fields[19].decode()
+        return None if has_ended(fields) else fields[19].decode()
     if sys.platform == "win32":
         from queuectl.runner.windows import process_created
 
@@ -309,6 +311,14 @@ def stat_of(pid: int) -> List[bytes]:
         if error.errno not in _GONE:
             raise
         return []
+
+
+def has_ended(fields: List[bytes]) -> bool:
+    """Return whether what ``stat_of`` returned is of no process, or of one that only waits to be reaped.
+
+    The state is that of the first thread. If that has ended and others go on, it is a zombie's, but the program runs.
+    """
+    return not fields or fields[0] == b"X" or (fields[0] == b"Z" and int(fields[_THREADS]) <= 1)
 
 
 def reap_orphans(mine: Container[int]) -> None:

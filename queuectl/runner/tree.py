@@ -20,7 +20,7 @@ from queuectl.runner import WORKER, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Container, Dict, Iterable, List, Mapping, Optional, Set, Tuple
+    from typing import Container, Dict, Iterable, List, Mapping, Optional, Set, Tuple, Union
 
 
 # Where the address of the end of the environment is among what ``identity.stat_of`` returns; field 51 of proc(5).
@@ -212,14 +212,14 @@ class _Table:
             fields = identity.stat_of(pid)
         except PermissionError:  # another user's process, where the system hides those
             return
-        if not fields or fields[0] in (b"Z", b"X"):
+        if identity.has_ended(fields):
             self.missed = True  # it has just ended, and may have made children after the listing
             return
         if int(fields[19]) < self._born_after:
             return
         process = Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
         unborn = bool(self._origin) and identity.has_mark(pid, self._origin)  # before the environment: see there
-        environment = _environment(pid)
+        environment = _environment(pid) if fields[0] != b"Z" else _environment_of_others(pid)
         # Kernel threads have no session, and no environment either.
         if not environment and process.session and not self._is_settled(name, fields):
             self.missed = self.bare = True
@@ -268,7 +268,7 @@ def _run_of(environment: List[bytes], store_id: str) -> int:
     return -1
 
 
-def _environment(pid: int) -> List[bytes]:
+def _environment(pid: Union[int, str]) -> List[bytes]:
     """Return the entries of a process's environment; none if the process has none at this moment, or has ended.
 
     The environment of another user's process, which cannot be read, is returned as one empty entry.
@@ -285,6 +285,21 @@ def _environment(pid: int) -> List[bytes]:
             return []
         return text.split(b"\0") if text else []
     return identity.said_by("ps", "-Eww", "-o", "command=", "-p", str(pid)).split()
+
+
+def _environment_of_others(pid: int) -> List[bytes]:
+    """Return what ``_environment`` does for a process whose first thread has ended, by which it can no longer be read.
+
+    All threads have the same environment.
+    """
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError as error:
+        if error.errno in identity.OUT_OF:
+            raise
+        return []
+    found = (_environment(f"{pid}/task/{thread}") for thread in threads if int(thread) != pid)
+    return next((environment for environment in found if environment), [])
 
 
 def send(processes: Iterable[Process], number: int) -> None:

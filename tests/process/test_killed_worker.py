@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shlex
 import shutil
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.process.scene import WAYS, Scene, seconds_of_its_own, sleeping
+from tests.process.scene import WAYS, Scene, alive, seconds_of_its_own, sleeping
 
 pytestmark = pytest.mark.posix
 
@@ -18,6 +21,22 @@ pytestmark = pytest.mark.posix
 NOTICED_S = 5.0 + 10.0
 
 SLEEP = shutil.which("sleep") or "sleep"
+
+#: A program whose first thread ends while another goes on, as a server's may: the process table shows a zombie then.
+HEADLESS = """
+import ctypes, os, sys, threading, time
+
+def go_on():
+    while open(f"/proc/{os.getpid()}/stat").read().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    with open(sys.argv[1], "a") as file:
+        print(os.getpid(), file=file, flush=True)
+    time.sleep(60)
+    os._exit(0)
+
+threading.Thread(target=go_on).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
 
 
 def test_the_job_of_a_killed_worker_runs_again(scene: Scene) -> None:
@@ -112,6 +131,26 @@ def test_what_a_lost_run_left_is_gone_before_the_job_runs_again(scene: Scene, wa
     scene.until(job_id, "completed", timeout=NOTICED_S)
 
     scene.gone(beats, timeout=0)
+    group.stop()
+    scene.judge()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the state of the first thread as the process's")
+@pytest.mark.parametrize("way", ["", "setsid "])
+def test_a_program_whose_first_thread_has_ended_is_no_zombie(scene: Scene, tmp_path: Path, way: str) -> None:
+    """It is found, by its session or by the mark that its other threads show, and ended before its job runs again."""
+    (tmp_path / "headless.py").write_text(HEADLESS)
+    program = f"{way}{shlex.quote(sys.executable)} headless.py {shlex.quote(str(scene.folder / 'beats'))}"
+    body = f'if [ "$QUEUECTL_ATTEMPT" = 1 ]; then ({program} &); sleep 60; fi'
+    job_id = scene.queue.enqueue(scene.journal.command(body), cwd=str(tmp_path)).id
+    group = scene.start()
+    pids = scene.pids("beats")
+    assert alive(pids[0])
+
+    os.kill(group.pids()[0], signal.SIGKILL)
+    scene.until(job_id, "completed", timeout=NOTICED_S)
+
+    scene.gone(pids, timeout=0)
     group.stop()
     scene.judge()
 
