@@ -89,7 +89,8 @@ def test_a_process_amid_an_exec_is_read_again_until_it_has_its_environment(monke
         return read(pid) if looks.count(pid) > 6 else []
 
     def fields(pid):
-        return [*stat_of(pid)[: tree._ENV_END], b"0", b"0"]
+        known = stat_of(pid)
+        return [*known[: tree._ENV_END], b"0", b"0"] if known else []  # any process may end meanwhile
 
     env = {"PATH": os.environ["PATH"], "QUEUECTL_STORE_ID": "a-store", "QUEUECTL_RUN_ID": "7"}
     with subprocess.Popen(["sleep", "60"], env=env) as child:
