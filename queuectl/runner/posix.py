@@ -151,16 +151,18 @@ class _Runs:
 
 
 def terminate(commands: Sequence[Command]) -> None:
-    """Send TERM to the whole trees of these commands, of one store."""
+    """Send TERM to the whole trees of these commands, of one store, and continue what is suspended in them."""
     try:
         runs = _Runs(commands)  # before any signal: when a leader has ended, descent from it can no longer be seen
         found = tree.members(runs.store_id, runs.run_ids, runs.leaders, born_after=runs.born_after)
     except OSError:  # out of descriptors, say: signal at least the groups; the rest is killed later
         found = []
     groups = {command.pid for command in commands if not command._reaped}
-    for command in commands:
-        command._signal_group(signal.SIGTERM)
-    tree.send([process for process in found if process.group not in groups], signal.SIGTERM)
+    others = [process for process in found if process.group not in groups]
+    for number in (signal.SIGTERM, signal.SIGCONT):  # a suspended process takes the one only after the other
+        for command in commands:
+            command._signal_group(number)
+        tree.send(others, number)
 
 
 def kill(commands: Sequence[Command]) -> None:

@@ -57,6 +57,18 @@ def test_a_command_has_time_to_clean_up(scene: Scene) -> None:
     assert (0, None) == (run.exit_code, run.signal)
 
 
+@pytest.mark.parametrize("way", ["{}", "{} & wait", "setsid {} & wait"])
+def test_a_suspended_command_has_time_to_clean_up_too(scene: Scene, way: str) -> None:
+    """It is continued, as it would take TERM only then: otherwise KILL would be all that it sees."""
+    body = "sh -c 'trap \"echo cleaned; exit 0\" TERM; echo begun; kill -STOP $$; sleep 60'"
+    job_id = scene.queue.enqueue(way.format(body), timeout=0.5, max_retries=0).id
+
+    scene.drain()
+
+    assert ["begun", "cleaned"] == scene.output(job_id).splitlines()
+    assert ["timed_out"] == scene.outcomes(job_id)
+
+
 def test_a_command_that_ignores_term_is_killed_after_the_grace(scene: Scene) -> None:
     """Not earlier: it runs on until then."""
     scene.queue.set_setting("kill_grace", "1")
