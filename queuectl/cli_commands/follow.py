@@ -177,10 +177,21 @@ class _Runner:
 
     def note(self, message: str) -> None:
         """Say *message* on a line of its own, also behind output that did not end its last one."""
+        self.end_line()
+        note(message)
+
+    def end_line(self) -> None:
+        """End the line on the screen that the output left open, if it did: something else is to be said."""
         if self._line_is_open and _on_one_screen():
             sys.stderr.write("\n")
         self._line_is_open = False
-        note(message)
+
+    def marked(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield *pieces*, to be shown, and remember whether they end in the middle of a line."""
+        for piece in pieces:
+            if piece:
+                self._line_is_open = not piece.endswith(b"\n")
+            yield piece
 
     def _while_it_waits(self, job: Job) -> None:
         """Say once per wait what it waits for: a retry, a worker, a paused queue."""
@@ -287,13 +298,23 @@ def logs(args: Args) -> int:
             raise QueuectlError(
                 f"cannot follow {args.id} from inside it: it would wait for itself. Leave out --follow."
             )
-        elif args.run is not None:
-            pass_through(queue.follow(args.id, args.run))
+        else:
+            _follow(queue, args)
+    return 0
+
+
+def _follow(queue: Queue, args: Args) -> None:
+    runner = _Runner(queue, args.id, args)
+    try:
+        if args.run is not None:
+            pass_through(runner.marked(queue.follow(args.id, args.run)))
         else:
             with Patient(queue.store):
-                last = queue.get(args.id).run_no
-                _Runner(queue, args.id, args, max(last - 1, 0)).to_its_end()
-    return 0
+                runner.seen = max(queue.get(args.id).run_no - 1, 0)
+                runner.to_its_end()
+    except (KeyboardInterrupt, QueuectlError):
+        runner.end_line()  # what is said of it must not go on in the output's last line
+        raise
 
 
 def _print_logs_json(queue: Queue, args: Args) -> None:

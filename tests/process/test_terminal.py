@@ -101,6 +101,24 @@ def test_a_stop_says_what_it_waits_for(scene: Scene, terminals: List[Terminal], 
     assert 0 == terminals[1].wait().code
 
 
+@pytest.mark.parametrize("words", [["logs", "-f", "job1"], ["logs", "-f", "--run", "1", "job1"]])
+def test_ctrl_c_ends_the_line_that_was_followed(scene: Scene, terminals: List[Terminal], words: List[str]) -> None:
+    """What is said of it does not go on behind half a line of output; the job goes on."""
+    job_id = scene.queue.enqueue(scene.journal.command(f"printf half; {HELD}")).id
+    group = scene.start()
+    terminals.append(Terminal(*words))
+    scene.eventually(lambda: terminals[0].shown.endswith("half"), what="half a line")
+
+    terminals[0].type(b"\x03")
+
+    done = terminals[0].wait()
+    assert (130, "queuectl: interrupted.") == (done.code, done.out.splitlines()[-1])
+    assert "processing" == scene.state(job_id)
+    (scene.folder / "go").touch()
+    scene.until(job_id, "completed")
+    group.stop()
+
+
 def test_the_first_ctrl_c_lets_the_job_finish(scene: Scene, terminal: Terminal) -> None:
     """The terminal signals everybody in its foreground; the command is not among them, and the exit code is 0."""
     terminal.type(b"\x03")
