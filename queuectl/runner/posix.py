@@ -198,7 +198,7 @@ def left_over(commands: Sequence[Command]) -> List[Command]:
 def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id: str, limit: int) -> Command:
     """Start *command* in the directory *cwd* with the environment *env*, which carries the run's mark.
 
-    Call this from the main thread only: it changes the working directory of the whole process.
+    Call this from the main thread only: it changes the working directory of the whole process, which is / afterwards.
 
     Raises:
         CannotStart: See there.
@@ -226,6 +226,7 @@ def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id:
     except ValueError as error:
         raise CannotStart(f"could not start: {error}", False) from None
     finally:
+        os.chdir("/")  # as long as the worker was in the job's directory, nobody could unmount the disk that it is on
         for fd in (reading, writing):
             if fd >= 0:
                 os.close(fd)

@@ -50,6 +50,21 @@ def test_its_directory_is_where_it_was_enqueued(scene: Scene, cli: Callable[...,
     assert [f"{scene.folder}/here\n", f"{scene.folder}/there\n"] == [scene.output("job1"), scene.output("job2")]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the worker's directory in /proc")
+@pytest.mark.parametrize("command", ["true", "exit 3", "kill -9 $$"])
+def test_a_worker_does_not_stay_in_a_jobs_directory(scene: Scene, tmp_path: Path, command: str) -> None:
+    """A backup may unmount the disk that it ran on, at its end or later."""
+    (tmp_path / "disk").mkdir()
+    group = scene.start()
+
+    job_id = scene.queue.enqueue(f"pwd; {command}", cwd=str(tmp_path / "disk"), max_retries=0).id
+    scene.until(job_id, "completed", "dead")
+
+    assert [str(tmp_path / "disk")] == scene.output(job_id).splitlines()
+    assert "/" == os.readlink(f"/proc/{group.pids()[0]}/cwd")
+    group.stop()
+
+
 def test_its_environment(scene: Scene) -> None:
     """The worker's, the job's ``env`` over it, and the run's mark over both."""
     extra = {"GREETING": "good\nday = 'ok'", "PATH": f"/extra:{os.environ['PATH']}"}
