@@ -51,7 +51,7 @@ class OutputFlow:
         after ``WATCH_AFTER_S``: most commands of a busy queue are over by then, and their output is read in one go.
         """
         self._executions[execution.command] = execution
-        self._reactor.expect()
+        self._reactor.expect(execution.pid)
         if not self._reactor.tells_ends:
             self._reactor.watch(execution.command)
             return

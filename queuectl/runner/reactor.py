@@ -12,7 +12,7 @@ assert sys.platform != "win32"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple
+    from typing import Any, Dict, List, Optional, Set, Tuple
 
     from queuectl.runner.posix import Command
 
@@ -41,7 +41,7 @@ class Reactor:
         self.rung = False
         self.orphaned = False
         self._commands: Dict[int, Command] = {}
-        self._children = 0
+        self._children: Set[int] = set()  # the pids of the commands that have not been reaped
         self._ends = (signal.SIGCHLD,)
         self._lifeline = lifeline
         self._bell: Optional[int] = None
@@ -61,9 +61,9 @@ class Reactor:
         if lifeline is not None:
             self._poll.register(lifeline, select.POLLIN)
 
-    def expect(self) -> None:
-        """Note that a child was started, so that it will be reaped."""
-        self._children += 1
+    def expect(self, pid: int) -> None:
+        """Note that a command was started with this first process, so that its end will be reported."""
+        self._children.add(pid)
 
     def watch(self, command: Command) -> None:
         """Begin to report output of *command*."""
@@ -158,15 +158,18 @@ class Reactor:
             self._collect()
 
     def _collect(self) -> None:
-        """Reap all children that have ended; make no further system call once all known children are reaped."""
-        while self._children > 0:
+        """Reap all children that have ended; make no further system call once all known children are reaped.
+
+        There are others, such as a ``cat`` that reads on behind a command, whose ends must not be counted as commands'.
+        """
+        while self._children:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            self._children -= 1
+            self._children.discard(pid)
             self.exits.append((pid, status, usage))
 
 

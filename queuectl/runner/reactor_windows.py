@@ -54,7 +54,7 @@ class Reactor:
         if lifeline is not None:
             threading.Thread(target=self._hold_lifeline, args=(lifeline,), daemon=True).start()
 
-    def expect(self) -> None:
+    def expect(self, pid: int) -> None:
         """Do nothing: ``watch`` takes care of the end of a command."""
 
     def nudge(self) -> None:

@@ -171,6 +171,30 @@ def test_children_that_hold_their_pipes_take_no_job_its_descriptors(scene: Scene
     assert 0 == group.stop().code
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="others' limits can be set")
+def test_who_reads_on_for_a_child_may_end_while_a_command_runs(scene: Scene) -> None:
+    """Such a process is a child of the worker, as the command is, whose end is noticed all the same."""
+    import resource
+
+    group = scene.start()
+    (pid,) = group.pids()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))
+    ids = scene.queue.enqueue_many(["(until [ -e go ]; do sleep 0.1; done) &"] * 40)
+    for job_id in ids:
+        scene.until(job_id, "completed", timeout=60)
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    readers = [child for child in children if Path(f"/proc/{child}/comm").read_text() == "cat\n"]
+    assert readers
+
+    # The command runs until they have all ended and their worker has reaped them.
+    gone = " || ".join(f"[ -e /proc/{reader} ]" for reader in readers)
+    job_id = scene.queue.enqueue(f"touch go; while {gone}; do sleep 0.1; done", timeout=30, max_retries=0).id
+
+    scene.until(job_id, "completed", "dead", timeout=60)
+    assert ["completed"] == scene.outcomes(job_id)
+    assert 0 == group.stop().code
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_what_children_print_later_takes_no_memory(scene: Scene) -> None:
     """It is read and dropped."""
