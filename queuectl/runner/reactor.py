@@ -181,7 +181,14 @@ class _Epoll:
         self.register = epoll.register
 
     def unregister(self, fd: int) -> None:
-        """Do nothing: callers close the descriptor, and the kernel then forgets it."""
+        """Have the kernel forget the descriptor.
+
+        It does so by itself when a descriptor is closed, but not while another process has it: a ``cat`` reads on.
+        """
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            pass  # it was closed
 
     def poll(self, timeout_ms: int) -> List[Tuple[int, int]]:
         found: List[Tuple[int, int]] = self._epoll.poll(timeout_ms / 1000)

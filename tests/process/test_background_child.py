@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -192,6 +193,29 @@ def test_who_reads_on_for_a_child_may_end_while_a_command_runs(scene: Scene) -> 
 
     scene.until(job_id, "completed", "dead", timeout=60)
     assert ["completed"] == scene.outcomes(job_id)
+    assert 0 == group.stop().code
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_a_worker_is_not_woken_by_what_another_process_reads(scene: Scene) -> None:
+    """All that it waits for is open in it: it would wake up at whatever such a child prints, for as long as it does."""
+    import resource
+
+    group = scene.start()
+    (pid,) = group.pids()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))
+    ids = scene.queue.enqueue_many(["(until [ -e go ]; do sleep 0.1; done) &"] * 40)
+    for job_id in ids:
+        scene.until(job_id, "completed", timeout=60)
+
+    folder = Path(f"/proc/{pid}/fd")
+    (poll,) = (path.name for path in folder.iterdir() if os.readlink(path) == "anon_inode:[eventpoll]")
+    text = Path(f"/proc/{pid}/fdinfo/{poll}").read_text()
+    waits_for = {int(number, 16) for number in re.findall(r"^tfd:.* ino:([0-9a-f]+)", text, re.MULTILINE)}
+    assert waits_for
+    assert waits_for <= {path.stat().st_ino for path in folder.iterdir()}
+
+    (scene.folder / "go").touch()
     assert 0 == group.stop().code
 
 
