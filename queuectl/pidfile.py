@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from queuectl.db import home
+from queuectl.db import folders, home
 from queuectl.numbering import known_path, lock
 from queuectl.runner import identity
 
@@ -45,7 +45,7 @@ class PidFile:
         ]
         try:
             if not self._written:
-                os.makedirs(home(), mode=0o700, exist_ok=True)
+                folders.make(home())
             known = known_path()
             with open(os.open(known, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii", errors="replace") as file:
                 lock(file.fileno(), wait=False)

@@ -11,7 +11,7 @@ from queuectl import clock, events, numbering, recovery
 from queuectl.config import Config
 from queuectl.console import Console, LogFile
 from queuectl.control import local_workers, on_this_host, own_job
-from queuectl.db import doorbell, home, open_store
+from queuectl.db import doorbell, folders, home, open_store
 from queuectl.draining import refuse_within
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 from queuectl.execution import signal_name
@@ -401,7 +401,8 @@ def start(
         "queues": list(queues), "daemon": daemon or unheard, "drain": drain,
     }  # fmt: skip
     if options["daemon"]:
-        os.makedirs(os.path.dirname(_log_path("")), mode=0o700, exist_ok=True)
+        folders.make(home())
+        folders.make(os.path.dirname(_log_path("")))
     if daemon:
         try:
             started = start_daemon(store, options)

@@ -6,6 +6,7 @@ import os
 
 from queuectl.cli_commands.spec import Command, Option, whole_from
 from queuectl.cli_commands.workers import check_start
+from queuectl.db import folders
 from queuectl.errors import QueuectlError
 from queuectl.queue import Queue
 
@@ -152,7 +153,7 @@ def _install_file(args: Args, found: Plan, path: str) -> None:
 
 def _write(path: str, text: str, encoding: str, mode: int) -> None:
     """Write the file whole or not at all; *mode* is the new one's, whatever an older one's was."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    folders.make(os.path.dirname(path), 0o755)
     hidden = path + ".new"
     if os.path.lexists(hidden):
         os.remove(hidden)

@@ -11,6 +11,8 @@ import os
 import stat
 import sys
 
+from queuectl.db import folders
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional
@@ -63,7 +65,8 @@ class RunFolder:
             OSError: The folder cannot be made.
         """
         try:
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            folders.make(os.path.dirname(self.path))
+            folders.make(self.path)
         except FileExistsError:  # something that is not a folder has this name
             pass
         return self.find()

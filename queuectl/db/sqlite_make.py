@@ -8,6 +8,7 @@ import sys
 import time
 
 from queuectl import faults
+from queuectl.db import folders
 from queuectl.errors import StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
@@ -144,7 +145,7 @@ def _make_folder(folder: str) -> None:
     if not os.path.isdir(folder):
         parent = os.path.dirname(folder)
         if not os.path.isdir(parent):
-            os.makedirs(parent, exist_ok=True)
+            folders.make(parent, 0o755)
         try:
             os.mkdir(folder, 0o700)
         except FileExistsError:

@@ -186,6 +186,20 @@ def test_a_look_at_the_unit_makes_no_store_that_was_named(cli):
 
 
 @LINUX
+def test_nobody_else_can_put_a_unit_beside_it(cli, tmp_path):
+    """The system runs what is in that folder as its user: whatever the umask, only that user may write there."""
+    mask = os.umask(0)
+    try:
+        cli("service", "install", "--no-start", env={"XDG_CONFIG_HOME": str(tmp_path / "config")}, code=0)
+    finally:
+        os.umask(mask)
+
+    made = [path for path in (tmp_path / "config").rglob("*") if path.is_dir()] + [tmp_path / "config"]
+    assert ["config", "systemd", "user"] == sorted(path.name for path in made)
+    assert [0o755] * 3 == [path.stat().st_mode & 0o777 for path in made]
+
+
+@LINUX
 @pytest.mark.parametrize("before", ["nothing", "a unit", "an unfinished one"])
 def test_only_its_user_can_read_the_unit(cli, tmp_path, before):
     """What it says of the store may be a secret; whatever was there, and whatever new files are usually like."""

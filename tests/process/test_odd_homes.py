@@ -396,6 +396,22 @@ def test_umask_0(scene: Scene) -> None:
     assert 0 == run([*QUEUECTL, "worker", "stop"], env=env).code
 
     assert {} == {name: oct(mode) for name, mode in modes.items() if mode}
+    assert 0 == (scene.folder / "own").stat().st_mode & 0o022  # who may write there could put another home there
+
+
+@pytest.mark.parametrize("umask", ["0", "022"])
+def test_a_home_that_is_not_the_stores_folder(scene: Scene, umask: str) -> None:
+    """The logs and pids of workers on a store elsewhere are in a home that is made for its owner alone."""
+    home, store = scene.folder / "own" / ".queuectl", scene.folder / "far" / "away" / "jobs.db"
+    env = {**os.environ, "QUEUECTL_HOME": str(home), "QUEUECTL_DB": str(store)}
+    script = f'umask {umask}; q() {{ "$0" -m queuectl "$@"; }}; q worker start --daemon; q worker stop'
+
+    done = run(["sh", "-c", script, sys.executable], env=env)
+
+    assert 0 == done.code, done
+    assert (home / "logs" / "worker-0.log").exists()
+    assert [0o700, 0o700, 0o700] == [path.stat().st_mode & 0o777 for path in (home, home / "logs", store.parent)]
+    assert [0, 0] == [path.parent.stat().st_mode & 0o022 for path in (home, store.parent)]
 
 
 def test_a_home_on_a_network_file_system(tmp_path: Path, cli: Callable[..., Result]) -> None:
