@@ -12,7 +12,7 @@ import marshal
 import os
 from binascii import crc32
 
-from queuectl.db.run_folder import NO_FOLLOW, opener
+from queuectl.db.run_folder import NO_FOLLOW, let_in, opener
 from queuectl.job import Claim, Job, Outcome, RunEnd, State, Verdict
 from queuectl.runner.identity import OUT_OF
 
@@ -68,6 +68,7 @@ class Journal:
         try:
             if self._fd is None:
                 self._fd = os.open(self._path, _WRITING, 0o600)
+                let_in(self._fd, os.path.dirname(self._path))
             os.lseek(self._fd, 0, os.SEEK_SET)
             if self._write(_packed(waiting, (), ())):
                 return True
@@ -99,6 +100,7 @@ class Journal:
         spare = self._path + ".new"
         try:
             with open(os.open(spare, _NEW_FILE, 0o600), "wb") as file:
+                let_in(file.fileno(), os.path.dirname(spare))
                 file.write(_head(data, 1) + data)
             os.replace(spare, self._path)
         except OSError:

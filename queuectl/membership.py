@@ -9,7 +9,7 @@ import time
 
 from queuectl import recovery
 from queuectl.db.doorbell import Doorbell
-from queuectl.db.run_folder import NO_FOLLOW
+from queuectl.db.run_folder import NO_FOLLOW, let_in
 from queuectl.errors import QueuectlError
 from queuectl.job import Worker
 from queuectl.runner import WORKER, identity
@@ -234,6 +234,7 @@ class Membership:
         try:
             if self._notes_fd is None:
                 self._notes_fd = os.open(self._notes, os.O_WRONLY | os.O_CREAT | NO_FOLLOW, 0o600)
+                let_in(self._notes_fd, os.path.dirname(self._notes))
             os.lseek(self._notes_fd, 0, os.SEEK_SET)
             os.write(self._notes_fd, ("".join(lines) + "\n").encode("ascii"))
         except OSError:

@@ -187,7 +187,7 @@ def _run_folder(queue: Queue) -> Iterator[Finding]:
     try:
         mode = os.stat(beside).st_mode
         for_all = os.name != "nt" and bool(mode & 0o1000 and mode & 0o022)
-        trouble = run_folder.trouble()
+        trouble = run_folder.trouble() or run_folder.refusal()
     except OSError:  # there is none: no worker has run yet
         pass
     if trouble:

@@ -17,7 +17,7 @@ import os
 import stat
 import sys
 
-from queuectl.db.run_folder import NO_FOLLOW
+from queuectl.db.run_folder import NO_FOLLOW, let_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ class Doorbell:
                 os.mkfifo(hidden, 0o600)
                 # Opened before it gets its name, so that nobody who rings finds a bell without a reader.
                 self._fd = os.open(hidden, os.O_RDWR | os.O_NONBLOCK)
+                let_in(self._fd, os.path.dirname(hidden))
                 os.rename(hidden, self._path)
             except OSError:
                 _remove(hidden)

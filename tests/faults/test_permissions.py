@@ -172,6 +172,29 @@ def test_a_home_that_cannot_be_written_under_live_workers(
         assert [] == queue.store.check()
 
 
+def test_a_run_folder_that_may_not_be_made(home: Path, store: Path, stranger: Callable[..., Result]) -> None:
+    """The home takes no new file, but the store's own are there: workers do without bells and notes."""
+    stranger("enqueue", "-q", "--", "echo", "hello")  # leaves the log to the next process
+    os.chmod(home, 0o500)
+
+    done = stranger("worker", "start", "--drain")
+
+    assert (0, "") == (done.code, done.err)
+    assert "[worker 0] job job2 completed" in done.out.splitlines()
+    assert not (home / "jobs.db-run").exists()
+
+
+def test_a_run_folder_of_roots(home: Path, store: Path, stranger: Callable[..., Result]) -> None:
+    """Left by a release that did not give it to the store's owner: workers do without, and doctor says so."""
+    os.mkdir(home / "jobs.db-run", 0o700)
+
+    done, found = stranger("worker", "start", "--drain"), stranger("doctor", "-q")
+
+    assert (0, "") == (done.code, done.err)
+    assert found.code == 1
+    assert found.out.startswith(f"bad   access   {home / 'jobs.db-run'} may not be written to by you. It is not used, ")
+
+
 def test_a_disk_that_is_read_only(disk: Disk, cli: Callable[..., Result]) -> None:
     """Commands say so, and all is well when it can be written again."""
     cli("enqueue", "--", "true", code=0)

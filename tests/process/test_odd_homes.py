@@ -214,6 +214,56 @@ def test_two_users_who_do_not_see_each_other(scene: Scene, hidepid: int, paused:
     scene.judge(acknowledged=[job_id])
 
 
+def condemned(scene: Scene, worker_id: str) -> bool:
+    """Say whether a worker that is dead was found to be."""
+    return any(each.id == worker_id and each.state == "lost" for each in scene.queue.store.workers())
+
+
+@pytest.mark.parametrize("who", ["a member of the store's group", "root"])
+def test_a_command_of_another_users_dead_worker(scene: Scene, who: str) -> None:
+    """Its environment may not be read and it may not be killed, but it is known: its job waits until it has ended."""
+    two = as_stranger(STRANGER)
+    one = [word.replace(str(STRANGER), str(STRANGER + 1)) if word == str(STRANGER) else word for word in two]
+    one[one.index("--regid") + 1] = str(STRANGER)  # the same group
+    leaving = "setsid true; echo $$ > pid.new; mv pid.new pid"
+    job_id = scene.queue.enqueue(scene.journal.command(f"{leaving}; {HELD}")).id
+    scene.journal.path.touch()
+    home = scene.folder / ".queuectl"
+    for path in [scene.folder, *scene.folder.rglob("*")]:
+        path.chmod(0o777)
+        give_to_stranger(path)
+    for path in [home, *home.iterdir()]:
+        path.chmod(0o2770 if path.is_dir() else 0o660)
+    folders = {name: {**os.environ, "QUEUECTL_HOME": str(scene.folder / name)} for name in ("one", "two")}
+    for env in folders.values():
+        env["QUEUECTL_DB"] = str(home / "jobs.db")
+    first = QUEUECTL if who == "root" else [*one, "-m", "queuectl"]
+
+    begun = run([*first, "worker", "start", "--daemon"], env=folders["one"])
+    assert 0 == begun.code, begun
+    scene.eventually((scene.folder / "pid").exists, what="the run")
+    dead = scene.queue.workers()[0]
+    scene.eventually(lambda: list((home / "jobs.db-run").glob("*.runs")), what="the note of the run")
+    with open(f"/proc/{dead.pid}/stat", "rb") as file:
+        supervisor = int(file.read().rpartition(b")")[2].split()[1])
+    for pid in (supervisor, dead.pid):
+        os.kill(pid, signal.SIGKILL)
+    group = subprocess.Popen(
+        [*two, "-m", "queuectl", "worker", "start", "--drain"], stdout=subprocess.PIPE, text=True, env=folders["two"]
+    )
+    try:
+        scene.eventually(lambda: condemned(scene, dead.id), what="the look at the first")
+        scene.until(scene.queue.enqueue("true", delay=1).id, "completed")  # the job would have been given away before
+        assert (["running"], ["start"]) == (scene.outcomes(job_id), [each.what for each in scene.journal.records()])
+    finally:
+        (scene.folder / "go").touch()
+        out = group.communicate(timeout=60)[0]
+
+    assert (0, 1) == (group.returncode, out.count("lost, runs again")), out
+    assert ["lost", "completed"] == scene.outcomes(job_id)
+    scene.judge(acknowledged=[job_id])
+
+
 @pytest.mark.parametrize("name", ["elsewhere", "a place \\ too"])
 def test_a_store_that_was_mounted_alone(scene: Scene, name: str) -> None:
     """As ``docker run -v jobs.db:...`` does: the log would be another one, so it is refused, with what to mount."""

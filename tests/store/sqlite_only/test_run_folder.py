@@ -33,13 +33,59 @@ def give(path, uid, gid=-1):
     os.chown(path, uid, gid)
 
 
-def test_what_a_worker_makes_is_its_user_s_alone(path, store):
-    """Whatever the store's mode is, and the same folder is found again."""
-    os.chmod(path, 0o666)
+@pytest.mark.parametrize(("store_mode", "mode"), [(0o600, 0o700), (0o640, 0o700), (0o606, 0o700), (0o660, 0o2770)])
+def test_what_a_worker_makes_is_for_the_store_s_user_or_group(path, store, store_mode, mode):
+    """Whatever the umask is; the same folder is found again, and follows the store that is given to its group later."""
+    os.chmod(path, store_mode)
+    mask = os.umask(0o077)
+    try:
+        made = store.run_folder.make()
+        bell, journal_ = Doorbell(made, "worker-1"), Journal(os.path.join(made, "worker-1" + journal.NAME))
+        assert bell.arm() is not None
+        assert journal_.begin([1])
+        modes = {os.stat(os.path.join(made, name)).st_mode & 0o777 for name in os.listdir(made)}
+        bell.disarm()
+        journal_.close()
+    finally:
+        os.umask(mask)
+
+    assert (path + "-run", mode, made) == (made, os.stat(made).st_mode & 0o7777, store.run_folder.find())
+    assert {0o660 if mode & 0o070 else 0o600} == modes
+    os.chmod(path, 0o660)
+    assert (made, 0o2770) == (store.run_folder.make(), os.stat(made).st_mode & 0o7777)
+
+
+def test_what_root_makes_is_for_the_store_s_owner(path, store):
+    """As SQLite's log: their own workers could not use it otherwise, nor know what root's workers left running."""
+    give(path, STRANGER, STRANGER)
 
     made = store.run_folder.make()
+    left = Journal(os.path.join(made, "worker-1" + journal.NAME))
+    assert left.begin([1])
+    assert left.replace([1], [], [], [])
 
-    assert (path + "-run", 0o700, made) == (made, os.stat(made).st_mode & 0o7777, store.run_folder.find())
+    for name in (made, os.path.join(made, "worker-1" + journal.NAME)):
+        assert (STRANGER, STRANGER) == (os.stat(name).st_uid, os.stat(name).st_gid)
+    os.chown(made, 0, 0)
+    assert (made, 0) == (store.run_folder.make(), os.stat(made).st_uid)  # what was there before is left as it is
+
+
+def test_the_folder_of_another_member_of_the_store_s_group(path, store, folder):
+    """Only a member can have given it to the group, unless anybody may make folders beside the store."""
+    give(folder, STRANGER, STRANGER)
+    os.chown(path, -1, STRANGER)
+    os.chmod(path, 0o660)
+    os.chmod(folder, 0o2770)
+    assert ("", str(folder)) == (store.run_folder.trouble(), store.run_folder.make())
+
+    above = os.path.dirname(path)
+    before = os.stat(above).st_mode & 0o7777
+    for mode in (0o777, 0o1777, 0o3777):
+        os.chmod(above, mode)
+        assert "belongs to another user" == store.run_folder.trouble()
+    os.chmod(above, before)
+    os.chmod(folder, 0o2750)
+    assert "belongs to another user" == store.run_folder.trouble()
 
 
 @pytest.mark.parametrize(
