@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 OUT_OF = frozenset((errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 _GONE = frozenset((errno.ENOENT, errno.ESRCH, errno.ENOTDIR))
 _HAS_PROC = sys.platform != "win32" and os.path.exists("/proc/self/stat")
+# Whether /proc numbers the processes as another pid namespace does, where each number here is some other process.
+_IS_FOREIGN = sys.platform == "linux" and _HAS_PROC and os.readlink("/proc/self") != str(os.getpid())
 # The environment of the programs that are run where there is no /proc. The PATH that cron gives does not lead to all of
 # them. And the start of a process, which they print as a date, must read the same in every locale and time zone.
 _PLAIN = {"PATH": "/bin:/usr/bin:/sbin:/usr/sbin", "LC_ALL": "C", "TZ": "UTC0"}
@@ -299,8 +301,11 @@ def stat_of(pid: int) -> List[bytes]:
     Not read through ``open``: supervisors call this all the time, and the file object costs more than the reading.
 
     Raises:
-        OSError: There may be a process, but no descriptor or memory is left, or the user may not see it.
+        OSError: There may be a process, but no descriptor or memory is left, the user may not see it, or /proc shows
+            another pid namespace.
     """
+    if _IS_FOREIGN:
+        raise OSError(errno.ENOSYS, "The process table cannot be read: /proc is that of another pid namespace")
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
         try:

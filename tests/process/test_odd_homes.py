@@ -316,6 +316,26 @@ def test_no_process_table(scene: Scene) -> None:
     scene.judge(acknowledged=[job_id, "job2"])
 
 
+def test_the_process_table_of_another_pid_namespace(scene: Scene) -> None:
+    """Its numbers are of other processes, so no worker starts; the job is as it was, and a worker outside runs it."""
+    job_id = scene.queue.enqueue(scene.journal.command()).id
+    script = f"""
+        q() {{ timeout -s KILL 20 {sys.executable} -m queuectl "$@"; }}
+        q worker start --drain && exit 9
+        q worker start --daemon && exit 8
+        q worker stop
+    """
+
+    done = run(["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", script])
+
+    why = "The process table cannot be read: /proc is that of another pid namespace."
+    assert (0, "No workers are running.\n") == (done.code, done.out), done
+    assert f"queuectl: {why}\nqueuectl: the workers did not start: {why}\n" == done.err
+    assert [] == scene.outcomes(job_id)
+    scene.drain()
+    scene.judge(acknowledged=[job_id])
+
+
 @pytest.mark.parametrize("mounts", ["mount -t tmpfs none /dev/pts", "mount -t devpts -o newinstance none /dev/pts"])
 def test_a_terminal_from_outside(scene: Scene, mounts: str) -> None:
     """As ``nsenter``, ``chroot`` or a container that is attached to has it: no name leads to it, and it shows all."""
