@@ -906,6 +906,7 @@ def test_a_fork_while_a_thread_opens_a_queue(queue, monkeypatch, patience_s):
     assert ["child"] * bool(patience_s) == [job.command for job in queue.jobs()]
 
 
+@pytest.mark.posix
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
 @pytest.mark.parametrize("forks", [True, False])
 def test_a_queue_that_is_dropped_is_closed(queue, inside, tmp_path, forks):
@@ -927,7 +928,7 @@ def test_a_queue_that_is_dropped_is_closed(queue, inside, tmp_path, forks):
         assert not is_open()
 
     inside(drop)
-    go_on.wait()
+    assert go_on.wait(20)
     if forks:
         assert 0 == forked(child)
     with queue._lock:  # the thread has done
