@@ -12,6 +12,7 @@ import os
 import sys
 
 from queuectl import events
+from queuectl.db import folders
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ def open_log(path: str) -> int:
     the file for renaming.
     """
     if sys.platform != "win32":
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        return folders.open_file(path, os.O_WRONLY | os.O_APPEND)
     import ctypes
     import msvcrt
     from ctypes import wintypes

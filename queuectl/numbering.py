@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from queuectl.db import home
+from queuectl.db import folders, home
 from queuectl.runner import identity
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ def take(count: int, group_id: str, workers: Iterable[Worker]) -> List[int]:
     finishing = {(worker.group_id, worker.number) for worker in workers if worker.role == "worker"} | _known()
     pid = os.getpid()
     try:
-        with open(os.open(_path(), os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii", errors="replace") as file:
+        with open(folders.open_file(_path(), os.O_RDWR), "r+", encoding="ascii", errors="replace") as file:
             lock(file.fileno())
             taken = _in_use(file.read(), finishing)
             numbers = _lowest(count, taken)

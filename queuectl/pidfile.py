@@ -47,7 +47,7 @@ class PidFile:
             if not self._written:
                 folders.make(home())
             known = known_path()
-            with open(os.open(known, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii", errors="replace") as file:
+            with open(folders.open_file(known, os.O_RDWR), "r+", encoding="ascii", errors="replace") as file:
                 lock(file.fileno(), wait=False)
                 before = file.read()
                 lines = self._of_others(before) + mine
@@ -82,7 +82,7 @@ def _write(pids: List[int]) -> None:
     hidden = f"{path()}.{os.getpid()}"
     try:
         # Readable by its owner only, like everything in the home, whatever the umask says.
-        with open(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        with open(folders.open_file(hidden, os.O_WRONLY | os.O_EXCL), "w", encoding="ascii") as file:
             file.write('{"pids": %s}\n' % pids)
         os.replace(hidden, path())
     except OSError:

@@ -105,6 +105,28 @@ def settings(service: Service) -> List[Tuple[str, str]]:
     return found
 
 
+def runs_as(service: Service) -> str:
+    """Return as which user a service of the system runs: the store's owner; empty for root, and for a user's own.
+
+    Root's workers would run whatever that owner enqueues.
+    """
+    if not service.system or sys.platform == "win32":
+        return ""
+    import pwd
+
+    found = dict(settings(service))
+    path = found.get("QUEUECTL_DB", "")
+    if not path or "://" in path:
+        path = found["QUEUECTL_HOME"]
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    uid = os.stat(path).st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name if uid else ""
+    except KeyError:
+        return str(uid)
+
+
 def check(service: Service) -> None:
     """Refuse what no file of a service manager can hold: systemd would read a new line as another setting.
 
@@ -151,6 +173,7 @@ def _stop_s(config: Config) -> float:
 def _systemd(service: Service, config: Config) -> Plan:
     stop_s = _stop_s(config)
     target = "multi-user" if service.system else "default"
+    user = runs_as(service)
     lines = [
         "[Unit]",
         "Description=queuectl workers",
@@ -159,6 +182,7 @@ def _systemd(service: Service, config: Config) -> Plan:
         "# The service counts as started once its workers have registered.",
         "Type=notify",
         "NotifyAccess=main",
+        *(("# The store's owner, who decides what runs.", f"User={user}") if user else ()),
         f"ExecStart={_systemd_command(words(service))}",
         *(f"Environment={_systemd_word(f'{name}={value}')}" for name, value in settings(service)),
         "# On stop, running jobs finish: only the supervisor is signalled, and it stops its workers.",
@@ -212,6 +236,10 @@ def _launchd(service: Service, config: Config) -> Plan:
     variables = "\n".join(
         f"    <key>{escape(name)}</key><string>{escape(value)}</string>" for name, value in settings(service)
     )
+    user = runs_as(service)
+    owner = (
+        f"  <!-- The store's owner, who decides what runs. -->\n  <key>UserName</key><string>{escape(user)}</string>\n"
+    )
     text = f"""<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
 <plist version="1.0">
@@ -225,7 +253,7 @@ def _launchd(service: Service, config: Config) -> Plan:
   <dict>
 {variables}
   </dict>
-  <!-- Starts at login, and again if it ends with an error. -->
+{owner if user else ""}  <!-- Starts at login, and again if it ends with an error. -->
   <key>RunAtLoad</key><true/>
   <key>KeepAlive</key><dict><key>SuccessfulExit</key><false/></dict>
   <!-- On stop, running jobs have this many seconds to finish. -->

@@ -38,7 +38,9 @@ def make(path: str) -> None:
     hidden = f"{path}.new-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         _make_folder(folder)
-        os.close(os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        made = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        folders.give(made, folder)
+        os.close(made)
         fill(hidden)
         _set_leftovers_aside(path)
         faults.point("making")
@@ -150,6 +152,7 @@ def _make_folder(folder: str) -> None:
             os.mkdir(folder, 0o700)
         except FileExistsError:
             return
+        folders.give_folder(folder)
         _sync_folder(parent)
     refuse_network(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import plistlib
@@ -17,6 +18,9 @@ import pytest
 from queuectl import service, service_task
 from queuectl.config import Config
 
+if sys.platform != "win32":
+    import pwd
+
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="systemd is Linux's service manager")
 
 
@@ -29,6 +33,25 @@ def test_show_prints_a_unit_that_finds_the_same_store(cli):
     assert "KillMode=mixed" in shown
     assert "worker start --count 3 --queue mail" in shown
     assert f"Environment=QUEUECTL_HOME={os.environ['QUEUECTL_HOME']}" in shown
+
+
+@pytest.mark.posix
+def test_a_service_of_the_system_runs_as_the_stores_owner(cli, home):
+    """Root's workers would run whatever that user enqueues; the own service needs no such line."""
+    owner = str(os.geteuid() or 61234)
+    home.mkdir()
+    os.chown(home, int(owner), -1)
+    with contextlib.suppress(KeyError):
+        owner = pwd.getpwuid(int(owner)).pw_name
+    system = service.Service(1, 1, (), True, None)
+
+    assert f"\nUser={owner}\n" in service._systemd(system, Config({})).text
+    assert owner == plistlib.loads(service._launchd(system, Config({})).text.encode())["UserName"]
+    assert "\nUser=" not in service._systemd(system._replace(system=False), Config({})).text
+    for db in ("postgresql://db/jobs", f"sqlite:///{home}/not/there.db"):
+        assert owner == service.runs_as(system._replace(location=db))
+    if os.geteuid() == 0:
+        assert "" == service.runs_as(system._replace(location="/root/jobs.db"))
 
 
 @pytest.mark.parametrize(

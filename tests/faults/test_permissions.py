@@ -115,6 +115,40 @@ def test_a_log_that_may_only_be_read_behind_a_link(store: Path, stranger: Callab
     assert refused in [("", READ_ONLY.format(f"{store}{suffix}"), 1) for suffix in ("-wal", "-shm")]
 
 
+def test_what_root_makes_in_a_users_home_is_the_users(
+    home: Path, stranger: Callable[..., Result], scene: Scene, cli: Callable[..., Result]
+) -> None:
+    """``sudo`` may keep HOME: neither the store nor the files of a daemon may shut the user out of the own queue."""
+    cli("worker", "start", "--daemon", code=0)
+    scene.until(cli("enqueue", "-q", "--", "true", code=0).out.strip(), "completed")
+    mine = [path for path in (home, *home.rglob("*")) if path.stat().st_uid == 0]
+    cli("worker", "stop", code=0)
+
+    assert [] == mine
+    assert ("job2\n", 0) == stranger("enqueue", "-q", "--", "true")[::2]
+    assert 0 == stranger("worker", "start", "--daemon").code
+    scene.until("job2", "completed")
+    assert 0 == stranger("worker", "stop").code
+
+
+@pytest.mark.parametrize("name", ["logs/supervisor.log", "pids.known", "pids.json"])
+def test_a_link_that_a_user_laid_gives_nothing_of_roots_away(
+    home: Path, stranger: Callable[..., Result], scene: Scene, cli: Callable[..., Result], name: str
+) -> None:
+    """Only what root has just made there itself is given to the user."""
+    mine = home.parent / "mine"
+    mine.touch()
+    assert 0 == stranger("enqueue", "--", "true").code
+    (home / "logs").mkdir(exist_ok=True)
+    (home / name).symlink_to(mine)
+
+    cli("worker", "start", "--daemon", code=0)
+    scene.until("job1", "completed")
+    cli("worker", "stop", code=0)
+
+    assert 0 == mine.stat().st_uid
+
+
 def test_a_file_that_may_not_be_read(store: Path, stranger: Callable[..., Result]) -> None:
     """Another user's store: mode 0600 keeps everybody out."""
     os.chown(store, 0, 0)
