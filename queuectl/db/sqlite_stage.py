@@ -94,7 +94,7 @@ _STAGE = """
     """
 
 _FIRST_EXISTING = """
-    SELECT id FROM temp.new_jobs AS new WHERE EXISTS (SELECT 1 FROM jobs WHERE jobs.id = new.id) ORDER BY n LIMIT 1
+    SELECT id FROM temp.new_jobs AS new WHERE (SELECT 1 FROM jobs WHERE jobs.id = new.id) ORDER BY n LIMIT 1
     """
 
 _MOVE_IN = """

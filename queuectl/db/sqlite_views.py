@@ -28,8 +28,9 @@ INDEXED = frozenset(("pending", "processing", "failed", "dead", "cancelled"))
 PRIORITIES = 1000
 
 _HAS_ROOM = "paused = 0 AND pending + failed > 0 AND (max_running IS NULL OR max_running > processing)"
+# No EXISTS, here and in sqlite_stage: SQLite 3.35 reads it as an IN, and lists all ready jobs first.
 _ANY_READY = f"""
-    SELECT 1 FROM queues WHERE {_HAS_ROOM} AND EXISTS (SELECT 1 FROM jobs WHERE queue = name AND ready = 1)
+    SELECT 1 FROM queues WHERE {_HAS_ROOM} AND (SELECT 1 FROM jobs WHERE queue = name AND ready = 1 LIMIT 1)
     """
 _EARLIEST = f"""
     SELECT min((SELECT run_at FROM jobs WHERE queue = name AND ready = 2 ORDER BY run_at LIMIT 1))

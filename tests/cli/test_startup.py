@@ -52,6 +52,7 @@ def test_an_enqueue_imports_only_what_it_needs(words: List[str]) -> None:
     assert (set(), set()) == (heavy, own)
 
 
+@pytest.mark.posix("Windows's half waits for Ctrl-Break in a thread")
 def test_a_job_without_tags_and_variables_is_shown_without_json() -> None:
     """It would only be read to find that there are none."""
     imported(["enqueue", "--", "true"])

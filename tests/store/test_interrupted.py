@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 
 import pytest
 
+import queuectl
 from queuectl.errors import JobNotFound
 from tests.store.build import EVERYTHING, T0, spec
+
+OURS = os.path.dirname(queuectl.__file__)
 
 
 class Limit(BaseException):
     """What a handler raises."""
 
 
-def interrupted(call, name, event, package="queuectl"):
-    """Call *call*, and have a handler raise when the first function *name* of *package* begins or returns."""
+def interrupted(call, name, event, package=OURS):
+    """Call *call*, and have a handler raise when the first function *name* of *package* begins or returns.
+
+    The package is told by a part of its path; ours may be in another folder of the same name.
+    """
 
     def watch(frame, what, _argument):
         if what == event and frame.f_code.co_name == name and package in frame.f_code.co_filename:

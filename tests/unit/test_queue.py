@@ -111,6 +111,7 @@ def test_what_only_sqlite_takes_for_a_store_is_refused(home, location):
         assert queue.enqueue("true").id == "job1"
 
 
+@pytest.mark.posix
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are counted in /proc")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_queue_that_nobody_closes_leaves_no_descriptor(home):

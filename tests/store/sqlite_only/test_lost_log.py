@@ -35,6 +35,7 @@ def backup(path, store, tmp_path):
     return copy
 
 
+@pytest.mark.posix("Windows deletes no open file")
 @pytest.mark.parametrize("written_before", [True, False])
 def test_a_log_that_is_deleted(path, store, backup, written_before):
     """Writers and those who wait say so; what was in the file itself is still there."""
@@ -52,6 +53,7 @@ def test_a_log_that_is_deleted(path, store, backup, written_before):
     late.close()
 
 
+@pytest.mark.posix("Windows deletes no open file")
 def test_a_backup_that_is_put_into_the_open_file(path, store, backup):
     """By ``cp``: the file is the same, but whoever opens it now has another log; one of the two would be lost."""
     for suffix in ("-wal", "-shm"):
