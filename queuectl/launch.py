@@ -49,16 +49,18 @@ def python_command() -> List[str]:
 
     Not with ``-m``, which would put the current directory first on the path: a worker changes to the directories of
     its jobs. With ``-S``, and this process's path handed over: otherwise each start would run the ``.pth`` files of
-    all installed packages, which may cost more than the rest of a worker's start. The garbage collector is off during
-    the imports, which leave nothing to collect; the new process turns it on.
+    all installed packages, which may cost more than the rest of a worker's start. What is relative in it, by
+    ``PYTHONPATH``, is left out: this process's path has it in full. The garbage collector is off during the imports,
+    which leave nothing to collect; the new process turns it on.
     """
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     # Without the first entry, which belongs to the script or the current directory. If it is one of the standard
     # library's, as in a process that was started this way, nothing is lost: the new process has these by itself.
     path = [entry for entry in sys.path[1:] if os.path.isabs(entry) and os.path.exists(entry)]
     first = [] if root in path else [root]
+    is_full = "entry[:1] == '/'" if os.name == "posix" else "entry[1:2] == ':'"
     code = (
-        "import gc, sys; gc.disable(); own = [entry for entry in sys.path if entry]; "
+        f"import gc, sys; gc.disable(); own = [entry for entry in sys.path if {is_full}]; "
         f"sys.path[:] = {first!r} + own + [entry for entry in {path!r} if entry not in own]; "
         "from queuectl.main import main; main()"
     )
@@ -196,13 +198,13 @@ def _save_pids(store: Store) -> None:
 def _start_apart(words: List[str], location: Optional[str], log: int) -> subprocess.Popen[bytes]:
     """Start a process that outlives this one's terminal and window."""
     env = environment(location)
+    # Not in the caller's directory: its disk could not be unmounted, nor on Windows itself be removed, for as long.
     if sys.platform != "win32":
         return subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd="/", start_new_session=True
         )
 
     def start(flags: int) -> subprocess.Popen[bytes]:
-        # Not in the caller's directory: Windows would keep it from being removed while the process runs.
         return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=home(), creationflags=flags
         )

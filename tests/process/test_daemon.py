@@ -14,6 +14,7 @@ from typing import Any, Callable, List
 
 import pytest
 
+import queuectl
 from queuectl import Queue
 from queuectl.runner import identity
 from tests.conftest import Result
@@ -22,6 +23,7 @@ from tests.process.scene import HELD, Scene, alive
 pytestmark = pytest.mark.posix
 
 Cli = Callable[..., Result]
+ROOT = Path(queuectl.__file__).resolve().parents[1]
 
 
 def listed(scene: Scene) -> List[int]:
@@ -77,6 +79,21 @@ def test_processes_are_called_what_they_are(scene: Scene, cli: Cli) -> None:
 def parents(pids: List[int]) -> List[int]:
     """Return the processes that started these."""
     return [int(identity.stat_of(pid)[1]) for pid in pids]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the processes' directories in /proc")
+def test_it_does_not_stay_where_it_was_started(scene: Scene, cli: Cli) -> None:
+    """The disk can be unmounted. A worker that takes another's place finds its code, whatever ``PYTHONPATH`` says."""
+    cli("worker", "start", "--daemon", code=0, env={"PYTHONPATH": os.pathsep.join([".", str(ROOT)])})
+    (pid,) = listed(scene)
+
+    assert {"/"} == {os.readlink(f"/proc/{each}/cwd") for each in [pid, *parents([pid])]}
+    os.kill(pid, signal.SIGKILL)
+    scene.eventually(lambda: listed(scene) not in ([], [pid]), what="another worker, started by exec")
+    job_id = scene.queue.enqueue("pwd", cwd=str(scene.folder)).id
+    scene.until(job_id, "completed")
+    assert f"{scene.folder}\n" == scene.output(job_id)
+    cli("worker", "stop", code=0)
 
 
 def test_it_works_and_logs(scene: Scene, cli: Cli) -> None:
