@@ -38,7 +38,7 @@ TABLE: Dict[str, Entry] = {
         Entry("show", "jobs", "Jobs", "Show everything about a job"),
         Entry("logs", "follow", "Jobs", "Print a run's output, byte for byte"),
         Entry("explain", "jobs", "Jobs", "Explain why a job is in its state, and what comes next"),
-        Entry("wait", "follow", "Jobs", "Wait for jobs to end"),
+        Entry("wait", "waiting", "Jobs", "Wait for jobs to end"),
         Entry("cancel", "moves", "Jobs", "Cancel waiting or running jobs"),
         Entry("retry", "moves", "Jobs", "Run jobs again"),
         Entry("edit", "moves", "Jobs", "Change a waiting job"),

@@ -1,4 +1,4 @@
-"""``run``, ``logs`` and ``wait``: following jobs; job output passes through byte for byte."""
+"""``run`` and ``logs``: following jobs; job output passes through byte for byte."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 import time
 
 from queuectl.cli_commands.enqueue import FIELD_OPTIONS, job_fields
-from queuectl.cli_commands.spec import DURATION, JOB, Command, Option, Positional, whole_from
+from queuectl.cli_commands.spec import JOB, Command, Option, Positional, whole_from
+from queuectl.cli_commands.waiting import TIMED_OUT, Waiting, is_own
 from queuectl.errors import QueuectlError, StoreUnavailable, Unwritten, UsageError, is_without_reader
 from queuectl.jobspec import from_fields
 from queuectl.patience import Patient
@@ -16,21 +17,15 @@ from queuectl.render import is_terminal, note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Sequence
+    from typing import Any, Callable, Dict, Iterable, Iterator, Optional
 
     from queuectl.cli_commands.spec import Args
     from queuectl.job import Job, Run
 
-TIMED_OUT = 124  # as GNU timeout says it
 CANCELLED = 130
 SIGNALLED = 128  # plus the signal's number, as shells say it
-# How often ``run`` looks for its job's next run, and for workers, while it has nothing to show.
+# How often ``run`` looks for its job's next run while it has nothing to show.
 LOOK_S = 0.02
-WORKERS_LOOK_S = 2.0
-# Of so many jobs ``wait`` says what they wait for; the others are like them.
-MOST_LOOKED_AT = 100
-# A queue without a worker for this long has none: one that died has another in its place by then.
-ALONE_S = 1.0
 
 
 def pass_through(pieces: Iterable[bytes], done: str = "") -> None:
@@ -59,48 +54,6 @@ def _on_one_screen() -> bool:
         return False
 
 
-class _Waiting:
-    """Says, once, what a job waits for that the user can change: no worker, a paused queue, or both."""
-
-    def __init__(self, queue: Queue, silent: bool, say: Callable[[str], None] = note) -> None:
-        self._queue = queue
-        self._say = say
-        self._next_look_mono = 0.0
-        self._alone = False  # whether there was no worker at the last look
-        self.told = silent
-
-    def look(self, job: Job) -> None:
-        """Look, if it is time to, and tell."""
-        from queuectl.job import WAITING
-
-        if self.told or job.state not in WAITING or time.monotonic() < self._next_look_mono:
-            return
-        from queuectl.explain import serving
-
-        self._next_look_mono = time.monotonic() + WORKERS_LOOK_S
-        if job.state == "failed" and job.run_at > self._queue.now():
-            return  # it is its retry's time that it waits for
-        if not serving(self._queue.workers(), job.queue):
-            if self._alone:
-                self.told = True
-                self._say(
-                    f"no live worker serves queue {job.queue}, so {job.id} is waiting. Start one: queuectl worker start"
-                )
-                self._tell_pause(job)  # who starts one must not find that nothing happens
-            else:
-                self._next_look_mono = time.monotonic() + ALONE_S
-            self._alone = True
-            return
-        self._alone = False
-        self._tell_pause(job)
-
-    def _tell_pause(self, job: Job) -> None:
-        if any(info.name == job.queue and info.paused for info in self._queue.queues()):
-            self.told = True
-            resume = f"queuectl queue resume {job.queue}"
-            self._say(f"queue {job.queue} is paused, so {job.id} is waiting. Resume it: {resume}")
-
-
 # -- run --------------------------------------------------------------------------------------
 
 
@@ -115,7 +68,7 @@ class _Runner:
         self.seen = seen  # runs that were followed, or that nobody asked for
         self._is_own = is_own  # whether this command enqueued it: then an error must not look as if it had not
         self._waits = True  # as of the last look
-        self._waiting = _Waiting(queue, self.silent, self.note)
+        self._waiting = Waiting(queue, self.silent, self.note)
         self._told_retry = False
         self._line_is_open = False  # whether what was shown ends in the middle of a line
         self._cut = 0  # bytes missing in what was shown
@@ -128,7 +81,7 @@ class _Runner:
             job = self.queue.get(self.job_id)
             self._waits = job.state in WAITING
             if job.run_no > self.seen:
-                self._waiting = _Waiting(self.queue, self.silent, self.note)
+                self._waiting = Waiting(self.queue, self.silent, self.note)
                 self._told_retry = False
                 if self.hidden:
                     self.seen += 1
@@ -294,7 +247,7 @@ def logs(args: Args) -> int:
             _print_logs_json(queue, args)
         elif not args.follow:
             pass_through([queue.output(args.id, args.run)])
-        elif _is_own(queue, [args.id]):
+        elif is_own(queue, [args.id]):
             raise QueuectlError(
                 f"cannot follow {args.id} from inside it: it would wait for itself. Leave out --follow."
             )
@@ -324,75 +277,6 @@ def _print_logs_json(queue: Queue, args: Args) -> None:
     number = args.run or queue.get(args.id).run_no or None
     document: Dict[str, Any] = {"id": args.id, "run": number, "output": output.decode("utf-8", "replace")}
     write_json(document)
-
-
-def _is_own(queue: Queue, job_ids: Sequence[str]) -> bool:
-    """Return whether this process belongs to a run of one of these jobs, whose end it cannot live to see."""
-    from queuectl.control import own_job
-
-    return own_job(queue.store) in job_ids
-
-
-# -- wait -------------------------------------------------------------------------------------
-
-
-def wait(args: Args) -> int:
-    """``wait ID ...``: 0 all completed, 1 some did not, 124 timeout."""
-    job_ids = list(dict.fromkeys(args.ids))
-    with Queue(args.db, create=args.may_make_store) as queue:
-        if args.timeout is None and _is_own(queue, job_ids):
-            raise QueuectlError("cannot wait for the job that this command is part of. Leave out its id.")
-        try:
-            jobs = queue.wait_all(job_ids, args.timeout, _teller(queue, job_ids, bool(args.quiet)))
-        except TimeoutError:
-            return _told_timeout(queue, job_ids, args)
-        if args.json:
-            from queuectl.job import job_json
-            from queuectl.render import write_json_array
-
-            write_json_array(map(job_json, jobs))
-    if not (args.quiet or args.json):
-        from queuectl.render import escape
-
-        for job in jobs:
-            print(f"{job.id} {job.state}" + (f" ({escape(job.reason)})" if job.reason else ""))
-    return 0 if all(job.state == "completed" for job in jobs) else 1
-
-
-def _teller(queue: Queue, job_ids: Sequence[str], silent: bool) -> Callable[[], None]:
-    """Return a function to call now and then: it says which queues of these jobs no worker serves, or are paused."""
-    from queuectl.job import WAITING
-
-    waiting: Dict[str, _Waiting] = {}
-    next_look_mono = 0.0
-
-    def look() -> None:
-        nonlocal next_look_mono
-        if silent or time.monotonic() < next_look_mono:
-            return
-        next_look_mono = time.monotonic() + ALONE_S
-        try:
-            now = queue.now()
-            states = queue.store.states(list(job_ids))
-            for job_id in [job_id for job_id in job_ids if states.get(job_id) in WAITING][:MOST_LOOKED_AT]:
-                job = queue.get(job_id)
-                if job.run_at <= now:
-                    waiting.setdefault(job.queue, _Waiting(queue, False)).look(job)
-        except StoreUnavailable:
-            pass  # who waits puts up with that, for longer than a look
-
-    return look
-
-
-def _told_timeout(queue: Queue, job_ids: Iterable[str], args: Args) -> int:
-    from queuectl.clock import format_duration
-    from queuectl.job import ENDED
-
-    states = queue.store.states(list(job_ids))
-    left = [job_id for job_id, state in states.items() if state not in ENDED]
-    names = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-    note(f"{names or 'a job'} had not ended after {format_duration(args.timeout)}.")
-    return TIMED_OUT
 
 
 COMMANDS = (
@@ -433,14 +317,5 @@ COMMANDS = (
             "nothing. -f starts with the last run and continues with the next ones, retries included; standard error\n"
             "says why there is another run."
         ),
-    ),
-    Command(
-        "wait",
-        wait,
-        positionals=[Positional("ids", "ID", "the jobs' ids", 1, None, "jobs")],
-        options=[Option("--timeout", "give up after this long", "T", DURATION)],
-        examples=[("queuectl wait job1 job2 --timeout 10m", "")],
-        details="Waits until all of them have ended: completed, dead or cancelled.",
-        exit_codes=[(0, "all completed"), (1, "some did not, or were not found"), (124, "timed out")],
     ),
 )

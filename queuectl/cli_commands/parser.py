@@ -218,8 +218,8 @@ def _unknown_option(token: str, known: Sequence[str], where: str, hint: str = ""
 
 def _way_instead(where: str, name: str, known: Sequence[str]) -> str:
     """Return how what the option *name* means elsewhere is done here; empty: no way is known."""
-    if where == "wait" and name in ("--state", "--queue", "--tag"):
-        return f"wait takes ids, which 'queuectl list {name} {name[2].upper()} -q' prints."
+    if where == "wait" and name == "--state":
+        return "All that have not ended are chosen by --all, --queue Q or --tag T."
     if where == "dlq retry" and name in ("--queue", "--tag"):
         return f"To retry some of the dead jobs: queuectl retry --state dead {name} {name[2].upper()}"
     if where == "logs" and name in ("--tail", "--lines", "-n"):

@@ -130,7 +130,7 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
         (["list", "-n", "3"], "unknown option -n. Did you mean --limit?"),
         (["list", "--format", "json"], "unknown option --format. Did you mean --json?"),
         (["edit", "job1", "--priority", "5"], "unknown option --priority. edit takes FIELD=VALUE: queuectl edit job1 "),
-        (["wait", "--tag=a"], "unknown option --tag. wait takes ids, which 'queuectl list --tag T -q' prints."),
+        (["wait", "--state=a"], "unknown option --state. All that have not ended are chosen by --all, --queue Q or "),
         (
             ["enqueue", "--after", "3", "--", "true"],
             "unknown option --after. A job waits for a time (--delay, --at), not for another job. Put both into one: ",

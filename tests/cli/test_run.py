@@ -12,7 +12,7 @@ from typing import Any, Callable, List
 import pytest
 
 from queuectl import Queue
-from queuectl.cli_commands import follow
+from queuectl.cli_commands import waiting as waits
 
 POSIX = pytest.mark.posix
 
@@ -137,7 +137,7 @@ def test_a_worker_that_died_a_moment_ago_is_given_time_to_come_back(
     job_id = add("true")
     said: List[str] = []
     with Queue() as queue:
-        waiting = follow._Waiting(queue, False, said.append)
+        waiting = waits.Waiting(queue, False, said.append)
         waiting.look(queue.get(job_id))
         assert said == []
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from typing import Any, Callable
 
 import pytest
@@ -30,6 +32,55 @@ def test_some_did_not(cli: Callable[..., Any], add: Callable[..., str], drain: C
         "job1 completed\njob2 dead (exit 3)\njob3 cancelled (cancelled while it waited)\n", "", 1,
     )  # fmt: skip
     assert ["completed", "dead"] == [job["state"] for job in json.loads(cli("wait", "--json", "job1", "job2").out)]
+
+
+def test_filters_choose_among_the_jobs_that_have_not_ended(
+    cli: Callable[..., Any],
+    add: Callable[..., str],
+    drain: Callable[..., Any],
+    background: Callable[..., Any],
+    eventually: Callable[..., Any],
+) -> None:
+    """A failure of long ago is none of them; where nothing is left, there is nothing to wait for."""
+    add("exit 3", "--max-retries", "0")
+    drain()
+    assert ("", "", 0) == cli("wait", "--all")
+    add("true", "--queue", "mail")
+    add("true", "--queue", "mail", "--tag", "nightly")
+    add("exit 4", "--max-retries", "0")
+
+    waiting = [
+        background("wait", *words) for words in (["--queue", "mail"], ["--tag", "nightly"], ["--all", "--tag", "none"])
+    ]
+    left = cli("wait", "--all", "--timeout", "0")
+    all_of_them = background("wait", "--all", "--timeout", "30")
+    for each in [*waiting[:2], all_of_them]:
+        eventually(lambda each=each: "no live worker serves queue" in each.err)  # so it knows which jobs there are
+    drain()
+
+    assert ("", "queuectl: job2, job3, job4 had not ended after 0 s.\n", 124) == left
+    assert ["job2 completed\njob3 completed\n", "job3 completed\n", ""] == [each.wait().out for each in waiting]
+    told = all_of_them.wait()
+    assert ("job2 completed\njob3 completed\njob4 dead (exit 4)\n", 1) == (told.out, told.code)
+
+
+def test_it_takes_ids_or_filters(cli: Callable[..., Any]) -> None:
+    """Which are meant would not be known."""
+    assert "wait needs ids or filters, such as: queuectl wait job1, or" in cli("wait", code=2).err
+    assert "wait needs ids or filters, not both." in cli("wait", "job1", "--all", code=2).err
+
+
+@pytest.mark.posix("its command is written for a POSIX shell")
+def test_a_job_that_waits_for_all_does_not_wait_for_itself(
+    cli: Callable[..., Any], add: Callable[..., str], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """The last job of a night may be the one that sees to the others' end."""
+    add("true", "--delay", "1h")
+    add(f"{shlex.quote(sys.executable)} -m queuectl wait --all --timeout 0; true")
+    with worker():
+        assert 0 == cli("wait", "job2", "--timeout", "20").code
+
+    assert "queuectl: job1 had not ended after 0 s.\n" == cli("logs", "job2").out
 
 
 def test_a_timeout_is_124(cli: Callable[..., Any], add: Callable[..., str]) -> None:
