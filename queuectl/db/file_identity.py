@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
 class FileIdentity:
     """The identity of a store's file when it was opened, and of the log that SQLite has open beside it."""
 
-    __slots__ = ("_file", "_log", "_log_path", "_path")
+    __slots__ = ("_file", "_log", "_log_link", "_log_name", "_log_path", "_path")
 
     def __init__(self, path: str, log_path: str, file: Tuple[int, int]) -> None:
         self._path = path
         self._log_path = log_path
         self._file = file
         self._log: Optional[int] = None
+        self._log_link = self._log_name = ""  # what /proc calls the log as long as it is at its place
 
     def note_log(self) -> None:
         """Note which log SQLite has open; call this after the first read.
@@ -32,6 +34,26 @@ class FileIdentity:
             self._log = os.stat(self._log_path).st_ino
         except OSError:  # another program has switched WAL mode off
             self._log = None
+
+    def open_log(self) -> int:
+        """Open the log, to sync it, and return the descriptor.
+
+        Raises:
+            OSError: It cannot be opened.
+        """
+        try:
+            fd = os.open(self._log_path, os.O_RDWR)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EROFS):
+                raise
+            fd = os.open(self._log_path, os.O_RDONLY)  # a user who may only read can sync the file as well
+        if sys.platform == "linux" and os.fstat(fd).st_ino == self._log:
+            try:
+                self._log_name = os.readlink(f"/proc/self/fd/{fd}")
+                self._log_link = f"/proc/self/fd/{fd}"
+            except OSError:  # no /proc
+                pass
+        return fd
 
     def is_open_in(self, pid: int) -> Optional[bool]:
         """Return whether a process has this very file open; None: it cannot be told, or the process is just ending."""
@@ -73,7 +95,7 @@ class FileIdentity:
             ) from None
         if (found.st_dev, found.st_ino) != self._file:
             raise StoreRefused(f"the store {self._path} was replaced by another file. Run the command again.")
-        if self._log is None:
+        if self._log is None or self._log_is_in_place():
             return
         try:
             if os.stat(self._log_path).st_ino == self._log:
@@ -84,6 +106,17 @@ class FileIdentity:
             f"the log {self._log_path} was deleted or replaced while the store was open. Stop everything that uses "
             "the store, and run the command again."
         )
+
+    def _log_is_in_place(self) -> bool:
+        """Return whether the log has its name still, without looking at its times; False: it is not known.
+
+        Since Linux 6.13, a file whose times were looked at gets new ones by the next write, which makes the sync of
+        that write take a third longer. The descriptor may be closed, or another file's; then the name is another.
+        """
+        try:
+            return bool(self._log_link) and os.readlink(self._log_link) == self._log_name
+        except OSError:
+            return False
 
 
 def holder_of(path: str, byte: int) -> Optional[int]:

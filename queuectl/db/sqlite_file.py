@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 import stat
@@ -230,18 +229,10 @@ class SqliteFile:
             wal = self._wal
             if wal is None:
                 with self._opening:
-                    wal = self._wal = self._open_wal() if self._wal is None else self._wal
+                    wal = self._wal = self.identity.open_log() if self._wal is None else self._wal
             _fdatasync(wal)
         except OSError as error:
             raise StoreUnavailable(f"cannot write {self.path} to disk: {error.strerror or error}.") from error
-
-    def _open_wal(self) -> int:
-        try:
-            return os.open(self._wal_path, os.O_RDWR)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EROFS):
-                raise
-            return os.open(self._wal_path, os.O_RDONLY)  # a user who may only read can sync the file as well
 
     def tidy(self) -> None:
         """Shorten a long WAL: if there are readers all the time, commits alone never start it over."""

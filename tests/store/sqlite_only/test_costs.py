@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from queuectl.db import sqlite_file
 from queuectl.db.rules import PLENTY
 from queuectl.job import JobFilter
@@ -91,6 +93,22 @@ def test_one_enqueue_is_five_statements(store):
     store.add(specs(1), T0)
 
     assert ["BEGIN", "SELECT", "INSERT", "UPDATE", "COMMIT"] == [text.split()[0] for text in seen]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+@pytest.mark.posix
+def test_nobody_looks_at_the_times_of_the_log(store, path, monkeypatch):
+    """Since Linux 6.13, the next write would give it new ones, and its sync would take a third longer."""
+    store.add(specs(1), T0)
+    looked_at = []
+    real = os.stat
+    monkeypatch.setattr(os, "stat", lambda name, **how: (looked_at.append(os.fspath(name)), real(name, **how))[1])
+
+    store.add(specs(1), T0)
+    run_all(store, 1)
+    store.changed()
+
+    assert {path} == {name for name in looked_at if name.startswith(path) and not name.endswith("-run")}
 
 
 def test_one_enqueue_dirties_five_pages(store, path):
