@@ -111,7 +111,7 @@ class FileIdentity:
         """Return whether the log has its name still, without looking at its times; False: it is not known.
 
         Since Linux 6.13, a file whose times were looked at gets new ones by the next write, which makes the sync of
-        that write take a third longer. The descriptor may be closed, or another file's; then the name is another.
+        that write take longer. The descriptor may be closed, or another file's; then the name is another.
         """
         try:
             return bool(self._log_link) and os.readlink(self._log_link) == self._log_name

@@ -33,7 +33,7 @@ PARAMETERS = {
 RESERVED = ":/?#[]@%&"  # what has to be written as %XX in a URL
 UNREADABLE = (
     "the store's URL cannot be read. It looks like postgresql://user@host:5432/database, with any of "
-    ":/?#[]@%& in a password written as %XX."
+    f"{RESERVED} in a password written as %XX."
 )
 # What libpq is told by the name of a file, which it looks for at each connection: a worker is in its jobs' directories.
 FILES = ("passfile", "servicefile", "sslcert", "sslcrl", "sslcrldir", "sslkey", "sslkeylogfile", "sslrootcert")

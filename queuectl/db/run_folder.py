@@ -38,10 +38,9 @@ def let_in(fd: int, folder: str) -> None:
             return
         if above.st_mode & 0o020:
             os.fchmod(fd, 0o660)
-        if mine.st_uid == 0 != above.st_uid:
-            os.fchown(fd, above.st_uid, above.st_gid)
     except OSError:
-        pass
+        return
+    folders.give(fd, folder)
 
 
 class RunFolder:

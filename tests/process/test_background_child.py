@@ -7,11 +7,11 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import List
+from typing import List, Tuple
 
 import pytest
 
-from tests.process.scene import WAYS, Scene, alive
+from tests.process.scene import WAYS, Group, Scene, alive
 from tests.process.test_run_output import memory_kib
 
 pytestmark = pytest.mark.posix
@@ -150,18 +150,24 @@ def test_hundreds_of_children_that_hold_their_pipes(scene: Scene) -> None:
     assert 0 == group.stop().code
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="others' limits can be set")
-def test_children_that_hold_their_pipes_take_no_job_its_descriptors(scene: Scene) -> None:
-    """Beyond a part of the worker's descriptors, somebody else reads on, so that no child is ended by a closed pipe."""
+def beyond_its_descriptors(scene: Scene, commands: List[str]) -> Tuple[Group, List[str]]:
+    """Have a worker that may open few files complete commands that leave children; return its group, and the jobs."""
     import resource
 
     group = scene.start()
     (pid,) = group.pids()
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))
-    child = "(until [ -e go ]; do sleep 0.5; done; yes | head -c 200000 && echo on >> proof) &"
-    ids = scene.queue.enqueue_many([child] * 60)
+    ids = scene.queue.enqueue_many(commands)
     for job_id in ids:
         scene.until(job_id, "completed", timeout=60)
+    return group, ids
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others' limits can be set")
+def test_children_that_hold_their_pipes_take_no_job_its_descriptors(scene: Scene) -> None:
+    """Beyond a part of the worker's descriptors, somebody else reads on, so that no child is ended by a closed pipe."""
+    child = "(until [ -e go ]; do sleep 0.5; done; yes | head -c 200000 && echo on >> proof) &"
+    group, ids = beyond_its_descriptors(scene, [child] * 60)
 
     (scene.folder / "proof").touch()
     (scene.folder / "go").touch()
@@ -175,14 +181,8 @@ def test_children_that_hold_their_pipes_take_no_job_its_descriptors(scene: Scene
 @pytest.mark.skipif(sys.platform != "linux", reason="others' limits can be set")
 def test_who_reads_on_for_a_child_may_end_while_a_command_runs(scene: Scene) -> None:
     """Such a process is a child of the worker, as the command is, whose end is noticed all the same."""
-    import resource
-
-    group = scene.start()
+    group, _ = beyond_its_descriptors(scene, ["(until [ -e go ]; do sleep 0.1; done) &"] * 40)
     (pid,) = group.pids()
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))
-    ids = scene.queue.enqueue_many(["(until [ -e go ]; do sleep 0.1; done) &"] * 40)
-    for job_id in ids:
-        scene.until(job_id, "completed", timeout=60)
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     readers = [child for child in children if Path(f"/proc/{child}/comm").read_text() == "cat\n"]
     assert readers
@@ -199,14 +199,8 @@ def test_who_reads_on_for_a_child_may_end_while_a_command_runs(scene: Scene) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_a_worker_is_not_woken_by_what_another_process_reads(scene: Scene) -> None:
     """All that it waits for is open in it: it would wake up at whatever such a child prints, for as long as it does."""
-    import resource
-
-    group = scene.start()
+    group, _ = beyond_its_descriptors(scene, ["(until [ -e go ]; do sleep 0.1; done) &"] * 40)
     (pid,) = group.pids()
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))
-    ids = scene.queue.enqueue_many(["(until [ -e go ]; do sleep 0.1; done) &"] * 40)
-    for job_id in ids:
-        scene.until(job_id, "completed", timeout=60)
 
     folder = Path(f"/proc/{pid}/fd")
     (poll,) = (path.name for path in folder.iterdir() if os.readlink(path) == "anon_inode:[eventpoll]")

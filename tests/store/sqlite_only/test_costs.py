@@ -98,7 +98,7 @@ def test_one_enqueue_is_five_statements(store):
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
 @pytest.mark.posix
 def test_nobody_looks_at_the_times_of_the_log(store, path, monkeypatch):
-    """Since Linux 6.13, the next write would give it new ones, and its sync would take a third longer."""
+    """Since Linux 6.13, the next write would give it new ones, and its sync would take longer."""
     store.add(specs(1), T0)
     looked_at = []
     real = os.stat
