@@ -199,18 +199,29 @@ def _is_nowhere() -> bool:
 
 
 class _Output(io.FileIO):
-    """Standard output that remembers a failed write: a long text is not kept, so a later flush would not fail again."""
+    """Standard output that remembers a failed write: a long text is not kept, so a later flush would not fail again.
+
+    After a Ctrl-C amid a write it drops what comes: the buffer before it takes that write for one that has not been
+    done, and would do it once more.
+    """
 
     failed = False
     before: Optional[TextIO] = None  # the stream that it replaced
+    _is_amid = False
 
     def write(self, data: Any) -> int:
         """Write as a file does; note it where that fails."""
+        if self._is_amid:
+            return len(data)
+        self._is_amid = True
         try:
-            return super().write(data)
+            count = super().write(data)
         except OSError:
+            self._is_amid = False
             self.failed = True
             raise
+        self._is_amid = False
+        return count
 
 
 def _takes_output() -> bool:

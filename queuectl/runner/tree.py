@@ -28,8 +28,9 @@ _ENV_END = 48
 _HAS_PROC = os.path.exists("/proc/self/stat")
 # How often, at most, the table is read again for processes that were created while it was read.
 MOST_LOOKS = 20
-# The same for a process that has no environment, as one has in the middle of an exec, and the pause between two looks.
-MOST_BARE_LOOKS = 10
+# The same for a process that has no environment, as one has in the middle of an exec: it may wait there for its disk,
+# or for a busy processor. The pause before a look is this long for each look before it: 0.2 s in all.
+MOST_BARE_LOOKS = MOST_LOOKS
 BARE_PAUSE_S = 0.001
 
 
@@ -104,9 +105,9 @@ def _found(
     # A process may fork and end while the table is read, which takes milliseconds. So look again, which is quick as
     # only new processes are read, until a look neither shows a process of these runs nor may have missed one.
     table.look()
-    for _ in range(MOST_LOOKS):
+    for before in range(1, MOST_LOOKS + 1):
         if table.bare:
-            time.sleep(BARE_PAUSE_S)
+            time.sleep(BARE_PAUSE_S * before)
         fresh = table.look()
         found = _belonging(table.processes, table.marked, leaders, born_by)
         if not fresh & found and not table.missed:

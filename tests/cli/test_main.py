@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable, List, Tuple
 
@@ -365,6 +366,34 @@ def test_a_reader_that_leaves_is_no_error(cli: Callable[..., Any]) -> None:
     process.stderr.close()
 
     assert (process.wait(30), err) == (141, b"")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the size of a pipe cannot be set")
+def test_a_ctrl_c_amid_a_write_does_not_show_it_twice(cli: Callable[..., Any], drain: Callable[..., Any]) -> None:
+    """The buffer before it cannot know that it was written, as the interrupt comes before the call's return."""
+    import fcntl
+    import termios
+
+    cli("enqueue", "--", "seq", "1500", code=0)
+    drain()
+    said = "".join(f"{number}\n" for number in range(1, 1501))  # less than such a buffer holds, more than the pipe
+    ours, theirs = os.pipe()
+    room = fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
+    assert room < len(said) < 8192
+    process = subprocess.Popen(
+        [sys.executable, "-m", "queuectl", "logs", "job1"], stdout=theirs, stderr=subprocess.PIPE
+    )
+    os.close(theirs)
+    deadline = time.monotonic() + 30
+    while int.from_bytes(fcntl.ioctl(ours, termios.FIONREAD, b"\0" * 4), sys.byteorder) < room:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    process.send_signal(signal.SIGINT)
+
+    with open(ours) as shown:
+        assert said.startswith(shown.read())
+    assert (b"queuectl: interrupted.\n", 130) == (process.communicate()[1], process.returncode)
 
 
 @pytest.mark.skipif(os.name != "nt", reason="elsewhere all but one character may be in a name")

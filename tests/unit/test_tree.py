@@ -20,6 +20,14 @@ def table(*rows):
     return {row[0]: Process(*row) for row in rows}
 
 
+def until_it_has_an_environment(pid):
+    """Wait for the end of the exec of a process that has just been started: its starter may go on sooner."""
+    deadline = time.monotonic() + 20
+    while identity.stat_of(pid)[tree._ENV_END] == b"0":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_session_without_its_leader_is_the_runs_as_far_as_the_worker_lived():
     """What started later belongs to a stranger whose session got the same number."""
     processes = table((11, 1, 10, 10, "500"), (12, 1, 10, 10, "900"), (13, 11, 13, 13, "950"), (20, 1, 20, 20, "100"))
@@ -96,6 +104,7 @@ def test_a_process_amid_an_exec_is_read_again_until_it_has_its_environment(monke
     with subprocess.Popen(["sleep", "60"], env=env) as child:
         try:
             born = as_start_time(process_started(child.pid))
+            until_it_has_an_environment(child.pid)
             monkeypatch.setattr(tree, "_environment", environment)
             monkeypatch.setattr(identity, "stat_of", fields)
             found = [each.pid for each in members("a-store", (7,), born_after=born)]
@@ -112,9 +121,7 @@ def test_a_process_that_was_started_without_an_environment_is_taken_for_that_at_
 
     with subprocess.Popen(["/bin/sleep", "60"], env={}, start_new_session=True) as child:
         try:
-            deadline = time.monotonic() + 20
-            while identity.stat_of(child.pid)[tree._ENV_END] == b"0" and time.monotonic() < deadline:
-                time.sleep(0.01)
+            until_it_has_an_environment(child.pid)
             table = tree._Table("a-store", (7,), None, "")
             known = []
             for _ in range(2):
