@@ -51,6 +51,7 @@ BODIES = {
     "for beat in $(seq 150); do note beat; sleep 0.4; done": 0.002,
 }
 BATCH = 25
+UP_S = 60.0
 
 
 class Weather(NamedTuple):
@@ -95,6 +96,7 @@ class Storm:
         self._fleet.server.execute(WITNESS)
         for host in self._fleet.hosts:
             host.start("worker", "start", "--count", str(self._weather.workers))
+        self._wait_for_workers()
         begin = time.monotonic()
         adder = threading.Thread(target=self._add, args=(begin,), daemon=True)
         adder.start()
@@ -107,6 +109,15 @@ class Storm:
         ended = sum(not host.running for host in self._fleet.hosts)
         left = [host.call("worker", "stop", "--timeout", "60") for host in self._fleet.hosts]
         return self._judge(took_s, stuck, ended, left)
+
+    def _wait_for_workers(self) -> None:
+        """Let all of them start: the command that starts a group gives up if there is no database then."""
+        wanted = len(self._fleet.hosts) * self._weather.workers
+        deadline = time.monotonic() + UP_S
+        while sum(worker.role == "worker" for worker in self.queue.workers()) < wanted:
+            if time.monotonic() > deadline:
+                raise RuntimeError("workers did not start: " + "".join(host.said() for host in self._fleet.hosts))
+            time.sleep(0.1)
 
     # -- the storm ----------------------------------------------------------------------------
 
