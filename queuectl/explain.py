@@ -140,16 +140,23 @@ def _it(workers: List[Worker]) -> str:
     return "it" if len(workers) == 1 else "them"
 
 
+def are_busy(store: Store, workers: List[Worker]) -> bool:
+    """Return whether none of *workers* has a slot free."""
+    return all(len(store.runs_of(worker.id)) >= worker.concurrency for worker in workers)
+
+
 def _busy(store: Store, workers: List[Worker], job: Job, now: float) -> List[str]:
     """Return that nobody has a slot free, the most usual reason of all; nothing if somebody has."""
-    runs = [store.runs_of(worker.id) for worker in workers]
-    if any(len(mine) < worker.concurrency for worker, mine in zip(workers, runs)):
+    if not are_busy(store, workers):
         return []
     slots = sum(worker.concurrency for worker in workers)
     if slots == 1:
-        running = store.get(runs[0][0][0])
-        since = f" since {local_text(running.updated_at, now)}" if running is not None else ""
-        return [f"Its only slot is taken by {runs[0][0][0]}{since}. {job.id} is waiting for it."]
+        running = next(iter(store.runs_of(workers[0].id)), None)
+        taker = store.get(running[0]) if running else None
+        if taker is None:
+            return []  # it has just ended
+        since = local_text(taker.updated_at, now)
+        return [f"Its only slot is taken by {taker.id} since {since}. {job.id} is waiting for it."]
     whose = f"slots of the {len(workers)} workers" if len(workers) > 1 else "of its slots"
     return [f"All {slots} {whose} are taken. {job.id} is waiting for one."]
 

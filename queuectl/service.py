@@ -211,7 +211,9 @@ def _systemd(service: Service, config: Config) -> Plan:
 
 
 def _config_home() -> str:
-    return os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    given = os.environ.get("XDG_CONFIG_HOME", "")
+    # As the specification of the variable has it, a relative path is to be ignored.
+    return given if os.path.isabs(given) else os.path.expanduser("~/.config")
 
 
 def _systemd_word(word: str) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Callable, Dict, Iterable, List, Sequence
 
     from queuectl.cli_commands.spec import Args
-    from queuectl.job import Job
+    from queuectl.job import Job, Worker
 
 TIMED_OUT = 124  # as GNU timeout says it
 WORKERS_LOOK_S = 2.0
@@ -25,13 +25,14 @@ ALONE_S = 1.0
 
 
 class Waiting:
-    """Says, once, what a job waits for that the user can change: no worker, a paused queue, or both."""
+    """Says, once, what a job waits for that the user can change: a worker, a paused queue, this command's own slot."""
 
     def __init__(self, queue: Queue, silent: bool, say: Callable[[str], None] = note) -> None:
         self._queue = queue
         self._say = say
         self._next_look_mono = 0.0
         self._alone = False  # whether there was no worker at the last look
+        self._full = False  # whether this command's own job held one of the slots then, and all were taken
         self.told = silent
 
     def look(self, job: Job) -> None:
@@ -45,7 +46,8 @@ class Waiting:
         self._next_look_mono = time.monotonic() + WORKERS_LOOK_S
         if job.state == "failed" and job.run_at > self._queue.now():
             return  # it is its retry's time that it waits for
-        if not serving(self._queue.workers(), job.queue):
+        workers = serving(self._queue.workers(), job.queue)
+        if not workers:
             if self._alone:
                 self.told = True
                 self._say(
@@ -58,12 +60,28 @@ class Waiting:
             return
         self._alone = False
         self._tell_pause(job)
+        if not self.told:
+            self._tell_own_slot(job, workers)
 
     def _tell_pause(self, job: Job) -> None:
         if any(info.name == job.queue and info.paused for info in self._queue.queues()):
             self.told = True
             resume = f"queuectl queue resume {job.queue}"
             self._say(f"queue {job.queue} is paused, so {job.id} is waiting. Resume it: {resume}")
+
+    def _tell_own_slot(self, job: Job, workers: List[Worker]) -> None:
+        """Say that a job of this queue waits for another one, if no slot is left for that."""
+        from queuectl.control import own_job
+        from queuectl.explain import are_busy
+
+        own = own_job(self._queue.store)
+        was_full, self._full = self._full, own is not None and are_busy(self._queue.store, workers)
+        if self._full and was_full:  # others may be about to end
+            self.told = True
+            self._say(
+                f"all slots are taken, one of them by {own}, which this command is part of, so {job.id} is waiting. "
+                "Start one more worker: queuectl worker start"
+            )
 
 
 def is_own(queue: Queue, job_ids: Sequence[str]) -> bool:

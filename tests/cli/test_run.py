@@ -175,6 +175,26 @@ def test_a_paused_queue_is_named(
         assert waiting.wait().code == 0
 
 
+@pytest.mark.parametrize("words", ["run -- echo hi", "enqueue -q -- echo hi && python -m queuectl wait job2"])
+def test_a_job_that_waits_for_another_says_that_it_holds_the_slot(
+    cli: Callable[..., Any], worker: Callable[..., Any], eventually: Callable[..., Any], words: str
+) -> None:
+    """Both would wait for ever; with one worker more both go on."""
+    python = subprocess.list2cmdline([sys.executable])
+    words = words.replace("python", python)
+    cli("enqueue", "--command", f"{python} -m queuectl {words}", code=0)
+    told = (
+        "queuectl: all slots are taken, one of them by job1, which this command is part of, so job2 is waiting. "
+        "Start one more worker: queuectl worker start\n"
+    )
+    with worker():
+        eventually(lambda: told in cli("logs", "job1").out.replace("\r\n", "\n"))
+        with worker():
+            cli("wait", "job1", "job2", "--timeout", "60", code=0)
+
+    assert 1 == cli("logs", "job1").out.count("all slots are taken")
+
+
 @pytest.mark.posix("its command is written for a POSIX shell")
 @pytest.mark.parametrize("words", [(), ("--json",)], ids=["shown", "json"])
 def test_a_cut_is_told_of_at_the_end(cli: Callable[..., Any], worker: Callable[..., Any], words: Any) -> None:

@@ -182,6 +182,16 @@ def test_install_writes_the_file_and_uninstall_without_one_says_so(cli, tmp_path
 
 
 @LINUX
+def test_a_relative_place_for_settings_is_ignored(cli, tmp_path, home):
+    """As the specification of XDG_CONFIG_HOME has it: systemd would not look there."""
+    env = {"XDG_CONFIG_HOME": "settings", "HOME": str(tmp_path)}
+
+    cli("service", "install", "--no-start", env=env, code=0)
+
+    assert (tmp_path / ".config" / "systemd" / "user" / "queuectl.service").exists()
+
+
+@LINUX
 @pytest.mark.parametrize(
     "location", ["missing.db", "postgresql://me@127.0.0.1:1/gone", "postgresql://cannot be read", "mysql://unknown"]
 )
