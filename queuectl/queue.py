@@ -85,11 +85,8 @@ class Queue(Following, Switches):
         spec = jobspec.from_fields({"command": command, **fields})
         if connection is not None:
             return self._add_within(connection, spec)
-        job_id = self.add([spec])[0]
-        try:
-            return self.get(job_id)
-        except StoreUnavailable as error:
-            raise StoreUnavailable(f"{job_id} is stored, but could not be read: {error}") from error
+        with self._lock:
+            return self.store.add_one(spec)
 
     def _add_within(self, connection: Any, spec: JobSpec) -> Job:
         """Store one job in the transaction of *connection*, and note meanwhile that this thread is at it."""

@@ -58,8 +58,7 @@ class Store(ABC):
     store_id: str
     #: The URL or path for messages; never with a password.
     location: str
-    #: The version of the settings as of the last claim or read of orders. It grows with each change, so it tells when
-    #: to read the settings again.
+    #: The version of the settings as of the last claim or read of orders; it grows with each change of them.
     settings_seen: int = 0
     #: Whether ``sync`` has something to do.
     syncs: bool = False
@@ -67,8 +66,7 @@ class Store(ABC):
     many_hosts: bool = False
     #: If True, calls wait for other writers for a second at most. A signal handler may set it while a call waits.
     in_a_hurry: bool = False
-    #: What a worker does now and then while one of its calls waits, for other writers or for a server. It must not call
-    #: the store.
+    #: What a worker does now and then while one of its calls waits. It must not call the store.
     meanwhile: Optional[Callable[[], None]] = None
     #: Whether this process may fork although a thread is inside a call of this store: nothing is under way on the
     #: connection, or a child can open its own without touching this one.
@@ -146,6 +144,10 @@ class Store(ABC):
         Raises:
             JobExists: A given id is taken, or was generated in the past; nothing is stored.
         """
+
+    @abstractmethod
+    def add_one(self, spec: JobSpec, now: Optional[float] = None) -> Job:
+        """Store one job as ``add`` does, and return it as it was stored: pending, whatever has become of it since."""
 
     @abstractmethod
     def add_within(self, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:

@@ -12,7 +12,7 @@ import time
 
 from queuectl import faults
 from queuectl.db.postgres_link import ConnectionLost
-from queuectl.db.postgres_views import PostgresViews
+from queuectl.db.postgres_views import JOB_COLUMNS, PostgresViews
 from queuectl.db.rules import (
     MAX_RETRIES,
     generated_number,
@@ -23,7 +23,7 @@ from queuectl.db.rules import (
     taken_near,
     to_json,
 )
-from queuectl.errors import QueueInUse, StoreUnavailable
+from queuectl.errors import JobNotFound, QueueInUse, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,19 +52,37 @@ class NotKnown(StoreUnavailable):
 
 
 class PostgresAdd(PostgresViews):
-    """The verb ``add``."""
+    """The verbs ``add``, ``add_one`` and ``add_within``."""
 
     def add(self, specs: Specs, now: Optional[float] = None) -> Sequence[str]:
         """See ``Store.add``."""
         specs = specs if hasattr(specs, "__len__") else list(specs)
-        if not specs:
-            return []
+        return self._add(specs, now, []) if specs else []
+
+    def add_one(self, spec: JobSpec, now: Optional[float] = None) -> Job:
+        """See ``Store.add_one``."""
+        from queuectl.job import Job
+
+        rows: List[Sequence[Any]] = []
+        [job_id] = self._add([spec], now, rows)
+        if rows:
+            return Job._make(rows[0])
+        try:
+            job = self.get(job_id)
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"{job_id} is stored, but could not be read: {error}") from error
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
+
+    def _add(self, specs: Specs, now: Optional[float], rows: List[Sequence[Any]]) -> Sequence[str]:
+        """Add jobs; *rows* gets the row of a single one, unless there was more to it."""
         token = int.from_bytes(os.urandom(8), "big") >> 1
         ids: Optional[Sequence[str]] = None
         given = given_ids(specs)
         try:
             if len(specs) == 1 and not given:
-                ids = self._add_one(next(iter(specs)), token, now)
+                ids = self._add_plain(next(iter(specs)), token, now, rows)
             elif len(specs) > LARGE and not given:
                 ids = self._add_large(specs, token, now)
             if ids is None:
@@ -97,8 +115,13 @@ class PostgresAdd(PostgresViews):
 
     # -- one ----------------------------------------------------------------------------------
 
-    def _add_one(self, spec: JobSpec, token: int, now: Optional[float]) -> Optional[List[str]]:
-        """Add one job under a generated id in one statement; None if numbers were taken: then it is not so simple."""
+    def _add_plain(
+        self, spec: JobSpec, token: int, now: Optional[float], rows: List[Sequence[Any]]
+    ) -> Optional[List[str]]:
+        """Add one job under a generated id in one statement, and its row to *rows*.
+
+        Returns None if numbers were taken: then it is not so simple.
+        """
         parameters = {
             "now": now, "token": token, "queue": spec.queue, "priority": spec.priority, "run_at": spec.run_at,
             "delay_s": spec.delay_s, "command": spec.command, "cwd": spec.cwd, "env": to_json(spec.env),
@@ -107,10 +130,11 @@ class PostgresAdd(PostgresViews):
         }  # fmt: skip
         faults.point("adding")
         try:
-            rows = self._once(_ADD_ONE, parameters)
+            added = self._once(_ADD_PLAIN, parameters)
         except ConnectionLost as error:
             return self._find_out(error, token, 1)
-        return [row[0] for row in rows] or None
+        rows += [row[1:] for row in added]
+        return [row[1] for row in rows] or None
 
     # -- many ---------------------------------------------------------------------------------
 
@@ -297,7 +321,7 @@ _DEFAULT_RETRIES = f"coalesce((SELECT value::int FROM queuectl.settings WHERE ke
 
 # The clock is read under the lock, so that jobs are due in the order in which they came, and that whoever has waited
 # for the lock does not rely on what was announced before it waited.
-_ADD_ONE = f"""
+_ADD_PLAIN = f"""
     WITH locked AS MATERIALIZED (
         SELECT announced_at FROM queuectl.numbers WHERE one AND NOT has_taken FOR UPDATE
     ), clock AS MATERIALIZED (
@@ -324,13 +348,13 @@ _ADD_ONE = f"""
                coalesce(%(max_retries)s::int, {_DEFAULT_RETRIES}), %(command)s, %(cwd)s, %(env)s, %(tags)s,
                %(timeout_s)s::float8, %(backoff_base)s::float8, now, now, %(token)s::bigint
           FROM timed
-        RETURNING id
+        RETURNING {JOB_COLUMNS}
     ), counted AS (
         INSERT INTO queuectl.counts AS c (queue, shard, pending)
         SELECT %(queue)s, 0, count(*) FROM added HAVING count(*) > 0
         ON CONFLICT (queue, shard) DO UPDATE SET pending = c.pending + excluded.pending
     )
-    SELECT added.id, CASE WHEN timed.announced THEN pg_notify(%(channel)s, '') END
+    SELECT CASE WHEN timed.announced THEN pg_notify(%(channel)s, '') END, added.*
       FROM added, timed
     """
 

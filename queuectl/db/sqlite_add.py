@@ -17,6 +17,7 @@ from queuectl.db.rules import (
     to_json,
 )
 from queuectl.db.sqlite_desk import LAST_SEQ, SqliteDesk
+from queuectl.db.sqlite_views import JOB_BY_ID, job_row
 from queuectl.errors import NotDurable, QueueInUse
 
 TYPE_CHECKING = False
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class SqliteAdd(SqliteDesk):
-    """The verbs ``add`` and ``add_within``."""
+    """The verbs ``add``, ``add_one`` and ``add_within``."""
 
     def add(self, specs: Specs, now: Optional[float] = None) -> Sequence[str]:
         """See ``Store.add``."""
@@ -44,11 +45,28 @@ class SqliteAdd(SqliteDesk):
                 return self._add(specs, now, counts)
         return self._add(specs, now)
 
-    def _add(self, specs: Specs, now: Optional[float], staged: Optional[Dict[str, int]] = None) -> Sequence[str]:
+    def add_one(self, spec: JobSpec, now: Optional[float] = None) -> Job:
+        """See ``Store.add_one``."""
+        from queuectl.job import Job
+
+        rows: List[Sequence[Any]] = []
+        self._add([spec], now, rows=rows)
+        return Job._make(job_row(rows[0]))
+
+    def _add(
+        self,
+        specs: Specs,
+        now: Optional[float],
+        staged: Optional[Dict[str, int]] = None,
+        rows: Optional[List[Sequence[Any]]] = None,
+    ) -> Sequence[str]:
+        """Add jobs; *rows*, if given, gets the row of the first of them."""
         ids: Sequence[str] = []
         try:
             with self._write as db:
                 ids = self._insert(db, specs, now, staged)
+                if rows is not None:
+                    rows += db.execute(JOB_BY_ID, (ids[0],))
                 self._ring_after = True
                 faults.point("adding")
         except NotDurable as error:

@@ -43,6 +43,24 @@ def test_an_added_job_has_what_it_was_given(store):
     assert (T0, T0, None, None) == (job.created_at, job.updated_at, job.ended_at, job.reason)
 
 
+@pytest.mark.parametrize("taken", [[], ["job2", "job4"]], ids=["in order", "numbers are taken"])
+def test_one_job_is_returned_as_it_was_stored(store, taken):
+    """Also under an id of its own, and where callers took numbers: then it is not so simple."""
+    store.add([spec(id=name) for name in taken], T0)
+    every = spec(
+        "echo 'é'\n", queue="mail", priority=-5, max_retries=7, backoff_base=1.5, timeout_s=5, delay_s=9,
+        env={"A": "é=1"}, tags=["x"],
+    )  # fmt: skip
+
+    jobs = [store.add_one(each, T0) for each in (spec(), every, spec(id="mine"))]
+
+    assert [*(["job1", "job3"] if taken else ["job1", "job2"]), "mine"] == [job.id for job in jobs]
+    assert [store.get(job.id) for job in jobs] == jobs
+    with pytest.raises(JobExists):
+        store.add_one(spec(id="mine"), T0)
+    assert len(taken) + 3 == sum(queue.pending for queue in store.queues())
+
+
 @pytest.mark.parametrize("beside", [10**9, 5000])
 def test_very_many_jobs_have_what_they_were_given(store, beside, monkeypatch):
     """They take other ways than few do, through files; each of them arrives as it would have alone."""

@@ -134,11 +134,13 @@ def test_a_queue_that_is_closed_amid_a_call_is_closed_after_it(queue, location):
     """The call has stored its jobs; the connection is closed then, and not before."""
     name, event, package = places(queue)[1]
     store = queue.store
-    with pytest.raises(QueuectlError, match="this Queue is closed"):  # which an enqueue reads the new job with
-        interrupted(
-            lambda: queue.enqueue("outer"), queue.close, name if name != "fetchall" else "execute", event, package
-        )
+    enqueued = interrupted(
+        lambda: queue.enqueue("outer"), queue.close, name if name != "fetchall" else "execute", event, package
+    )
 
+    assert "outer" == enqueued.command
+    with pytest.raises(QueuectlError, match="this Queue is closed"):
+        queue.get(enqueued.id)
     with pytest.raises(QueuectlError, match="is closed"):
         store.check()
     with Queue(location) as other:

@@ -29,7 +29,6 @@ from queuectl.errors import (
     NotInDlq,
     QueuectlError,
     StoreRefused,
-    StoreUnavailable,
 )
 from queuectl.job import JobFilter, State
 from queuectl.jobspec import JobSpec
@@ -373,19 +372,6 @@ def test_a_run_that_is_given_back_for_good_ends_with_its_job(queue, monkeypatch)
     between_looks(queue, monkeypatch, lambda: queue.store.give_back("w1", [ahead.run_id]), lambda: queue.cancel("job1"))
 
     assert [] == list(queue.follow("job1"))
-
-
-def test_a_job_that_was_stored_and_cannot_be_read_is_told_as_stored(queue, monkeypatch):
-    """Whoever took the error for a refusal would store it twice."""
-
-    def get(job_id):
-        raise StoreUnavailable("the server is away.")
-
-    monkeypatch.setattr(queue.store, "get", get)
-
-    with pytest.raises(StoreUnavailable, match="job1 is stored, but could not be read: the server is away."):
-        queue.enqueue("true")
-    assert {"job1": "pending"} == queue.store.states(["job1"])
 
 
 def test_the_status_counts_every_state(queue):

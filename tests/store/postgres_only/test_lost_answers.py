@@ -38,6 +38,29 @@ def test_an_add_whose_answer_was_lost_is_found_and_not_repeated(store, far_store
     assert store.add([spec()], T0) == [f"job{count if count == 3 else count + 1}"]
 
 
+@pytest.mark.parametrize("name", [None, "own"])
+def test_one_job_whose_answer_was_lost_is_returned_as_it_was_stored(store, far_store, proxy, name):
+    """It is read from the store then."""
+    proxy.lose_next_answer()  # of BEGIN or of the one statement
+
+    job = far_store.add_one(spec(id=name), T0)
+
+    assert [job] == store.jobs(EVERYTHING)
+
+
+def test_a_job_that_was_stored_and_cannot_be_read_is_told_as_stored(store, monkeypatch):
+    """Whoever took the error for a refusal would store it twice."""
+
+    def get(job_id):
+        raise StoreUnavailable("the server is away.")
+
+    monkeypatch.setattr(store, "get", get)
+
+    with pytest.raises(StoreUnavailable, match="own is stored, but could not be read: the server is away."):
+        store.add_one(spec(id="own"), T0)
+    assert {"own": "pending"} == store.states(["own"])
+
+
 class CutAtCommit:
     """Cuts the connection after the *nth* COMMIT was sent, or before."""
 

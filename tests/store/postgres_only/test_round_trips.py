@@ -38,6 +38,7 @@ def test_a_store_is_opened_in_one_round_trip(store, server, schema, proxy, trips
     ("verb", "most"),
     [
         (lambda far: far.add([spec()]), 1),
+        (lambda far: far.add_one(spec()), 1),
         (lambda far: far.add(specs(3)), 4),  # the numbers, COPY and its data, the rest with the commit
         (lambda far: far.set_limit("mail", 2), 2),
         (lambda far: far.set_paused("mail", True), 2),
