@@ -77,5 +77,5 @@ class Pruner:
             self._step = max(step // 2, LEAST)
             raise
         self._step = min(step * 2, STEP)
-        self._deleted = self._deleted or deleted > 0
-        return deleted > 0
+        self._deleted = self._deleted or deleted != 0
+        return deleted != 0

@@ -298,9 +298,9 @@ class Queue(Following, Switches):
         while True:
             with self._lock:
                 step = self.store.prune(which, PAGE)
-            deleted += step
             if step == 0:
                 break
+            deleted += step or 0
             if tell is not None:
                 tell(deleted)
         more = deleted > 0

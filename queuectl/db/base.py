@@ -341,11 +341,11 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def prune(self, which: JobFilter, limit: int = 1000) -> int:
+    def prune(self, which: JobFilter, limit: int = 1000) -> Optional[int]:
         """Delete up to *limit* ended jobs of *which* with their runs and output; return how many.
 
-        Jobs with large output are deleted in smaller numbers, as other writers have to wait meanwhile. So only a
-        return of 0 means that no such job is left.
+        Jobs with large output are deleted in smaller numbers, as other writers have to wait meanwhile: a return of
+        None means that one has so much of it that only a part was deleted. So only 0 means that no such job is left.
         """
 
     @abstractmethod

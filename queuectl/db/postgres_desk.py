@@ -220,7 +220,7 @@ class PostgresDesk(PostgresAdd):
         found = run("SELECT value FROM queuectl.settings WHERE key = 'max_retries'").fetchone()
         return int(found[0]) if found else MAX_RETRIES
 
-    def prune(self, which: JobFilter, limit: int = STEP) -> int:
+    def prune(self, which: JobFilter, limit: int = STEP) -> Optional[int]:
         """See ``Store.prune``."""
         ended = ("completed", "dead", "cancelled")
         states = tuple(state for state in which.states or ended if state in ended)

@@ -45,8 +45,10 @@ class Steps:
 
     def step(
         self, which: JobFilter, pages: Pages, limit: int, deed: Callable[[List[int]], Tuple[int, Sequence[int]]]
-    ) -> int:
+    ) -> Optional[int]:
         """Do *deed* to the next rows of *which*; return to how many. At 0 a walk from the first on has found nothing.
+
+        None: to none yet, as the next one takes several calls.
 
         Args:
             which: Where another was asked for last, the search begins anew.
@@ -64,8 +66,8 @@ class Steps:
             if seqs:
                 done, left = deed(seqs)
                 going[1].put_back(left)
-                if done:
-                    return done
+                if done or left:
+                    return done or None
             elif is_whole:
                 self._going = None
                 return 0

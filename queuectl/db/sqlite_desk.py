@@ -43,6 +43,7 @@ _CHAIN = """
         SELECT previous_id FROM runs JOIN chain USING (run_id) WHERE previous_id IS NOT NULL)
     SELECT run_id FROM chain
     """
+_DELETE_PART = "DELETE FROM output WHERE run_id = ? AND start = (SELECT min(start) FROM output WHERE run_id = ?)"
 
 # Of so many pages rows may be deleted at once: with large outputs a thousand jobs would take ten seconds and more,
 # in which nobody else can write, and a log of a gigabyte where SQLite overwrites what it deletes (Debian's does).
@@ -217,7 +218,7 @@ class SqliteDesk(SqliteViews):
         found = db.execute("SELECT value FROM settings WHERE key = 'max_retries'").fetchone()
         return int(found[0]) if found else MAX_RETRIES
 
-    def prune(self, which: JobFilter, limit: int = STEP) -> int:
+    def prune(self, which: JobFilter, limit: int = STEP) -> Optional[int]:
         """See ``Store.prune``."""
         ended = ("completed", "dead", "cancelled")
         states = tuple(state for state in which.states or ended if state in ended)
@@ -237,9 +238,9 @@ class SqliteDesk(SqliteViews):
             if rows:
                 db.execute(_KEEP_LAST_NUMBERS)
             for seq, queue, state in rows:
-                runs = db.execute(_CHAIN, (seq,)).fetchall()
-                db.executemany("DELETE FROM output WHERE run_id = ?", runs)
-                db.executemany("DELETE FROM runs WHERE run_id = ?", runs)
+                if not self._delete_runs(db, seq, enough):
+                    left = seqs[seqs.index(seq) :]
+                    break
                 db.execute("DELETE FROM jobs WHERE seq = ?", (seq,))
                 note_move(moves, queue, state, None)
                 deleted += 1
@@ -249,6 +250,18 @@ class SqliteDesk(SqliteViews):
             write_moves(db, moves)
             faults.point("pruning")
         return deleted, left
+
+    def _delete_runs(self, db: sqlite3.Connection, seq: int, enough: int) -> bool:
+        """Delete the runs of a job with their output, the oldest first; return False if that is not done yet.
+
+        Those of one job alone may have printed too much for one transaction.
+        """
+        for (run_id,) in reversed(db.execute(_CHAIN, (seq,)).fetchall()):
+            while db.execute(_DELETE_PART, (run_id, run_id)).rowcount > 0:
+                if self._free_pages() >= enough:
+                    return False
+            db.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
+        return True
 
     def shrink(self) -> bool:
         """See ``Store.shrink``: step by step, as a VACUUM would lock everybody out."""

@@ -93,6 +93,45 @@ def test_large_outputs_are_deleted_in_small_steps(store):
     assert max(steps) < 20
 
 
+@pytest.mark.parametrize("runs", [1, 40])
+def test_the_output_of_one_job_is_deleted_in_small_steps(path, store, runs):
+    """40 MiB of one run, or of all runs of a job that was retried: the log shows how long others had to wait."""
+    store.add(specs(1))
+    for _ in range(runs):
+        (claim,) = store.claim("w1", 1)
+        for part in range(40 // runs):
+            store.append_outputs([(claim.run_id, [(part * LARGE, os.urandom(LARGE))], None)])
+        store.finish("w1", [completed(claim)])
+        if runs > 1:
+            store.retry(["job1"])
+    if runs > 1:
+        store.cancel(["job1"])
+    assert size(path, store) > 40 * LARGE
+
+    steps = []
+    while steps[-1:] != [0]:
+        steps.append(store.prune(JobFilter()))
+        assert len(store.runs("job1")) > 0 or steps[-1] is not None
+
+    assert [1, 0] == steps[-2:]
+    assert {None} == set(steps[:-2])
+    assert os.path.getsize(path + "-wal") < 32 * LARGE
+    assert [(0, 0)] == store._rows("SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM output)")
+    assert [] == store.check()
+
+
+@pytest.mark.parametrize("how", [prune, keep])
+def test_one_job_with_large_output_goes_to_the_end(path, store, how):
+    """Whoever prunes does not take a step after which the job is still there for the last one."""
+    run_large(store, 20)
+    store._rows("UPDATE output SET run_id = 20, start = run_id * 1048576")
+
+    how(path, store)
+
+    assert size(path, store) < LARGE
+    assert [] == store.check()
+
+
 def test_a_supervisor_deletes_large_outputs_in_small_steps(store):
     """It hears signals in between; the next step comes at once as long as there is something left."""
     store.set_setting("keep_completed", "1h")
