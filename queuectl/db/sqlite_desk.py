@@ -44,6 +44,10 @@ _CHAIN = """
     SELECT run_id FROM chain
     """
 _DELETE_PART = "DELETE FROM output WHERE run_id = ? AND start = (SELECT min(start) FROM output WHERE run_id = ?)"
+# Queues that nobody uses any more: each claim looks at all there are, and a new day or branch may bring a new one.
+_FORGET_QUEUES = f"""
+    DELETE FROM queues WHERE {" + ".join(COUNTED)} = 0 AND paused = 0 AND max_running IS NULL AND name <> 'default'
+    """
 
 # Of so many pages rows may be deleted at once: with large outputs a thousand jobs would take ten seconds and more,
 # in which nobody else can write, and a log of a gigabyte where SQLite overwrites what it deletes (Debian's does).
@@ -248,6 +252,8 @@ class SqliteDesk(SqliteViews):
                     left = seqs[seqs.index(seq) + 1 :]
                     break
             write_moves(db, moves)
+            if deleted:
+                db.execute(_FORGET_QUEUES)
             faults.point("pruning")
         return deleted, left
 

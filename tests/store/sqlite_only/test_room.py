@@ -132,6 +132,29 @@ def test_one_job_with_large_output_goes_to_the_end(path, store, how):
     assert [] == store.check()
 
 
+def test_queues_that_nobody_uses_any_more_are_forgotten(store):
+    """Each claim looks at all queues: with one for each branch or day it got slower for ever."""
+    store.add(
+        [*specs(3, queue="old"), *specs(1, queue="in-use"), *specs(1, queue="paused"), *specs(1, queue="limited")]
+    )
+    store.cancel_where(JobFilter(queues=("old", "paused", "limited")))
+    store.set_paused("paused", True)
+    store.set_limit("limited", 2)
+
+    first = store.prune(JobFilter(queues=("old",)), 2)
+    half = [queue.name for queue in store.queues()]
+    rest = store.prune(JobFilter())
+
+    assert (2, 3) == (first, rest)
+    assert ["in-use", "limited", "old", "paused"] == half
+    assert [("default",), ("in-use",), ("limited",), ("paused",)] == store._rows(
+        "SELECT name FROM queues ORDER BY name"
+    )
+    store.add(specs(1, queue="old"))
+    assert ["in-use", "limited", "old", "paused"] == [queue.name for queue in store.queues()]
+    assert [] == store.check()
+
+
 def test_a_supervisor_deletes_large_outputs_in_small_steps(store):
     """It hears signals in between; the next step comes at once as long as there is something left."""
     store.set_setting("keep_completed", "1h")
