@@ -14,7 +14,7 @@ from queuectl.errors import QueuectlError, Unwritten, UsageError, is_without_rea
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Optional, Sequence, TextIO
+    from typing import Any, List, Optional, Sequence, TextIO, Type
 
     from queuectl.cli_commands.spec import Args
 
@@ -31,7 +31,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         code = _carry_out(words, argv is None)
         done = "The command itself was carried out."
         sys.stdout.flush()
-        sys.stderr.flush()
     except KeyboardInterrupt:
         code = _say("interrupted.", INTERRUPTED)
     except Exception as error:
@@ -56,7 +55,7 @@ def _carry_out(words: List[str], alone: bool) -> int:
     if os.getpid() == 1:
         _heed_term()
     if alone:
-        _buffer_output()
+        _replace_streams()
     if alone and words and words[0] not in ("--version", "--help", "-h"):  # these import nothing
         from queuectl import db
 
@@ -210,18 +209,45 @@ class _Output(io.FileIO):
     _is_amid = False
 
     def write(self, data: Any) -> int:
-        """Write as a file does; note it where that fails."""
+        """Write as a file does, also where another program made it non-blocking; note it where that fails."""
         if self._is_amid:
             return len(data)
         self._is_amid = True
         try:
-            count = super().write(data)
+            count = self.write_some(data)
         except OSError:
             self._is_amid = False
             self.failed = True
             raise
         self._is_amid = False
         return count
+
+    def write_some(self, data: Any) -> int:
+        """Write what there is room for; wait until there is some."""
+        while True:
+            count: Optional[int] = super().write(data)
+            if count is not None:
+                return count
+            import select
+
+            select.select([], [self], [])
+
+
+class _Messages(_Output):
+    """Standard error: what cannot be written is dropped, as nobody can be told of it; the exit code stays as it is.
+
+    No buffer stands before it that would write once more what a Ctrl-C has interrupted.
+    """
+
+    def write(self, data: Any) -> int:
+        """Write all of *data*, as far as that is possible."""
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self.write_some(left) :]
+        except OSError:
+            pass
+        return len(data)
 
 
 def _takes_output() -> bool:
@@ -267,25 +293,37 @@ def _prepare_streams() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def _buffer_output() -> None:
+def _replace_streams() -> None:
     """Replace standard output by one that remembers failed writes, and is buffered even under ``PYTHONUNBUFFERED``.
 
     What has to be seen at once is flushed explicitly. The rest is written when the command is done, so that an error
-    then is known to be that of the output.
+    then is known to be that of the output. Standard error becomes one that never fails.
     """
-    buffer = getattr(sys.stdout, "buffer", None)
-    raw = getattr(buffer, "raw", buffer)
-    if type(raw) is io.FileIO:  # a Windows console is none
-        text = sys.stdout
-        output = _Output(raw.fileno(), "w", closefd=False)
-        output.name = raw.name  # by which the stand-in for a stream that the caller closed is known
-        output.before = text  # kept alive: it would close the descriptor when it is collected
+    output = _in_place_of(sys.stdout, _Output)
+    if output is not None:
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(output),
-            encoding=text.encoding,
+            encoding=sys.stdout.encoding,
             errors="backslashreplace",
-            line_buffering=text.isatty(),
+            line_buffering=sys.stdout.isatty(),
         )
+    messages = _in_place_of(sys.stderr, _Messages)
+    if messages is not None:
+        sys.stderr = io.TextIOWrapper(
+            messages, encoding=sys.stderr.encoding, errors="backslashreplace", line_buffering=True
+        )
+
+
+def _in_place_of(text: TextIO, kind: Type[_Output]) -> Optional[_Output]:
+    """Return a file of this *kind* for what *text* writes to; None if that is a Windows console or no file."""
+    buffer = getattr(text, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    if type(raw) is not io.FileIO:
+        return None
+    file = kind(raw.fileno(), "w", closefd=False)
+    file.name = raw.name  # by which the stand-in for a stream that the caller closed is known
+    file.before = text  # kept alive: it would close the descriptor when it is collected
+    return file
 
 
 def _heed_term() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sqlite3
 import stat
@@ -440,6 +441,44 @@ def test_output_that_cannot_be_written_is_said(
 
     assert ended.returncode == 1
     assert ended.stderr.decode() == f"queuectl: cannot write to standard output: No space left on device. {done}\n"
+
+
+@POSIX
+def test_a_pipe_that_does_not_block_gets_all(cli: Callable[..., Any]) -> None:
+    """Another program on the same pipe or terminal may have made it so: that it is full for a moment is no error."""
+    cli("enqueue", "--file", "-", "--lines", input="true\n" * 2000, code=0)
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    process = subprocess.Popen([sys.executable, "-m", "queuectl", "list"], stdout=theirs, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while select.select([], [theirs], [], 0)[1]:  # until it is full
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.close(theirs)
+
+    with open(ours) as listed:
+        assert 2000 == len(listed.readlines())
+    assert (b"", 0) == (process.communicate()[1], process.returncode)
+
+
+@POSIX
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("words", "out", "code"),
+    [("enqueue -v -- true", "Enqueued job job2\n", 0), ("wait job1 --timeout 0.1", "", 124), ("show job9", "", 1)],
+)
+def test_a_message_that_cannot_be_written_changes_nothing(
+    cli: Callable[..., Any], words: str, out: str, code: int
+) -> None:
+    """Nobody can be told of it; least of all may an enqueue look as if it had failed: it would be repeated."""
+    cli("enqueue", "--", "true", code=0)
+
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "queuectl", *words.split()], stdout=subprocess.PIPE, stderr=full, check=False
+        )
+
+    assert (out, code) == (ended.stdout.decode(), ended.returncode)
 
 
 @POSIX
