@@ -26,9 +26,23 @@ NO_READER = 141  # 128 + SIGPIPE
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command line and return its exit code; *argv* is without the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _outcome(words, argv is None)
+        _give_up_unwritten()
+    except KeyboardInterrupt:  # one more, while the first was being told of
+        code = INTERRUPTED
+    if argv is None:
+        # As the console script: nothing is left to be done, and taking the interpreter apart takes longer
+        # than an enqueue.
+        os._exit(code)
+    return code
+
+
+def _outcome(words: List[str], alone: bool) -> int:
+    """Run the command *words*, say what went wrong, and return the exit code; *alone* as in ``_carry_out``."""
     done = "What was done before stays done."
     try:
-        code = _carry_out(words, argv is None)
+        code = _carry_out(words, alone)
         done = "The command itself was carried out."
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -37,11 +51,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if os.environ.get("QUEUECTL_DEBUG"):
             raise
         code = _report(error, done)
-    _give_up_unwritten()
-    if argv is None:
-        # As the console script: nothing is left to be done, and taking the interpreter apart takes longer
-        # than an enqueue.
-        os._exit(code)
     return code
 
 

@@ -397,6 +397,29 @@ def test_a_ctrl_c_amid_a_write_does_not_show_it_twice(cli: Callable[..., Any], d
     assert (b"queuectl: interrupted.\n", 130) == (process.communicate()[1], process.returncode)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nothing says that it waits for the pipe")
+def test_a_second_ctrl_c_while_the_first_is_told(home: Any, eventually: Callable[..., Any]) -> None:
+    """No traceback, and the exit code of an interrupt; here the terminal takes no message, as after a Ctrl-S."""
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(theirs, b"-")
+    os.set_blocking(theirs, True)
+    os.mkfifo("jobs")
+    process = subprocess.Popen([sys.executable, "-m", "queuectl", "enqueue", "--file", "jobs"], stderr=theirs)
+    os.close(theirs)
+
+    with open("jobs", "wb"):  # as soon as the command reads
+        process.send_signal(signal.SIGINT)
+        eventually(lambda: Path(f"/proc/{process.pid}/syscall").read_text().split()[1:2] == ["0x2"], what="the message")
+        process.send_signal(signal.SIGINT)
+
+    assert 130 == process.wait(30)
+    with open(ours, "rb") as said:
+        assert b"" == said.read().strip(b"-")
+
+
 @pytest.mark.skipif(os.name != "nt", reason="elsewhere all but one character may be in a name")
 def test_a_path_that_can_be_none_is_not_taken_for_a_reader_that_left(cli: Callable[..., Any]) -> None:
     """Windows has one number for both, and the second ends without a word."""
