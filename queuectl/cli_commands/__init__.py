@@ -68,6 +68,7 @@ FLAGS = frozenset((
     "--all", "--all-hosts", "--daemon", "--drain", "--follow", "--help", "--json", "--lines", "--no-color",
     "--no-start", "--now", "--quiet", "--stop", "--system", "--table", "--verbose", "--version", "--yes",
 ))  # fmt: skip
+SHORT = frozenset("fhqvy")  # the letters of flags
 VALUED = frozenset((
     "--at", "--backoff-base", "--command", "--concurrency", "--count", "--cwd", "--db", "--delay", "--env",
     "--file", "--host", "--id", "--limit", "--max-retries", "--older-than", "--priority", "--queue", "--run", "--sort",

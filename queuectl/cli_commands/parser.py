@@ -8,7 +8,7 @@ abbreviations; after ``--`` nothing is an option; ``-5`` is a number, ``-`` is a
 
 from __future__ import annotations
 
-from queuectl.cli_commands import FLAGS, TABLE, VALUED
+from queuectl.cli_commands import FLAGS, SHORT, TABLE, VALUED
 from queuectl.cli_commands.spec import GLOBAL_OPTIONS, Args
 from queuectl.errors import UsageError
 
@@ -52,6 +52,8 @@ def locate(argv: Sequence[str]) -> List[int]:
                 at += "=" not in token  # its value is the next word
             elif name not in FLAGS:
                 raise _unknown_option(token, sorted(FLAGS | VALUED), "queuectl")
+        elif not SHORT.issuperset(token[1:]):  # what follows it, perhaps as its value, is not the command
+            raise _unknown_option(token, sorted(FLAGS | VALUED), "queuectl")
         at += 1
     return found
 

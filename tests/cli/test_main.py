@@ -18,7 +18,7 @@ import pytest
 
 import queuectl
 from queuectl import Queue
-from queuectl.cli_commands import FLAGS, TABLE, VALUED, all_commands, suggest
+from queuectl.cli_commands import FLAGS, SHORT, TABLE, VALUED, all_commands, suggest
 from queuectl.cli_commands.spec import GLOBAL_OPTIONS
 from queuectl.job import STATES
 from queuectl.main import main
@@ -183,7 +183,7 @@ def test_suggestions_exist() -> None:
     assert meant <= words
     assert not set(suggest.COMMANDS) & set(TABLE)
     assert {option for meant in suggest.OPTIONS.values() for option in meant} <= FLAGS | VALUED
-    assert not set(suggest.OPTIONS) & (FLAGS | VALUED | {"-h", "-q", "-v", "-f", "-y"})
+    assert not set(suggest.OPTIONS) & (FLAGS | VALUED | {f"-{letter}" for letter in SHORT})
     verbs = {verb for entry in TABLE.values() for verb in entry.subcommands}
     assert {verb for meant in suggest.VERBS.values() for verb in meant} <= verbs
     assert set(suggest.STATES.values()) <= set(STATES)
@@ -193,6 +193,19 @@ def test_suggestions_exist() -> None:
 def test_no_abbreviations(cli: Callable[..., Any]) -> None:
     """A script that says --prio would break when another option begins like that."""
     assert cli("enqueue", "--prio", "1", "--", "true").code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("-S 3 list", "unknown option -S. See the options: queuectl help"),
+        ("-j 4 worker start", "unknown option -j. Did you mean --count?"),
+        ("worker -j 4 start", "unknown option -j. Did you mean --count?"),
+    ],
+)
+def test_an_unknown_option_before_a_command_is_named(cli: Callable[..., Any], words: str, told: str) -> None:
+    """Not what follows it, which would be its value elsewhere."""
+    assert f"queuectl: {told}\n" == cli(*words.split(), code=2).err
 
 
 def test_the_store_is_named_by_option_before_environment(cli: Callable[..., Any], home: Any) -> None:
@@ -619,6 +632,7 @@ def test_short_options_are_flags_and_mean_one_thing() -> None:
                 assert len(name) == 2
                 assert not option.metavar
                 assert meanings.setdefault(name, option.long) == option.long
+    assert {name[1] for name in meanings} == SHORT
 
 
 def test_every_command_says_what_it_does_with_an_example() -> None:
