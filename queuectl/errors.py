@@ -93,12 +93,20 @@ class NotDurable(StoreUnavailable):
     """A change was made, and everybody sees it, but the disk failed to take it: do not make it again."""
 
     def __init__(self, trouble: str, ids: Sequence[str] = ()) -> None:
-        what = "the change" if not ids else ids[0] if len(ids) == 1 else f"{len(ids)} jobs ({ids[0]} .. {ids[-1]})"
         super().__init__(
-            f"{trouble} The store has {what} all the same, but a power cut may still lose it. "
+            f"{trouble} The store has {_jobs_named(ids)} all the same, but a power cut may still lose it. "
             "Do not repeat this; check the disk."
         )
         self.trouble = trouble
+
+
+class Interrupted(KeyboardInterrupt):
+    """A Ctrl-C that came too late to undo something; it says what stands all the same, lest somebody repeats it."""
+
+    @classmethod
+    def behind(cls, ids: Sequence[str]) -> Interrupted:
+        """Return the interrupt that came when the jobs with these *ids* had been stored."""
+        return cls(f"The store has {_jobs_named(ids)} all the same.")
 
 
 class StoreRefused(StoreError):
@@ -134,6 +142,10 @@ class Unwritten(QueuectlError):
 
 class Refused(QueuectlError):
     """The user said no, or a precondition that the user can change does not hold."""
+
+
+def _jobs_named(ids: Sequence[str]) -> str:
+    return "the change" if not ids else ids[0] if len(ids) == 1 else f"{len(ids)} jobs ({ids[0]} .. {ids[-1]})"
 
 
 def _named(job_id: object) -> str:

@@ -45,8 +45,8 @@ def _outcome(words: List[str], alone: bool) -> int:
         code = _carry_out(words, alone)
         done = "The command itself was carried out."
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        code = _say("interrupted.", INTERRUPTED)
+    except KeyboardInterrupt as error:  # perhaps an Interrupted, with a sentence
+        code = _say(f"interrupted. {error}".rstrip(), INTERRUPTED)
     except Exception as error:
         if os.environ.get("QUEUECTL_DEBUG"):
             raise

@@ -15,7 +15,16 @@ from queuectl.cli_commands.enqueue import apply_options
 from queuectl.cli_commands.jsonobject import make_reader
 from queuectl.cli_commands.progress import Bar
 from queuectl.db.spool import Spool
-from queuectl.errors import InvalidJob, JobExists, QueuectlError, Unwritten, UsageError, is_without_reader, shown
+from queuectl.errors import (
+    Interrupted,
+    InvalidJob,
+    JobExists,
+    QueuectlError,
+    Unwritten,
+    UsageError,
+    is_without_reader,
+    shown,
+)
 from queuectl.jobspec import MAX_COMMAND_BYTES, MAX_ENV_BYTES, JobSpec, check_fields, from_fields, usual_directory
 
 TYPE_CHECKING = False
@@ -41,20 +50,27 @@ def enqueue_file(args: Args) -> int:
         raise UsageError("--file and a job on the command line do not go together. Give only one of them.")
     if args.id is not None:
         raise UsageError("option --id is for a single job. With --file, put the ids into the file.")
-    with Spool() as specs:
-        ids = _enqueue(specs, args)
+    added: List[Sequence[str]] = []
     try:
-        _tell(ids, args)
+        with Spool() as specs:
+            _enqueue(specs, args, added)
+        _tell(added[0], args)
         sys.stdout.flush()
     except OSError as error:
-        if is_without_reader(error):
+        if not added or is_without_reader(error):
             raise
-        raise Unwritten(error, f"{_summary(ids)} all the same.") from error
+        raise Unwritten(error, f"{_summary(added[0])} all the same.") from error
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        if not any(added):
+            raise
+        raise Interrupted.behind(added[0]) from error
     return 0
 
 
-def _enqueue(specs: Spool, args: Args) -> Sequence[str]:
-    """Read the file into *specs*, and store them; return their ids."""
+def _enqueue(specs: Spool, args: Args, added: List[Sequence[str]]) -> None:
+    """Read the file into *specs*, and store them; put their ids into *added* as soon as they are stored."""
     blank = array("Q")
     bar = Bar(args)
     try:
@@ -64,7 +80,7 @@ def _enqueue(specs: Spool, args: Args) -> Sequence[str]:
         from queuectl.queue import Queue
 
         with Queue(args.db) as queue:
-            return queue.add(specs)
+            added.append(queue.add(specs))
     except JobExists as error:
         specs.tell = None
         number = _line_number(error.index([spec.id for spec in specs]), blank)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from queuectl.cli_commands.progress import counting
 from queuectl.cli_commands.prompt import confirmed, declined
 from queuectl.cli_commands.spec import DURATION, QUEUE_OPTION, STATE, TAG_OPTION, YES_OPTION, Command, Option
-from queuectl.errors import UsageError
+from queuectl.errors import Interrupted, UsageError
 from queuectl.queue import Queue
 
 TYPE_CHECKING = False
@@ -86,7 +86,11 @@ def reset(args: Args) -> int:
     if not confirmed(RESET_QUESTION, args):
         return declined("Reset", args)
     with Queue(args.db, create=args.may_make_store) as queue:
-        queue.reset()
+        try:
+            queue.reset()
+        except KeyboardInterrupt as error:
+            told = "Workers that were told to stop still do; 'queuectl status' shows what is left."
+            raise Interrupted(told) from error
     if args.json:
         write_json({"reset": True})
     elif not args.quiet:

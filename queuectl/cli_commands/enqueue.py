@@ -6,7 +6,7 @@ import os
 import sys
 
 from queuectl.cli_commands.spec import Command, Option, Positional
-from queuectl.errors import Unwritten, UsageError, is_without_reader
+from queuectl.errors import Interrupted, Unwritten, UsageError, is_without_reader
 from queuectl.jobspec import current_directory, from_fields
 
 TYPE_CHECKING = False
@@ -172,6 +172,8 @@ def enqueue(args: Args) -> int:
             if is_without_reader(error):
                 raise
             raise Unwritten(error, f"The job was enqueued: {job_id}.") from error
+        except KeyboardInterrupt as error:
+            raise Interrupted.behind([job_id]) from error
     return 0
 
 

@@ -173,11 +173,11 @@ def run(args: Args) -> int:
     spec = from_fields(job_fields(args, "run"))
     with Queue(args.db) as queue:
         job_id = queue.add([spec])[0]
-        if args.verbose and not args.quiet:
-            note(f"enqueued {job_id}.")
         runner = _Runner(queue, job_id, args, is_own=True)
         cancel = f" Cancel it: queuectl cancel {job_id}."
         try:
+            if args.verbose and not args.quiet:
+                note(f"enqueued {job_id}.")
             with Patient(queue.store):
                 job = runner.to_its_end()
                 runs = queue.runs(job_id)

@@ -7,7 +7,7 @@ from queuectl.cli_commands.jobs import filter_of
 from queuectl.cli_commands.progress import counting
 from queuectl.cli_commands.spec import QUEUE_OPTION, STATE, TAG_OPTION, Command, Option, Positional
 from queuectl.db.rules import CANCELLABLE, RETRIABLE
-from queuectl.errors import UsageError
+from queuectl.errors import Interrupted, UsageError
 from queuectl.queue import Queue
 
 TYPE_CHECKING = False
@@ -86,16 +86,20 @@ def _until_ended(queue: Queue, job_ids: List[str], args: Args) -> Dict[str, str]
         note(f"waiting up to {wait_s:g} s for the workers to end {', '.join(job_ids)}.")
     deadline = time.monotonic() + wait_s
     next_sweep = 0.0
-    while True:
-        states = queue.store.states(job_ids)
-        if "processing" not in states.values() or time.monotonic() >= deadline:
-            return {job_id: states.get(job_id, "deleted") for job_id in job_ids}
-        if time.monotonic() >= next_sweep:
-            next_sweep = time.monotonic() + SWEEP_S
-            if not queue.workers():  # nobody else is there to end what a dead worker left running
-                sweep(queue.store)
-                continue
-        time.sleep(0.02)
+    try:
+        while True:
+            states = queue.store.states(job_ids)
+            if "processing" not in states.values() or time.monotonic() >= deadline:
+                return {job_id: states.get(job_id, "deleted") for job_id in job_ids}
+            if time.monotonic() >= next_sweep:
+                next_sweep = time.monotonic() + SWEEP_S
+                if not queue.workers():  # nobody else is there to end what a dead worker left running
+                    sweep(queue.store)
+                    continue
+            time.sleep(0.02)
+    except KeyboardInterrupt as error:
+        them = job_ids[0] if len(job_ids) == 1 else f"{len(job_ids)} jobs"
+        raise Interrupted(f"The workers still end {them}. 'queuectl retry' undoes a cancel.") from error
 
 
 def _not_cancelled(states: Dict[str, str]) -> int:

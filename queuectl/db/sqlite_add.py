@@ -18,7 +18,7 @@ from queuectl.db.rules import (
 )
 from queuectl.db.sqlite_desk import LAST_SEQ, SqliteDesk
 from queuectl.db.sqlite_views import JOB_BY_ID, job_row
-from queuectl.errors import NotDurable, QueueInUse
+from queuectl.errors import Interrupted, NotDurable, QueueInUse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,9 +69,14 @@ class SqliteAdd(SqliteDesk):
                     rows += db.execute(JOB_BY_ID, (ids[0],))
                 self._ring_after = True
                 faults.point("adding")
+            faults.point("added")
         except NotDurable as error:
             raise NotDurable(error.trouble, ids) from error
-        faults.point("added")
+        except KeyboardInterrupt as error:
+            if not self._write.is_done():
+                raise
+            self.sync()
+            raise Interrupted.behind(ids) from error
         return ids
 
     def _insert(

@@ -365,11 +365,12 @@ _fdatasync = getattr(os, "fdatasync", os.fsync)
 class _Write:
     """One write transaction, ``with self._write as db``: commits, or rolls back and raises an error that says why."""
 
-    __slots__ = ("_file", "_frame")
+    __slots__ = ("_commits", "_file", "_frame")
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
         self._frame: Optional[FrameType] = None  # the function that writes
+        self._commits = False  # whether the last transaction has come to its COMMIT
 
     def is_amid(self) -> bool:
         """Return whether the function that writes is one that this thread will return to."""
@@ -395,6 +396,7 @@ class _Write:
         self.take(sys._getframe(1))
         try:
             self._file._begin()
+            self._commits = False
             self._file._ring_after, self._file._sync_after = False, True
             return self._file._db
         except BaseException:  # a signal handler may have raised, and the program may go on: do not keep the lock
@@ -412,6 +414,7 @@ class _Write:
         file = self._file
         if error is None:
             try:
+                self._commits = True
                 file._db.execute("COMMIT")
             except sqlite3.Error as trouble:
                 self._roll_back()
@@ -429,7 +432,12 @@ class _Write:
         if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
             file._fail(error)
 
+    def is_done(self) -> bool:
+        """Return whether the last transaction was committed, even if an interrupt came right behind that."""
+        return self._commits and not self._file._db.in_transaction
+
     def _roll_back(self) -> None:
+        self._commits = False
         try:
             if self._file._db.in_transaction:  # a full disk or an I/O error may have ended it already
                 self._file._db.execute("ROLLBACK")

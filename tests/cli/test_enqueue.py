@@ -353,6 +353,30 @@ def test_a_directory_that_is_gone_is_named(cli: Callable[..., Any], home: Any) -
     ]
 
 
+@POSIX
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("enqueue -- true", "job1"),
+        ("run -- true", "job1"),
+        ("enqueue --lines --file lines", "2000 jobs (job1 .. job2000)"),
+    ],
+)
+def test_a_ctrl_c_behind_the_commit_names_what_is_stored(
+    cli: Callable[..., Any], jobs: Callable[..., List[Dict[str, Any]]], home: Any, words: str, told: str
+) -> None:
+    """Whoever takes it for not enqueued runs it twice; one that comes sooner leaves nothing."""
+    Path("lines").write_text("true\n" * 2000)
+
+    sooner = cli(*words.split(), env={"QUEUECTL_FAULT": "adding:INT"})
+    before = len(jobs())
+    later = cli(*words.split(), env={"QUEUECTL_FAULT": "added:INT"})
+
+    assert ("queuectl: interrupted.\n", 130, 0) == (sooner.err, sooner.code, before)
+    assert (f"queuectl: interrupted. The store has {told} all the same.\n", 130) == (later.err, later.code)
+    assert jobs()
+
+
 def test_a_taken_id_is_refused(cli: Callable[..., Any], jobs: Callable[..., List[Dict[str, Any]]]) -> None:
     """And the job that has it is as it was."""
     cli("enqueue", '{"command":"first","id":"mine"}', code=0)

@@ -25,12 +25,16 @@ SAID = (
 @pytest.fixture
 def failing(tmp_path: Path) -> Dict[str, str]:
     """The environment of a process whose syncs fail."""
+    return _preloaded(tmp_path)
+
+
+def _preloaded(tmp_path: Path, *options: str) -> Dict[str, str]:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler: the library that has syncs fail cannot be made")
     library = tmp_path / "sync_shim.so"
     source = Path(__file__).with_name("sync_shim.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    subprocess.run([compiler, *options, "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
     return {"LD_PRELOAD": str(library)}
 
 
@@ -50,6 +54,16 @@ def test_an_enqueue_that_the_disk_does_not_take(
     assert Result("", SAID.format(store, "3 jobs (job3 .. job5)"), 1) == more
     scene.drain()
     assert ["completed"] * 5 == [job.state for job in scene.queue.jobs()]
+
+
+def test_a_ctrl_c_while_the_disk_syncs(scene: Scene, cli: Callable[..., Result], tmp_path: Path) -> None:
+    """That is where an enqueue is when somebody loses patience; by then the job is stored, and that is said."""
+    scene.queue.enqueue("true")
+
+    result = cli("enqueue", "--", "true", env=_preloaded(tmp_path, "-DINTERRUPT"))
+
+    assert Result("", "queuectl: interrupted. The store has job2 all the same.\n", 130) == result
+    assert "job2" == scene.queue.get("job2").id
 
 
 def test_a_change_that_the_disk_does_not_take(cli: Callable[..., Result], home: Path, failing: Dict[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
@@ -48,6 +48,29 @@ def test_a_job_that_an_idle_worker_has_just_begun(scene: Scene) -> None:
     scene.queue.cancel(job_id)
 
     scene.until(job_id, "cancelled", timeout=4.0)
+    group.stop()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("cancel job1", "The workers still end job1. 'queuectl retry' undoes a cancel."),
+        ("reset --yes", "Workers that were told to stop still do; 'queuectl status' shows what is left."),
+    ],
+)
+def test_a_ctrl_c_while_a_job_is_ended(scene: Scene, background: Callable[..., Any], words: str, told: str) -> None:
+    """That does not stop the worker, and nobody is left to believe it does."""
+    scene.queue.set_setting("kill_grace", "4")
+    scene.queue.enqueue(scene.journal.command("trap 'note heard' TERM; note ready; while :; do sleep 0.1; done"))
+    group = scene.start()
+    scene.noted("ready")
+    command = background(*words.split())
+    scene.noted("heard")
+
+    result = command.stop(signal.SIGINT)
+
+    assert (f"queuectl: interrupted. {told}\n", 130) == (result.err, result.code)
+    scene.eventually(lambda: scene.queue.get("job1").state in ("cancelled", "pending"), what="the job's end")
     group.stop()
 
 
