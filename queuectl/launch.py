@@ -7,19 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 from queuectl import notify
 from queuectl.console import open_log
 from queuectl.control import local_workers
 from queuectl.db import home
-from queuectl.errors import QueuectlError, StoreError, StoreUnavailable
+from queuectl.errors import Interrupted, QueuectlError, StoreError, StoreUnavailable
 from queuectl.pidfile import PidFile
 from queuectl.records import NamedTuple
 from queuectl.runner import RUN_VARIABLES, WORKER, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import IO, Any, Callable, Dict, List, Optional, Protocol, Sequence
+    from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence
 
     from queuectl.db.base import Store
     from queuectl.job import Worker
@@ -122,13 +123,44 @@ def start_daemon(store: Store, options: Dict[str, Any]) -> Started:
     """
     import json
 
-    logs = os.path.join(home(), "logs")
-    log_path = os.path.join(logs, "supervisor.log")
+    log_path = os.path.join(home(), "logs", "supervisor.log")
     log = open_log(log_path)
     begin = os.fstat(log).st_size
     given = json.dumps({**options, "location": None})  # the location goes by the environment
-    process = _start_apart([*python_command(), "worker", "supervise", given], options["location"], log)
+    with _later() as interrupts:  # a process of which this one has not heard yet could not be told to stop
+        process = _start_apart([*python_command(), "worker", "supervise", given], options["location"], log)
     os.close(log)
+    try:
+        if interrupts:
+            raise KeyboardInterrupt
+        started = _until_started(store, options, process, log_path, begin)
+    except KeyboardInterrupt as error:
+        _dismiss(process)
+        raise Interrupted("The workers that were being started are told to stop.") from error
+    _save_pids(store)
+    process.returncode = 0  # the supervisor goes on alone: Popen must not warn about it
+    return started
+
+
+@contextmanager
+def _later() -> Iterator[List[int]]:
+    """Collect the interrupts that come meanwhile instead of raising them."""
+    interrupts: List[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # it is ignored, or somebody else's
+        yield interrupts
+        return
+    signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _until_started(
+    store: Store, options: Dict[str, Any], process: subprocess.Popen[bytes], log_path: str, begin: int
+) -> Started:
+    """Wait until all workers of the supervisor *process* have registered; *begin* is where its log begins."""
     deadline = time.monotonic() + START_S
     seen: Dict[int, Worker] = {}  # by number; a worker that drains may be gone before the next has registered
     while True:
@@ -150,13 +182,11 @@ def start_daemon(store: Store, options: Dict[str, Any]) -> Started:
             _dismiss(process)
             raise QueuectlError(
                 f"the workers did not all start within {START_S:.0f} s, so the others were stopped. "
-                f"{tidy_path(logs)} says why."
+                f"{tidy_path(os.path.dirname(log_path))} says why."
                 if trouble is None
                 else f"it is not known whether the workers started, so they were told to stop: {trouble}"
             )
         time.sleep(0.005 if trouble is None else 0.1)
-    _save_pids(store)
-    process.returncode = 0  # the supervisor goes on alone: Popen must not warn about it
     return Started([seen[number] for number in sorted(seen)], over)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -62,6 +64,24 @@ def test_a_stop_that_comes_while_they_start_is_named(scene: Scene, background: C
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone lets a process say what it is called")
+def test_a_ctrl_c_while_they_start_ends_them(scene: Scene, background: Callable[..., Any]) -> None:
+    """Otherwise workers would run of which nobody was told."""
+    with contextlib.closing(sqlite3.connect(scene.queue.store.location, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")  # so that none can register
+        starting = background("worker", "start", "--daemon")
+        children = Path(f"/proc/{starting.pid}/task/{starting.pid}/children")
+        scene.eventually(lambda: children.read_text().split(), what="the supervisor")
+        supervisor = int(children.read_text().split()[0])
+
+        result = starting.stop(signal.SIGINT)
+        db.execute("ROLLBACK")
+
+    told = "queuectl: interrupted. The workers that were being started are told to stop.\n"
+    assert (told, 130) == (result.err, result.code)
+    scene.gone([supervisor])
+    assert [] == scene.queue.workers()
+
+
 def test_processes_are_called_what_they_are(scene: Scene, cli: Cli) -> None:
     """``top`` and ``pgrep`` show no row of python3s, and a command has its own name."""
     cli("worker", "start", "--count", "2", "--daemon", code=0)
