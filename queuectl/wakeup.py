@@ -28,11 +28,14 @@ def place_to_sleep() -> Callable[[Sequence[Any], float], Sequence[int]]:
     os.set_blocking(writing, False)
     # Before the handlers are set: a signal that a handler took before there was a pipe would be lost.
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGCHLD"):
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGCHLD")
+    for name in names:
         number = getattr(signal, name)
         # Under ``nohup``, SIGHUP is ignored on purpose.
         if name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _nothing)
+    # A program that takes its own signals by sigwait has blocked them, and what it starts inherits that.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [getattr(signal, name) for name in names])
 
     def sleep(_workers: Sequence[object], timeout_s: float) -> Sequence[int]:
         select.select([reading], [], [], timeout_s)

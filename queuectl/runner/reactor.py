@@ -52,6 +52,7 @@ class Reactor:
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         for number in (*signals, signal.SIGCHLD):
             signal.signal(number, _nothing)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)  # whoever started this group may have blocked them
         if _HAS_SIGTIMEDWAIT:
             signal.pthread_sigmask(signal.SIG_BLOCK, self._ends)
         self._briefly_until_mono = 0.0

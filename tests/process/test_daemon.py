@@ -208,6 +208,25 @@ def test_a_home_that_holds_no_numbers_has_workers_all_the_same(scene: Scene, cli
     cli("worker", "stop", code=0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing shows which signals a process has blocked")
+def test_it_stops_though_its_starter_had_blocked_all_signals(scene: Scene, cli: Cli) -> None:
+    """As a program does that takes its own by sigwait, and what it starts inherits that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        cli("worker", "start", "--daemon", "--count", "2", code=0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    masks = [
+        int(re.findall(r"SigBlk:\t(\w+)", Path(f"/proc/{worker.pid}/status").read_text())[0], 16)
+        for worker in scene.queue.store.workers()
+    ]
+
+    assert 3 == len(masks)
+    assert not any(mask & 1 << number - 1 for mask in masks for number in (signal.SIGTERM, signal.SIGQUIT))
+    cli("worker", "stop", code=0)
+    assert [] == scene.queue.store.workers()
+
+
 def test_it_outlives_the_session_that_started_it(scene: Scene) -> None:
     """It has a session of its own, so that the end of the terminal, and everything in it, is not its end."""
     shell = subprocess.Popen(
