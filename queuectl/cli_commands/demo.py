@@ -89,8 +89,13 @@ def commands() -> Tuple[str, str]:
 def demo(args: Args) -> int:
     """``demo``."""
     import shutil
+    import signal
     import tempfile
 
+    for name in ("SIGTERM", "SIGHUP"):  # otherwise the workers, and the folder, would be left for ever
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix="queuectl-demo-")
     workers = None
     stage = Stage(folder, wants_colour(args.no_color))

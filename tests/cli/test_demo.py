@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import subprocess
 import sys
 from typing import Any, Callable
@@ -58,3 +60,19 @@ def test_a_reader_that_has_seen_enough(home: Any) -> None:
     )  # fmt: skip
 
     assert ("", 12) == (done.stderr, len(done.stdout.splitlines()))
+
+
+@pytest.mark.posix
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+def test_one_that_is_ended_leaves_nothing(
+    background: Callable[..., Any], eventually: Callable[..., Any], number: str
+) -> None:
+    """Neither its workers, which would wait for ever, nor its folder."""
+    demo = background("demo")
+    eventually(lambda: demo.out.count("] pid=") >= 3, what="the workers")
+    folder = demo.out.partition("temporary queue in ")[2].partition(",")[0]
+
+    result = demo.stop(getattr(signal, number))
+
+    assert ("queuectl: interrupted.\n", 130) == (result.err, result.code)
+    assert not os.path.exists(folder)
