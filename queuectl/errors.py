@@ -6,6 +6,7 @@ next. Libraries raise; only ``main`` prints.
 
 from __future__ import annotations
 
+import errno
 import os
 
 TYPE_CHECKING = False
@@ -168,6 +169,34 @@ def is_without_reader(error: BaseException) -> bool:
         return True
     # Windows calls a pipe without a reader "invalid argument", and a path that can be none; only that has a name.
     return os.name == "nt" and isinstance(error, OSError) and error.errno == 22 and error.filename is None
+
+
+def why(error: OSError, starting: bool = False) -> str:
+    """Return why the system refused something, with the limit that was met: the error's own text names none.
+
+    Args:
+        error: What the system said.
+        starting: Whether a process was to be started, for which "try again" means that there are too many.
+    """
+    text = error.strerror or str(error)
+    if error.errno == errno.EMFILE:
+        text += _limit("SC_OPEN_MAX", " (ulimit -n is {})")
+    elif error.errno == errno.EAGAIN and starting:
+        mine = _limit("SC_CHILD_MAX", " (ulimit -u is {})")
+        text += f": too many processes of this user{mine}, in its control group (pids.max) or on the machine"
+    return text
+
+
+def _limit(name: str, text: str) -> str:
+    """Return *text* with a limit of this process; nothing where there is none.
+
+    Not by the module resource, which is a file: at the limit it cannot be opened.
+    """
+    try:
+        limit = os.sysconf(name)
+    except (AttributeError, ValueError, OSError):  # Windows has no such limits
+        return ""
+    return text.format(limit) if limit >= 0 else ""
 
 
 def shown(value: Any) -> str:

@@ -55,6 +55,7 @@ def _waiting(store: Store, job: Job, now: float) -> List[str]:
         lost = "run was" if job.losses == 1 else f"{job.losses} runs were"
         most = Config(store.settings()).max_lost
         told.append(f"Its last {lost} lost with the worker. That costs no retry, but {most} in a row make it dead.")
+    told += _put_back(store, job)
     info = next((queue for queue in store.queues() if queue.name == job.queue), None)
     workers = serving(live_workers(store), job.queue)
     blocked = _switches(job, info)
@@ -74,6 +75,16 @@ def _waiting(store: Store, job: Job, now: float) -> List[str]:
         command = f"queuectl retry {job.id}" if job.state == "failed" else f"queuectl edit {job.id} delay=0"
         told.append(f"Make it due now: {command}")
     return told
+
+
+def _put_back(store: Store, job: Job) -> List[str]:
+    """Return why its last run was put back, unless its worker was told to stop."""
+    last = store.runs(job.id)[-1:] if job.state == "pending" and job.attempts else []
+    return [
+        f"Worker pid {run.pid} on {run.host} has put it back: {run.reason}. That costs no retry."
+        for run in last
+        if run.state == "stopped" and run.reason not in (None, "stopped")
+    ]
 
 
 def _why_it_waits(job: Job, now: float) -> str:

@@ -13,7 +13,7 @@ from queuectl.console import Console, LogFile
 from queuectl.control import local_workers, on_this_host, own_job
 from queuectl.db import doorbell, folders, home, open_store
 from queuectl.draining import refuse_within
-from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
+from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable, why
 from queuectl.execution import signal_name
 from queuectl.job import GRACEFUL, NOW, Worker
 from queuectl.launch import send, start_daemon, start_worker
@@ -355,7 +355,7 @@ def _log_path(name: str) -> str:
 
 
 def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)) + (f": {error.filename}" if error.filename else "")
+    return why(error, starting=True) + (f": {error.filename}" if error.filename else "")
 
 
 def _next_delay(delay_s: float, lived_s: float) -> float:

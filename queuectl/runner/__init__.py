@@ -39,7 +39,7 @@ class CannotStart(Exception):
     """A command could not be started.
 
     If ``transient`` is False, the cause is the job, whose directory does not exist for instance. If True, the cause
-    is the machine, which lacks processes, descriptors or memory, so that another try may succeed.
+    is the machine, which lacks processes, descriptors, memory or a shell, so that another try may succeed.
     """
 
     def __init__(self, reason: str, transient: bool) -> None:

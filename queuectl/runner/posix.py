@@ -9,6 +9,7 @@ import sys
 
 assert sys.platform != "win32"
 
+from queuectl.errors import why
 from queuectl.runner import CannotStart, identity, tree
 from queuectl.runner.output import OutputBuffer
 
@@ -22,8 +23,10 @@ CHUNK = 65536
 SPARE_DESCRIPTORS = 16
 # Ended commands whose background processes hold their pipes may take this part of the descriptors.
 LINGERING_PART = 4
-# Errors that are the machine's fault, not the job's.
+# Errors on entering a directory that are the machine's fault, not the job's.
 TRANSIENT = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
+# Errors that are about the file they name.
+_MISSING = frozenset((errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENOEXEC, errno.ELOOP, errno.EIO))
 # ru_maxrss is in KiB, on macOS in bytes.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 # Signals that are reset to their default for each command, as users expect: Python ignores SIGPIPE and SIGXFSZ, and the
@@ -221,8 +224,11 @@ def start(command: str, cwd: str, env: Mapping[str, str], run_id: int, store_id:
         reading = -1
         return result
     except OSError as error:
-        transient = error.errno in TRANSIENT
-        raise CannotStart(f"could not start: {error.strerror or error}", transient) from None
+        # The job has a say in the size of the words and variables alone. That the shell or /dev/null is missing is the
+        # machine's fault: another may have them, and here each job would be dead in no time.
+        transient = error.errno != errno.E2BIG
+        lacking = f": {error.filename}, which every command needs" if error.errno in _MISSING and error.filename else ""
+        raise CannotStart(f"could not start: {why(error, starting=True)}{lacking}", transient) from None
     except ValueError as error:
         raise CannotStart(f"could not start: {error}", False) from None
     finally:
@@ -266,7 +272,7 @@ def _enter(cwd: str) -> None:
             os.chdir(_bytes(cwd))
     except OSError as error:
         transient = error.errno in TRANSIENT
-        raise CannotStart(f"cannot enter the directory {cwd}: {error.strerror or error}", transient) from None
+        raise CannotStart(f"cannot enter the directory {cwd}: {why(error)}", transient) from None
 
 
 def _bytes(text: str) -> bytes:

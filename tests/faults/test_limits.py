@@ -49,7 +49,7 @@ def test_more_commands_than_descriptors(scene: Scene) -> None:
     done = group.wait(60)
 
     assert (0, "") == (done.code, done.err)
-    assert "(could not start: Too many open files)" in done.out
+    assert "(could not start: Too many open files (ulimit -n is 50))" in done.out
     assert {("completed", 0)} == {(scene.state(job), scene.queue.get(job).failures) for job in ids}
     # Each was put back when all were claimed at once; after that the worker knows how many it can run.
     assert max(scene.outcomes(job_id).count("stopped") for job_id in ids) <= 5
@@ -200,7 +200,8 @@ def test_more_commands_than_processes(scene: Scene, home: Path) -> None:
     )
 
     assert (0, "") == (done.returncode, done.stderr)
-    assert "(could not start: Resource temporarily unavailable)" in done.stdout
+    why = "Resource temporarily unavailable: too many processes of this user (ulimit -u is 12)"
+    assert f"(could not start: {why}, in its control group (pids.max) or on the machine)" in done.stdout
     with queuectl.Queue() as queue:
         assert [] == queue.store.check()
         assert {("completed", 0)} == {(queue.get(job).state, queue.get(job).failures) for job in ids}

@@ -290,6 +290,38 @@ def test_a_store_that_was_mounted_alone(scene: Scene, name: str) -> None:
     assert ["job1"] == [job.id for job in scene.queue.jobs()]
 
 
+@pytest.mark.parametrize(
+    ("mount", "lack"),
+    [
+        ("mount --bind /etc/passwd $(readlink -f /bin/sh)", "Permission denied: /bin/sh"),
+        ("mount -t tmpfs none /dev", "No such file or directory: /dev/null"),
+    ],
+)
+def test_a_machine_that_lacks_what_every_command_needs(scene: Scene, mount: str, lack: str) -> None:
+    """The job is not to blame: it is put back, with the reason, and runs where the machine is whole."""
+    job_id = scene.queue.enqueue(scene.journal.command(), max_retries=0).id
+    log = scene.folder / "log"
+    script = f"{mount} && exec {sys.executable} -m queuectl worker start"
+    with open(str(log), "wb") as file:
+        broken = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", script], stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        )
+    try:
+        why = f"could not start: {lack}, which every command needs"
+        scene.eventually(lambda: f"[worker 0] job {job_id} put back ({why})" in log.read_text(), what="the worker")
+        told = "\n".join(scene.queue.explain(job_id))
+        assert f" has put it back: {why}. That costs no retry." in told
+
+        group = scene.start()
+        scene.until(job_id, "completed")
+        assert 0 == group.stop().code
+    finally:
+        broken.terminate()
+        broken.wait(30)
+    assert 0 == scene.queue.get(job_id).failures
+    scene.judge(acknowledged=[job_id])
+
+
 def test_no_process_table(scene: Scene) -> None:
     """As in a chroot without /proc: no worker starts, as each would be taken for dead; those elsewhere go on."""
     job_id = scene.queue.enqueue(scene.journal.command(HELD)).id

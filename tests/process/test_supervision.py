@@ -84,7 +84,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(scene: Scene) -> None:
     resource.prlimit(group.pid, resource.RLIMIT_NOFILE, (3, limits[1]))  # those that it has it keeps
 
     os.kill(first.pid, signal.SIGKILL)
-    scene.eventually(lambda: group.out.count("could not start (Too many open files), tries again in") >= 2)
+    scene.eventually(lambda: group.out.count("could not start (Too many open files") >= 2)
     scene.until(scene.queue.enqueue("true").id, "completed")
     assert [second.pid] == group.pids()
     resource.prlimit(group.pid, resource.RLIMIT_NOFILE, limits)
@@ -93,7 +93,8 @@ def test_a_worker_that_cannot_be_started_is_tried_again(scene: Scene) -> None:
     assert second.id == group.workers()[1].id
     done = group.stop()
     assert (0, "") == (done.code, done.err)
-    assert "[worker 0] could not start (Too many open files), tries again in 0.4 s" in done.out.splitlines()
+    why = "Too many open files (ulimit -n is 3)"
+    assert f"[worker 0] could not start ({why}), tries again in 0.4 s" in done.out.splitlines()
 
 
 def test_a_group_of_which_no_worker_can_be_started_says_so(scene: Scene, supervisor: Callable[..., Any]) -> None:
@@ -120,7 +121,8 @@ def test_a_supervisor_that_cannot_look_goes_on(scene: Scene) -> None:
     resource.prlimit(group.pid, resource.RLIMIT_NOFILE, (3, limits[1]))  # those that it has it keeps
 
     scene.queue.store.unregister(entry.id)
-    said = f"queuectl: cannot check on the workers: Too many open files: /proc/{group.pid}/stat. Waiting."
+    why = f"Too many open files (ulimit -n is 3): /proc/{group.pid}/stat"
+    said = f"queuectl: cannot check on the workers: {why}. Waiting."
     scene.eventually(lambda: group.has_said(said))
     resource.prlimit(group.pid, resource.RLIMIT_NOFILE, limits)
     scene.eventually(group.is_registered)
