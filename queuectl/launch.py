@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ from queuectl import notify
 from queuectl.console import open_log
 from queuectl.control import local_workers
 from queuectl.db import home
-from queuectl.errors import Interrupted, QueuectlError, StoreError, StoreUnavailable
+from queuectl.errors import Interrupted, QueuectlError, StoreError, StoreUnavailable, why
 from queuectl.pidfile import PidFile
 from queuectl.records import NamedTuple
 from queuectl.runner import RUN_VARIABLES, WORKER, identity
@@ -127,14 +128,22 @@ def start_daemon(store: Store, options: Dict[str, Any]) -> Started:
     log = open_log(log_path)
     begin = os.fstat(log).st_size
     given = json.dumps({**options, "location": None})  # the location goes by the environment
-    with _later() as interrupts:  # a process of which this one has not heard yet could not be told to stop
-        process = _start_apart([*python_command(), "worker", "supervise", given], options["location"], log)
-    os.close(log)
+    process = None
     try:
+        with _later() as interrupts:  # a process of which this one has not heard yet could not be told to stop
+            try:
+                process = _start_apart([*python_command(), "worker", "supervise", given], options["location"], log)
+            except OSError as error:
+                file = f": {error.filename}" if error.filename else ""
+                raise QueuectlError(f"cannot start the workers: {why(error, starting=True)}{file}.") from error
+            finally:
+                os.close(log)
         if interrupts:
             raise KeyboardInterrupt
         started = _until_started(store, options, process, log_path, begin)
     except KeyboardInterrupt as error:
+        if process is None:
+            raise
         _dismiss(process)
         raise Interrupted("The workers that were being started are told to stop.") from error
     _save_pids(store)
@@ -147,7 +156,8 @@ def _later() -> Iterator[List[int]]:
     """Collect the interrupts that come meanwhile instead of raising them."""
     interrupts: List[int] = []
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # it is ignored, or somebody else's
+    # Elsewhere than in the main thread none is raised; another handler is somebody else's, or nothing is to be heard.
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
     signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))

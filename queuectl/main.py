@@ -10,7 +10,7 @@ import io
 import os
 import sys
 
-from queuectl.errors import QueuectlError, Unwritten, UsageError, is_without_reader, shown
+from queuectl.errors import QueuectlError, Unwritten, UsageError, is_without_reader, shown, why
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _report(error: Exception, done: str) -> int:
             return _say(str(Unwritten(error, done)), COULD_NOT)
         if error.filename is None and isinstance(error, FileNotFoundError) and _is_nowhere():
             return _say("the current directory no longer exists. Change to another, or use absolute paths.", COULD_NOT)
-        what = error.strerror or str(error) or type(error).__name__
+        what = why(error) or type(error).__name__
         where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
         return _say(f"{what}{where}.", COULD_NOT)
     return _say(f"{type(error).__name__}: {error}. Set QUEUECTL_DEBUG=1 to see where it comes from.", COULD_NOT)
@@ -272,10 +272,14 @@ def _takes_output() -> bool:
 
 def _say(message: str, code: int) -> int:
     """Print *message* on standard error, on one line; return *code*."""
-    from queuectl.render import escape
-
     try:
-        print("queuectl: " + escape(message), file=sys.stderr, flush=True)
+        from queuectl.render import escape
+
+        message = escape(message)
+    except (ImportError, OSError, MemoryError):  # too few descriptors, or too little memory, to read another module
+        message = ascii(message)[1:-1]
+    try:
+        print("queuectl: " + message, file=sys.stderr, flush=True)
     except (OSError, ValueError):
         pass  # nobody can be told; the exit code still says it
     return code

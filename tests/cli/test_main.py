@@ -611,6 +611,30 @@ def test_errors_of_the_machine(
     assert (main(["status"]), capsys.readouterr().err) == (code, f"queuectl: {message}\n")
 
 
+@POSIX
+@pytest.mark.parametrize("words", [["enqueue", "--", "true"], ["worker", "start", "--daemon"], ["status"]])
+def test_too_few_descriptors_are_a_sentence(home: Any, words: List[str]) -> None:
+    """Not even a module can be read then, such as the one that makes messages printable: still nobody sees a trace."""
+    code = (
+        "import resource, sys; from queuectl.main import main; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv.pop(1)),) * 2); main()"
+    )
+    said = []
+    for few in range(3, 12):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(few), *words], capture_output=True, text=True, timeout=60
+        )
+        if done.returncode == 0:
+            break
+        said.append(done.stderr)
+        assert 1 == done.returncode
+
+    assert said
+    assert said[0].startswith("queuectl: Too many open files (ulimit -n is 3): ")
+    assert [] == [each for each in said if not each.startswith("queuectl: ") or each.count("\n") > 1]
+    subprocess.run([sys.executable, "-m", "queuectl", "worker", "stop", "--now"], check=True, capture_output=True)
+
+
 # -- the tables -------------------------------------------------------------------------------
 
 

@@ -207,6 +207,24 @@ def test_more_commands_than_processes(scene: Scene, home: Path) -> None:
         assert {("completed", 0)} == {(queue.get(job).state, queue.get(job).failures) for job in ids}
 
 
+def test_no_process_for_a_daemon(home: Path, scene: Scene) -> None:
+    """Whoever starts it is told that there are too many processes, and of which limit."""
+    stranger = as_stranger()
+    scene.queue.close()
+    give_to_stranger(home.parent, home, *home.iterdir())
+    code = "import resource; resource.setrlimit(resource.RLIMIT_NPROC, (1, 1)); from queuectl.main import main; main()"
+
+    done = subprocess.run(
+        [*stranger, "-c", code, "worker", "start", "--daemon"], capture_output=True, text=True, timeout=60
+    )
+
+    assert (1, "") == (done.returncode, done.stdout)
+    assert (
+        "queuectl: cannot start the workers: Resource temporarily unavailable: too many processes of this user "
+        "(ulimit -u is 1), in its control group (pids.max) or on the machine.\n"
+    ) == done.stderr
+
+
 # -- memory -----------------------------------------------------------------------------------
 
 
