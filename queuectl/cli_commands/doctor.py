@@ -6,7 +6,7 @@ import os
 import sys
 
 from queuectl.cli_commands.spec import Command
-from queuectl.errors import QueuectlError
+from queuectl.errors import QueuectlError, why
 from queuectl.queue import Queue
 
 TYPE_CHECKING = False
@@ -143,7 +143,13 @@ def _files(queue: Queue) -> Iterator[Finding]:
             "Some program keeps a read transaction open on the store. Close it.",
         )
     free_bytes = _free_bytes(os.path.dirname(real))
-    if free_bytes < LEAST_FREE_BYTES:
+    trouble = _trouble_with(os.path.dirname(real))
+    if trouble and free_bytes:
+        text = (
+            f"nothing can be written in {os.path.dirname(real)}: {trouble}. No job can be stored, started or recorded."
+        )
+        yield Finding(BAD, "disk", text, "Look at 'df -i', 'ulimit -f' and the kernel's log (dmesg).")
+    elif free_bytes < LEAST_FREE_BYTES:
         text = f"only {size_text(free_bytes)} free on the store's disk."
         yield Finding(BAD, "disk", text, "Free some space. 'queuectl prune' deletes old jobs.")
     else:
@@ -156,6 +162,20 @@ def _free_bytes(folder: str) -> int:
     return disk_usage(folder).free
 
 
+def _trouble_with(folder: str) -> str:
+    """Return why no file can be made in *folder* and written: a disk may be read-only, or have room but no inodes."""
+    from tempfile import TemporaryFile
+
+    try:
+        with TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(4096))
+    except PermissionError:  # of this user's own; ``_permissions`` tells
+        return ""
+    except OSError as error:
+        return why(error)
+    return ""
+
+
 def _permissions(path: str, folders: Sequence[str]) -> Iterator[Finding]:
     """A job's command and environment may hold secrets, and who can write a job can run commands.
 
@@ -163,7 +183,7 @@ def _permissions(path: str, folders: Sequence[str]) -> Iterator[Finding]:
     """
     if os.name == "nt":
         return
-    if not os.access(path, os.W_OK):
+    if not os.access(path, os.W_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY:
         text = f"you may only read {path}, so you cannot enqueue or run jobs."
         yield Finding(BAD, "access", text, "Become the user who owns it, or choose another store with --db.")
     wrong = []

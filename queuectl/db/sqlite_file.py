@@ -329,8 +329,10 @@ class SqliteFile:
                 f"the disk of {self.path} is full; nothing was changed. Free some space and try again."
             ) from error
         if "readonly" in text:
-            file = sqlite_make.unwritable(self.path, self._real_path)
-            raise StoreUnavailable(f"cannot write to {file}: it is read-only for this user.") from error
+            raise StoreUnavailable(f"cannot write to {sqlite_make.unwritable(self.path, self._real_path)}") from error
+        hindrance = sqlite_make.hindrance(text, self._real_path)
+        if hindrance:
+            raise StoreUnavailable(f"cannot use the store {self.path}: {hindrance}") from error
         if "unable to open" in text:
             raise StoreUnavailable(
                 f"cannot open the store {self.path}. Check its directory and permissions."
@@ -394,9 +396,9 @@ class _Write:
 
     def __enter__(self) -> sqlite3.Connection:
         self.take(sys._getframe(1))
+        self._commits = False
         try:
             self._file._begin()
-            self._commits = False
             self._file._ring_after, self._file._sync_after = False, True
             return self._file._db
         except BaseException:  # a signal handler may have raised, and the program may go on: do not keep the lock

@@ -9,7 +9,7 @@ import time
 
 from queuectl import faults
 from queuectl.db import folders
-from queuectl.errors import StoreRefused, StoreUnavailable
+from queuectl.errors import StoreRefused, StoreUnavailable, why
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ TIDY_S = 0.5
 LOOK_S = 0.0005
 # How much disk SQLite needs to open a store that no process has open: the size of its shared memory.
 ROOM_BYTES = 32768
+# What a store may need beyond the size of its files. If fewer bytes are allowed, an I/O error is taken to come of it.
+LEAST_ROOM_BYTES = 128 * 1024
+# SQLite takes paths of 504 bytes. A new store has a longer name for a moment.
+LONGEST_PATH_BYTES = 480
 # How long a maker waits for another that fills the same file.
 PATIENCE_S = 30.0
 # Where the WAL starts over, in pages: SQLite's default, or at a sixteenth of what is free.
@@ -47,7 +51,8 @@ def make(path: str) -> None:
         _put_in_place(hidden, path)
         faults.point("made")
     except sqlite3.Error as error:
-        raise StoreUnavailable(f"cannot create the store {path}: {error}. Check the disk and permissions.") from error
+        told = hindrance(str(error), path) or f"{error}. Check the disk and permissions."
+        raise StoreUnavailable(f"cannot create the store {path}: {told}") from error
     except OSError as error:
         raise StoreUnavailable(f"cannot create the store {path}: {error.strerror or error}.") from error
     finally:
@@ -255,10 +260,45 @@ def has_no_room(path: str) -> bool:
         return False
 
 
+def hindrance(text: str, path: str) -> str:
+    """Return what keeps SQLite from the store's file *path*, and what to do, where its message *text* names neither.
+
+    Nothing if that is not known.
+    """
+    if sys.platform == "win32":
+        return ""
+    if "I/O error" in text:
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        longest = max([0, *(os.path.getsize(path + end) for end in ("", "-wal") if os.path.exists(path + end))])
+        if most != resource.RLIM_INFINITY and longest + LEAST_ROOM_BYTES > most:
+            return f"here no file may be larger than {most // 1024} KiB (ulimit -f). Raise that limit."
+    if "unable to open" in text:
+        length = len(os.fsencode(path))
+        if length > LONGEST_PATH_BYTES:
+            advice = f"Choose one of {LONGEST_PATH_BYTES} at most, with QUEUECTL_HOME or --db."
+            return f"its path has {length} bytes, which is too long for SQLite. {advice}"
+        try:
+            disk = os.statvfs(os.path.dirname(path))
+            if disk.f_files and disk.f_favail == 0:
+                return "its disk has no inode left for another file. Delete some files there and try again."
+            os.close(os.open("/", os.O_RDONLY))
+        except OSError as error:
+            return f"{why(error)}."
+    return ""
+
+
 def unwritable(path: str, real_path: str) -> str:
-    """Return which of a store's files is read-only; a WAL may have the mode that the store had earlier."""
+    """Return which of a store's files cannot be written, and why; a WAL may have a mode that the store had."""
     files = [path, *(real_path + suffix for suffix in ("-wal", "-shm"))]
-    return next((file for file in files if os.path.exists(file) and not os.access(file, os.W_OK)), path)
+    file = next((file for file in files if os.path.exists(file) and not os.access(file, os.W_OK)), "")
+    folder = os.path.dirname(real_path)
+    if sys.platform != "win32":
+        mounted_so = os.statvfs(folder).f_flag & os.ST_RDONLY
+        if mounted_so or (not file and os.access(folder, os.W_OK)):  # after an error the kernel may leave the flag out
+            return f"{path}: its disk is read-only. The kernel's log (dmesg) tells if an error has made it so."
+    return f"{file or path}: it is read-only for this user."
 
 
 def shorten_log(db: sqlite3.Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -122,6 +123,24 @@ def test_opening_a_closed_store_on_a_full_disk(disk: Disk, cli: Callable[..., An
     assert ("", FULL.format(disk.path), 1) == refused
     disk.free()
     assert "job1\n" == cli("enqueue", "-q", "--", "true", code=0).out
+
+
+def test_a_disk_without_an_inode(disk: Disk, cli: Callable[..., Any]) -> None:
+    """It has room, but takes no further file, such as a log: said of a store that nobody has open."""
+    with Queue() as queue:
+        queue.enqueue("true")
+    found = os.statvfs(disk.path)
+    limit = ["mount", "-o", f"remount,nr_inodes={found.f_files - found.f_ffree}", str(disk.path)]
+    subprocess.run(limit, check=True)
+
+    said = cli("enqueue", "--", "true", code=1).err
+
+    why = "its disk has no inode left for another file. Delete some files there and try again."
+    assert f"queuectl: cannot use the store {disk.path}/jobs.db: {why}\n" == said
+    disk_is_bad = [
+        each for each in json.loads(cli("doctor", "--json", code=1).out)["findings"] if each["level"] == "bad"
+    ]
+    assert [why] == [each["text"].partition(": ")[2] + " " + each["advice"] for each in disk_is_bad]
 
 
 def test_making_a_store_on_a_full_disk(disk: Disk, cli: Callable[..., Any]) -> None:

@@ -225,6 +225,49 @@ def test_no_process_for_a_daemon(home: Path, scene: Scene) -> None:
     ) == done.stderr
 
 
+# -- files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_files_that_may_not_be_as_large_as_a_store(cli: Callable[..., Any], home: Path, there: bool) -> None:
+    """SQLite calls it an I/O error; the sentence names the limit. Nothing is left of a store that was not made."""
+    if there:
+        cli("enqueue", "--", "true", code=0)
+    before = sorted(os.listdir(home)) if home.exists() else []
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)); "
+        "from queuectl.main import main; main()"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code, "enqueue", "--", "true"],  # -B: Python would leave half a file of its own
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    why = "here no file may be larger than 16 KiB (ulimit -f). Raise that limit."
+    verb = "use" if there else "create"
+    assert (1, f"queuectl: cannot {verb} the store {home}/jobs.db: {why}\n") == (done.returncode, done.stderr)
+    assert before == sorted(name for name in os.listdir(home) if not name.endswith(("-wal", "-shm")) or name in before)
+
+
+def test_a_path_that_is_too_long_for_sqlite(cli: Callable[..., Any], tmp_path: Path) -> None:
+    """It opens none of more than 504 bytes, and does not say so."""
+    folder = tmp_path
+    while len(str(folder)) < 380:
+        folder /= "x" * 100
+    folder /= "y" * (520 - len(str(folder)) - len("//jobs.db"))
+    folder.mkdir(parents=True)
+
+    done = cli("--db", str(folder / "jobs.db"), "enqueue", "--", "true", code=1)
+
+    advice = "Choose one of 480 at most, with QUEUECTL_HOME or --db."
+    assert done.err.endswith(f"jobs.db: its path has 520 bytes, which is too long for SQLite. {advice}\n")
+    assert [] == os.listdir(folder)
+    cli("--db", f"{folder.parent}/{'z' * (480 - len(str(folder.parent)) - 1)}", "enqueue", "--", "true", code=0)
+
+
 # -- memory -----------------------------------------------------------------------------------
 
 

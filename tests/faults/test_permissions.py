@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -233,10 +234,15 @@ def test_a_disk_that_is_read_only(disk: Disk, cli: Callable[..., Result]) -> Non
     """Commands say so, and all is well when it can be written again."""
     cli("enqueue", "--", "true", code=0)
     subprocess.run(["mount", "-o", "remount,ro", str(disk.path)], check=True)
+    why = "its disk is read-only. The kernel's log (dmesg) tells if an error has made it so."
 
     for words in [*WRITING, ["config", "set", "lease", "9"]]:
-        assert ("", READ_ONLY.format(disk.path / "jobs.db"), 1) == cli(*words)
+        assert ("", f"queuectl: cannot write to {disk.path}/jobs.db: {why}\n", 1) == cli(*words)
     assert "  pending: 1\n" in cli("status", code=0).out
+    findings = json.loads(cli("doctor", "--json", code=1).out)["findings"]
+    bad = [each["text"] for each in findings if each["level"] == "bad"]
+    lost = "No job can be stored, started or recorded."
+    assert [f"nothing can be written in {disk.path}: Read-only file system. {lost}"] == bad
 
     subprocess.run(["mount", "-o", "remount,rw", str(disk.path)], check=True)
     assert "job2\n" == cli("enqueue", "-q", "--", "true").out
