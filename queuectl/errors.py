@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,9 +193,11 @@ def _limit(name: str, text: str) -> str:
 
     Not by the module resource, which is a file: at the limit it cannot be opened.
     """
+    if sys.platform == "win32":  # which has none
+        return ""
     try:
         limit = os.sysconf(name)
-    except (AttributeError, ValueError, OSError):  # Windows has no such limits
+    except (ValueError, OSError):
         return ""
     return text.format(limit) if limit >= 0 else ""
 

@@ -181,7 +181,7 @@ def _permissions(path: str, folders: Sequence[str]) -> Iterator[Finding]:
 
     So can who puts another file, or another link, into one of the *folders* that lead to the store.
     """
-    if os.name == "nt":
+    if sys.platform == "win32":
         return
     if not os.access(path, os.W_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY:
         text = f"you may only read {path}, so you cannot enqueue or run jobs."

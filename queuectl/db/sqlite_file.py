@@ -331,12 +331,9 @@ class SqliteFile:
         if "readonly" in text:
             raise StoreUnavailable(f"cannot write to {sqlite_make.unwritable(self.path, self._real_path)}") from error
         hindrance = sqlite_make.hindrance(text, self._real_path)
-        if hindrance:
-            raise StoreUnavailable(f"cannot use the store {self.path}: {hindrance}") from error
-        if "unable to open" in text:
-            raise StoreUnavailable(
-                f"cannot open the store {self.path}. Check its directory and permissions."
-            ) from error
+        if hindrance or "unable to open" in text:
+            told = f": {hindrance}" if hindrance else ". Check its directory and permissions."
+            raise StoreUnavailable(f"cannot open the store {self.path}{told}") from error
         if any(words in text for words in ("no such table", "no such column", "has no column")):
             self._refuse_newer(self._rows("PRAGMA user_version")[0][0])  # it was upgraded while it was open
             raise StoreRefused(

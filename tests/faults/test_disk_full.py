@@ -136,7 +136,7 @@ def test_a_disk_without_an_inode(disk: Disk, cli: Callable[..., Any]) -> None:
     said = cli("enqueue", "--", "true", code=1).err
 
     why = "its disk has no inode left for another file. Delete some files there and try again."
-    assert f"queuectl: cannot use the store {disk.path}/jobs.db: {why}\n" == said
+    assert f"queuectl: cannot open the store {disk.path}/jobs.db: {why}\n" == said
     disk_is_bad = [
         each for each in json.loads(cli("doctor", "--json", code=1).out)["findings"] if each["level"] == "bad"
     ]
