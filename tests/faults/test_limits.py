@@ -247,7 +247,7 @@ def test_files_that_may_not_be_as_large_as_a_store(cli: Callable[..., Any], home
     )
 
     why = "here no file may be larger than 16 KiB (ulimit -f). Raise that limit."
-    verb = "use" if there else "create"
+    verb = "open" if there else "create"
     assert (1, f"queuectl: cannot {verb} the store {home}/jobs.db: {why}\n") == (done.returncode, done.stderr)
     assert before == sorted(name for name in os.listdir(home) if not name.endswith(("-wal", "-shm")) or name in before)
 

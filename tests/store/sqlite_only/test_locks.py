@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sqlite3
 import subprocess
 import time
@@ -55,6 +56,28 @@ def test_a_writer_waits_for_another(path, raw, start):
     out, err = process.communicate()
 
     assert ("job1\n", "") == (out, err)
+
+
+@pytest.mark.posix
+def test_an_interrupt_amid_the_wait_says_nothing_of_an_earlier_job(store, raw):
+    """One that came behind a commit names what was stored; here nothing was."""
+
+    def interrupt(_number, _frame):
+        raise KeyboardInterrupt
+
+    store.add([spec()], T0)
+    raw.execute("BEGIN IMMEDIATE")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            store.add([spec()], T0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    raw.execute("ROLLBACK")
+
+    assert type(caught.value) is KeyboardInterrupt
+    assert 1 == len(store.jobs(JobFilter()))
 
 
 @pytest.mark.parametrize("verb", ["claim", "add", "cancel", "release_lost"])
