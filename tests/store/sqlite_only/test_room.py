@@ -112,6 +112,7 @@ def test_the_output_of_one_job_is_deleted_in_small_steps(path, store, runs):
     while steps[-1:] != [0]:
         steps.append(store.prune(JobFilter()))
         assert len(store.runs("job1")) > 0 or steps[-1] is not None
+        assert [] == store.check()
 
     assert [1, 0] == steps[-2:]
     assert {None} == set(steps[:-2])
