@@ -45,11 +45,11 @@ def bare_single() -> float:
 
 
 def single() -> float:
-    """Return how long as many calls of ``Queue.enqueue_many`` with one job take."""
+    """Return how long as many calls of ``Queue.enqueue`` take."""
     with scratch_home(), Queue() as queue:
         begin = time.perf_counter()
         for _ in range(SINGLE):
-            queue.enqueue_many(["true"])
+            queue.enqueue("true")
         return time.perf_counter() - begin
 
 

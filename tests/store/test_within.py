@@ -317,7 +317,7 @@ def test_another_thread_that_waits_for_the_commit_does_not_hold_it_up(queue, loc
         thread = threading.Thread(target=second)
         thread.start()
         try:
-            eventually(lambda: is_in(thread, "add_within" if over == "a connection" else "add"))
+            eventually(lambda: is_in(thread, "add_within" if over == "a connection" else "_add"))
             eventually(lambda: is_waiting(location))
             results.append(queue.enqueue("ours too", connection=line).id)
             line.commit()
