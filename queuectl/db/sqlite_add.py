@@ -17,7 +17,6 @@ from queuectl.db.rules import (
     to_json,
 )
 from queuectl.db.sqlite_desk import LAST_SEQ, SqliteDesk
-from queuectl.db.sqlite_views import JOB_BY_ID, job_row
 from queuectl.errors import Interrupted, NotDurable, QueueInUse
 
 TYPE_CHECKING = False
@@ -51,7 +50,7 @@ class SqliteAdd(SqliteDesk):
 
         rows: List[Sequence[Any]] = []
         self._add([spec], now, rows=rows)
-        return Job._make(job_row(rows[0]))
+        return Job._make(_as_stored(*rows[0]))
 
     def _add(
         self,
@@ -60,13 +59,11 @@ class SqliteAdd(SqliteDesk):
         staged: Optional[Dict[str, int]] = None,
         rows: Optional[List[Sequence[Any]]] = None,
     ) -> Sequence[str]:
-        """Add jobs; *rows*, if given, gets the row of the first of them."""
+        """Add jobs; see ``_insert``."""
         ids: Sequence[str] = []
         try:
             with self._write as db:
-                ids = self._insert(db, specs, now, staged)
-                if rows is not None:
-                    rows += db.execute(JOB_BY_ID, (ids[0],))
+                ids = self._insert(db, specs, now, staged, rows)
                 self._ring_after = True
                 faults.point("adding")
             faults.point("added")
@@ -80,9 +77,17 @@ class SqliteAdd(SqliteDesk):
         return ids
 
     def _insert(
-        self, db: sqlite3.Connection, specs: Specs, now: Optional[float] = None, staged: Optional[Dict[str, int]] = None
+        self,
+        db: sqlite3.Connection,
+        specs: Specs,
+        now: Optional[float] = None,
+        staged: Optional[Dict[str, int]] = None,
+        rows: Optional[List[Sequence[Any]]] = None,
     ) -> Sequence[str]:
-        """Add jobs in the open transaction of *db*; *staged* counts them by queue if their rows are made."""
+        """Add jobs in the open transaction of *db*, and return their ids.
+
+        *staged* counts them by queue if their rows are made. *rows*, if given, gets the parameters of _ADD.
+        """
         last_seq, seq_ahead, taken, default = db.execute(_BEFORE_ADD).fetchone()
         next_number = last_seq + 1 - seq_ahead
         given = given_ids(specs) if staged is not None else []
@@ -106,7 +111,10 @@ class SqliteAdd(SqliteDesk):
             counts = staged
             move_in(db, next_number, last_seq, default, now)
         else:
-            db.executemany(_ADD, _new_rows(specs, ids, last_seq, default, now, counts))
+            new = _new_rows(specs, ids, last_seq, default, now, counts)
+            if rows is not None:
+                rows += new
+            db.executemany(_ADD, new if rows is None else rows)
         for queue, pending in counts.items():
             if db.execute("UPDATE queues SET pending = pending + ? WHERE name = ?", (pending, queue)).rowcount == 0:
                 db.execute("INSERT INTO queues (name, pending) VALUES (?, ?)", (queue, pending))
@@ -165,6 +173,17 @@ _ADD = """
     VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''),
             nullif(?, 0), nullif(?, 0), ?, ?, ?)
     """
+
+
+def _as_stored(
+    seq: int, job_id: str, queue: str, priority: int, run_at: float, _ready: int, command: str, cwd: str, env: str,
+    tags: str, timeout_s: float, backoff_base: float, max_retries: int, created_at: float, updated_at: float,
+) -> Sequence[Any]:  # fmt: skip
+    """Return the fields of the ``Job`` that _ADD makes of these parameters: reading it would take 25 us more."""
+    return (
+        seq, job_id, queue, "pending", priority, run_at, command, cwd, env or None, tags or None, timeout_s or None,
+        backoff_base or None, max_retries, 0, 0, 0, 0, None, None, False, created_at, updated_at, None, None,
+    )  # fmt: skip
 
 
 def _taken_between(db: sqlite3.Connection, first: int, last: int) -> List[int]:

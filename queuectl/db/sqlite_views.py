@@ -22,7 +22,6 @@ JOB_COLUMNS = (
     "cancel_requested, created_at, updated_at, ended_at, reason"
 )
 CANCEL = 19  # the place of cancel_requested among them
-JOB_BY_ID = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?"
 # States of which the jobs are found by an index.
 INDEXED = frozenset(("pending", "processing", "failed", "dead", "cancelled"))
 # How many distinct priorities oldest_due looks at; a queue with more is told from its most urgent ones.
@@ -62,7 +61,7 @@ class SqliteViews(SqliteFile):
         """See ``Store.get``."""
         from queuectl.job import Job
 
-        rows = self._rows(JOB_BY_ID, (job_id,))
+        rows = self._rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (job_id,))
         self.identity.check()  # who looks again and again would wait for ever
         return Job._make(job_row(rows[0])) if rows else None
 
