@@ -60,8 +60,10 @@ def test_a_job_that_an_idle_worker_has_just_begun(scene: Scene) -> None:
 )
 def test_a_ctrl_c_while_a_job_is_ended(scene: Scene, background: Callable[..., Any], words: str, told: str) -> None:
     """That does not stop the worker, and nobody is left to believe it does."""
-    scene.queue.set_setting("kill_grace", "4")
-    scene.queue.enqueue(scene.journal.command("trap 'note heard' TERM; note ready; while :; do sleep 0.1; done"))
+    scene.queue.set_setting("kill_grace", "60")
+    scene.queue.enqueue(
+        scene.journal.command("trap 'note heard' TERM; note ready; until [ -e go ]; do sleep 0.1; done")
+    )
     group = scene.start()
     scene.noted("ready")
     command = background(*words.split())
@@ -70,6 +72,7 @@ def test_a_ctrl_c_while_a_job_is_ended(scene: Scene, background: Callable[..., A
     result = command.stop(signal.SIGINT)
 
     assert (f"queuectl: interrupted. {told}\n", 130) == (result.err, result.code)
+    (scene.folder / "go").touch()
     scene.eventually(lambda: scene.queue.get("job1").state in ("cancelled", "pending"), what="the job's end")
     group.stop()
 

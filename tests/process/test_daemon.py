@@ -63,7 +63,7 @@ def test_a_stop_that_comes_while_they_start_is_named(scene: Scene, background: C
     scene.eventually(lambda: scene.queue.store.workers() == [], what="no worker")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone lets a process say what it is called")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing shows a process's children")
 def test_a_ctrl_c_while_they_start_ends_them(scene: Scene, background: Callable[..., Any]) -> None:
     """Otherwise workers would run of which nobody was told."""
     with contextlib.closing(sqlite3.connect(scene.queue.store.location, isolation_level=None)) as db:
@@ -82,6 +82,7 @@ def test_a_ctrl_c_while_they_start_ends_them(scene: Scene, background: Callable[
     assert [] == scene.queue.workers()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone lets a process say what it is called")
 def test_processes_are_called_what_they_are(scene: Scene, cli: Cli) -> None:
     """``top`` and ``pgrep`` show no row of python3s, and a command has its own name."""
     cli("worker", "start", "--count", "2", "--daemon", code=0)
