@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 # Where the address of the end of the environment is among what ``identity.stat_of`` returns; field 51 of proc(5).
 _ENV_END = 48
+# The same for the flags of the process, and the one among these that kernel threads have; field 9 of proc(5), and
+# PF_KTHREAD of the kernel's sched.h.
+_FLAGS = 6
+_IS_KERNEL_THREAD = 0x00200000
 _HAS_PROC = os.path.exists("/proc/self/stat")
 # How often, at most, the table is read again for processes that were created while it was read.
 MOST_LOOKS = 20
@@ -221,8 +225,9 @@ class _Table:
         process = Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode())
         unborn = bool(self._origin) and identity.has_mark(pid, self._origin)  # before the environment: see there
         environment = _environment(pid) if fields[0] != b"Z" else _environment_of_others(pid)
-        # Kernel threads have no session, and no environment either.
-        if not environment and process.session and not self._is_settled(name, fields):
+        # Not told by a session of 0, which processes have as well whose session began outside of the container.
+        is_bare = not environment and not int(fields[_FLAGS]) & _IS_KERNEL_THREAD
+        if is_bare and not self._is_settled(name, fields):
             self.missed = self.bare = True
             self._seen.discard(name)
             return

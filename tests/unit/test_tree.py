@@ -84,8 +84,12 @@ def test_what_is_older_than_the_run_is_not_looked_at():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="an environment is read with the table elsewhere")
-def test_a_process_amid_an_exec_is_read_again_until_it_has_its_environment(monkeypatch):
-    """On a busy machine that takes longer than two looks; no test can hold a process there, so the answers are held."""
+@pytest.mark.parametrize("session", [None, b"0"], ids=["its own", "from outside of the container"])
+def test_a_process_amid_an_exec_is_read_again_until_it_has_its_environment(session, monkeypatch):
+    """On a busy machine that takes longer than two looks; no test can hold a process there, so the answers are held.
+
+    A process whose session began outside of its pid namespace has the session 0, as kernel threads have.
+    """
     import os
     import subprocess
 
@@ -98,7 +102,9 @@ def test_a_process_amid_an_exec_is_read_again_until_it_has_its_environment(monke
 
     def fields(pid):
         known = stat_of(pid)
-        return [*known[: tree._ENV_END], b"0", b"0"] if known else []  # any process may end meanwhile
+        if not known:  # any process may end meanwhile
+            return []
+        return [*known[:3], session or known[3], *known[4 : tree._ENV_END], b"0", b"0"]
 
     env = {"PATH": os.environ["PATH"], "QUEUECTL_STORE_ID": "a-store", "QUEUECTL_RUN_ID": "7"}
     with subprocess.Popen(["sleep", "60"], env=env) as child:
