@@ -65,10 +65,10 @@ def as_stranger(user: int = STRANGER) -> List[str]:
     return words
 
 
-def give_to_stranger(*paths: Path) -> None:
-    """Make STRANGER the owner of files and folders."""
+def give_to_stranger(*paths: Path, user: int = STRANGER) -> None:
+    """Make a stranger the owner of files and folders."""
     for path in paths:
-        os.chown(path, STRANGER, STRANGER)
+        os.chown(path, user, user)
 
 
 @contextlib.contextmanager
