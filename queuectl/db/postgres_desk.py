@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from queuectl import faults
 from queuectl.db.postgres_add import NOTIFY, PostgresAdd
-from queuectl.db.postgres_turn import SHARDS
+from queuectl.db.postgres_counts import count, move
 from queuectl.db.postgres_views import LISTED, conditions, within
 from queuectl.db.rules import (
     CANCELLABLE,
     CANCELLED_WAITING,
-    COUNTED,
     MAX_RETRIES,
     RETRIABLE,
     STEP,
@@ -22,18 +21,18 @@ from queuectl.errors import JobNotFound, NotInDlq, WrongState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+    from typing import Any, Callable, Container, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
     from queuectl.db.postgres import Address
+    from queuectl.db.postgres_counts import Moves
     from queuectl.db.postgres_run import Run
     from queuectl.job import JobFilter
 
-    Moves = Dict[Tuple[str, str], int]  # (queue, state) and by how much it changes
+    Parts = Sequence[Tuple[int, int, int, int]]  # of output: the job's row, the run, the part's place there, its size
 
-# The shard of the counters for users' verbs. Programs that enqueue in a transaction of their own lock counters of shard
-# 0, in an order of their own and until they commit: a verb that took these too could bring them into a deadlock, and
-# would wait with the rows of running jobs in its hands.
-DESK = SHARDS + 1
+# Of so many bytes of output, and so many parts of it, rows may be deleted at once: a server needs seconds for a
+# gigabyte, and who waits for it may give up before.
+PRUNE_BYTES, PRUNE_PARTS = 16 << 20, 4000
 
 
 class PostgresDesk(PostgresAdd):
@@ -229,8 +228,9 @@ class PostgresDesk(PostgresAdd):
 
         which = which._replace(states=states)
         deleted = self._prunes.step(which, lambda: self._found(which), limit, lambda seqs: self._delete(seqs, which))
-        # A role that may not delete hears of it also where there is nothing to delete.
-        return deleted or self._delete((), which)[0]
+        if deleted == 0:
+            self._delete((), which)  # a role that may not delete hears of it also where there is nothing to delete
+        return deleted
 
     def _found(self, which: JobFilter) -> Iterator[Sequence[int]]:
         """Yield the rows of ended jobs of *which*, STEP at a time, as they are seen without locks.
@@ -264,7 +264,7 @@ class PostgresDesk(PostgresAdd):
             after = rows[-1]
 
     def _delete(self, seqs: Sequence[int], which: JobFilter) -> Tuple[int, Sequence[int]]:
-        """Delete those of these rows that are still of *which*; return how many. None is left over."""
+        """Delete those of these rows that are still of *which*; return how many, and the rows that are left."""
         where, parameters = conditions(which)
         choose = f"""
             SELECT seq, queue, state FROM queuectl.jobs
@@ -272,18 +272,25 @@ class PostgresDesk(PostgresAdd):
              ORDER BY seq FOR UPDATE SKIP LOCKED
             """
 
-        def body(run: Run) -> int:
-            rows = run(choose, [list(seqs), *parameters]).fetchall()  # what another pruner has locked is left to it
+        def body(run: Run) -> Tuple[int, Sequence[int]]:
+            chosen = run(choose, [list(seqs), *parameters])  # what another pruner has locked is left to it
+            outputs = run(_OUTPUTS, {"seqs": list(seqs), "parts": PRUNE_PARTS}).fetchall()
+            rows = chosen.fetchall()
+            first_left, parts = _enough(outputs, {row[0] for row in rows})
+            whole = [row for row in rows if first_left is None or row[0] < first_left]
             moves: Moves = {}
-            for _, queue, state in rows:
+            for _, queue, state in whole:
                 move(moves, queue, state, None)
-            if rows:
-                run(_DELETE, {"seqs": [row[0] for row in rows]})
+            if parts:
+                run(_DELETE_PARTS, {"runs": [part[1] for part in parts], "starts": [part[2] for part in parts]})
+            if whole:
+                run(_DELETE, {"seqs": [row[0] for row in whole]})
                 count(run, moves)
                 faults.point("pruning")
-            return len(rows)
+            later = {row[0] for row in rows[len(whole) :]}
+            return len(whole), [seq for seq in seqs if seq in later]
 
-        return self._write(body), ()
+        return self._write(body)
 
     def reset(self) -> None:
         """See ``Store.reset``."""
@@ -350,32 +357,21 @@ def _choose(which: JobFilter, state: str, columns: str = "seq") -> Tuple[str, Li
     return f"SELECT {columns} FROM queuectl.jobs WHERE {conjunction} ORDER BY {order} LIMIT %s ", parameters
 
 
-def move(moves: Moves, queue: str, before: str, after: Optional[str]) -> None:
-    """Note that a job of *queue* went from one state to another (None: it was deleted)."""
-    moves[queue, before] = moves.get((queue, before), 0) - 1
-    if after is not None:
-        moves[queue, after] = moves.get((queue, after), 0) + 1
-
-
-def count(run: Run, moves: Moves, shard: int = DESK) -> None:
-    """Write noted moves into one shard of the counters, the desk's or a worker's, in the order of the queues."""
-    queues = sorted({queue for queue, _ in moves})
-    if queues:
-        changes = {state: [moves.get((queue, state), 0) for queue in queues] for state in COUNTED}
-        run(_COUNT, {"queues": queues, "shard": shard, **changes})
-
-
-_COUNT = f"""
-    INSERT INTO queuectl.counts AS c (queue, shard, {", ".join(COUNTED)})
-    SELECT queue, %(shard)s::int, {", ".join(COUNTED)}
-      FROM unnest(%(queues)s::text[], {", ".join(f"%({state})s::bigint[]" for state in COUNTED)})
-           AS m (queue, {", ".join(COUNTED)})
-     ORDER BY queue
-    ON CONFLICT (queue, shard) DO UPDATE
-       SET {", ".join(f"{state} = c.{state} + excluded.{state}" for state in COUNTED)}
-    """
-
 # What ``reset`` does, and this role may not.
+def _enough(outputs: Parts, locked: Container[int]) -> Tuple[Optional[int], Parts]:
+    """Return the first job that is not to be deleted in this step (None: all are), and the parts of it that are.
+
+    *outputs* has what jobs printed as ``_OUTPUTS`` returns it; of jobs that are not *locked*, nothing may be deleted.
+    """
+    size = 0
+    for place, (seq, _, _, part) in enumerate(outputs):
+        if size >= PRUNE_BYTES or place + 1 == PRUNE_PARTS:
+            return seq, [each for each in outputs[:place] if each[0] == seq and seq in locked]
+        if seq in locked:
+            size += part
+    return None, []
+
+
 _RIGHTS_LACKING = """
     SELECT word || ' on ' || name
       FROM (VALUES ('TRUNCATE', 'jobs'), ('TRUNCATE', 'runs'), ('TRUNCATE', 'output'), ('TRUNCATE', 'counts'),
@@ -401,6 +397,26 @@ _START_OVER = """
        SET state = 'pending', ready = 1, run_at = %(now)s::float8, attempts = 0, failures = 0, losses = 0,
            updated_at = %(now)s::float8, ended_at = NULL, reason = NULL
      WHERE seq = ANY(%(seqs)s::bigint[])
+    """
+
+# Run by run, the oldest first, each from its begin on, and no more than are asked for.
+_OUTPUTS = """
+    WITH RECURSIVE chain(seq, run_id) AS (
+        SELECT seq, last_run_id FROM queuectl.jobs WHERE seq = ANY(%(seqs)s::bigint[]) AND last_run_id IS NOT NULL
+        UNION ALL
+        SELECT chain.seq, r.previous_id FROM queuectl.runs AS r JOIN chain USING (run_id)
+         WHERE r.previous_id IS NOT NULL
+    )
+    SELECT c.seq, c.run_id, o.start, octet_length(o.bytes)
+      FROM (SELECT seq, run_id FROM chain ORDER BY seq, run_id) AS c,
+           LATERAL (SELECT start, bytes FROM queuectl.output WHERE run_id = c.run_id
+                     ORDER BY start LIMIT %(parts)s::integer) AS o
+     LIMIT %(parts)s::integer
+    """
+
+_DELETE_PARTS = """
+    DELETE FROM queuectl.output AS o USING unnest(%(runs)s::bigint[], %(starts)s::bigint[]) AS p (run_id, start)
+     WHERE o.run_id = p.run_id AND o.start = p.start
     """
 
 _DELETE = """

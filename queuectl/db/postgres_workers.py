@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from queuectl import faults
-from queuectl.db.postgres_desk import PostgresDesk, count, move
+from queuectl.db.postgres_counts import count, move
+from queuectl.db.postgres_desk import PostgresDesk
 from queuectl.db.postgres_line import boot_s
 from queuectl.db.postgres_turn import shard_of
 from queuectl.db.rules import CANCELLED_WAITING, COUNTED, after_loss
@@ -12,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, Optional, Sequence, Tuple
 
-    from queuectl.db.postgres_desk import Moves
+    from queuectl.db.postgres_counts import Moves
     from queuectl.db.postgres_run import Run
     from queuectl.job import Orders, Worker
 

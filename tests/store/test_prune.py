@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import pytest
 
@@ -70,6 +71,35 @@ def test_a_prune_goes_in_steps(store):
     steps = [store.prune(JobFilter(), limit=3) for _ in range(4)]
 
     assert ([3, 3, 1, 0], 1) == (steps, len(store.jobs(JobFilter())))
+
+
+@pytest.mark.parametrize("runs", [1, 40])
+def test_the_output_of_one_job_is_deleted_in_steps(store, runs):
+    """40 MiB of one run, or of all runs of a job that was retried; the jobs beside it go whole, before and after it."""
+    part = 1 << 20
+    store.add([spec()] * 3, T0)
+    claims = store.claim("w1", 3, (), T0)
+    store.append_output(claims[0].run_id, [(0, b"small")])
+    store.finish("w1", [completed(claims[0]), completed(claims[2])], now=T0)
+    claim = claims[1]
+    for number in range(1, runs + 1):
+        for start in range(0, 40 // runs * part, part):
+            store.append_output(claim.run_id, [(start, os.urandom(part))])
+        store.finish("w1", [completed(claim)], now=T0)
+        if number < runs:
+            store.retry(["job2"], now=T0)
+            (claim,) = store.claim("w1", 1, (), T0)
+    seen = [run.run_id for run in store.runs("job2")]
+
+    steps = []
+    while steps[-1:] != [0]:
+        steps.append(store.prune(JobFilter()))
+        assert steps[-1] is not None or store.get("job2") is not None
+
+    assert [1, None, 2, 0] == list(dict.fromkeys(steps))
+    assert [] == store.jobs(JobFilter())
+    assert not any(store.output(run_id) or store.runs("job2") for run_id in seen)
+    assert {} == counters(store.queues()) == recount(store)
 
 
 def test_runs_and_output_go_with_their_job(store):
