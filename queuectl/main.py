@@ -206,30 +206,10 @@ def _is_nowhere() -> bool:
     return False
 
 
-class _Output(io.FileIO):
-    """Standard output that remembers a failed write: a long text is not kept, so a later flush would not fail again.
+class _Stream(io.FileIO):
+    """A stream that waits for room where another program made it non-blocking."""
 
-    After a Ctrl-C amid a write it drops what comes: the buffer before it takes that write for one that has not been
-    done, and would do it once more.
-    """
-
-    failed = False
     before: Optional[TextIO] = None  # the stream that it replaced
-    _is_amid = False
-
-    def write(self, data: Any) -> int:
-        """Write as a file does, also where another program made it non-blocking; note it where that fails."""
-        if self._is_amid:
-            return len(data)
-        self._is_amid = True
-        try:
-            count = self.write_some(data)
-        except OSError:
-            self._is_amid = False
-            self.failed = True
-            raise
-        self._is_amid = False
-        return count
 
     def write_some(self, data: Any) -> int:
         """Write what there is room for; wait until there is some."""
@@ -242,7 +222,32 @@ class _Output(io.FileIO):
             select.select([], [self], [])
 
 
-class _Messages(_Output):
+class _Output(_Stream):
+    """Standard output that remembers a failed write: a long text is not kept, so a later flush would not fail again.
+
+    After a Ctrl-C amid a write it drops what comes: the buffer before it takes that write for one that has not been
+    done, and would do it once more.
+    """
+
+    failed = False
+    _is_amid = False
+
+    def write(self, data: Any) -> int:
+        """Write as a file does, and note it where that fails."""
+        if self._is_amid:
+            return len(data)
+        self._is_amid = True
+        try:
+            count = self.write_some(data)
+        except OSError:
+            self._is_amid = False
+            self.failed = True
+            raise
+        self._is_amid = False
+        return count
+
+
+class _Messages(_Stream):
     """Standard error: what cannot be written is dropped, as nobody can be told of it; the exit code stays as it is.
 
     No buffer stands before it that would write once more what a Ctrl-C has interrupted.
@@ -327,7 +332,7 @@ def _replace_streams() -> None:
         )
 
 
-def _in_place_of(text: TextIO, kind: Type[_Output]) -> Optional[_Output]:
+def _in_place_of(text: TextIO, kind: Type[_Stream]) -> Optional[_Stream]:
     """Return a file of this *kind* for what *text* writes to; None if that is a Windows console or no file."""
     buffer = getattr(text, "buffer", None)
     raw = getattr(buffer, "raw", buffer)
