@@ -20,11 +20,27 @@ FIRST_LOOK_S = 0.005
 LAST_LOOK_S = 0.1
 # After a look at very many jobs, a waiting call rests for this many times the CPU time that the look took.
 REST = 5
+# How many parts of an output are read at once: all of it may be a gigabyte.
+PAGE_PARTS = 64
+# How much of an output's end is read in search of its last lines: at first, and by how much more at each further look.
+LINES_BYTES, LINES_FACTOR = 64 * 1024, 4
+MOST_BYTES = 2**31 - 1  # more than a run can keep
 
 
 def cut_bytes(parts: Sequence[Part], end: int) -> int:
     """Return how many bytes were cut out before and between *parts*, which follow offset *end*."""
     return parts[-1][0] - end - sum(len(data) for _, data in parts[:-1]) if parts else 0
+
+
+def _end_of(parts: Sequence[Part], end: int) -> int:
+    """Return the offset behind *parts*, which follow offset *end*."""
+    return parts[-1][0] + len(parts[-1][1]) if parts else end
+
+
+def _checked_lines(lines: Optional[int]) -> Optional[int]:
+    if lines is not None and (type(lines) is not int or lines < 0):
+        raise QueuectlError(f"lines must be a whole number from 0, or None for all of them, not {shown(lines)}.")
+    return lines
 
 
 def _rest(rest_s: float, deadline: Optional[float]) -> None:
@@ -61,35 +77,70 @@ class Following(Forkable):
             self.get(job_id)  # it has had none yet, or there is no such job
         return runs
 
-    def output(self, job_id: str, run: Optional[int] = None) -> bytes:
+    def output(self, job_id: str, run: Optional[int] = None, lines: Optional[int] = None) -> bytes:
         """Return what a run printed (default: the last run), with a note where the middle was cut out.
+
+        *lines*: only its last so many lines, without reading what is before.
 
         Raises:
             JobNotFound, QueuectlError: No such job, or no such run.
         """
+        return b"".join(self.output_pieces(job_id, run, lines))
+
+    def output_pieces(self, job_id: str, run: Optional[int] = None, lines: Optional[int] = None) -> Iterator[bytes]:
+        """Yield what ``output`` returns in pieces: all of it may not fit into memory."""
         from queuectl.runner.output import joined
 
+        lines = _checked_lines(lines)
         chosen = self._run(job_id, run)
-        with self._lock:
-            parts = self.store.output(chosen.run_id) if chosen else []
-        return b"".join(joined(parts, 0))
+        end = 0 if chosen is None else self._begin_of(chosen, lines)
+        more = chosen is not None
+        while chosen is not None and more:
+            with self._lock:
+                parts = self.store.output(chosen.run_id, end, PAGE_PARTS)
+            yield from joined(parts, end)
+            more = len(parts) == PAGE_PARTS
+            end = _end_of(parts, end)
 
-    def follow(self, job_id: str, run: Optional[int] = None) -> Iterator[bytes]:
+    def _begin_of(self, run: Run, lines: Optional[int]) -> int:
+        """Return the offset at which the last *lines* lines of a run's output begin; None: all of them."""
+        if lines is None:
+            return 0
+        from queuectl.runner.output import begin_of_lines
+
+        size = LINES_BYTES
+        while True:
+            with self._lock:
+                parts = self.store.last_output(run.job_id, size, run.run_id)
+            begin = begin_of_lines(parts, lines)
+            if begin is not None:
+                return begin
+            if sum(len(data) for _, data in parts) < size:
+                return 0
+            size = min(size * LINES_FACTOR, MOST_BYTES)
+
+    def follow(self, job_id: str, run: Optional[int] = None, lines: Optional[int] = None) -> Iterator[bytes]:
         """Yield the output of a run as it is printed, until the run ends.
 
         Without *run*, the run is the current or last one; if the job has had none, wait for the first to begin.
+        *lines*: of what it has printed so far, only the last so many lines.
 
         Raises:
             JobNotFound, QueuectlError: No such job, or no such run.
         """
         from queuectl.patience import Patient
 
+        lines = _checked_lines(lines)
         with self._lock, Patient(self.store):
             chosen = self._run(job_id, run)
-        yield from self.follow_next(job_id, 0 if chosen is None else chosen.number - 1)
+        yield from self.follow_next(job_id, 0 if chosen is None else chosen.number - 1, lines=lines)
 
     def follow_next(
-        self, job_id: str, after: int, tell_cut: Optional[Callable[[int], None]] = None
+        self,
+        job_id: str,
+        after: int,
+        tell_cut: Optional[Callable[[int], None]] = None,
+        lines: Optional[int] = None,
     ) -> Generator[bytes, None, int]:
         """Yield the output of the first run whose number is above *after*, as ``follow`` does; return its number.
 
@@ -115,16 +166,18 @@ class Following(Forkable):
                 if chosen is None:
                     run_id = 0
                 elif chosen.run_id != run_id:
-                    run_id, end = chosen.run_id, 0
-                parts = self.store.output(run_id, end) if run_id else []
+                    run_id, end = chosen.run_id, self._begin_of(chosen, lines)
+                parts = self.store.output(run_id, end, PAGE_PARTS) if run_id else []
             if chosen is not None:
                 yield from joined(parts, end)
                 if tell_cut is not None:
                     tell_cut(cut_bytes(parts, end))
+                end = _end_of(parts, end)
+                if len(parts) == PAGE_PARTS:
+                    continue
                 if chosen.state != "running":  # the store has all output of a run no later than its end
                     return chosen.number
                 if parts:
-                    end = parts[-1][0] + len(parts[-1][1])
                     sleep_s = FIRST_LOOK_S
             elif has_ended:
                 return after

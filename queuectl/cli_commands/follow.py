@@ -70,6 +70,7 @@ class _Runner:
         self._waits = True  # as of the last look
         self._waiting = Waiting(queue, self.silent, self.note)
         self._told_retry = False
+        self._lines: Optional[int] = args.tail if not is_own else None  # of the first run, what it has printed so far
         self._line_is_open = False  # whether what was shown ends in the middle of a line
         self._cut = 0  # bytes missing in what was shown
 
@@ -96,7 +97,8 @@ class _Runner:
 
     def _next_run(self) -> Iterator[bytes]:
         """Yield the output of the next run after those in ``seen``, and count it there."""
-        pieces = self.queue.follow_next(self.job_id, self.seen, self.count_cut)
+        pieces = self.queue.follow_next(self.job_id, self.seen, self.count_cut, self._lines)
+        self._lines = None
         while True:
             try:
                 piece = next(pieces)
@@ -246,7 +248,7 @@ def logs(args: Args) -> int:
         if args.json:
             _print_logs_json(queue, args)
         elif not args.follow:
-            pass_through([queue.output(args.id, args.run)])
+            pass_through(queue.output_pieces(args.id, args.run, args.tail))
         elif is_own(queue, [args.id]):
             raise QueuectlError(
                 f"cannot follow {args.id} from inside it: it would wait for itself. Leave out --follow."
@@ -260,7 +262,7 @@ def _follow(queue: Queue, args: Args) -> None:
     runner = _Runner(queue, args.id, args)
     try:
         if args.run is not None:
-            pass_through(runner.marked(queue.follow(args.id, args.run)))
+            pass_through(runner.marked(queue.follow(args.id, args.run, args.tail)))
         else:
             with Patient(queue.store):
                 runner.seen = max(queue.get(args.id).run_no - 1, 0)
@@ -273,7 +275,7 @@ def _follow(queue: Queue, args: Args) -> None:
 def _print_logs_json(queue: Queue, args: Args) -> None:
     from queuectl.render import write_json
 
-    output = queue.output(args.id, args.run)
+    output = queue.output(args.id, args.run, args.tail)
     number = args.run or queue.get(args.id).run_no or None
     document: Dict[str, Any] = {"id": args.id, "run": number, "output": output.decode("utf-8", "replace")}
     write_json(document)
@@ -308,9 +310,14 @@ COMMANDS = (
         positionals=[JOB],
         options=[
             Option("--run", "the run with this number, from 1 (default: the last)", "N", whole_from(1)),
+            Option("--tail", "only the last N lines; with -f, of what there is so far", "N", whole_from(0)),
             Option("-f --follow", "follow the output until the job ends; with --run, until that run ends"),
         ],
-        examples=[("queuectl logs job1", ""), ("queuectl logs -f job1", "follow it, on whichever host it runs")],
+        examples=[
+            ("queuectl logs job1", ""),
+            ("queuectl logs -f job1", "follow it, on whichever host it runs"),
+            ("queuectl logs -f --tail 20 job1", "the same from the last 20 lines on"),
+        ],
         details=(
             "Prints the bytes as the command wrote them, standard output and error in order of arrival. If a run\n"
             "wrote more than the setting output_limit, a line says how much was cut. A job that has not run prints\n"

@@ -218,12 +218,12 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def output(self, run_id: int, start: int = 0) -> List[Part]:
-        """Return the output of a run from offset *start*, in order; what is missing between parts was cut out."""
+    def output(self, run_id: int, start: int = 0, most: Optional[int] = None) -> List[Part]:
+        """Return *most* parts of a run's output from offset *start* (None: all); what is missing between was cut."""
 
     @abstractmethod
-    def last_output(self, job_id: str, size: int) -> List[Part]:
-        """Return the last *size* bytes of output of the job's last run, in order, without reading what is before."""
+    def last_output(self, job_id: str, size: int, run_id: Optional[int] = None) -> List[Part]:
+        """Return the last *size* bytes of a run's output (default: the job's last run), reading nothing before."""
 
     @abstractmethod
     def next_due(self, queues: Sequence[str] = (), now: Optional[float] = None) -> Optional[float]:

@@ -104,7 +104,7 @@ class PostgresViews(PostgresSchema):
         rows = self._rows(_RUNS, {"id": job_id}) if possible([job_id]) else []
         return [Run._make(row) for row in rows]
 
-    def output(self, run_id: int, start: int = 0) -> List[Part]:
+    def output(self, run_id: int, start: int = 0, most: Optional[int] = None) -> List[Part]:
         """See ``Store.output``."""
         rows = self._rows(
             """
@@ -112,14 +112,15 @@ class PostgresViews(PostgresSchema):
               FROM queuectl.output
              WHERE run_id = %s::bigint AND start + octet_length(bytes) > %s::bigint
              ORDER BY start
+             LIMIT %s::bigint
             """,
-            (run_id, start),
+            (run_id, start, most),
         )
         return [(max(first, start), bytes(data[max(start - first, 0) :])) for first, data in rows]
 
-    def last_output(self, job_id: str, size: int) -> List[Part]:
+    def last_output(self, job_id: str, size: int, run_id: Optional[int] = None) -> List[Part]:
         """See ``Store.last_output``."""
-        names = {"id": job_id, "size": size}
+        names = {"id": job_id, "run_id": run_id, "size": size}
         return last_parts(lambda before: self._rows(_LAST_PARTS, {**names, "before": before}), size)
 
     def ahead_of(self, job: Job, now: Optional[float] = None) -> int:
@@ -273,7 +274,8 @@ _LAST_PARTS = f"""
     SELECT start, octet_length(bytes),
            substring(bytes FROM greatest(octet_length(bytes) - %(size)s::int + 1, 1)::int)
       FROM queuectl.output
-     WHERE run_id = (SELECT last_run_id FROM queuectl.jobs WHERE id = %(id)s) AND start < %(before)s::bigint
+     WHERE run_id = coalesce(%(run_id)s::bigint, (SELECT last_run_id FROM queuectl.jobs WHERE id = %(id)s))
+       AND start < %(before)s::bigint
      ORDER BY start DESC
      LIMIT {PARTS}
     """

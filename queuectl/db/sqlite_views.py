@@ -158,17 +158,17 @@ class SqliteViews(SqliteFile):
         )
         return [Run._make(row) for row in rows]
 
-    def output(self, run_id: int, start: int = 0) -> List[Part]:
+    def output(self, run_id: int, start: int = 0, most: Optional[int] = None) -> List[Part]:
         """See ``Store.output``."""
         rows = self._rows(
-            "SELECT start, bytes FROM output WHERE run_id = ? AND start + length(bytes) > ? ORDER BY start",
-            (run_id, start),
+            "SELECT start, bytes FROM output WHERE run_id = ? AND start + length(bytes) > ? ORDER BY start LIMIT ?",
+            (run_id, start, -1 if most is None else most),
         )
         return [(max(first, start), bytes(data[max(start - first, 0) :])) for first, data in rows]
 
-    def last_output(self, job_id: str, size: int) -> List[Part]:
+    def last_output(self, job_id: str, size: int, run_id: Optional[int] = None) -> List[Part]:
         """See ``Store.last_output``."""
-        return last_parts(lambda before: self._rows(_LAST_PARTS, (size, job_id, before)), size)
+        return last_parts(lambda before: self._rows(_LAST_PARTS, (size, run_id, job_id, before)), size)
 
     def ahead_of(self, job: Job, now: Optional[float] = None) -> int:
         """See ``Store.ahead_of``."""
@@ -280,7 +280,7 @@ class SqliteViews(SqliteFile):
 
 _LAST_PARTS = f"""
     SELECT start, length(bytes), substr(bytes, -?) FROM output
-     WHERE run_id = (SELECT last_run_id FROM jobs WHERE id = ?) AND start < ?
+     WHERE run_id = coalesce(?, (SELECT last_run_id FROM jobs WHERE id = ?)) AND start < ?
      ORDER BY start DESC
      LIMIT {PARTS}
     """

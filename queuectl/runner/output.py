@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable, Iterator, List, Optional, Tuple
+    from typing import Iterable, Iterator, List, Optional, Sequence, Tuple
 
 
 class OutputBuffer:
@@ -78,6 +78,28 @@ class OutputBuffer:
             starts[0] = kept_from
             return self._head_size, kept_from
         return (self._head_size, starts[0]) if whole else None
+
+
+def begin_of_lines(parts: Sequence[Tuple[int, bytes]], lines: int) -> Optional[int]:
+    """Return the offset at which the last *lines* lines of *parts* begin; None if that is not in them.
+
+    As for ``tail``, what follows the last line's end is no line.
+    """
+    if lines == 0:
+        return parts[-1][0] + len(parts[-1][1]) if parts else None
+    left = lines
+    behind: Optional[int] = None  # where the part behind begins, maybe after a cut
+    for start, data in reversed(parts):
+        place = len(data) - (behind is None and data.endswith(b"\n"))
+        while True:
+            place = data.rfind(b"\n", 0, place)
+            if place < 0:
+                break
+            left -= 1
+            if left == 0:
+                return behind if behind is not None and place + 1 == len(data) else start + place + 1
+        behind = start
+    return None
 
 
 def joined(parts: Iterable[Tuple[int, bytes]], end: int) -> Iterator[bytes]:

@@ -39,6 +39,23 @@ def test_each_run_has_its_own(cli: Callable[..., Any], add: Callable[..., str], 
     assert {"id": "job1", "run": 2, "output": "run 2\n"} == json.loads(cli("logs", "job1", "--json").out)
 
 
+@pytest.mark.posix("its command is written for a POSIX shell")
+def test_the_last_lines(cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any]) -> None:
+    """Of the last run or of another; a last line without an end is one; also more than is read at first."""
+    add("seq 30000; exit 1", "--max-retries", "1", "--backoff-base", "1")
+    add("printf 'one\\ntwo\\nthree'")
+    drain()
+    all_lines = [f"{number}\n" for number in range(1, 30001)]
+
+    for run in ([], ["--run", "1"]):
+        for count in (0, 1, 2, 20000, 30000, 30001):
+            expected = "".join(all_lines[len(all_lines) - count if count < 30000 else 0 :])
+            assert (expected, "", 0) == cli("logs", "job1", "--tail", str(count), *run)
+    assert "two\nthree" == cli("logs", "job2", "--tail=2", code=0).out
+    assert "three" == json.loads(cli("logs", "job2", "--tail=1", "--json").out)["output"]
+    assert 2 == cli("logs", "job2", "--tail", "-1").code
+
+
 def test_an_unknown_job(cli: Callable[..., Any]) -> None:
     """Followed or not."""
     assert 1 == cli("logs", "job9").code
@@ -60,6 +77,27 @@ def test_following_to_the_end(
         result = follower.wait()
 
     assert ("first\nsecond\n", 0) == (result.out, result.code)
+
+
+@pytest.mark.posix("its command is written for a POSIX shell")
+def test_following_from_the_last_lines_on(
+    add: Callable[..., str], worker: Callable[..., Any], background: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """What the first run has printed so far is cut to them; what comes then, and the next run, is shown whole."""
+    add(
+        "echo one; echo two; while [ ! -e go ]; do sleep 0.02; done; echo three; echo four; "
+        "[ $QUEUECTL_ATTEMPT = 2 ] || exit 1",
+        "--backoff-base", "1",
+    )  # fmt: skip
+    whole = background("logs", "-f", "job1")
+    with worker():
+        eventually(lambda: whole.out == "one\ntwo\n", what="the first lines")
+        follower = background("logs", "-f", "--tail", "1", "job1")
+        eventually(lambda: follower.out == "two\n", what="the last line so far")
+        open("go", "w").close()
+        result = follower.wait()
+
+    assert ("two\nthree\nfour\none\ntwo\nthree\nfour\n", 0) == (result.out, result.code)
 
 
 @pytest.mark.posix("its command is written for a POSIX shell")

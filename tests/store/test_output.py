@@ -182,6 +182,16 @@ def test_any_cut_into_parts_reads_as_the_same_bytes(store, pieces, start, data):
     assert all(whole[at : at + len(piece)] == piece for at, piece in parts)
 
 
+def test_an_output_is_read_page_by_page(store, run_id):
+    """Each page begins behind the one before, also in the middle of a part; the last one is shorter."""
+    store.append_output(run_id, [(3 * number, b"%03d" % number) for number in range(5)])
+
+    assert [(0, b"000"), (3, b"001")] == store.output(run_id, 0, 2)
+    assert [(7, b"02"), (9, b"003")] == store.output(run_id, 7, 2)
+    assert [(12, b"004")] == store.output(run_id, 12, 2)
+    assert 5 == len(store.output(run_id, 0, 5)) == len(store.output(run_id))
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 12, 100])
 def test_the_end_of_an_output_is_read_alone(store, size):
     """As many bytes as are wanted, over as many parts as they take, with the places where they stand."""
@@ -194,7 +204,9 @@ def test_the_end_of_an_output_is_read_alone(store, size):
     ]
 
     parts = store.last_output("mine", size)
+    by_run = store.last_output("other", size, claim.run_id)
 
+    assert parts == by_run
     found = [(at + offset, bytes([byte])) for at, data in parts for offset, byte in enumerate(data)]
     assert whole[-size:] == found
     assert [] == store.last_output("silent", size) == store.last_output("nothing", size)

@@ -7,7 +7,7 @@ from typing import Dict, List
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queuectl.runner.output import OutputBuffer
+from queuectl.runner.output import OutputBuffer, begin_of_lines
 
 
 @given(st.integers(2, 40), st.lists(st.tuples(st.binary(max_size=90), st.booleans()), max_size=15))
@@ -37,6 +37,21 @@ def test_stored_parts_are_the_first_and_the_last_half(limit: int, feeds: List) -
     assert kept == b"".join(stored[start] for start in sorted(stored))
     assert len(printed) == buffer.total
     assert not buffer.dirty
+
+
+@given(st.lists(st.sampled_from([b"a", b"\n", b"bc\nd", b"\n\n", b"e\r"]), max_size=8), st.integers(0, 12))
+def test_the_last_lines_are_found_over_any_parts(pieces: List[bytes], lines: int) -> None:
+    """They begin where ``tail`` begins, or before the first part if there are no more of them."""
+    whole = b"".join(pieces)
+    starts = [sum(map(len, pieces[:number])) for number in range(len(pieces))]
+    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n") or place == len(whole) - 1]
+
+    begin = begin_of_lines(list(zip(starts, pieces)), lines)
+
+    begins = [0, *ends]
+    expected = begins[-1 - lines] if lines < len(begins) else 0
+    assert expected == (begin or 0)
+    assert begin is None or begin > 0
 
 
 def test_memory_is_bounded_without_any_store() -> None:

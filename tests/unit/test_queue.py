@@ -314,6 +314,24 @@ def test_a_cut_in_the_output_is_marked(queue):
     assert b"head\n[queuectl: 100 bytes were cut here]\ntail" == queue.output("job1")
 
 
+@pytest.mark.parametrize("lines", [None, 0, 1, 130, 150])
+def test_a_long_output_is_read_in_pages(queue, lines, monkeypatch):
+    """However many parts there are, never all of them at once; a cut and the last lines are where they would be."""
+    queue.enqueue("true")
+    begun = claim(queue)
+    queue.store.append_outputs([(begun.run_id, [(4 * number, b"%03d\n" % number) for number in range(150)], None)])
+    queue.store.append_output(begun.run_id, [(604, b"last\n")])
+    queue.store.finish("w1", [completed(begun)])
+    read, pages = queue.store.output, []
+    monkeypatch.setattr(queue.store, "output", lambda *words: (pages.append(read(*words)), pages[-1])[1])
+    printed = [b"%03d\n" % number for number in range(150)]
+    end = b"\n[queuectl: 4 bytes were cut here]\nlast\n"
+    shown = [b"", b"last\n"][lines] if lines in (0, 1) else b"".join([*printed, end][-(lines or 151) :])
+
+    assert shown == queue.output("job1", lines=lines) == b"".join(queue.follow("job1", lines=lines))
+    assert max(map(len, pages)) <= 64
+
+
 def test_followed_output_comes_piece_by_piece_to_the_end(queue):
     """What is there, what comes while it is followed, and then the end of the run."""
     queue.enqueue("true")
@@ -506,6 +524,8 @@ def test_what_can_be_no_job_s_id_is_not_looked_for(queue, verb):
         (lambda queue: queue.stop_workers(hosts=[b"db1"]), "a host's name must be a string, not b'db1'"),
         (lambda queue: queue.output("job1", "1"), "a run must be given by its number, from 1, not '1'"),
         (lambda queue: queue.output("job1", True), "a run must be given by its number, from 1, not True"),
+        (lambda queue: queue.output("job1", lines=-1), "lines must be a whole number from 0, or None for all of them"),
+        (lambda queue: list(queue.follow("job1", lines="5")), "or None for all of them, not '5'"),
         (lambda queue: queue.output("job1", 10**5000), "job1 has had 0 runs; there is no run (int|1000)"),
         (lambda queue: queue.enqueue("true", timeout=timedelta), "'timeout' must be seconds or a duration"),
         (lambda queue: queue.enqueue("true", run_at=datetime), "'run_at' must be a time"),
