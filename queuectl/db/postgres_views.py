@@ -106,16 +106,7 @@ class PostgresViews(PostgresSchema):
 
     def output(self, run_id: int, start: int = 0, most: Optional[int] = None) -> List[Part]:
         """See ``Store.output``."""
-        rows = self._rows(
-            """
-            SELECT start, bytes
-              FROM queuectl.output
-             WHERE run_id = %s::bigint AND start + octet_length(bytes) > %s::bigint
-             ORDER BY start
-             LIMIT %s::bigint
-            """,
-            (run_id, start, most),
-        )
+        rows = self._rows(_OUTPUT, {"run_id": run_id, "start": start, "most": most})
         return [(max(first, start), bytes(data[max(start - first, 0) :])) for first, data in rows]
 
     def last_output(self, job_id: str, size: int, run_id: Optional[int] = None) -> List[Part]:
@@ -269,6 +260,18 @@ def conditions(which: JobFilter) -> Tuple[List[str], List[Any]]:
 
 
 _NOW = "coalesce(%(now)s::float8, extract(epoch FROM statement_timestamp())::float8)"
+
+# By the place of the part in which it begins: an output may have been cut into a million parts.
+_OUTPUT = """
+    SELECT start, bytes
+      FROM queuectl.output
+     WHERE run_id = %(run_id)s::bigint
+       AND start >= coalesce((SELECT max(start) FROM queuectl.output
+                               WHERE run_id = %(run_id)s::bigint AND start <= %(start)s::bigint), 0)
+       AND start + octet_length(bytes) > %(start)s::bigint
+     ORDER BY start
+     LIMIT %(most)s::bigint
+    """
 
 _LAST_PARTS = f"""
     SELECT start, octet_length(bytes),

@@ -160,10 +160,7 @@ class SqliteViews(SqliteFile):
 
     def output(self, run_id: int, start: int = 0, most: Optional[int] = None) -> List[Part]:
         """See ``Store.output``."""
-        rows = self._rows(
-            "SELECT start, bytes FROM output WHERE run_id = ? AND start + length(bytes) > ? ORDER BY start LIMIT ?",
-            (run_id, start, -1 if most is None else most),
-        )
+        rows = self._rows(_OUTPUT, (run_id, run_id, start, start, -1 if most is None else most))
         return [(max(first, start), bytes(data[max(start - first, 0) :])) for first, data in rows]
 
     def last_output(self, job_id: str, size: int, run_id: Optional[int] = None) -> List[Part]:
@@ -277,6 +274,15 @@ class SqliteViews(SqliteFile):
 
         return check(self)
 
+
+# By the place of the part in which it begins: an output may have been cut into a million parts.
+_OUTPUT = """
+    SELECT start, bytes FROM output
+     WHERE run_id = ? AND start >= coalesce((SELECT max(start) FROM output WHERE run_id = ? AND start <= ?), 0)
+       AND start + length(bytes) > ?
+     ORDER BY start
+     LIMIT ?
+    """
 
 _LAST_PARTS = f"""
     SELECT start, length(bytes), substr(bytes, -?) FROM output

@@ -79,11 +79,11 @@ class Watch:
             self.plans.append(json.loads(text.partition("plan:")[2]))
 
     def rows_touched(self):
-        """Return how many rows of jobs and runs were read since the last call, and how."""
+        """Return how many rows of jobs, runs and output were read since the last call, and how."""
         touched, how = 0, []
         for plan in self.plans:
             for node in walk(plan["Plan"]):
-                if node.get("Relation Name") in ("jobs", "runs") and "Scan" in node["Node Type"]:
+                if node.get("Relation Name") in ("jobs", "runs", "output") and "Scan" in node["Node Type"]:
                     loops = node["Actual Loops"]
                     rows = node["Actual Rows"] + sum(
                         count for name, count in node.items() if name.startswith("Rows Removed by")
@@ -286,6 +286,18 @@ def test_a_prune_in_many_steps_walks_once(store, watch):
     touched, how = watch.rows_touched()
     assert len(names) == len(steps)
     assert touched <= 3 * (READY + WAITING + ENDED), how
+
+
+def test_an_output_of_many_parts_is_read_from_where_it_is_wanted(store, watch):
+    """A page costs as much at the end as at the begin: whoever reads all of it does not walk from the first part on."""
+    run_id = 1_000_000 + 7
+    store.append_outputs([(run_id, [(2 * number, b"xy") for number in range(5000)], None)])
+    watch.rows_touched()
+
+    for start in (0, 5000, 9980):
+        assert 10 == len(store.output(run_id, start, 10))
+        touched, how = watch.rows_touched()
+        assert touched <= 20, how
 
 
 def test_ahead_of_stops_counting_at_a_thousand(store, watch):

@@ -109,6 +109,19 @@ def test_a_listing_of_the_dead_reads_the_ends_of_their_outputs(path, store):
     assert sum(len(data) for found in asked for _, _, data in found) < 3 * 10_000
 
 
+def test_an_output_of_many_parts_is_read_from_where_it_is_wanted(store, steps):
+    """A page costs as much at the end as at the begin: whoever reads all of it does not walk from the first part on."""
+    store.add(specs(1), T0)
+    (claim,) = store.claim("w1", 1, (), T0)
+    store.append_outputs([(claim.run_id, [(2 * number, b"xy") for number in range(MANY)], None)])
+    found = []
+
+    for start in (0, MANY, 2 * MANY - 20):
+        assert steps.of(lambda start=start: found.append(store.output(claim.run_id, start, 10))) < FEW
+
+    assert [10, 10, 10] == list(map(len, found))
+
+
 class Watched:
     """So many jobs; another connection enqueues one while they are looked through."""
 
