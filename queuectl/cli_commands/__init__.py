@@ -72,7 +72,7 @@ SHORT = frozenset("fhqvy")  # the letters of flags
 VALUED = frozenset((
     "--at", "--backoff-base", "--command", "--concurrency", "--count", "--cwd", "--db", "--delay", "--env",
     "--file", "--host", "--id", "--limit", "--max-retries", "--older-than", "--priority", "--queue", "--run", "--sort",
-    "--state", "--tag", "--timeout", "--to",
+    "--state", "--tag", "--tail", "--timeout", "--to",
 ))  # fmt: skip
 
 

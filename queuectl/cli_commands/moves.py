@@ -12,7 +12,7 @@ from queuectl.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Sequence, Tuple
+    from typing import Any, Dict, List, NoReturn, Sequence, Tuple
 
     from queuectl.cli_commands.spec import Args
 
@@ -53,7 +53,10 @@ def _cancel_chosen(args: Args) -> int:
     with Queue(args.db, create=args.may_make_store) as queue:
         with counting(args, "cancelled") as tell:
             count, running = queue.cancel_where(filter_of(args), tell)
-        states = _until_ended(queue, running, args) if running else {}
+        try:
+            states = _until_ended(queue, running, args) if running else {}
+        except KeyboardInterrupt as error:
+            _tell_what_goes_on(queue, running, error)
     count += sum(state == "cancelled" for state in states.values())
     _tell_count(count, "cancelled", "cancel", args)
     return _not_cancelled(states)
@@ -62,10 +65,13 @@ def _cancel_chosen(args: Args) -> int:
 def _cancel_named(args: Args) -> int:
     job_ids = list(dict.fromkeys(args.ids))
     with Queue(args.db, create=args.may_make_store) as queue:
-        states = queue.cancel(*job_ids)
-        running = [job_id for job_id in job_ids if states[job_id] == "processing"]
-        if running:
-            states.update(_until_ended(queue, running, args))
+        try:
+            states = queue.cancel(*job_ids)
+            running = [job_id for job_id in job_ids if states[job_id] == "processing"]
+            if running:
+                states.update(_until_ended(queue, running, args))
+        except KeyboardInterrupt as error:
+            _tell_what_goes_on(queue, job_ids, error)
         if args.json:
             print_jobs_json(queue, [job_id for job_id in job_ids if states[job_id] != "deleted"])
     for job_id in job_ids:
@@ -86,20 +92,28 @@ def _until_ended(queue: Queue, job_ids: List[str], args: Args) -> Dict[str, str]
         note(f"waiting up to {wait_s:g} s for the workers to end {', '.join(job_ids)}.")
     deadline = time.monotonic() + wait_s
     next_sweep = 0.0
-    try:
-        while True:
-            states = queue.store.states(job_ids)
-            if "processing" not in states.values() or time.monotonic() >= deadline:
-                return {job_id: states.get(job_id, "deleted") for job_id in job_ids}
-            if time.monotonic() >= next_sweep:
-                next_sweep = time.monotonic() + SWEEP_S
-                if not queue.workers():  # nobody else is there to end what a dead worker left running
-                    sweep(queue.store)
-                    continue
-            time.sleep(0.02)
-    except KeyboardInterrupt as error:
-        them = job_ids[0] if len(job_ids) == 1 else f"{len(job_ids)} jobs"
-        raise Interrupted(f"The workers still end {them}. 'queuectl retry' undoes a cancel.") from error
+    while True:
+        states = queue.store.states(job_ids)
+        if "processing" not in states.values() or time.monotonic() >= deadline:
+            return {job_id: states.get(job_id, "deleted") for job_id in job_ids}
+        if time.monotonic() >= next_sweep:
+            next_sweep = time.monotonic() + SWEEP_S
+            if not queue.workers():  # nobody else is there to end what a dead worker left running
+                sweep(queue.store)
+                continue
+        time.sleep(0.02)
+
+
+def _tell_what_goes_on(queue: Queue, job_ids: Sequence[str], error: KeyboardInterrupt) -> NoReturn:
+    """Raise *error*, with a sentence if workers were asked to end some of these jobs: the store knows, no caller does.
+
+    The interrupt may have come between the cancel's commit and its return.
+    """
+    asked = [job.id for job in queue.store.find(job_ids).values() if job.cancel_requested]
+    if not asked:
+        raise error
+    them = asked[0] if len(asked) == 1 else f"{len(asked)} jobs"
+    raise Interrupted(f"The workers still end {them}. 'queuectl retry' undoes a cancel.") from error
 
 
 def _not_cancelled(states: Dict[str, str]) -> int:

@@ -39,8 +39,9 @@ OPTIONS = {
     "--workers": ("--count",), "--jobs": ("--count",), "--procs": ("--count",), "--parallel": ("--count",),
     "-j": ("--count",), "-P": ("--count",), "--background": ("--daemon",), "--detach": ("--daemon",),
     "-d": ("--daemon",), "--once": ("--drain",), "--burst": ("--drain",), "--force": ("--yes", "--now"),
-    "-V": ("--version",), "-n": ("--limit", "--count"), "--order": ("--sort",), "--order-by": ("--sort",),
-    "--format": ("--json",), "--output": ("--json",), "-o": ("--json",), "--watch": ("--follow",),
+    "-V": ("--version",), "-n": ("--limit", "--count", "--tail"), "--order": ("--sort",), "--order-by": ("--sort",),
+    "--format": ("--json",), "--output": ("--json",), "-o": ("--json",),
+    "--watch": ("--follow",),
 }  # fmt: skip
 
 # From how alike two words are on (1: the same) one is taken for the other. A wrong guess is worse than none.

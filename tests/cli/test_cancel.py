@@ -10,6 +10,10 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
+from queuectl.main import main
+from queuectl.queue import Queue
+from tests.store.build import worker
+
 
 def test_waiting_jobs(cli: Callable[..., Any], add: Callable[..., str], job: Callable[[str], Dict[str, Any]]) -> None:
     """A line for each, in the order of the command line; twice the same id is once."""
@@ -111,3 +115,27 @@ def test_quiet_and_json(cli: Callable[..., Any], add: Callable[..., str]) -> Non
     assert ("", "", 0) == cli("cancel", "-q", "job1")
     assert ["cancelled"] == [found["state"] for found in json.loads(cli("cancel", "--json", "job2").out)]
     assert cli("cancel").code == 2
+
+
+@pytest.mark.parametrize(
+    ("commits", "told"), [(True, " The workers still end job1. 'queuectl retry' undoes a cancel."), (False, "")]
+)
+def test_a_ctrl_c_behind_the_commit_says_what_goes_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], commits: bool, told: str
+) -> None:
+    """The worker has seen the order, though the call had not returned yet; one that comes sooner changes nothing."""
+    with Queue() as queue:
+        queue.store.register(worker("w1"))
+        queue.enqueue_many(["true", "true"])
+        queue.store.claim("w1", 1)
+    verb = Queue.cancel
+
+    def cancel(self: Queue, *job_ids: str) -> None:
+        if commits:
+            verb(self, *job_ids)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Queue, "cancel", cancel)
+
+    assert 130 == main(["cancel", "job1", "job2"])
+    assert f"queuectl: interrupted.{told}\n" == capsys.readouterr().err

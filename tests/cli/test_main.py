@@ -146,8 +146,7 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
             ["dlq", "retry", "--all", "--tag", "nightly"],
             "unknown option --tag. To retry some of the dead jobs: queuectl retry --state dead --tag T",
         ),
-        (["logs", "--tail", "5"], "unknown option --tail. logs prints all lines. The last ones: queuectl show ID"),
-        (["logs", "-n", "5", "job1"], "unknown option -n. logs prints all lines. The last ones: queuectl show ID"),
+        (["logs", "-n", "5", "job1"], "unknown option -n. Did you mean --tail?"),
         (["config", "set", "lease=5"], "config set needs V: queuectl config set lease 5"),
         (
             ["list", "--state", "dead,failed"],
