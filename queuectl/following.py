@@ -10,11 +10,13 @@ from queuectl.jobspec import check_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Generator, Iterable, Iterator, List, Optional, Sequence
+    from typing import Callable, Dict, Generator, Iterable, Iterator, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Part
     from queuectl.job import Job, Run
 
+# So many jobs a waiting call looks at before it looks at the clock: some milliseconds.
+LOOK = 5000
 # How long a waiting call sleeps between two looks: the first sleep, and the longest.
 FIRST_LOOK_S = 0.005
 LAST_LOOK_S = 0.1
@@ -225,8 +227,7 @@ class Following(Forkable):
         *tick* is called between two looks. Each job is returned as it was when its end was seen: by the time the last
         one has ended, the first may have been deleted or run again.
         """
-        from queuectl.job import ENDED
-        from queuectl.patience import Patient, deadline_of, several
+        from queuectl.patience import Patient, StillOpen, deadline_of, several
 
         deadline = deadline_of(timeout)
         job_ids = several(job_ids)
@@ -235,23 +236,13 @@ class Following(Forkable):
         sleep_s = FIRST_LOOK_S
         while True:
             begun_s = time.thread_time()
-            with self._lock, Patient(self.store, deadline):
-                states = self.store.states(open_ids)
-                for job_id in open_ids:
-                    if job_id not in states:
-                        raise JobNotFound(job_id)
-                ended_ids = [job_id for job_id in open_ids if states[job_id] in ENDED]
-                if ended_ids:
-                    seen.update(self.store.find(ended_ids))
-                    for job_id in ended_ids:
-                        if job_id not in seen:
-                            raise JobNotFound(job_id)
-                open_ids = [job_id for job_id in open_ids if job_id not in seen or seen[job_id].state not in ENDED]
-                if not open_ids:
+            open_ids, unseen = self._look(open_ids, seen, deadline)
+            if not open_ids:
+                with self._lock, Patient(self.store, deadline):
                     self.store.sync()  # an end that the caller has learnt of must survive a loss of power
-                    return [seen[job_id] for job_id in job_ids]
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"{', '.join(open_ids[:5])} had not ended after {timeout} s.")
+                return [seen[job_id] for job_id in job_ids]
+            if unseen or (deadline is not None and time.monotonic() >= deadline):
+                raise StillOpen(open_ids, unseen, timeout)
             rest_s = (time.thread_time() - begun_s) * REST
             if tick is not None:
                 tick()
@@ -259,3 +250,30 @@ class Following(Forkable):
             if deadline is not None:
                 sleep_s = min(sleep_s, max(deadline - time.monotonic(), 0.0))
             sleep_s = self._nap(sleep_s)
+
+    def _look(self, job_ids: List[str], seen: Dict[str, Job], deadline: Optional[float]) -> Tuple[List[str], int]:
+        """Return those of *job_ids* that have not ended, and put the jobs of the others into *seen*.
+
+        If one has not, the look is cut at *deadline*: then return those found so far, and how many were not looked at.
+        """
+        from queuectl.job import ENDED
+        from queuectl.patience import Patient
+
+        open_ids: List[str] = []
+        for first in range(0, len(job_ids), LOOK):
+            if open_ids and deadline is not None and time.monotonic() >= deadline:
+                return open_ids, len(job_ids) - first
+            some = job_ids[first : first + LOOK]
+            with self._lock, Patient(self.store, deadline):
+                states = self.store.states(some)
+                for job_id in some:
+                    if job_id not in states:
+                        raise JobNotFound(job_id)
+                ended_ids = [job_id for job_id in some if states[job_id] in ENDED]
+                if ended_ids:
+                    seen.update(self.store.find(ended_ids))
+                    for job_id in ended_ids:
+                        if job_id not in seen:
+                            raise JobNotFound(job_id)
+            open_ids += [job_id for job_id in some if job_id not in seen or seen[job_id].state not in ENDED]
+        return open_ids, 0

@@ -9,12 +9,21 @@ from queuectl.jobspec import check_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable, List, Optional
+    from typing import Iterable, List, Optional, Sequence
 
     from queuectl.db.base import Store
 
 # A restart takes seconds, a failover perhaps minutes.
 OUTAGE_S = 300.0
+
+
+class StillOpen(TimeoutError):
+    """The time of a wait is over, and *open_ids* had not ended; for a last look at *unseen* more there was no time."""
+
+    def __init__(self, open_ids: Sequence[str], unseen: int, timeout: Optional[float]) -> None:
+        super().__init__(f"{', '.join(open_ids[:5])} had not ended after {timeout} s.")
+        self.open_ids = open_ids
+        self.unseen = unseen
 
 
 class Patient:

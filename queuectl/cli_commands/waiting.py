@@ -6,12 +6,14 @@ import time
 
 from queuectl.cli_commands.spec import DURATION, QUEUE_OPTION, TAG_OPTION, Command, Option, Positional
 from queuectl.errors import QueuectlError, StoreUnavailable, UsageError
+from queuectl.following import LOOK
+from queuectl.patience import StillOpen, deadline_of
 from queuectl.queue import Queue
 from queuectl.render import note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Iterable, List, Sequence
+    from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
     from queuectl.cli_commands.spec import Args
     from queuectl.job import Job, Worker
@@ -98,13 +100,18 @@ def wait(args: Args) -> int:
         example = "" if chosen else ", such as: queuectl wait job1, or queuectl wait --all"
         raise UsageError(f"wait needs ids or filters{example or ', not both'}.")
     with Queue(args.db, create=args.may_make_store) as queue:
-        job_ids = _open_jobs(queue, args) if chosen else list(dict.fromkeys(args.ids))
+        deadline = deadline_of(args.timeout)
+        job_ids, is_cut = _open_jobs(queue, args, deadline) if chosen else (list(dict.fromkeys(args.ids)), False)
+        if is_cut:
+            return _told_timeout(job_ids, len(job_ids), "at least ", args)
         if args.timeout is None and not chosen and is_own(queue, job_ids):
             raise QueuectlError("cannot wait for the job that this command is part of. Leave out its id.")
+        left_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         try:
-            jobs = queue.wait_all(job_ids, args.timeout, _teller(queue, job_ids, bool(args.quiet)))
-        except TimeoutError:
-            return _told_timeout(queue, job_ids, args)
+            jobs = queue.wait_all(job_ids, left_s, _teller(queue, job_ids, bool(args.quiet)))
+        except StillOpen as error:
+            count = len(error.open_ids) + error.unseen
+            return _told_timeout(error.open_ids, count, "up to " if error.unseen else "", args)
         if args.json:
             from queuectl.job import job_json
             from queuectl.render import write_json_array
@@ -118,20 +125,30 @@ def wait(args: Args) -> int:
     return 0 if all(job.state == "completed" for job in jobs) else 1
 
 
-def _open_jobs(queue: Queue, args: Args) -> List[str]:
-    """Return the ids of the jobs that ``--queue`` and ``--tag`` choose of those that have not ended; not one's own."""
+def _open_jobs(queue: Queue, args: Args, deadline: Optional[float]) -> Tuple[List[str], bool]:
+    """Return the ids of the jobs that ``--queue`` and ``--tag`` choose of those that have not ended; not one's own.
+
+    If there are more than can be read before *deadline*, return those read so far, and True.
+    """
     from queuectl.control import own_job
     from queuectl.job import WAITING, JobFilter
 
     own = own_job(queue.store)
     which = JobFilter((*WAITING, "processing"), tuple(args.queue), tuple(args.tag))
-    return [job.id for job in queue.jobs(which) if job.id != own]
+    job_ids: List[str] = []
+    after = 0
+    while True:
+        page = queue.store.ids(which, after, LOOK)
+        job_ids += [job_id for _, job_id in page if job_id != own]
+        if len(page) < LOOK:
+            return job_ids, False
+        if deadline is not None and time.monotonic() >= deadline:
+            return job_ids, True
+        after = page[-1][0]
 
 
 def _teller(queue: Queue, job_ids: Sequence[str], silent: bool) -> Callable[[], None]:
     """Return a function to call now and then: it says which queues of these jobs no worker serves, or are paused."""
-    from queuectl.job import WAITING
-
     waiting: Dict[str, Waiting] = {}
     next_look_mono = 0.0
 
@@ -142,8 +159,7 @@ def _teller(queue: Queue, job_ids: Sequence[str], silent: bool) -> Callable[[], 
         next_look_mono = time.monotonic() + ALONE_S
         try:
             now = queue.now()
-            states = queue.store.states(list(job_ids))
-            for job_id in [job_id for job_id in job_ids if states.get(job_id) in WAITING][:MOST_LOOKED_AT]:
+            for job_id in _waiting(queue, job_ids):
                 job = queue.get(job_id)
                 if job.run_at <= now:
                     waiting.setdefault(job.queue, Waiting(queue, False)).look(job)
@@ -153,14 +169,27 @@ def _teller(queue: Queue, job_ids: Sequence[str], silent: bool) -> Callable[[], 
     return look
 
 
-def _told_timeout(queue: Queue, job_ids: Iterable[str], args: Args) -> int:
-    from queuectl.clock import format_duration
-    from queuectl.job import ENDED
+def _waiting(queue: Queue, job_ids: Sequence[str]) -> List[str]:
+    """Return the first ``MOST_LOOKED_AT`` of these jobs that wait."""
+    from queuectl.job import WAITING
 
-    states = queue.store.states(list(job_ids))
-    left = [job_id for job_id, state in states.items() if state not in ENDED]
-    names = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-    note(f"{names or 'a job'} had not ended after {format_duration(args.timeout)}.")
+    found: List[str] = []
+    for first in range(0, len(job_ids), LOOK):
+        some = job_ids[first : first + LOOK]
+        states = queue.store.states(some)
+        found += [job_id for job_id in some if states.get(job_id) in WAITING]
+        if len(found) >= MOST_LOOKED_AT:
+            break
+    return found[:MOST_LOOKED_AT]
+
+
+def _told_timeout(left: Sequence[str], count: int, about: str, args: Args) -> int:
+    """Tell that the time is over, and of *left*, which are *count* with those that it was too short for."""
+    from queuectl.clock import format_duration
+
+    named = left[:5]
+    more = f" and {about}{count - len(named)} more" if count > len(named) else ""
+    note(f"{', '.join(named)}{more} had not ended after {format_duration(args.timeout)}.")
     return TIMED_OUT
 
 

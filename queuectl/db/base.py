@@ -21,19 +21,7 @@ if TYPE_CHECKING:
     from queuectl.db.run_folder import RunFolder
     from queuectl.db.spool import Specs
     from queuectl.db.transfer import Port
-    from queuectl.job import (
-        Claim,
-        Job,
-        JobFilter,
-        Orders,
-        Problem,
-        QueueInfo,
-        Rates,
-        Run,
-        RunEnd,
-        Verdict,
-        Worker,
-    )
+    from queuectl.job import Claim, Job, JobFilter, Orders, Problem, QueueInfo, Rates, Run, RunEnd, Verdict, Worker
     from queuectl.jobspec import JobSpec
 
     Ended = Tuple[Claim, RunEnd, Verdict]
@@ -382,6 +370,10 @@ class Store(ABC):
 
         *sort* names a field of Job to order by instead; in that case *after_seq* is how many jobs to skip.
         """
+
+    @abstractmethod
+    def ids(self, which: JobFilter, after_seq: int = 0, limit: int = 1000) -> List[Tuple[int, str]]:
+        """Return the row number and id of each job of one page of ``jobs``, oldest first; cheaper than the jobs."""
 
     @abstractmethod
     def order(self, which: JobFilter, skip: int, limit: int, sort: Optional[str], descending: bool) -> Sequence[int]:

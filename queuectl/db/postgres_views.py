@@ -62,6 +62,11 @@ class PostgresViews(PostgresSchema):
         # Never prepared: the best plan depends on what is asked for.
         return [Job._make(row) for row in self._rows(sql, parameters, prepare=False)]
 
+    def ids(self, which: JobFilter, after_seq: int = 0, limit: int = 1000) -> List[Tuple[int, str]]:
+        """See ``Store.ids``."""
+        sql, parameters = _page("seq, id", which, after_seq, limit, None, False)
+        return self._rows(sql, parameters, prepare=False)
+
     def order(self, which: JobFilter, skip: int, limit: int, sort: Optional[str], descending: bool) -> Sequence[int]:
         """See ``Store.order``."""
         from array import array

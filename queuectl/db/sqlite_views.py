@@ -91,6 +91,10 @@ class SqliteViews(SqliteFile):
                 return [Job._make(job_row(row)) for row in rows]
             looked_for = which  # the first one completed between the two looks
 
+    def ids(self, which: JobFilter, after_seq: int = 0, limit: int = 1000) -> List[Tuple[int, str]]:
+        """See ``Store.ids``."""
+        return self._rows(*page("seq, id", which, after_seq, limit))
+
     def order(self, which: JobFilter, skip: int, limit: int, sort: Optional[str], descending: bool) -> Sequence[int]:
         """See ``Store.order``."""
         from array import array

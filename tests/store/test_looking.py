@@ -134,6 +134,7 @@ def test_pages_by_key_miss_nothing_and_repeat_nothing(store, size):
     seen, after = [], 0
     while True:
         page = store.jobs(EVERYTHING, after, size)
+        assert [(job.seq, job.id) for job in page] == store.ids(EVERYTHING, after, size)
         if not page:
             break
         seen += ids(page)

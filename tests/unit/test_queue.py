@@ -436,6 +436,21 @@ def test_waiting_ends_at_its_timeout(queue, timeout):
         queue.wait_all(["job1", "job2"], timeout)
 
 
+@pytest.mark.parametrize("ended", [0, 1, 2, 3])
+def test_the_look_at_many_is_cut_at_the_timeout(queue, monkeypatch, ended):
+    """As soon as one is known that has not ended: a look at hundreds of thousands takes seconds."""
+    queue.enqueue_many(["true"] * 7)
+    if ended:
+        queue.cancel(*[f"job{n + 1}" for n in range(ended)])
+    monkeypatch.setattr("queuectl.following.LOOK", 2)
+
+    with pytest.raises(TimeoutError) as told:
+        queue.wait_all([f"job{n + 1}" for n in range(7)], 0)
+
+    seen = 2 if ended < 2 else 4
+    assert (told.value.open_ids, told.value.unseen) == ([f"job{n + 1}" for n in range(ended, seen)], 7 - seen)
+
+
 def test_waiting_for_many_rests_longer_than_it_looks(queue, monkeypatch):
     """Others commit after each look, which would follow one another: most of a processor, for as long as it lasts."""
     queue.enqueue("true")
