@@ -60,7 +60,8 @@ def _waiting(store: Store, job: Job, now: float) -> List[str]:
     workers = serving(live_workers(store), job.queue)
     blocked = _switches(job, info)
     told += blocked
-    if job.run_at > now:
+    is_due = job.is_due(now)
+    if not is_due:
         told.append(f"It is due at {local_text(job.run_at, now)}, in {format_duration(job.run_at - now)}.")
     elif not blocked:
         told.append(_in_line(store.ahead_of(job, now), job.queue))
@@ -69,9 +70,9 @@ def _waiting(store: Store, job: Job, now: float) -> List[str]:
     if paused:
         told.append(_who_is_paused(paused, len(workers)))
     awake = [worker for worker in workers if worker not in paused]
-    if awake and not blocked and job.run_at <= now:
+    if awake and not blocked and is_due:
         told += _busy(store, awake, job, now)
-    if job.run_at > now:
+    if not is_due:
         command = f"queuectl retry {job.id}" if job.state == "failed" else f"queuectl edit {job.id} delay=0"
         told.append(f"Make it due now: {command}")
     return told
@@ -88,19 +89,20 @@ def _put_back(store: Store, job: Job) -> List[str]:
 
 
 def _why_it_waits(job: Job, now: float) -> str:
+    # It was given a time long past: nobody has kept it waiting before it was there.
+    since_at = job.run_at if job.state == "failed" else max(job.run_at, job.created_at)
+    due = f"for {format_duration(now - since_at)}" if since_at <= now else "since before the clock was set back"
     if job.state == "failed":
         failed = f"{job.id} failed ({job.reason or 'no reason was recorded'})"
         retry = f"retry {job.failures} of {job.max_retries}"
-        if job.run_at > now:
+        if not job.is_due(now):
             return f"{failed} and is waiting for {retry}."
-        return f"{failed}, and {retry} has been due for {format_duration(now - job.run_at)}."
-    if job.run_at > now:
+        return f"{failed}, and {retry} has been due {due}."
+    if not job.is_due(now):
         return f"{job.id} is pending and not due yet."
-    # It was given a time long past: nobody has kept it waiting before it was there.
-    due = format_duration(max(now - max(job.run_at, job.created_at), 0.0))
     if job.attempts:
-        return f"{job.id} is pending again, and has been due for {due}."
-    return f"{job.id} is pending, and has been due for {due}."
+        return f"{job.id} is pending again, and has been due {due}."
+    return f"{job.id} is pending, and has been due {due}."
 
 
 def _switches(job: Job, info: Optional[QueueInfo]) -> List[str]:

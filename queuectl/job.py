@@ -126,6 +126,13 @@ class Job(NamedTuple):
 
         return list(json.loads(self.tags_json))
 
+    def is_due(self, now: float) -> bool:
+        """Return whether this job, which waits, may run: what was due when it was last written stays so.
+
+        Where the clock has been set back since then, its ``run_at`` is in the future for all that.
+        """
+        return self.run_at <= max(now, self.created_at, self.updated_at)
+
 
 class Run(NamedTuple):
     """One run of a job, as the store has it."""

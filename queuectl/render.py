@@ -314,9 +314,10 @@ def when(job: Job, now: float) -> str:
     from queuectl.clock import format_duration
 
     if job.state in ("pending", "failed"):
-        if job.run_at > now:
+        if not job.is_due(now):
             return "in " + format_duration(job.run_at - now)
-        return "due for " + format_duration(max(now - max(job.run_at, job.created_at), 0.0))
+        since_at = max(job.run_at, job.created_at)
+        return "due for " + format_duration(now - since_at) if since_at <= now else "due"
     if job.state == "processing":
         return "for " + format_duration(max(now - job.updated_at, 0.0))
     return format_duration(max(now - (job.ended_at or job.updated_at), 0.0)) + " ago"

@@ -46,7 +46,7 @@ class Waiting:
         from queuectl.explain import serving
 
         self._next_look_mono = time.monotonic() + WORKERS_LOOK_S
-        if job.state == "failed" and job.run_at > self._queue.now():
+        if job.state == "failed" and not job.is_due(self._queue.now()):
             return  # it is its retry's time that it waits for
         workers = serving(self._queue.workers(), job.queue)
         if not workers:
@@ -161,7 +161,7 @@ def _teller(queue: Queue, job_ids: Sequence[str], silent: bool) -> Callable[[], 
             now = queue.now()
             for job_id in _waiting(queue, job_ids):
                 job = queue.get(job_id)
-                if job.run_at <= now:
+                if job.is_due(now):
                     waiting.setdefault(job.queue, Waiting(queue, False)).look(job)
         except StoreUnavailable:
             pass  # who waits puts up with that, for longer than a look

@@ -97,6 +97,9 @@ def test_what_was_ready_stays_ready_when_the_clock_goes_back(
     job_id = cli("enqueue", "-q", "--command", scene.journal.command(), env=clock.env).out.strip()
     clock.set(0)
 
+    told = cli("explain", job_id, env=clock.env).out
+    assert told.startswith(f"{job_id} is pending, and has been due since before the clock was set back.\n"), told
+    assert "  due   " in cli("list", "--table", env=clock.env).out
     cli("worker", "start", "--drain", env=clock.env, code=0)
 
     assert ["completed"] == scene.outcomes(job_id)
