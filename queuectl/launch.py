@@ -66,7 +66,8 @@ def python_command() -> List[str]:
         f"sys.path[:] = {first!r} + own + [entry for entry in {path!r} if entry not in own]; "
         "from queuectl.main import main; main()"
     )
-    return [sys.executable, "-S", "-c", code]
+    # Python does not know its own path where it was started under another program's name, as by "exec -a".
+    return [sys.executable or "/proc/self/exe", "-S", "-c", code]
 
 
 def environment(location: Optional[str]) -> Dict[str, str]:

@@ -228,6 +228,19 @@ def test_it_stops_though_its_starter_had_blocked_all_signals(scene: Scene, cli: 
     assert [] == scene.queue.store.workers()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only Python itself says which interpreter this is")
+def test_it_starts_where_python_does_not_know_its_own_path(scene: Scene, cli: Cli) -> None:
+    """As under another program's name, by ``exec -a``: then ``sys.executable`` is empty."""
+    code = "import sys; sys.executable = ''; from queuectl.main import main; main()"
+    words = [sys.executable, "-c", code, "worker", "start", "--daemon"]
+    started = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert (1, "") == (len(listed(scene)), started.stderr)
+    job_id = scene.queue.enqueue("true").id
+    scene.until(job_id, "completed")
+    cli("worker", "stop", code=0)
+
+
 def test_it_outlives_the_session_that_started_it(scene: Scene) -> None:
     """It has a session of its own, so that the end of the terminal, and everything in it, is not its end."""
     shell = subprocess.Popen(
