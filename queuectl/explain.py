@@ -29,7 +29,7 @@ def explain(store: Store, job: Job) -> List[str]:
         return _waiting(store, job, now) + _full_disk(store)
     if job.state == "processing":
         return _processing(store, job, now) + _full_disk(store)
-    return _ended(job, now)
+    return _ended(store, job, now)
 
 
 def _full_disk(store: Store) -> List[str]:
@@ -218,7 +218,7 @@ def _if_it_fails(job: Job, config: Config) -> str:
 # -- ended ------------------------------------------------------------------------------------
 
 
-def _ended(job: Job, now: float) -> List[str]:
+def _ended(store: Store, job: Job, now: float) -> List[str]:
     ended_at = job.ended_at or job.updated_at
     when = f"at {local_text(ended_at, now)}, {format_duration(max(now - ended_at, 0.0))} ago"
     runs = _times(job.attempts, "run")
@@ -230,7 +230,10 @@ def _ended(job: Job, now: float) -> List[str]:
     told = [f"{job.id} died {when}, and is in the DLQ: {why}."]
     if job.failures > job.max_retries:
         told.append(f"It failed {_times(job.failures, 'time')}, and its max_retries is {job.max_retries}.")
-    told.append(f"See its last output: queuectl logs {job.id}. Run it again: queuectl dlq retry {job.id}.")
+    output = f"See its last output: queuectl logs {job.id}."
+    if not store.last_output(job.id, 1):
+        output = "Its last run printed nothing."
+    told.append(f"{output} Run it again: queuectl dlq retry {job.id}.")
     return told
 
 

@@ -142,9 +142,10 @@ def test_failed_and_dead(
 ) -> None:
     """The reason, the retry that comes, and what to type."""
     add("exit 3", "--backoff-base", "1000")
-    add("exit 4", "--max-retries", "0")
+    add("echo why; exit 4", "--max-retries", "0")
+    add("exit 5", "--max-retries", "0")
     with worker() as group:
-        eventually(lambda: "job job2 dead" in group.out)
+        eventually(lambda: "job job3 dead" in group.out)
         failed = cli("explain", "job1", code=0).out
         dead = cli("explain", "job2", code=0).out
 
@@ -154,6 +155,8 @@ def test_failed_and_dead(
     assert " ago, and is in the DLQ: exit 4.\n" in dead
     assert "It failed 1 time, and its max_retries is 0." in dead
     assert "See its last output: queuectl logs job2. Run it again: queuectl dlq retry job2.\n" in dead
+    silent = cli("explain", "job3", code=0).out
+    assert "Its last run printed nothing. Run it again: queuectl dlq retry job3.\n" in silent
 
 
 def test_a_retry_that_is_due(
