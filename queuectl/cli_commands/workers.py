@@ -137,7 +137,13 @@ def _told_left(left: Sequence[Worker], own: Collection[str], over: bool, args: A
         if not args.quiet:
             note(f"this command is part of a job, and does not wait for those begun later, which run on: {names}.")
         return 0
-    note(f"still running after {args.timeout:g} s: {names}. 'queuectl worker stop --now' ends their jobs.")
+    step = "'queuectl worker stop --now' ends their jobs."
+    if args.now:
+        step = (
+            "Their jobs are being ended, which may take as long as 'kill_grace'. 'queuectl worker list' shows who is "
+            "left. One that stays does not react: end it with 'kill -9' and its pid; its jobs run again."
+        )
+    note(f"still running after {args.timeout:g} s: {names}. {step}")
     return 1
 
 

@@ -27,6 +27,23 @@ def test_nobody_to_stop(cli: Cli) -> None:
         assert Result("No workers are running.\n", "", 0) == cli("worker", "stop", *words)
 
 
+def test_who_is_left_by_a_stop_is_told_the_next_step(scene: Scene, cli: Cli) -> None:
+    """``--now``, and not once more where that has been given: a frozen worker does not react to it."""
+    job_id = scene.queue.enqueue("trap '' TERM; " + HELD).id
+    group = scene.start()
+    scene.until(job_id, "processing")
+
+    gentle = cli("worker", "stop", "--timeout", "0", code=1).err
+    now = cli("worker", "stop", "--now", "--timeout", "0", code=1).err
+
+    pid = scene.queue.workers()[0].pid
+    assert f"queuectl: still running after 0 s: pid {pid}. 'queuectl worker stop --now' ends their jobs.\n" == gentle
+    assert now.startswith(f"queuectl: still running after 0 s: pid {pid}. Their jobs are being ended, ")
+    assert "stop --now" not in now
+    group.wait()
+    assert "pending" == scene.state(job_id)
+
+
 def test_other_threads_go_on_while_one_stops_the_workers(scene: Scene) -> None:
     """The Queue is free between its looks: here it is another thread that has the last job end."""
     job_id = scene.queue.enqueue(HELD).id
