@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from queuectl.cli_commands.spec import DURATION, Command, Option
-from queuectl.errors import UsageError
+from queuectl.errors import Interrupted, UsageError
 from queuectl.queue import Queue
 
 TYPE_CHECKING = False
@@ -29,6 +29,11 @@ def copy(args: Args) -> int:
     with Queue(args.db, create=False) as queue:
         try:
             copied = queue.copy_to(args.to, bool(args.stop), bool(args.now), args.timeout, tell if bar.on else None)
+        except KeyboardInterrupt as error:
+            told = "The same command goes on where this one was."
+            if args.stop:
+                told = "Workers that were told to stop still do; 'queuectl worker list' shows which are left. " + told
+            raise Interrupted(told) from error
         finally:
             bar.clear()
     if args.json:

@@ -205,6 +205,28 @@ def test_workers_are_in_the_way(places: Tuple[str, str], cli: Cli, background: A
         assert "completed" == new.get("job1").state
 
 
+def test_a_ctrl_c_while_the_workers_stop_says_that_they_still_do(
+    places: Tuple[str, str], cli: Cli, background: Any, eventually: Any
+) -> None:
+    """They have been told, and nothing takes that back; the next copy goes on from there."""
+    source, target = places
+    with Queue(source) as queue:
+        queue.enqueue("touch begun; until [ -e go ]; do sleep 0.1; done")
+        group = background("--db", source, "worker", "start")
+        eventually(lambda: os.path.exists("begun"))
+        copying = background("--db", source, "copy", "--to", target, "--stop")
+        eventually(lambda: any(worker.stop for worker in queue.workers()))
+        copying.send(signal.SIGINT)
+        done = copying.wait()
+        Path("go").touch()
+
+        assert 130 == done.code
+        assert "queuectl: interrupted. Workers that were told to stop still do; " in done.err
+        assert 0 == group.wait().code
+        assert "completed" == queue.get("job1").state
+    cli("--db", source, "copy", "--to", target, "--stop", code=0)
+
+
 @pytest.mark.parametrize(
     "change",
     [
