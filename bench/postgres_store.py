@@ -16,7 +16,8 @@ import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from queuectl.db import open_store
-from queuectl.db.postgres_add import _COPY, _copy_lines, blocks
+from queuectl.db.postgres_add import _COPY
+from queuectl.db.postgres_rows import blocks, copy_lines
 from queuectl.job import Claim, Outcome, RunEnd, State, Verdict, Worker
 from queuectl.jobspec import JobSpec
 from tests.postgres_server import PostgresServer, fresh_schema
@@ -169,7 +170,7 @@ def part_adds(server: PostgresServer, given: argparse.Namespace) -> None:
 def raw_copy(store: Any, specs: List[JobSpec]) -> float:
     """Return how long COPY takes for the same rows when their text is ready."""
     ids = [f"job{number}" for number in range(1, len(specs) + 1)]
-    pieces = list(blocks(_copy_lines(specs, ids, 1, store.now(), 3, {})))
+    pieces = list(blocks(copy_lines(specs, ids, 1, store.now(), 3, {})))
     begin = time.perf_counter()
     store._write(lambda run: run.copy(_COPY, pieces))
     return time.perf_counter() - begin

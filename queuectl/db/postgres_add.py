@@ -10,8 +10,11 @@ from __future__ import annotations
 import os
 import time
 
+import psycopg
+
 from queuectl import faults
 from queuectl.db.postgres_link import ConnectionLost
+from queuectl.db.postgres_rows import blocks, copy_lines
 from queuectl.db.postgres_views import JOB_COLUMNS, PostgresViews
 from queuectl.db.rules import (
     MAX_RETRIES,
@@ -23,11 +26,11 @@ from queuectl.db.rules import (
     taken_near,
     to_json,
 )
-from queuectl.errors import JobNotFound, QueueInUse, StoreUnavailable
+from queuectl.errors import Interrupted, JobNotFound, QueueInUse, StoreError, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence
+    from typing import Any, Dict, List, NoReturn, Optional, Sequence
 
     from queuectl.db.postgres_run import Run
     from queuectl.db.spool import Specs
@@ -38,13 +41,15 @@ if TYPE_CHECKING:
 QUIET_S = 0.05
 # How long an add whose answer was lost tries to find out what became of it.
 FIND_OUT_S = 10.0
+# How long an add that a Ctrl-C has ended waits for each answer to that question.
+LOOK_S = 2.0
 # ... among the newest rows, so many of them.
 FIND_OUT_ROWS = 5_000_000
 # A batch larger than this draws its numbers beforehand.
 LARGE = 5000
+IDLE = psycopg.pq.TransactionStatus.IDLE
 TAKEN = "23505"  # unique violation
-COPY_BYTES = 256 * 1024
-NULL = "\\N"
+CHECK = "Check with 'queuectl list' before you enqueue again."
 
 
 class NotKnown(StoreUnavailable):
@@ -53,6 +58,9 @@ class NotKnown(StoreUnavailable):
 
 class PostgresAdd(PostgresViews):
     """The verbs ``add``, ``add_one`` and ``add_within``."""
+
+    # Whether an add has sent what stores its jobs, and has not heard yet what became of it.
+    _in_doubt = False
 
     def add(self, specs: Specs, now: Optional[float] = None) -> Sequence[str]:
         """See ``Store.add``."""
@@ -78,6 +86,19 @@ class PostgresAdd(PostgresViews):
     def _add(self, specs: Specs, now: Optional[float], rows: List[Sequence[Any]]) -> Sequence[str]:
         """Add jobs; *rows* gets the row of a single one, unless there was more to it."""
         token = int.from_bytes(os.urandom(8), "big") >> 1
+        ids: Sequence[str] = []
+        self._in_doubt = False
+        try:
+            ids = self._add_as_fits(specs, token, now, rows)
+            faults.point("added")
+        except KeyboardInterrupt as error:
+            ids = ids or (self._look_once(error, token, len(specs)) if self._in_doubt else ids)
+            if not ids:
+                raise
+            raise Interrupted.behind(ids) from error
+        return ids
+
+    def _add_as_fits(self, specs: Specs, token: int, now: Optional[float], rows: List[Sequence[Any]]) -> Sequence[str]:
         ids: Optional[Sequence[str]] = None
         given = given_ids(specs)
         try:
@@ -90,7 +111,6 @@ class PostgresAdd(PostgresViews):
         except StoreUnavailable as error:
             self._note_taken(error)
             ids = self._add_batch(specs, token, now)
-        faults.point("added")
         return ids
 
     def _note_taken(self, error: StoreUnavailable) -> None:
@@ -129,10 +149,14 @@ class PostgresAdd(PostgresViews):
             "max_retries": spec.max_retries, "channel": self.channel, "quiet_s": QUIET_S,
         }  # fmt: skip
         faults.point("adding")
+        self._in_doubt = True
         try:
             added = self._once(_ADD_PLAIN, parameters)
         except ConnectionLost as error:
             return self._find_out(error, token, 1)
+        except KeyboardInterrupt:
+            self._in_doubt = self._line is not None  # else it came while a connection was opened
+            raise
         rows += [row[1:] for row in added]
         return [row[1] for row in rows] or None
 
@@ -196,10 +220,9 @@ class PostgresAdd(PostgresViews):
 
         try:
             return self._or_find_out(body, specs, token)
-        except NotKnown:
-            raise
         except BaseException:
-            self._give_back(first, first + len(specs))
+            if not self._in_doubt:
+                self._give_back(first, first + len(specs))
             raise
 
     def _give_back(self, first: int, after: int) -> None:
@@ -212,18 +235,26 @@ class PostgresAdd(PostgresViews):
     def _copy(self, run: Run, specs: Specs, ids: Sequence[str], token: int, now: float, default: int) -> None:
         """Write the rows of new jobs, count them, make sure that their queues are there."""
         counts: Dict[str, int] = {}
-        run.copy(_COPY, blocks(_copy_lines(specs, ids, token, now, default, counts)))
+        run.copy(_COPY, blocks(copy_lines(specs, ids, token, now, default, counts)))
         names = sorted(counts)
         run(_COUNT_NEW, {"names": names, "counts": [counts[name] for name in names]})
 
     # -- answers that were lost ---------------------------------------------------------------
 
     def _or_find_out(self, body: Any, specs: Specs, token: int) -> Sequence[str]:
-        try:
-            ids: Sequence[str] = self._write(body)
+        def all_but_the_commit(run: Run) -> Sequence[str]:
+            self._in_doubt = False
+            ids: Sequence[str] = body(run)
+            self._in_doubt = True
             return ids
+
+        try:
+            return self._write(all_but_the_commit)
         except ConnectionLost as error:
             return self._find_out(error, token, len(specs))
+        except Exception:  # the server has refused it
+            self._in_doubt = False
+            raise
 
     def _find_out(self, error: ConnectionLost, token: int, count: int) -> List[str]:
         """Learn whether an add whose answer was lost was done: never is it repeated on a guess.
@@ -234,21 +265,41 @@ class PostgresAdd(PostgresViews):
             StoreUnavailable: It was not; or the server cannot be reached, and it is not known.
         """
         deadline_s = time.monotonic() + FIND_OUT_S
-        jobs = "the job was" if count == 1 else f"the {count} jobs were"
+        self._in_doubt = True
+        jobs = _jobs_were(count)
         while True:
             try:
-                rows = self._write(lambda run: [row[0] for row in self._stored(run, token)])
+                rows = self._stored(token)
                 break
             except StoreUnavailable:
                 if time.monotonic() > deadline_s:
                     self._unknown(error, jobs)
                 time.sleep(0.05 + os.urandom(1)[0] / 1000)
+        self._in_doubt = bool(rows)  # these ids have still to come back
         return rows or self._not_stored(error, jobs)
 
-    def _stored(self, run: Run, token: int) -> Iterator[Any]:
-        run(_LOCK_NUMBERS).fetchone()
-        found: Iterator[Any] = run(_STORED, {"token": token, "rows": FIND_OUT_ROWS})
-        return found
+    def _look_once(self, interrupt: KeyboardInterrupt, token: int, count: int) -> List[str]:
+        """Learn whether an add that *interrupt* has ended was done; not for long: somebody has lost patience."""
+        # The driver has the server cancel a statement and hears its end: nothing goes on then, nobody is waited for.
+        is_over = self._line is not None and self._line.pgconn.transaction_status == IDLE
+        before, self._patience_s = self._patience_s, LOOK_S
+        try:
+            seen = self._rows(_STORED, {"token": token, "rows": FIND_OUT_ROWS})
+            return [row[0] for row in seen] if seen or is_over else self._stored(token)
+        except (StoreError, KeyboardInterrupt):
+            raise Interrupted(f"It is not known whether {_jobs_were(count)} stored. {CHECK}") from interrupt
+        finally:
+            self._patience_s = before
+            self._drop()  # on it, the server waits for locks no longer than this
+
+    def _stored(self, token: int) -> List[str]:
+        """Return the ids of the jobs that were added with *token*."""
+
+        def look(run: Run) -> List[str]:
+            run(_LOCK_NUMBERS).fetchone()
+            return [row[0] for row in run(_STORED, {"token": token, "rows": FIND_OUT_ROWS})]
+
+        return self._write(look)
 
     def _not_stored(self, error: ConnectionLost, jobs: str) -> NoReturn:
         raise StoreUnavailable(
@@ -257,58 +308,12 @@ class PostgresAdd(PostgresViews):
 
     def _unknown(self, error: ConnectionLost, jobs: str) -> NoReturn:
         raise NotKnown(
-            f"lost the connection to {self.location} ({error.why}); it is not known whether {jobs} stored. "
-            "Check with 'queuectl list' before you enqueue again."
+            f"lost the connection to {self.location} ({error.why}); it is not known whether {jobs} stored. {CHECK}"
         ) from error
 
 
-def _copy_lines(
-    specs: Specs, ids: Sequence[str], token: int, now: float, default: int, counts: Dict[str, int]
-) -> Iterator[str]:
-    """Yield the lines of COPY's text format for new jobs; count them by queue on the way."""
-    common = f"\t{now!r}\t{now!r}\t{token}\n"
-    now_ready = f"1\t{now!r}"
-    for spec, job_id in zip(specs, ids):
-        queue = spec.queue
-        counts[queue] = counts.get(queue, 0) + 1
-        if spec.delay_s is None and spec.run_at is None:
-            when = now_ready
-        else:
-            run_at = float(now + spec.delay_s if spec.delay_s is not None else spec.run_at or 0.0)
-            when = f"{1 if run_at <= now else 2}\t{run_at!r}"
-        retries = default if spec.max_retries is None else spec.max_retries
-        env = escape(to_json(spec.env)) if spec.env else NULL
-        tags = escape(to_json(spec.tags)) if spec.tags else NULL
-        timeout = NULL if spec.timeout_s is None else repr(float(spec.timeout_s))
-        base = NULL if spec.backoff_base is None else repr(float(spec.backoff_base))
-        yield (
-            f"{job_id}\t{queue}\t{when}\t{spec.priority}\t{retries}\t{escape(spec.command)}\t{escape(spec.cwd)}"
-            f"\t{env}\t{tags}\t{timeout}\t{base}{common}"
-        )
-
-
-def escape(text: Optional[str]) -> str:
-    """Return *text* as a field of COPY's text format."""
-    if text is None:
-        return NULL
-    if "\\" in text:
-        text = text.replace("\\", "\\\\")
-    if "\n" in text or "\t" in text or "\r" in text:
-        text = text.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
-    return text
-
-
-def blocks(lines: Iterable[str]) -> Iterator[bytes]:
-    """Join *lines* to pieces worth sending."""
-    some: List[str] = []
-    size = 0
-    for line in lines:
-        some.append(line)
-        size += len(line)
-        if size >= COPY_BYTES:
-            yield "".join(some).encode()
-            some, size = [], 0
-    yield "".join(some).encode()
+def _jobs_were(count: int) -> str:
+    return "the job was" if count == 1 else f"the {count} jobs were"
 
 
 _COPY = """

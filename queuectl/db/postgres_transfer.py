@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import psycopg
 
 from queuectl.db.migrate import UNFINISHED
-from queuectl.db.postgres_add import NULL, blocks, escape
+from queuectl.db.postgres_rows import NULL, blocks, escape
 from queuectl.db.rules import COUNTED
 from queuectl.db.transfer import MARK, Numbers, Port, names_in, refuse_used, source_of, where
 from queuectl.errors import StoreError
