@@ -84,21 +84,25 @@ class Queue(Following, Switches):
         """
         spec = jobspec.from_fields({"command": command, **fields})
         if connection is not None:
-            return self._add_within(connection, spec)
+            return self._add_within(connection, [spec])[0]
         with self._lock:
             return self.store.add_one(spec)
 
-    def _add_within(self, connection: Any, spec: JobSpec) -> Job:
-        """Store one job in the transaction of *connection*, and note meanwhile that this thread is at it."""
+    def _add_within(self, connection: Any, specs: Specs) -> List[Job]:
+        """Store jobs in the transaction of *connection*, and note meanwhile that this thread is at it."""
         store, frame = self._store_beside(), sys._getframe()
         self._beside.append(frame)
         try:
-            return store.add_within(connection, [spec])[0]
+            return store.add_within(connection, specs)
         finally:
             self._beside.remove(frame)
 
-    def enqueue_many(self, jobs: Iterable[JobLike]) -> List[str]:
+    def enqueue_many(self, jobs: Iterable[JobLike], connection: Any = None) -> List[str]:
         """Store all *jobs* (commands or mappings of job fields) in one transaction; return their ids.
+
+        Args:
+            jobs: What is to be stored, all or none.
+            connection: As in ``enqueue``: the transaction is this connection's.
 
         Raises:
             InvalidJob, JobExists: Nothing was stored; the message names the position, from 1.
@@ -107,13 +111,13 @@ class Queue(Following, Switches):
         if isinstance(jobs, (str, bytes)) or hasattr(jobs, "keys") or not hasattr(jobs, "__iter__"):
             raise InvalidJob(f"enqueue_many takes a list of jobs, not {shown(jobs)}. Put it into brackets.")
         if getattr(jobs, "__len__", lambda: BESIDE + 1)() <= BESIDE:
-            return self._check_and_add(jobs, [])
+            return self._check_and_add(jobs, [], connection)
         from queuectl.db.spool import Spool
 
         with Spool() as spool:
-            return self._check_and_add(jobs, spool)
+            return self._check_and_add(jobs, spool, connection)
 
-    def _check_and_add(self, jobs: Iterable[JobLike], specs: Union[Spool, List[JobSpec]]) -> List[str]:
+    def _check_and_add(self, jobs: Iterable[JobLike], specs: Union[Spool, List[JobSpec]], connection: Any) -> List[str]:
         """Check *jobs*, collect them in *specs*, and store them."""
         cwd = jobspec.usual_directory()
         for position, job in enumerate(jobs, 1):
@@ -126,6 +130,8 @@ class Queue(Following, Switches):
             except InvalidJob as error:
                 raise InvalidJob(f"job {position}: {error}") from None
         try:
+            if connection is not None:
+                return [job.id for job in self._add_within(connection, specs)]
             return list(self.add(specs))
         except JobExists as error:
             position = 1 + error.index([spec.id for spec in specs])

@@ -138,7 +138,7 @@ class Store(ABC):
         """Store one job as ``add`` does, and return it as it was stored: pending, whatever has become of it since."""
 
     @abstractmethod
-    def add_within(self, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
+    def add_within(self, connection: Any, specs: Specs) -> List[Job]:
         """Store jobs as ``add`` does, but in the transaction of *connection*, the caller's own, to this very store.
 
         When the caller commits, the jobs become visible and idle workers are woken; a rollback undoes the jobs and

@@ -142,12 +142,7 @@ class PostgresAdd(PostgresViews):
 
         Returns None if numbers were taken: then it is not so simple.
         """
-        parameters = {
-            "now": now, "token": token, "queue": spec.queue, "priority": spec.priority, "run_at": spec.run_at,
-            "delay_s": spec.delay_s, "command": spec.command, "cwd": spec.cwd, "env": to_json(spec.env),
-            "tags": to_json(spec.tags), "timeout_s": spec.timeout_s, "backoff_base": spec.backoff_base,
-            "max_retries": spec.max_retries, "channel": self.channel, "quiet_s": QUIET_S,
-        }  # fmt: skip
+        parameters = self._plain(spec, token, now, QUIET_S)
         faults.point("adding")
         self._in_doubt = True
         try:
@@ -159,6 +154,21 @@ class PostgresAdd(PostgresViews):
             raise
         rows += [row[1:] for row in added]
         return [row[1] for row in rows] or None
+
+    def _plain(self, spec: JobSpec, token: int, now: Optional[float], quiet_s: float) -> Dict[str, Any]:
+        """Return the parameters of ``_ADD_PLAIN``; it tells idle workers unless they were told *quiet_s* ago."""
+        return {
+            "now": now, "token": token, "queue": spec.queue, "priority": spec.priority, "run_at": spec.run_at,
+            "delay_s": spec.delay_s, "command": spec.command, "cwd": spec.cwd, "env": to_json(spec.env),
+            "tags": to_json(spec.tags), "timeout_s": spec.timeout_s, "backoff_base": spec.backoff_base,
+            "max_retries": spec.max_retries, "channel": self.channel, "quiet_s": quiet_s,
+        }  # fmt: skip
+
+    def _plain_within(self, run: Run, spec: JobSpec, token: int) -> List[Sequence[Any]]:
+        """Add one job in the transaction of *run*; return its row, or none if it is not so simple."""
+        # Idle workers are told always: what is told comes with the commit, which may be long after the enqueue that it
+        # would go by.
+        return [row[1:] for row in run(_ADD_PLAIN, self._plain(spec, token, None, quiet_s=-1.0))]
 
     # -- many ---------------------------------------------------------------------------------
 
@@ -189,7 +199,7 @@ class PostgresAdd(PostgresViews):
         faults.point("adding")
         return ids
 
-    def add_within(self, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
+    def add_within(self, connection: Any, specs: Specs) -> List[Job]:
         """See ``Store.add_within``."""
         from queuectl.db.postgres_within import add_within
 

@@ -15,6 +15,7 @@ from psycopg.types.string import TextLoader
 from queuectl.db.postgres_line import first_line, is_lost
 from queuectl.db.postgres_run import Run
 from queuectl.db.postgres_views import JOB_COLUMNS
+from queuectl.db.rules import given_ids
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from queuectl.db.postgres_add import PostgresAdd
     from queuectl.db.postgres_link import Parameters
+    from queuectl.db.spool import Specs
     from queuectl.job import Job
-    from queuectl.jobspec import JobSpec
 
 
 # The types in the answers that are read here: a program may have loaders of its own for them.
@@ -60,7 +61,7 @@ class _Within(Run):
                 copy.write(block)
 
 
-def add_within(store: PostgresAdd, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
+def add_within(store: PostgresAdd, connection: Any, specs: Specs) -> List[Job]:
     """See ``Store.add_within``."""
     if not isinstance(connection, psycopg.Connection):
         kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
@@ -94,7 +95,7 @@ def add_within(store: PostgresAdd, connection: Any, specs: Sequence[JobSpec]) ->
         raise
 
 
-def _add(store: PostgresAdd, run: Any, specs: Sequence[JobSpec]) -> List[Job]:
+def _add(store: PostgresAdd, run: Any, specs: Specs) -> List[Job]:
     from queuectl.job import Job
 
     found = run(_STORE_AND_DIGITS).fetchone()
@@ -103,8 +104,14 @@ def _add(store: PostgresAdd, run: Any, specs: Sequence[JobSpec]) -> List[Job]:
     digits = found[1]
     if digits < 1:  # times would come rounded
         run(_SET_DIGITS, ("1",))
-    ids = store._batch(run, specs, int.from_bytes(os.urandom(8), "big") >> 1)
-    rows = run(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = ANY(%s::text[]) ORDER BY seq", (ids,))
+    token = int.from_bytes(os.urandom(8), "big") >> 1
+    rows: List[Sequence[Any]] = []
+    if len(specs) == 1 and not given_ids(specs):
+        [spec] = specs
+        rows = store._plain_within(run, spec, token)
+    if not rows:
+        ids = store._batch(run, specs, token)
+        rows = run(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = ANY(%s::text[]) ORDER BY seq", (ids,))
     jobs = [Job._make(row) for row in rows]
     if digits < 1:
         run(_SET_DIGITS, (str(digits),))

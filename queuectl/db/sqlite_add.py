@@ -120,7 +120,7 @@ class SqliteAdd(SqliteDesk):
                 db.execute("INSERT INTO queues (name, pending) VALUES (?, ?)", (queue, pending))
         return ids
 
-    def add_within(self, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
+    def add_within(self, connection: Any, specs: Specs) -> List[Job]:
         """See ``Store.add_within``."""
         from queuectl.db.sqlite_within import add_within
 

@@ -12,11 +12,11 @@ from queuectl.errors import NotDurable, QueuectlError, StoreRefused, StoreUnavai
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable, List, Sequence
+    from typing import Any, Iterable, List
 
+    from queuectl.db.spool import Specs
     from queuectl.db.sqlite_add import SqliteAdd
     from queuectl.job import Job
-    from queuectl.jobspec import JobSpec
 
 
 # As expressions: a column's declared type would call a converter of the program's.
@@ -38,7 +38,7 @@ class _Within:
         return sqlite3.Cursor(self._theirs).executemany(sql, rows)
 
 
-def add_within(store: SqliteAdd, connection: Any, specs: Sequence[JobSpec]) -> List[Job]:
+def add_within(store: SqliteAdd, connection: Any, specs: Specs) -> List[Job]:
     """See ``Store.add_within``."""
     from queuectl.job import Job
 

@@ -81,7 +81,9 @@ def test_an_enqueue_amid_another_undoes_that_if_the_handler_lets_the_error_out(q
 
 def test_an_enqueue_on_a_program_s_connection_amid_another_is_refused(queue, location):
     """And another amid that one: each would wait for the other's locks, on PostgreSQL for ever."""
-    amid = "number_jobs" if queue.store.many_hosts else "given_ids"
+    many, one = ("number_jobs", "call"), ("_plain_within", "return")
+    if not queue.store.many_hosts:
+        many = one = ("given_ids", "call")
     if queue.store.many_hosts:
         import psycopg
 
@@ -96,14 +98,18 @@ def test_an_enqueue_on_a_program_s_connection_amid_another_is_refused(queue, loc
             queue.enqueue("inner", **inner)
 
     with contextlib.closing(line):
-        for theirs, inner in ((False, {"connection": line}), (True, {}), (True, {"connection": line})):
+        for theirs, inner in (
+            ({}, {"connection": line}),
+            ({"connection": line}, {}),
+            ({"connection": line}, {"connection": line}),
+        ):
+            amid = functools.partial(handler, inner)
+            interrupted(lambda theirs=theirs: queue.enqueue_many(["outer", "outer"], **theirs), amid, *many)
             if theirs:
-                interrupted(lambda: queue.enqueue("outer", connection=line), functools.partial(handler, inner), amid)
-            else:
-                interrupted(lambda: queue.enqueue_many(["outer", "outer"]), functools.partial(handler, inner), amid)
+                interrupted(lambda theirs=theirs: queue.enqueue("outer", **theirs), amid, *one)
             line.commit()
 
-    assert ["outer"] * 4 == [job.command for job in queue.jobs()]
+    assert ["outer"] * 8 == [job.command for job in queue.jobs()]
 
 
 def test_very_many_jobs_are_kept_while_a_handler_enqueues(queue, monkeypatch):

@@ -58,6 +58,24 @@ def test_it_comes_with_the_commit_and_goes_with_the_rollback(queue, location):
     assert "job2" == queue.enqueue("true").id
 
 
+def test_many_come_together(queue, location):
+    """From a list or an iterator, with ids or without; what is wrong with one of them undoes none before."""
+    with connect(location) as line:
+        assert ["job1", "mine"] == queue.enqueue_many(["true", {"command": "true", "id": "mine"}], connection=line)
+        assert ["job2"] == queue.enqueue_many(iter(["false"]), line)
+        assert [] == queue.enqueue_many([], line)
+        assert [f"job{n}" for n in range(3, 303)] == queue.enqueue_many((f"echo {n}" for n in range(300)), line)
+        with pytest.raises(JobExists, match="job 2: the id mine is taken"):
+            queue.enqueue_many(["true", {"command": "true", "id": "mine"}], line)
+        with pytest.raises(InvalidJob, match="job 2: "):
+            queue.enqueue_many(["true", ""], line)
+        assert [] == list(queue.jobs())
+        line.commit()
+
+    assert (303, "echo 299") == (len(list(queue.jobs())), queue.get("job302").command)
+    assert "job303" == queue.enqueue("true").id
+
+
 def test_autocommit_is_a_transaction_of_its_own(queue, location):
     """The job is there at once; a refused one leaves nothing."""
     with connect(location, autocommit=True) as line:

@@ -60,6 +60,16 @@ def test_a_change_takes_few_round_trips(store, far_store, trips, verb, most):
     assert most >= trips(lambda: verb(far_store))
 
 
+def test_an_enqueue_in_the_callers_transaction_takes_few_round_trips(server, schema, proxy, trips):
+    """A savepoint before and after it; whether this is the store, and the job, which comes back at once."""
+    import psycopg
+
+    with Queue(server.url(schema)) as queue, psycopg.connect(server.url(port=proxy.port).partition("?")[0]) as far:
+        far.execute("SELECT 1")
+        assert 4 >= trips(lambda: queue.enqueue("true", connection=far))
+        assert "job2" == queue.enqueue("true", connection=far).id
+
+
 def test_a_transaction_of_several_answers_is_refused_as_a_whole(store, far_store):
     """Statements that go out together are one transaction still: the last one's error undoes the first."""
     with pytest.raises(Exception, match="division by zero"):
