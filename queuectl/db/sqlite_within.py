@@ -124,3 +124,9 @@ def _refuse_another(store: SqliteAdd, within: Any) -> None:
             f"the given connection has a temporary table {shown(shadows[0])}, which would be taken for the store's. "
             "Drop it first, or enqueue on another connection."
         )
+    # The path says little: the file may have been replaced by another one since the connection was opened.
+    store.identity.check()
+    if within.execute("SELECT +store_id FROM store").fetchone() != (store.store_id,):
+        raise StoreRefused(
+            f"the store {store.path} was replaced by another file since the given connection was opened. Open it again."
+        )

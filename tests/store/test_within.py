@@ -212,6 +212,23 @@ def test_a_temporary_table_takes_no_job(queue, location):
     assert ["job1"] == [job.id for job in queue.jobs()]
 
 
+@pytest.mark.parametrize("queue_too", [False, True])
+def test_a_file_that_was_replaced_takes_no_job(location, queue_too):
+    """Neither for a connection that is still one to the old file, nor for a queue that is: nobody would run it."""
+    if "://" in location:
+        pytest.skip("a server's store has no file")
+    with Queue(location) as old, connect(location) as line:
+        old.enqueue("true")
+        assert 1 == line.execute("SELECT count(*) FROM jobs").fetchone()[0]
+        for ending in ("", "-wal", "-shm"):
+            os.unlink(location + ending)
+        with Queue(location) as new:
+            with pytest.raises(StoreRefused, match="was replaced by another file"):
+                (old if queue_too else new).enqueue("true", connection=line)
+            line.rollback()
+            assert [] == list(new.jobs())
+
+
 def test_a_transaction_that_has_failed_can_be_rolled_back(queue, location):
     """A statement of the program's failed: the enqueue says so, and takes nothing of what the program can do."""
     if "://" not in location:
