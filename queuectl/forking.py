@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 PATIENCE_S = 5.0
 
 
+def _new_lock() -> RLock:
+    """Return a lock for the threads that a program has: gevent and the like put others in the place of the system's.
+
+    They all look like one to the lock of ``_thread``, which would let them in together.
+    """
+    threading = sys.modules.get("threading")
+    return RLock() if threading is None else threading.RLock()
+
+
 class Forkable:
     """A store and the lock that guards it, both of which belong to this process alone, even after a fork."""
 
@@ -42,7 +51,7 @@ class Forkable:
     def __init__(self, location: Optional[Location], create: bool) -> None:
         # Made absolute now: the child may have another working directory or environment.
         self._location = located(location)
-        self._lock = RLock()
+        self._lock = _new_lock()
         self._pid = os.getpid()
         self._torn = False  # whether another thread was using the store when this process was forked off
         self._anew = False  # whether to open the store once it is needed
@@ -137,7 +146,7 @@ class Forkable:
         """Make this object usable in a forked child: with a new lock, and a connection to be opened when needed."""
         # If another thread held the lock, the child has the held lock but not the thread that would release it.
         free = self._lock.acquire(blocking=False)
-        self._lock = RLock()
+        self._lock = _new_lock()
         self._pid = os.getpid()
         store, self._open = self._open, None
         if store is None:
@@ -154,7 +163,7 @@ _all: WeakSet[Forkable] = WeakSet()
 _inherited: List[Store] = []  # a parent's stores, kept because garbage collection would close them
 _dropped: List[Store] = []  # stores of which nobody knows any more, to be closed between forks
 _held: List[Callable[[], object]] = []
-_fork = RLock()  # forks go one at a time
+_fork = _new_lock()  # forks go one at a time
 
 
 def _close_dropped() -> None:
@@ -185,7 +194,7 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     global _fork
-    _fork = RLock()
+    _fork = _new_lock()
     _held.clear()
     for store in _dropped:
         store.leave()

@@ -801,6 +801,38 @@ def test_threads_may_share_a_queue(queue):
     assert ([], 100) == (troubles, len(set(ids)))
 
 
+def test_threads_that_a_program_has_put_in_the_place_of_python_s_share_it_too(tmp_path):
+    """As gevent's, which all look like one to the lock that is Python's own: they would be let in together."""
+    program = """
+import threading
+
+class Lock:
+    def __init__(self):
+        self.taken = 0
+        self.lock = plain()
+    def __enter__(self):
+        self.lock.acquire()
+        self.taken += 1
+    def __exit__(self, *error):
+        self.lock.release()
+    def __getattr__(self, name):
+        return getattr(self.lock, name)
+
+plain, threading.RLock = threading.RLock, Lock  # as gevent's patch_all, before anything else is imported
+import sys
+from queuectl import Queue
+
+with Queue(sys.argv[1]) as queue:
+    before = queue._lock.taken
+    queue.enqueue("true")
+    print(queue._lock.taken - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "jobs.db")], stdout=subprocess.PIPE, check=True
+    )
+    assert b"1" == done.stdout.strip()
+
+
 def forked(work):
     """Run *work* in a forked child; return its wait status, 0 if all went well."""
     pid = os.fork()
