@@ -62,6 +62,11 @@ class Console:
         """Whether the output of commands is shown here as well."""
         return True
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether there is so much to write that more of the commands' output may soon have to be left out."""
+        return len(self._held) + len(self._waiting) > MOST_HELD // 2
+
     def line(self, text: str) -> None:
         """Take one line; if a command's output stopped in the middle of a line, end that line first."""
         # Only released bytes count as held up: the others are released soon, and long commands make long lines.
@@ -145,18 +150,22 @@ class Console:
     def finish(self, patience_s: float = 1.0) -> None:
         """Write the rest, waiting *patience_s* seconds at most for a slow reader."""
         self.release()
-        if self._left_out and self.flush():  # that made room for the line about what was left out
-            self.release()
-        if self._writer is not None:
-            self.flush()
-            self._writer.finish(patience_s)
-            return
-        if not self.flush() and self._poll is not None:
+        if not self._is_written() and self._poll is not None:
             import time
 
             deadline = time.monotonic() + patience_s
-            while not self.flush() and time.monotonic() < deadline:
+            while not self._is_written() and time.monotonic() < deadline:
                 self._poll.poll(50)
+        if self._writer is not None:
+            self._writer.finish(patience_s)
+
+    def _is_written(self) -> bool:
+        """Write what can be, and then a line about what was left out; return whether nothing released is left."""
+        done = self.flush()
+        while done and self._left_out:
+            self.release()
+            done = self.flush()
+        return done
 
 
 class LogFile(Console):

@@ -272,7 +272,7 @@ class WorkerProcess:
             self._ask_stop(NOW if number == QUIT else GRACEFUL)
         if self._flow.watch_mono is not None and time.monotonic() >= self._flow.watch_mono:
             self._flow.watch_fresh()
-        wants = self._ends.due or reactor.signals or self._report.is_synced()
+        wants = self._ends.due or reactor.signals or self._report.is_synced() or self._console.is_filling
         return bool(wants or (self._hungry and self._free(time.monotonic()) > 0))
 
     def _settle_over(self, executions: Sequence[Execution]) -> None:

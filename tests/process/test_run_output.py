@@ -129,3 +129,15 @@ def test_control_characters_of_a_command_are_shown_escaped(scene: Scene) -> None
 
     assert "[worker 0] picked job job1: printf 'a\\tb\\n'\\necho '\\x1b[31mred'\n" in out
     assert "\na\tb\n\x1b[31mred\n" in out
+
+
+def test_a_foreground_worker_shows_all_of_what_comes_quickly(scene: Scene) -> None:
+    """Into a file there is always room for more, so nothing is left out on the way there."""
+    lines = 1_500_000
+    scene.queue.enqueue(f"yes words | head -n {lines}")
+
+    group = scene.start("--drain", wait=False)
+    assert 0 == group.wait(120).code
+
+    assert lines == group.out.splitlines().count("words")
+    assert "left out" not in group.out

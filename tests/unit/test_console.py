@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Iterator, List, Tuple
 
@@ -103,6 +105,31 @@ def test_output_for_which_there_is_no_room_is_counted_too(pipe: Tuple[int, int])
     console.release()
     shown += read_all(console, pipe[0])
 
+    missing = 400000 - shown.count("words")
+    assert shown[-1] == f"[{missing:,} lines left out: there was no room for more]"
+    assert 0 < missing < 400000
+
+
+def test_what_was_left_out_is_said_at_the_very_end_too(pipe: Tuple[int, int]) -> None:
+    """A reader who is behind when the worker exits reads of the gap last, in the time that is left to read."""
+    console = Console(pipe[1])
+    for _ in range(40):
+        console.raw(b"words\n" * 10000)
+        console.release()
+        console.flush()
+    found = bytearray()
+
+    def read() -> None:
+        time.sleep(0.3)  # so that there is something to wait for at the end
+        while not found.endswith(b"]\n"):
+            found.extend(os.read(pipe[0], 1 << 16))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    console.finish(60.0)
+    reader.join(10.0)
+
+    shown = found.decode().splitlines()
     missing = 400000 - shown.count("words")
     assert shown[-1] == f"[{missing:,} lines left out: there was no room for more]"
     assert 0 < missing < 400000
