@@ -7,17 +7,19 @@ from queuectl.db.postgres_add import NOTIFY, PostgresAdd
 from queuectl.db.postgres_counts import count, move
 from queuectl.db.postgres_views import LISTED, conditions, within
 from queuectl.db.rules import (
-    CANCELLABLE,
     CANCELLED_WAITING,
     MAX_RETRIES,
+    NO_JOB,
+    PRUNABLE,
     RETRIABLE,
     STEP,
     edited_columns,
+    only_in,
     possible,
     refuse_spent_retries,
+    refuse_state,
 )
 from queuectl.db.sought import Steps
-from queuectl.errors import JobNotFound, NotInDlq, WrongState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,11 +78,8 @@ class PostgresDesk(PostgresAdd):
             moves: Moves = {}
             answer = {}
             for job_id in dict.fromkeys(job_ids):
-                if job_id not in found:
-                    raise JobNotFound(job_id)
-                _, queue, state = found[job_id]
-                if state not in CANCELLABLE:
-                    raise WrongState(job_id, "cancel", state, CANCELLABLE)
+                _, queue, state = found.get(job_id, NO_JOB)
+                refuse_state("cancel", job_id, state)
                 answer[job_id] = "processing" if state == "processing" else "cancelled"
                 if state != "processing":
                     move(moves, queue, state, "cancelled")
@@ -127,13 +126,8 @@ class PostgresDesk(PostgresAdd):
             found = self._lock(run, job_ids)
             moves: Moves = {}
             for job_id in dict.fromkeys(job_ids):
-                if only_dead and (job_id not in found or found[job_id][2] != "dead"):
-                    raise NotInDlq(job_id)
-                if job_id not in found:
-                    raise JobNotFound(job_id)
-                _, queue, state = found[job_id]
-                if state not in RETRIABLE:
-                    raise WrongState(job_id, "retry", state, RETRIABLE)
+                _, queue, state = found.get(job_id, NO_JOB)
+                refuse_state("retry", job_id, state, only_dead)
                 move(moves, queue, state, "pending")
             run(_START_OVER, {"seqs": [row[0] for row in found.values()], "now": clock()})
             count(run, moves)
@@ -146,12 +140,12 @@ class PostgresDesk(PostgresAdd):
         self, which: JobFilter, now: Optional[float] = None, tell: Optional[Callable[[int], None]] = None
     ) -> int:
         """See ``Store.retry_where``."""
-        states = tuple(state for state in which.states or RETRIABLE if state in RETRIABLE)
-        if not states:
+        some = only_in(RETRIABLE, which)
+        if some is None:
             return 0
         retried = 0
-        for state in dict.fromkeys(states):
-            for rows in self._in_steps(which, state, "seq, queue, state", now, self._start_rows_over):
+        for state in dict.fromkeys(some.states):
+            for rows in self._in_steps(some, state, "seq, queue, state", now, self._start_rows_over):
                 retried += len(rows)
                 if tell is not None:
                     tell(retried)
@@ -196,11 +190,8 @@ class PostgresDesk(PostgresAdd):
         def body(run: Run) -> None:
             clock = self._clock(run, now)
             found = self._lock(run, [job_id])
-            if job_id not in found:
-                raise JobNotFound(job_id)
-            seq, queue, state = found[job_id]
-            if state not in ("pending", "failed"):
-                raise WrongState(job_id, "edit", state, ("pending", "failed"))
+            seq, queue, state = found.get(job_id, NO_JOB)
+            refuse_state("edit", job_id, state)
             columns = edited_columns(changes, clock(), lambda: self._default_max_retries(run))
             if "max_retries" in columns:
                 failures = run("SELECT failures FROM queuectl.jobs WHERE seq = %s", (seq,)).fetchone()[0]
@@ -221,15 +212,12 @@ class PostgresDesk(PostgresAdd):
 
     def prune(self, which: JobFilter, limit: int = STEP) -> Optional[int]:
         """See ``Store.prune``."""
-        ended = ("completed", "dead", "cancelled")
-        states = tuple(state for state in which.states or ended if state in ended)
-        if not states:
+        some = only_in(PRUNABLE, which)
+        if some is None:
             return 0
-
-        which = which._replace(states=states)
-        deleted = self._prunes.step(which, lambda: self._found(which), limit, lambda seqs: self._delete(seqs, which))
+        deleted = self._prunes.step(some, lambda: self._found(some), limit, lambda seqs: self._delete(seqs, some))
         if deleted == 0:
-            self._delete((), which)  # a role that may not delete hears of it also where there is nothing to delete
+            self._delete((), some)  # a role that may not delete hears of it also where there is nothing to delete
         return deleted
 
     def _found(self, which: JobFilter) -> Iterator[Sequence[int]]:

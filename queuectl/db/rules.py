@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from queuectl.errors import InvalidJob, JobExists
+from queuectl.errors import InvalidJob, JobExists, JobNotFound, NotInDlq, WrongState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
     from queuectl.db.spool import Specs
+    from queuectl.job import JobFilter
     from queuectl.jobspec import JobSpec
 
 # Jobs are claimed ahead only if so many wait for each of them: no other worker is to lack work for it.
@@ -36,8 +37,35 @@ STEP = 1000
 # Up to this many new jobs are noted one by one; after more of them, all queues are looked at again.
 MOST_NEW = 1000
 CANCELLED_WAITING = "cancelled while it waited"
-RETRIABLE = ("completed", "dead", "cancelled", "failed")
+# In which states a job may be cancelled, retried, edited, pruned.
 CANCELLABLE = ("pending", "processing", "failed")
+RETRIABLE = ("completed", "dead", "cancelled", "failed")
+EDITABLE = ("pending", "failed")
+PRUNABLE = ("completed", "dead", "cancelled")
+_ALLOWED = {"cancel": CANCELLABLE, "retry": RETRIABLE, "edit": EDITABLE}
+# Instead of a job's (seq, queue, state), where there is no such job.
+NO_JOB = (None, None, None)
+
+
+def refuse_state(verb: str, job_id: str, state: Optional[str], only_dead: bool = False) -> None:
+    """Refuse to cancel, retry or edit a job whose state does not allow that; *state* None: there is no such job.
+
+    Raises:
+        JobNotFound, WrongState: It cannot be done.
+        NotInDlq: With *only_dead*, the job is not dead or does not exist.
+    """
+    if only_dead and state != "dead":
+        raise NotInDlq(job_id)
+    if state is None:
+        raise JobNotFound(job_id)
+    if state not in _ALLOWED[verb]:
+        raise WrongState(job_id, verb, state, _ALLOWED[verb])
+
+
+def only_in(allowed: Sequence[str], which: JobFilter) -> Optional[JobFilter]:
+    """Return *which* without the states that are not *allowed*; None if no state is left."""
+    states = tuple(state for state in which.states or allowed if state in allowed)
+    return which._replace(states=states) if states else None
 
 
 def last_parts(look: Callable[[int], Sequence[Tuple[int, int, bytes]]], size: int) -> List[Tuple[int, bytes]]:

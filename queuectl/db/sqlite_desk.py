@@ -11,14 +11,18 @@ from queuectl.db.rules import (
     CANCELLED_WAITING,
     COUNTED,
     MAX_RETRIES,
+    NO_JOB,
+    PRUNABLE,
     RETRIABLE,
     STEP,
     edited_columns,
+    only_in,
     refuse_spent_retries,
+    refuse_state,
 )
 from queuectl.db.sought import Steps
 from queuectl.db.sqlite_views import SqliteViews, conditions, page, page_by_end
-from queuectl.errors import JobNotFound, NotInDlq, StoreUnavailable, WrongState
+from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,10 +70,7 @@ class SqliteDesk(SqliteViews):
         self._prunes = Steps()
 
     def _row(self, db: sqlite3.Connection, job_id: str) -> Any:
-        row = db.execute("SELECT seq, queue, state FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        if row is None:
-            raise JobNotFound(job_id)
-        return row
+        return db.execute("SELECT seq, queue, state FROM jobs WHERE id = ?", (job_id,)).fetchone() or NO_JOB
 
     def cancel(self, job_ids: Sequence[str], now: Optional[float] = None) -> Dict[str, str]:
         """See ``Store.cancel``."""
@@ -79,8 +80,7 @@ class SqliteDesk(SqliteViews):
             now = time.time() if now is None else now
             for job_id in dict.fromkeys(job_ids):
                 seq, queue, state = self._row(db, job_id)
-                if state not in CANCELLABLE:
-                    raise WrongState(job_id, "cancel", state, CANCELLABLE)
+                refuse_state("cancel", job_id, state)
                 answer[job_id] = self._cancel(db, seq, state, now)
                 if state != "processing":
                     note_move(moves, queue, state, "cancelled")
@@ -107,12 +107,12 @@ class SqliteDesk(SqliteViews):
         self, which: JobFilter, now: Optional[float] = None, tell: Optional[Callable[[int], None]] = None
     ) -> Tuple[int, List[str]]:
         """See ``Store.cancel_where``; what workers move meanwhile, the second walk finds."""
-        states = tuple(state for state in which.states or CANCELLABLE if state in CANCELLABLE)
-        if not states:
+        some = only_in(CANCELLABLE, which)
+        if some is None:
             return 0, []
         cancelled, running = 0, {}
-        where, parameters = conditions(which._replace(states=states))
-        for seqs in chain.from_iterable(self._found(which._replace(states=states)) for _ in range(2)):
+        where, parameters = conditions(some)
+        for seqs in chain(self._found(some), self._found(some)):
             with self._write as db:
                 moves: Moves = {}
                 for seq, queue, state in _still(db, seqs, where, parameters):
@@ -133,16 +133,8 @@ class SqliteDesk(SqliteViews):
         with self._write as db:
             now = time.time() if now is None else now
             for job_id in dict.fromkeys(job_ids):
-                try:
-                    seq, queue, state = self._row(db, job_id)
-                except JobNotFound:
-                    if only_dead:
-                        raise NotInDlq(job_id) from None
-                    raise
-                if only_dead and state != "dead":
-                    raise NotInDlq(job_id)
-                if state not in RETRIABLE:
-                    raise WrongState(job_id, "retry", state, RETRIABLE)
+                seq, queue, state = self._row(db, job_id)
+                refuse_state("retry", job_id, state, only_dead)
                 self._start_over(db, seq, state, now)
                 note_move(moves, queue, state, "pending")
             write_moves(db, moves)
@@ -164,12 +156,12 @@ class SqliteDesk(SqliteViews):
         self, which: JobFilter, now: Optional[float] = None, tell: Optional[Callable[[int], None]] = None
     ) -> int:
         """See ``Store.retry_where``."""
-        states = tuple(state for state in which.states or RETRIABLE if state in RETRIABLE)
-        if not states:
+        some = only_in(RETRIABLE, which)
+        if some is None:
             return 0
-        where, parameters = conditions(which._replace(states=states))
+        where, parameters = conditions(some)
         retried = 0
-        for seqs in self._found(which._replace(states=states)):
+        for seqs in self._found(some):
             with self._write as db:
                 moves: Moves = {}
                 for seq, queue, state in _still(db, seqs, where, parameters):
@@ -206,8 +198,7 @@ class SqliteDesk(SqliteViews):
         with self._write as db:
             now = time.time() if now is None else now
             seq, queue, state = self._row(db, job_id)
-            if state not in ("pending", "failed"):
-                raise WrongState(job_id, "edit", state, ("pending", "failed"))
+            refuse_state("edit", job_id, state)
             columns = edited_columns(changes, now, lambda: self._default_max_retries(db))
             if "max_retries" in columns:
                 failures = db.execute("SELECT failures FROM jobs WHERE seq = ?", (seq,)).fetchone()[0]
@@ -224,12 +215,10 @@ class SqliteDesk(SqliteViews):
 
     def prune(self, which: JobFilter, limit: int = STEP) -> Optional[int]:
         """See ``Store.prune``."""
-        ended = ("completed", "dead", "cancelled")
-        states = tuple(state for state in which.states or ended if state in ended)
-        if not states:
+        some = only_in(PRUNABLE, which)
+        if some is None:
             return 0
-        which = which._replace(states=states)
-        return self._prunes.step(which, lambda: self._found(which), limit, lambda seqs: self._delete(seqs, which))
+        return self._prunes.step(some, lambda: self._found(some), limit, lambda seqs: self._delete(seqs, some))
 
     def _delete(self, seqs: Sequence[int], which: JobFilter) -> Tuple[int, Sequence[int]]:
         """Delete those of these rows that are still of *which*; return how many, and the rows that are left."""
