@@ -345,7 +345,6 @@ def _choose(which: JobFilter, state: str, columns: str = "seq") -> Tuple[str, Li
     return f"SELECT {columns} FROM queuectl.jobs WHERE {conjunction} ORDER BY {order} LIMIT %s ", parameters
 
 
-# What ``reset`` does, and this role may not.
 def _enough(outputs: Parts, locked: Container[int]) -> Tuple[Optional[int], Parts]:
     """Return the first job that is not to be deleted in this step (None: all are), and the parts of it that are.
 
@@ -360,6 +359,7 @@ def _enough(outputs: Parts, locked: Container[int]) -> Tuple[Optional[int], Part
     return None, []
 
 
+# What ``reset`` does, and this role may not.
 _RIGHTS_LACKING = """
     SELECT word || ' on ' || name
       FROM (VALUES ('TRUNCATE', 'jobs'), ('TRUNCATE', 'runs'), ('TRUNCATE', 'output'), ('TRUNCATE', 'counts'),
