@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from queuectl.db.migrate import checksum, migrations
 from queuectl.db.postgres_add import UNNOTED
+from queuectl.db.problems import foreign_migrations, stray_runs, unknown_owners, wrong_counters
 from queuectl.db.rules import COUNTED
 from queuectl.job import Problem
 
@@ -22,7 +22,6 @@ INDEXES = (
 LONG_S = 600.0
 # So many numbers are named at once.
 MOST_NUMBERS = 20
-REPORT = "Please report this as a bug."
 
 
 def check(store: PostgresLink) -> List[Problem]:
@@ -57,16 +56,8 @@ def read_only(store: PostgresLink) -> Optional[Problem]:
     return None
 
 
-def _schema(run: Run, _: PostgresLink) -> List[Problem]:
-    applied = dict(run("SELECT n, checksum FROM queuectl.schema_version").fetchall())
-    return [
-        Problem(
-            f"migration {migration.name} is not the one that made this store",
-            "Install the release that wrote it, or a newer one.",
-        )
-        for migration in migrations("postgres")
-        if applied.get(migration.number) != checksum(migration.sql)
-    ]
+def _migrations(run: Run, _: PostgresLink) -> List[Problem]:
+    return foreign_migrations("postgres", dict(run("SELECT n, checksum FROM queuectl.schema_version").fetchall()))
 
 
 def _indexes(run: Run, store: PostgresLink) -> List[Problem]:
@@ -82,7 +73,7 @@ def _indexes(run: Run, store: PostgresLink) -> List[Problem]:
 
 
 def _counters(run: Run, _: PostgresLink) -> List[Problem]:
-    return [Problem(f"the counters of queue {name} do not match its jobs", REPORT) for (name,) in run(_WRONG_COUNTERS)]
+    return wrong_counters(name for (name,) in run(_WRONG_COUNTERS))
 
 
 def _numbers(run: Run, store: PostgresLink) -> List[Problem]:
@@ -103,18 +94,8 @@ def _numbers(run: Run, store: PostgresLink) -> List[Problem]:
 
 
 def _runs(run: Run, _: PostgresLink) -> List[Problem]:
-    problems = []
     stray = run(_STRAY_RUNS).fetchone()[0]
-    if stray:
-        problems.append(Problem(f"{stray} runs are open without a job", REPORT))
-    for (worker_id,) in run(_UNKNOWN_OWNERS):
-        problems.append(
-            Problem(
-                f"jobs are processing under worker {worker_id}, which does not exist",
-                "'queuectl worker start' recovers them within seconds.",
-            )
-        )
-    return problems
+    return stray_runs(stray) + unknown_owners(worker_id for (worker_id,) in run(_UNKNOWN_OWNERS))
 
 
 def _open_to_all(run: Run, store: PostgresLink) -> List[Problem]:
@@ -146,7 +127,7 @@ def _old_transactions(run: Run, _: PostgresLink) -> List[Problem]:
 
 
 _LOOKS: List[Callable[[Any, Any], List[Problem]]] = [
-    _schema, _indexes, _counters, _numbers, _runs, _open_to_all, _old_transactions,
+    _migrations, _indexes, _counters, _numbers, _runs, _open_to_all, _old_transactions,
 ]  # fmt: skip
 
 _SOUND_INDEXES = """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from queuectl.db.migrate import checksum, migrations, upgrade_sqlite
+from queuectl.db.migrate import upgrade_sqlite
+from queuectl.db.problems import foreign_migrations, stray_runs, unknown_owners, wrong_counters
 from queuectl.db.rules import COUNTED
 from queuectl.job import Problem
 
@@ -21,11 +22,7 @@ def check(file: SqliteFile) -> List[Problem]:
             problems.append(Problem(f"the database is damaged: {text}", "Stop the workers and restore a backup."))
     if problems:
         return problems
-    return _schema(file) + _counters(file) + _runs(file)
-
-
-def _schema(file: SqliteFile) -> List[Problem]:
-    return _missing(file) + _foreign_migrations(file)
+    return _missing(file) + _migrations(file) + _counters(file) + _runs(file)
 
 
 def _missing(file: SqliteFile) -> List[Problem]:
@@ -45,16 +42,8 @@ def _missing(file: SqliteFile) -> List[Problem]:
     ]
 
 
-def _foreign_migrations(file: SqliteFile) -> List[Problem]:
-    applied = dict(file._rows("SELECT n, checksum FROM schema_version"))
-    return [
-        Problem(
-            f"migration {migration.name} is not the one that made this store",
-            "Install the release that wrote it, or a newer one.",
-        )
-        for migration in migrations("sqlite")
-        if applied.get(migration.number) != checksum(migration.sql)
-    ]
+def _migrations(file: SqliteFile) -> List[Problem]:
+    return foreign_migrations("sqlite", dict(file._rows("SELECT n, checksum FROM schema_version")))
 
 
 def _counters(file: SqliteFile) -> List[Problem]:
@@ -70,14 +59,10 @@ def _counters(file: SqliteFile) -> List[Problem]:
         SELECT queue FROM counted WHERE queue NOT IN (SELECT name FROM queues)
         """
     )
-    return [
-        Problem(f"the counters of queue {name} do not match its jobs", "Please report this as a bug.")
-        for (name,) in wrong
-    ]
+    return wrong_counters(name for (name,) in wrong)
 
 
 def _runs(file: SqliteFile) -> List[Problem]:
-    problems = []
     stray = file._rows(
         """
         SELECT count(*) FROM runs
@@ -85,18 +70,10 @@ def _runs(file: SqliteFile) -> List[Problem]:
            AND NOT EXISTS (SELECT 1 FROM jobs WHERE worker_id IS NOT NULL AND last_run_id = runs.run_id)
         """
     )[0][0]
-    if stray:
-        problems.append(Problem(f"{stray} runs are open without a job", "Please report this as a bug."))
-    for (worker_id,) in file._rows(
+    owners = file._rows(
         """
         SELECT DISTINCT worker_id FROM jobs
          WHERE worker_id IS NOT NULL AND worker_id NOT IN (SELECT id FROM workers)
         """
-    ):
-        problems.append(
-            Problem(
-                f"jobs are processing under worker {worker_id}, which does not exist",
-                "'queuectl worker start' recovers them within seconds.",
-            )
-        )
-    return problems
+    )
+    return stray_runs(stray) + unknown_owners(worker_id for (worker_id,) in owners)
