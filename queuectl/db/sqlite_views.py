@@ -244,7 +244,6 @@ class SqliteViews(SqliteFile):
         from queuectl.job import Rates
 
         now = time.time() if now is None else now
-        per_state = {"completed": 0.0, "failed": 0.0}
         # The newest ends only, so that a busy store is counted as cheaply as a quiet one.
         rows = self._rows(
             """
@@ -256,11 +255,9 @@ class SqliteViews(SqliteFile):
         span_s = RATE_WINDOW_S
         if len(rows) > RATE_ROWS // 2:
             span_s = max(now - min(row[1] for row in rows), 1.0)
-        for state, _ in rows:
-            key = {"completed": "completed", "failed": "failed", "timed_out": "failed"}.get(state)
-            if key:
-                per_state[key] += 60.0 / span_s
-        return Rates(round(per_state["completed"], 1), round(per_state["failed"], 1))
+        states = [row[0] for row in rows]
+        completed, failed = states.count("completed"), states.count("failed") + states.count("timed_out")
+        return Rates(round(completed * 60.0 / span_s, 1), round(failed * 60.0 / span_s, 1))
 
     def settings(self) -> Dict[str, str]:
         """See ``Store.settings``."""
