@@ -36,10 +36,7 @@ def local_workers(store: Store) -> List[Worker]:
 
 def on_this_host(workers: List[Worker]) -> List[Worker]:
     """Return those of *workers* whose processes live on this host."""
-    here = identity.host_id()
-    return [
-        worker for worker in workers if worker.host_id == here and identity.is_running(worker.pid, worker.pid_started)
-    ]
+    return [worker for worker in workers if recovery.runs_here(worker)]
 
 
 def own_workers(store: Store) -> List[Worker]:
@@ -67,38 +64,18 @@ def _own_job_and_workers(store: Store) -> Tuple[Optional[str], List[Worker]]:
     return None, []
 
 
-class Reach:
-    """Which workers a stop is for: those of this host, of hosts with these names, or of all hosts.
+def to_stop(workers: Sequence[Worker], hosts: Sequence[str] = (), all_hosts: bool = False) -> List[Worker]:
+    """Return those of *workers* that a stop is for: of this host, of hosts with these names, or of all hosts."""
+    if all_hosts:
+        return list(workers)
+    return [worker for worker in workers if (worker.host in hosts if hosts else recovery.is_here(worker))]
 
-    On this host, the process table tells which workers live. On another host the store does: a worker lives
-    there if it is registered and not dead by its lease (see ``recovery.condition``).
-    """
 
-    def __init__(self, store: Store, hosts: Sequence[str] = (), all_hosts: bool = False) -> None:
-        self._store = store
-        self._hosts = hosts
-        self._all = all_hosts
-        self._here = identity.host_id()
-        self._lease_s = recovery.lease_of(store)
-
-    def covers(self, worker: Worker) -> bool:
-        """Return whether the stop is for *worker*."""
-        if self._all:
-            return True
-        return worker.host in self._hosts if self._hosts else worker.host_id == self._here
-
-    def is_here(self, worker: Worker) -> bool:
-        """Return whether *worker* is on this host, within reach of signals."""
-        return worker.host_id == self._here
-
-    def present(self) -> List[Worker]:
-        """Return the workers and supervisors that the stop is for and that live now."""
-        return [worker for worker in self._store.workers() if self.covers(worker) and self._lives(worker)]
-
-    def _lives(self, worker: Worker) -> bool:
-        if self.is_here(worker):
-            return identity.is_running(worker.pid, worker.pid_started)
-        return recovery.condition(worker, self._store, self._lease_s) != recovery.DEAD
+def _lives(worker: Worker, store: Store, lease_s: float) -> bool:
+    """Return whether a worker lives: on this host the process table tells, elsewhere ``recovery.condition``."""
+    if recovery.is_here(worker):
+        return recovery.runs_here(worker)
+    return recovery.condition(worker, store, lease_s) != recovery.DEAD
 
 
 def stop_workers(
@@ -128,12 +105,12 @@ def stop_workers(
     """
     deadline = deadline_of(timeout_s)
     recovery.disown_strangers(store)
-    reach = Reach(store, hosts, all_hosts)
+    lease_s = recovery.lease_of(store)
     asked: Dict[str, Worker] = {}
     own = {worker.id for worker in ([] if now else own_workers(store))}
     groups: Optional[Set[str]] = None
     while True:
-        present = reach.present()
+        present = [worker for worker in to_stop(store.workers(), hosts, all_hosts) if _lives(worker, store, lease_s)]
         if groups is None:
             groups = {worker.group_id for worker in present}
         elif not newcomers:  # but include new workers of the groups that were there: their start was under way
@@ -141,20 +118,17 @@ def stop_workers(
         new = [worker for worker in present if worker.id not in asked]
         asked.update((worker.id, worker) for worker in new)
         # A worker unregisters a moment before its process ends, so on this host the process decides.
-        left = [worker for worker in present if not reach.is_here(worker)] + [
-            worker
-            for worker in asked.values()
-            if reach.is_here(worker) and identity.is_running(worker.pid, worker.pid_started)
-        ]
+        left = [worker for worker in present if not recovery.is_here(worker)]
+        left += filter(recovery.runs_here, asked.values())
         if not left:
             _sweep(store)
             return []
         if new:
-            _ask(store, new, [worker for worker in new if reach.is_here(worker)], now)
+            _ask(store, new, now)
             faults.point("stopping")
         if (own and _is_enough(store, left, own)) or (deadline is not None and time.monotonic() >= deadline):
             return left
-        nap(LOOK_S if all(map(reach.is_here, left)) else FAR_LOOK_S)
+        nap(LOOK_S if all(map(recovery.is_here, left)) else FAR_LOOK_S)
 
 
 def _is_enough(store: Store, left: List[Worker], own: Set[str]) -> bool:
@@ -169,12 +143,13 @@ def _is_enough(store: Store, left: List[Worker], own: Set[str]) -> bool:
     return all(worker.id in own or worker.group_id in groups for worker in left)
 
 
-def _ask(store: Store, workers: List[Worker], here: List[Worker], now: bool) -> None:
-    """Ask *workers* to stop: all of them through the store, and those *here* by a signal as well.
+def _ask(store: Store, workers: List[Worker], now: bool) -> None:
+    """Ask *workers* to stop: all of them through the store, and those of this host by a signal as well.
 
     The signal acts at once. The order in the store reaches workers and supervisors on other hosts, who read it within
     two seconds.
     """
+    here = list(filter(recovery.is_here, workers))
     try:
         store.request_stop([worker.id for worker in workers], NOW if now else GRACEFUL)
     except StoreError:

@@ -40,6 +40,21 @@ NOTES = ".runs"
 STRAY_S = 86400.0
 
 
+def is_here(worker: Worker) -> bool:
+    """Return whether a worker, alive or dead, is of this host: its pid is one of this process's own process table."""
+    return worker.host_id == identity.host_id()
+
+
+def runs_here(worker: Worker) -> bool:
+    """Return whether a worker's process is running on this host."""
+    return is_here(worker) and identity.is_running(worker.pid, worker.pid_started)
+
+
+def _is_of_this_boot(worker: Worker) -> bool:
+    """Return whether a worker is known to be of this boot of this machine, maybe of another pid namespace."""
+    return identity.boot_of(worker.host_id) == identity.boot_of(identity.host_id()) != ""
+
+
 def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[float] = None) -> str:
     """Return whether a worker is ALIVE, DEAD, or HUNG (its process lives, but does not renew its lease).
 
@@ -51,18 +66,17 @@ def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[f
     namespace of this machine, such as a container, the monotonic clock alone decides, and so it does for another user's
     process that is hidden from this one; for another host, the lease.
     """
-    here = identity.host_id()
     silent = (time.monotonic() if now_mono is None else now_mono) - worker.renewed_mono_s > lease_s * (1 + MARGIN)
-    if worker.host_id == here:
-        if not identity.is_running(worker.pid, worker.pid_started):
+    if is_here(worker):
+        if not runs_here(worker):
             return DEAD
         if silent and identity.is_hidden(worker.pid):
             return DEAD  # the pid may be another process's by now
         return HUNG if worker.state == "lost" or silent else ALIVE
-    boot, its_boot = identity.boot_of(here), identity.boot_of(worker.host_id)
-    if boot == its_boot != "":
+    if _is_of_this_boot(worker):
         return DEAD if silent else ALIVE
-    if not store.many_hosts and boot and its_boot:  # an unknown boot might be this one
+    boots = [identity.boot_of(host) for host in (identity.host_id(), worker.host_id)]
+    if not store.many_hosts and all(boots):  # an unknown boot might be this one
         return DEAD  # the store is a file on this machine, which was restarted since
     if store.now() <= worker.lease_expires_at + lease_s * MARGIN:
         return ALIVE
@@ -87,8 +101,7 @@ def is_stranger(worker: Worker, store: Store) -> bool:
 
     A backup or a copy of the file, made while workers were running, has their entries, and they live.
     """
-    here = worker.host_id == identity.host_id() and identity.is_running(worker.pid, worker.pid_started)
-    return here and store.is_open_in(worker.pid) is False
+    return runs_here(worker) and store.is_open_in(worker.pid) is False
 
 
 def disown_strangers(store: Store) -> None:
@@ -106,7 +119,7 @@ def disown_strangers(store: Store) -> None:
 
 def is_paused(worker: Worker) -> bool:
     """Return whether a worker of this host is suspended by a signal, as by Ctrl-Z: alive, but doing nothing."""
-    return worker.host_id == identity.host_id() and identity.is_stopped(worker.pid)
+    return is_here(worker) and identity.is_stopped(worker.pid)
 
 
 def lease_of(store: Store) -> float:
@@ -171,10 +184,9 @@ def _is_kept(worker: Worker, workers: List[Worker], lease_s: float, now_mono: fl
     cannot end those of another one, nor those of another user whose processes are hidden; the supervisor there, or
     that of the worker's group, can. If that is gone too, so most likely is its container, with all that ran in it.
     """
-    here, there = identity.host_id(), worker.host_id
-    return identity.boot_of(here) == identity.boot_of(there) != "" and any(
-        other.role == "supervisor" and other.host_id == there and now_mono - other.renewed_mono_s <= lease_s
-        and (here != there or (other.group_id == worker.group_id and identity.is_hidden(other.pid)))
+    return _is_of_this_boot(worker) and any(
+        other.role == "supervisor" and other.host_id == worker.host_id and now_mono - other.renewed_mono_s <= lease_s
+        and (not is_here(worker) or (other.group_id == worker.group_id and identity.is_hidden(other.pid)))
         for other in workers
     )  # fmt: skip
 
@@ -191,8 +203,7 @@ def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[L
     if not store.condemn(worker.id, worker.renewed_mono_s):
         return []  # the worker has renewed its lease meanwhile, or another sweeper was faster
     faults.point("condemned")
-    here = identity.host_id()
-    if worker.host_id == here:
+    if is_here(worker):
         if state == HUNG and not _end_process(worker):
             return []
         run_ids = frozenset(run_id for _, run_id in store.runs_of(worker.id))
@@ -202,7 +213,7 @@ def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[L
         origin = identity.origin_of(worker.id)
         if run_ids and not end_runs_at_once(store.store_id, run_ids, leaders, born_by, born_after, origin):
             return []
-    if worker.host_id == here or identity.boot_of(worker.host_id) == identity.boot_of(here) != "":
+    if is_here(worker) or _is_of_this_boot(worker):
         _take_up(store, worker.id)
     faults.point("cleared")
     released = store.release_lost(worker.id, config.max_lost)
@@ -239,8 +250,7 @@ def unblock(store: Store, lease_s: float) -> bool:
     holder = store.lock_holder()
     for worker in store.workers() if holder is not None else ():
         silent_s = time.monotonic() - worker.renewed_mono_s
-        mine = worker.pid == holder and worker.host_id == identity.host_id()
-        if mine and silent_s > lease_s * (1 + MARGIN) and identity.is_stopped(worker.pid):
+        if worker.pid == holder and silent_s > lease_s * (1 + MARGIN) and is_paused(worker):
             return _end_process(worker)
     return False
 

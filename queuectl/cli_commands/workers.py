@@ -76,15 +76,15 @@ def _tell_started(started: Started, args: Args) -> None:
 
 def stop(args: Args) -> int:
     """``worker stop``: every worker of this store on this machine, on some hosts, or on all."""
-    from queuectl.control import own_workers
+    from queuectl.control import own_workers, to_stop
     from queuectl.render import note, plural, write_json
 
     if args.host and args.all_hosts:
         raise UsageError("--host and --all-hosts do not go together. Give only one of them.")
     with Queue(args.db, create=args.may_make_store) as queue:
         before = queue.workers()
-        meant = _meant(before, args)
-        supervisors = [] if meant else _meant(_supervisors(queue), args)
+        meant = to_stop(before, args.host, args.all_hosts)
+        supervisors = [] if meant else to_stop(_supervisors(queue), args.host, args.all_hosts)
         if args.verbose and not args.quiet:
             for worker in meant:
                 how = "stop now" if args.now else "finish its jobs and stop"
@@ -99,7 +99,8 @@ def stop(args: Args) -> int:
             return INTERRUPTED
         over = args.timeout is not None and time.monotonic() - begun_mono >= args.timeout
         groups = {worker.group_id for worker in (*before, *left)}
-        new = [worker for worker in _meant(queue.workers(), args) if worker.group_id not in groups]
+        after = to_stop(queue.workers(), args.host, args.all_hosts)
+        new = [worker for worker in after if worker.group_id not in groups]
         _forget_the_dead(queue)
         own = {worker.id for worker in (own_workers(queue.store) if left else [])}
     still = [worker for worker in left if worker.role == "worker"]
@@ -181,22 +182,12 @@ def _supervisors(queue: Queue) -> List[Worker]:
     return [worker for worker in live_workers(queue.store) if worker.role == "supervisor"]
 
 
-def _meant(workers: Sequence[Worker], args: Args) -> List[Worker]:
-    """Return those of *workers* that a stop with these options is for."""
-    from queuectl.runner.identity import host_id
-
-    if args.all_hosts:
-        return list(workers)
-    here = host_id()
-    return [worker for worker in workers if (worker.host in args.host if args.host else worker.host_id == here)]
-
-
 def _place(worker: Worker) -> str:
     """Return where a worker is, for people: its host too if that is another."""
+    from queuectl.recovery import is_here
     from queuectl.render import escape
-    from queuectl.runner.identity import host_id
 
-    return f"pid {worker.pid}" + ("" if worker.host_id == host_id() else f" on {escape(worker.host)}")
+    return f"pid {worker.pid}" + ("" if is_here(worker) else f" on {escape(worker.host)}")
 
 
 def _tell_of_others(before: Sequence[Worker], meant: Sequence[Worker], args: Args) -> None:
