@@ -147,8 +147,12 @@ def _converted(option: Option, text: str) -> Any:
     try:
         return option.kind.convert(text)
     except (ValueError, OverflowError):
-        shown = text if len(text) <= 40 else text[:40] + "..."
-        raise UsageError(f"option {option.long} must be {option.kind.wanted}, not {shown!r}.") from None
+        raise UsageError(f"option {option.long} must be {option.kind.wanted}, not {_cut(text)!r}.") from None
+
+
+def _cut(word: str) -> str:
+    """Return *word* as a message repeats it: not all of it if it is long."""
+    return word if len(word) <= 40 else word[:40] + "..."
 
 
 def _place(command: Command, plain: List[str], values: Dict[str, Any]) -> None:
@@ -166,7 +170,7 @@ def _place(command: Command, plain: List[str], values: Dict[str, Any]) -> None:
     if left:
         wants = " ".join(_metavar(positional) for positional in command.positionals) or "no arguments"
         hint = f" {AFTER_DASHES.format(command.name)}" if command.words else ""
-        shown = left[0] if len(left[0]) <= 40 else left[0][:40] + "..."
+        shown = _cut(left[0])
         if any(option.long == "--state" for option in command.options):
             meant = _state_meant(left[0])
             hint = f" {meant}" if meant else hint
@@ -204,8 +208,7 @@ def _words_hint(command: Command, plain: Sequence[str]) -> str:
 def _unknown_option(token: str, known: Sequence[str], where: str, hint: str = "") -> UsageError:
     from queuectl.cli_commands.suggest import OPTIONS, did_you_mean
 
-    name = token.partition("=")[0]
-    name = name if len(name) <= 40 else name[:40] + "..."
+    name = _cut(token.partition("=")[0])
     elsewhere = {word: option for word, meant in OPTIONS.items() for option in meant[::-1] if option in known}
     hint = hint or _way_instead(where, name, known) or did_you_mean(name.replace("_", "-"), known, "", elsewhere)
     topic = "" if where == "queuectl" else " " + where
@@ -243,7 +246,7 @@ def unknown_command(word: str, noun: str = "") -> UsageError:
     """Return the error for a *word* that is no command (of *noun*), with the one that was perhaps meant."""
     from queuectl.cli_commands.suggest import COMMANDS, VERBS, did_you_mean
 
-    shown = word if len(word) <= 40 else word[:40] + "..."
+    shown = _cut(word)
     if noun:
         verbs_here = TABLE[noun].subcommands
         elsewhere = {name: verb for name, meant in VERBS.items() for verb in meant[::-1] if verb in verbs_here}
