@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from queuectl.cli_commands.spec import Command, Option, whole_from
-from queuectl.cli_commands.workers import check_start
+from queuectl.cli_commands.spec import Command, Option
+from queuectl.cli_commands.workers import CONCURRENCY_OPTION, COUNT_OPTION, SERVED_OPTION, check_start
 from queuectl.db import folders
 from queuectl.errors import QueuectlError
 from queuectl.queue import Queue
@@ -193,11 +193,7 @@ def _run_all(commands: Sequence[Tuple[str, ...]], then: str) -> None:
 
 
 SYSTEM = Option("--system", "a system-wide service instead of your own (needs root, or an administrator)")
-WANTED = (
-    Option("--count", "number of worker processes (default: 1)", "N", whole_from(1), default=1),
-    Option("--concurrency", "commands that each runs at once (default: 1)", "M", whole_from(1), default=1),
-    Option("--queue", "run only jobs of this queue (default: all)", "Q", repeat=True, complete="queues"),
-)
+WANTED = (COUNT_OPTION, CONCURRENCY_OPTION, SERVED_OPTION)
 
 COMMANDS = (
     Command(

@@ -250,16 +250,22 @@ def list_workers(args: Args) -> int:
     return 0
 
 
+COUNT_OPTION = Option("--count", "number of worker processes (default: 1)", "N", whole_from(1), default=1)
+CONCURRENCY_OPTION = Option(
+    "--concurrency", "commands that each runs at once (default: 1)", "M", whole_from(1), default=1
+)
+SERVED_OPTION = Option("--queue", "run only jobs of this queue (default: all)", "Q", repeat=True, complete="queues")
+
 COMMANDS = (
     Command(
         "worker start",
         start,
         "Start workers",
         options=[
-            Option("--count", "number of worker processes (default: 1)", "N", whole_from(1), default=1),
-            Option("--concurrency", "commands that each runs at once (default: 1)", "M", whole_from(1), default=1),
+            COUNT_OPTION,
+            CONCURRENCY_OPTION,
             Option("--daemon", "run in the background; returns once they are up"),
-            Option("--queue", "run only jobs of this queue (default: all)", "Q", repeat=True, complete="queues"),
+            SERVED_OPTION,
             Option("--drain", "exit when nothing is left to run, now or later"),
         ],
         examples=[
