@@ -57,7 +57,7 @@ def _told(queue: Queue, args: Args) -> int:
 
 def get_one(args: Args) -> int:
     """``config get K``."""
-    from queuectl.render import escape, note, write_json
+    from queuectl.render import note, write_json
 
     setting = config.find(args.key)
     with Queue(args.db, create=args.may_make_store) as queue:
@@ -68,8 +68,15 @@ def get_one(args: Args) -> int:
     if args.verbose and not args.quiet:
         how = "was set" if setting.key in stored else "has its default"
         note(f"{setting.key} {how}. Its meaning: {setting.meaning}.")
-    print(escape(stored.get(setting.key) or setting.default or "none"))
+    print(_in_force(setting, stored))
     return 0
+
+
+def _in_force(setting: config.Setting, stored: Mapping[str, str]) -> str:
+    """Return the text of a setting's value, for people: as it was set, its default, or ``none``."""
+    from queuectl.render import escape
+
+    return escape(stored.get(setting.key) or setting.default or "none")
 
 
 def setting_json(setting: config.Setting, stored: Mapping[str, str]) -> Dict[str, Any]:
@@ -85,7 +92,7 @@ def setting_json(setting: config.Setting, stored: Mapping[str, str]) -> Dict[str
 
 def list_all(args: Args) -> int:
     """``config list``: a table for people, wherever it goes; one array with ``--json``."""
-    from queuectl.render import escape, write_json_array, write_table
+    from queuectl.render import write_json_array, write_table
 
     with Queue(args.db, create=args.may_make_store) as queue:
         stored = queue.settings()
@@ -94,15 +101,10 @@ def list_all(args: Args) -> int:
         return 0
     if args.quiet:
         for setting in config.SETTINGS.values():
-            print(f"{setting.key}={escape(stored.get(setting.key) or setting.default or 'none')}")
+            print(f"{setting.key}={_in_force(setting, stored)}")
         return 0
     rows = [
-        (
-            setting.key,
-            escape(stored.get(setting.key) or setting.default or "none"),
-            setting.default or "none",
-            setting.meaning,
-        )
+        (setting.key, _in_force(setting, stored), setting.default or "none", setting.meaning)
         for setting in config.SETTINGS.values()
     ]
     write_table(HEADERS, rows, spare=("DEFAULT",), wrap=True)
