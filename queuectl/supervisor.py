@@ -267,12 +267,8 @@ class Supervisor:
             self._healthy_since_mono = after_mono
         if renewed:
             self._renewed_mono = now_mono
-        else:
-            self._id_lost()
-
-    def _id_lost(self) -> None:
-        """Register again, after another process took this supervisor for dead; workers do the same on their own."""
-        self._register()
+        else:  # another process took this one for dead; the workers register again on their own
+            self._register()
 
     def _obey(self, workers: Sequence[Worker]) -> None:
         """Stop if this supervisor's entry says so: a stop from Windows or another host arrives without a signal."""
