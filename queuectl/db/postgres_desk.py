@@ -55,9 +55,9 @@ class PostgresDesk(PostgresAdd):
         return {row[0]: row[1:] for row in rows}
 
     def _clock(self, run: Run, now: Optional[float]) -> Callable[[], float]:
-        """Ask for *now*, or for the time of the transaction's begin by the server's clock; return what returns it.
+        """Return a function that returns *now*; if that is None, the time at which the transaction began on the server.
 
-        It comes with the answer to whatever is asked next.
+        The server is asked at once, but only the function waits for the answer: call it after the next statements.
         """
         if now is not None:
             return lambda: now
@@ -165,16 +165,16 @@ class PostgresDesk(PostgresAdd):
         state: str,
         columns: str,
         now: Optional[float],
-        deed: Callable[[Run, Sequence[Any], float], None],
+        change: Callable[[Run, Sequence[Any], float], None],
     ) -> Iterator[List[Any]]:
-        """Do *deed* to all jobs of *which* in one state, a transaction for each step; yield the rows of each."""
+        """Call *change* for all jobs of *which* in one state, STEP in a transaction; yield the rows of each."""
         choose, parameters = _choose(which, state, columns)
         after = 0
 
         def body(run: Run) -> List[Any]:
             clock = self._clock(run, now)
             rows: List[Any] = run(choose + "FOR UPDATE", [after, *parameters, STEP]).fetchall()
-            deed(run, rows, clock())
+            change(run, rows, clock())
             return rows
 
         while True:

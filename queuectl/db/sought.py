@@ -1,7 +1,7 @@
-"""Jobs that a deed in many steps is about: found page by page beside the transactions that change them.
+"""The jobs that an operation in many steps works on: searched for outside of the transactions that change them.
 
-Looking for them may take a walk through the whole store. Whoever writes meanwhile must not wait for that, and what was
-walked over once is not walked over again in each step.
+A search may have to walk through the whole store. Other writers must not wait for that, and no step repeats what an
+earlier one has walked through.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     Pages = Callable[[], Iterator[Sequence[int]]]
 
 
-class Sought:
-    """The rows of jobs that one search finds, as many at a time as are wanted."""
+class Search:
+    """The row numbers of the jobs that one search finds, handed out as many at a time as are wanted."""
 
     def __init__(self, pages: Iterator[Sequence[int]]) -> None:
         self._pages = pages
@@ -33,43 +33,45 @@ class Sought:
         return taken
 
     def put_back(self, seqs: Sequence[int]) -> None:
-        """Take rows back that were not got to."""
+        """Take back rows that the caller did not get to."""
         self._left = [*seqs, *self._left]
 
 
 class Steps:
-    """Where the steps of one deed have come to, from call to call."""
+    """An operation on all jobs of a filter, one step per call; the search goes on from call to call."""
 
     def __init__(self) -> None:
-        self._going: Optional[Tuple[JobFilter, Sought]] = None
+        self._current: Optional[Tuple[JobFilter, Search]] = None
 
     def step(
-        self, which: JobFilter, pages: Pages, limit: int, deed: Callable[[List[int]], Tuple[int, Sequence[int]]]
+        self, which: JobFilter, pages: Pages, limit: int, act: Callable[[List[int]], Tuple[int, Sequence[int]]]
     ) -> Optional[int]:
-        """Do *deed* to the next rows of *which*; return to how many. At 0 a walk from the first on has found nothing.
+        """Call *act* for the next jobs of *which*; return how many it has dealt with.
 
-        None: to none yet, as the next one takes several calls.
+        0 means that a search from the first row on has found none. None means that *act* has only begun with the next
+        job, which takes several calls.
 
         Args:
-            which: Where another was asked for last, the search begins anew.
+            which: If it is not the filter of the last call, a new search begins.
             pages: Begins a search.
-            limit: At most so many rows.
-            deed: Returns to how many of the rows it was done, for they may have changed, and which are left over.
+            limit: How many jobs at most.
+            act: Takes row numbers; returns how many of these jobs it has dealt with (some may have changed since they
+                were found), and the rows that it did not get to.
         """
-        going = self._going
-        is_whole = going is None or going[0] != which
+        current = self._current
+        is_whole = current is None or current[0] != which  # whether the search began at the first row in this call
         while True:
-            if going is None or going[0] != which:
-                going = which, Sought(pages())
-            self._going = going
-            seqs = going[1].take(limit)
+            if current is None or current[0] != which:
+                current = which, Search(pages())
+            self._current = current
+            seqs = current[1].take(limit)
             if seqs:
-                done, left = deed(seqs)
-                going[1].put_back(left)
+                done, left = act(seqs)
+                current[1].put_back(left)
                 if done or left:
                     return done or None
             elif is_whole:
-                self._going = None
+                self._current = None
                 return 0
-            else:  # behind the place where it is now others may have come to belong to them
-                going, is_whole = None, True
+            else:  # jobs in front of the place where the search was may match by now
+                current, is_whole = None, True
