@@ -16,7 +16,7 @@ assert sys.platform != "win32"
 
 from queuectl import faults
 from queuectl.records import NamedTuple
-from queuectl.runner import WORKER, identity
+from queuectl.runner import RUN_ID, STORE_ID, WORKER, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _ENV_END = 48
 _FLAGS = 6
 _IS_KERNEL_THREAD = 0x00200000
 _HAS_PROC = os.path.exists("/proc/self/stat")
+# How the two entries of the mark begin.
+_RUN_ENTRY, _STORE_ENTRY = f"{RUN_ID}=".encode(), f"{STORE_ID}=".encode()
 # How often, at most, the table is read again for processes that were created while it was read.
 MOST_LOOKS = 20
 # The same for a process that has no environment, as one has in the middle of an exec: it may wait there for its disk,
@@ -267,10 +269,11 @@ def _snapshot_by_ps() -> Dict[int, Process]:
 
 def _run_of(environment: List[bytes], store_id: str) -> int:
     """Return the id of the run whose mark is in *environment*; -1, which is no run's id, if there is none."""
-    if b"QUEUECTL_STORE_ID=" + store_id.encode() in environment:
+    if _STORE_ENTRY + store_id.encode() in environment:
         for entry in environment:
-            if entry.startswith(b"QUEUECTL_RUN_ID="):
-                return int(entry[16:]) if entry[16:].isdigit() else -1
+            if entry.startswith(_RUN_ENTRY):
+                number = entry[len(_RUN_ENTRY) :]
+                return int(number) if number.isdigit() else -1
     return -1
 
 
