@@ -10,6 +10,7 @@ from __future__ import annotations
 from queuectl.cli_commands import TABLE, VALUED, commands_of
 from queuectl.cli_commands.parser import is_option, locate, long_name
 from queuectl.cli_commands.spec import GLOBAL_OPTIONS, Command, Positional
+from queuectl.db.rules import CANCELLABLE, EDITABLE, RETRIABLE
 from queuectl.errors import QueuectlError, UsageError
 
 TYPE_CHECKING = False
@@ -27,9 +28,9 @@ MOST_OFFERED = 100
 JOB_STATES: Dict[str, Tuple[str, ...]] = {
     "jobs": (),
     "dead": ("dead",),
-    "active": ("pending", "processing", "failed"),
-    "waiting": ("pending", "failed"),
-    "retriable": ("failed", "completed", "dead", "cancelled"),
+    "active": CANCELLABLE,
+    "waiting": EDITABLE,
+    "retriable": RETRIABLE,
 }
 
 BASH = """\
