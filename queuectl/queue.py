@@ -12,7 +12,7 @@ import sys
 import time
 
 from queuectl import jobspec
-from queuectl.db.rules import BESIDE
+from queuectl.db.rules import HUGE_BATCH
 from queuectl.errors import (
     InvalidJob,
     JobExists,
@@ -110,7 +110,7 @@ class Queue(Following, Switches):
         # Their letters, or their fields' names, would be taken for commands.
         if isinstance(jobs, (str, bytes)) or hasattr(jobs, "keys") or not hasattr(jobs, "__iter__"):
             raise InvalidJob(f"enqueue_many takes a list of jobs, not {shown(jobs)}. Put it into brackets.")
-        if getattr(jobs, "__len__", lambda: BESIDE + 1)() <= BESIDE:
+        if getattr(jobs, "__len__", lambda: HUGE_BATCH + 1)() <= HUGE_BATCH:
             return self._check_and_add(jobs, [], connection)
         from queuectl.db.spool import Spool
 

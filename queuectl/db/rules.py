@@ -12,29 +12,29 @@ if TYPE_CHECKING:
     from queuectl.job import JobFilter
     from queuectl.jobspec import JobSpec
 
-# Jobs are claimed ahead only if so many wait for each of them: no other worker is to lack work for it.
+# Jobs are claimed ahead only if this many times as many wait, so that no other worker lacks work because of it.
 PLENTY = 16
-# Up to so many queues are all asked for their most urgent job at each claim; see ``heads`` for more.
+# If no more queues than this have jobs, each claim asks all of them for their most urgent job; for more, see ``heads``.
 FEW_QUEUES = 8
-# More new jobs are not kept in memory, nor a list of their ids; on SQLite their rows are made beside the write lock: in
-# all that takes longer, but others wait for less.
-BESIDE = 200_000
-# What a look at all queues has found is kept for so many times as long as the look took, or longer.
+# A batch of more jobs than this is spooled to a file, and its generated ids are not listed in memory. On SQLite, its
+# rows are made before the write lock is taken: that takes longer in all, but others wait for less time.
+HUGE_BATCH = 200_000
+# The result of a look at all queues is relied on for at least this many times as long as the look took.
 LOOKS = 10
-# So many parts of an output are read at once from its end back.
+# How many parts of an output are read at once, from its end backwards.
 PARTS = 8
-# The setting of this name, where nobody has set it.
+# The default of the setting ``max_retries``.
 MAX_RETRIES = 3
-# States of which each queue keeps the number of its jobs.
+# The states whose jobs each queue counts.
 COUNTED = ("pending", "processing", "failed", "completed", "dead", "cancelled")
-# Rates are of the runs that ended within this time, or of the newest ones if there are more than so many.
+# Rates are computed from the runs that ended within RATE_WINDOW_S, of the newest RATE_ROWS runs.
 RATE_WINDOW_S = 60.0
 RATE_ROWS = 10_000
-# An end that is further ahead is no late one: since then the clock was set back.
+# An end that is further in the future than this is an old one: the clock was set back since.
 RATE_AHEAD_S = 5.0
-# So many rows at most are changed in one transaction, so that others do not wait for long.
+# At most this many rows are changed in one transaction, so that others do not wait for long.
 STEP = 1000
-# Up to this many new jobs are noted one by one; after more of them, all queues are looked at again.
+# Up to this many new jobs are noted one by one; if there are more, all queues are looked at again.
 MOST_NEW = 1000
 CANCELLED_WAITING = "cancelled while it waited"
 # In which states a job may be cancelled, retried, edited, pruned.
@@ -117,7 +117,7 @@ class Numbered:
 
 def numbered(first: int, count: int) -> Sequence[str]:
     """Return *count* generated ids from that of the number *first* on."""
-    if count <= BESIDE:
+    if count <= HUGE_BATCH:
         return ["job%d" % number for number in range(first, first + count)]
     ids: Any = Numbered(first, count)
     return ids  # type: ignore[no-any-return]

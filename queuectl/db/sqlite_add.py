@@ -6,7 +6,7 @@ import time
 
 from queuectl import faults
 from queuectl.db.rules import (
-    BESIDE,
+    HUGE_BATCH,
     MAX_RETRIES,
     generated_number,
     given_ids,
@@ -37,7 +37,7 @@ class SqliteAdd(SqliteDesk):
         specs = specs if hasattr(specs, "__len__") else list(specs)
         if not specs:
             return []
-        if len(specs) > BESIDE and _has_plain_ids(specs):
+        if len(specs) > HUGE_BATCH and _has_plain_ids(specs):
             from queuectl.db.sqlite_stage import staged
 
             with staged(self, specs) as counts:

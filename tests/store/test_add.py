@@ -61,10 +61,10 @@ def test_one_job_is_returned_as_it_was_stored(store, taken):
     assert len(taken) + 3 == sum(queue.pending for queue in store.queues())
 
 
-@pytest.mark.parametrize("beside", [10**9, 5000])
-def test_very_many_jobs_have_what_they_were_given(store, beside, monkeypatch):
+@pytest.mark.parametrize("huge", [10**9, 5000])
+def test_very_many_jobs_have_what_they_were_given(store, huge, monkeypatch):
     """They take other ways than few do, through files; each of them arrives as it would have alone."""
-    monkeypatch.setattr("queuectl.db.sqlite_add.BESIDE", beside)
+    monkeypatch.setattr("queuectl.db.sqlite_add.HUGE_BATCH", huge)
     fields = [
         {}, {"queue": "mail", "priority": -5}, {"run_at": T0 + 50}, {"run_at": T0 - 50}, {"delay_s": 2.5},
         {"delay_s": 0.0}, {"max_retries": 0}, {"backoff_base": 1.5, "timeout_s": 0.25},
@@ -86,10 +86,10 @@ def test_very_many_jobs_have_what_they_were_given(store, beside, monkeypatch):
     assert [] == store.check()
 
 
-@pytest.mark.parametrize("beside", [10**9, 5000])
-def test_very_many_jobs_with_ids_of_their_own(store, beside, monkeypatch):
+@pytest.mark.parametrize("huge", [10**9, 5000])
+def test_very_many_jobs_with_ids_of_their_own(store, huge, monkeypatch):
     """They come in under these, whether or not numbers were taken; one that is not free refuses all, by its name."""
-    monkeypatch.setattr("queuectl.db.sqlite_add.BESIDE", beside)
+    monkeypatch.setattr("queuectl.db.sqlite_add.HUGE_BATCH", huge)
     names = [f"order-{number}" for number in range(CHUNK)]
     store.add([spec(id="job7")], T0)
 

@@ -114,7 +114,7 @@ def test_an_enqueue_on_a_program_s_connection_amid_another_is_refused(queue, loc
 
 def test_very_many_jobs_are_kept_while_a_handler_enqueues(queue, monkeypatch):
     """On SQLite, their rows are made in a transaction of their own first."""
-    monkeypatch.setattr(sqlite_add, "BESIDE", 5)
+    monkeypatch.setattr(sqlite_add, "HUGE_BATCH", 5)
     if queue.store.many_hosts:
         pytest.skip("they take the same way as few do")
 

@@ -161,7 +161,7 @@ def test_a_job_that_completes_during_a_look_is_not_left_out(store, monkeypatch):
 @pytest.mark.parametrize(("prefix", "first", "last"), [("", "job2", f"job{MANY + 1}"), ("x", "x0", f"x{MANY - 1}")])
 def test_others_write_while_very_many_jobs_are_made_ready(path, store, monkeypatch, prefix, first, last):
     """The write lock is taken for one statement that moves them in, not for as long as each of them takes."""
-    monkeypatch.setattr("queuectl.db.sqlite_add.BESIDE", MANY // 2)
+    monkeypatch.setattr("queuectl.db.sqlite_add.HUGE_BATCH", MANY // 2)
     ids = store.add(Watched(path, MANY, prefix))
 
     assert "the other" == store.get("job1").command
