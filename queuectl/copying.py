@@ -1,10 +1,10 @@
 """Copying a whole store into another, of the same engine or of another.
 
-First everything is copied a block at a time while others may go on to enqueue; a copy that was killed goes on behind
-its last block. Then both stores are read once more and compared row by row, still without a lock; of each block the
-source's mark is kept, which is another one as soon as a row of it was changed, added or deleted. Last, with the source
-locked, all marks are read again: blocks with another mark are compared and copied once more, and the numbers are set.
-So others wait for what has changed during the copy, not for all there is.
+First everything is copied, a block at a time, while others may go on enqueueing; a copy that was killed is continued
+after its last block. Then both stores are read again and compared row by row, still without a lock. For each block, the
+source's mark is kept: a value that differs once a row of the block was changed, added or deleted. Last, with the source
+locked, all marks are read again, blocks whose mark has changed are compared and copied again, and the counters of ids
+are set. So others have to wait only for what has changed during the copy.
 
 A copy may be killed after its last commit, before it could say that it was done. So a target that is neither empty nor
 an unfinished copy is compared as well: if it is equal in everything, it is the copy that was asked for.
@@ -42,7 +42,7 @@ class Copied(NamedTuple):
     target: str
     rows: Dict[str, int]
     checksums: Dict[str, str]  # the SHA-256 of each row, added up
-    resumed: bool  # whether an unfinished copy was gone on with
+    resumed: bool  # whether an unfinished copy was continued
     already: bool = False  # whether the copy was complete before, so that nothing was written
 
 
@@ -61,7 +61,7 @@ def copy(source: Store, location: Location, tell: Optional[Tell] = None) -> Copi
     _refuse_workers(source)
     ours = source.port()
     with ours.locked():
-        pass  # whoever may not hold off writers at the end hears of it now, and no target is made
+        pass  # only to find out, before a target is made, whether this user may lock out writers at the end
     target = open_store(location, unfinished=True)
     try:
         if target.store_id == source.store_id:

@@ -118,7 +118,7 @@ class Execution:
         return due_mono is not None and now_mono >= due_mono
 
     def look_by(self, mono: float) -> None:
-        """Set when to look next, should the first process have ended and the rest of its tree be ending."""
+        """Set when ``look_at`` is due next if the first process has been reaped while the rest of its tree is ended."""
         self._look_mono = mono
 
     def collected(self, status: int, usage: Any) -> None:

@@ -436,7 +436,7 @@ class WorkerProcess:
         self._watch(executions)
 
     def _wake_mono(self, now_mono: float) -> float:
-        """Return how long the loop may sleep: an instant of the monotonic clock, possibly past."""
+        """Return until when the loop may sleep, by the monotonic clock; an instant in the past if it may not."""
         wake_mono = min(self._chore_mono, self._slots.again_mono(now_mono))
         if self._ends.due or (self._hungry and self._free(now_mono) > 0):
             wake_mono = min(wake_mono, self._not_before_mono)

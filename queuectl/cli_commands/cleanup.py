@@ -50,9 +50,9 @@ def delete_jobs(states: Sequence[str], args: Args, what: str) -> int:
 
 
 def _count(queue: Queue, which: JobFilter, aged: str) -> Tuple[int, str, float]:
-    """Return how many jobs *which* chooses, counted up to a bound, that in words by state, and when the last ended.
+    """Return how many jobs *which* chooses, up to MOST_COUNTED + 1; the same in words, by state; when the last ended.
 
-    Of what age they are is said too: whoever took ``--older-than 30`` for days sees that it means seconds.
+    The words include *aged*: whoever took ``--older-than 30`` for days sees that it means seconds.
     """
     from queuectl.render import plural
 

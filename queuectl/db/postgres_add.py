@@ -39,12 +39,10 @@ if TYPE_CHECKING:
 
 # Adds within this time of a notification send none of their own; whoever was woken by it looks again after it.
 QUIET_S = 0.05
-# How long an add whose answer was lost tries to find out what became of it.
-FIND_OUT_S = 10.0
+# How long an add whose answer was lost tries to find out what became of it, and among how many of the newest rows.
+FIND_OUT_S, FIND_OUT_ROWS = 10.0, 5_000_000
 # How long an add that a Ctrl-C has ended waits for each answer to that question.
 LOOK_S = 2.0
-# ... among the newest rows, so many of them.
-FIND_OUT_ROWS = 5_000_000
 # A batch larger than this draws its numbers beforehand.
 LARGE = 5000
 IDLE = psycopg.pq.TransactionStatus.IDLE

@@ -28,7 +28,7 @@ class PostgresSchema(PostgresLink):
     """A connection to a store whose tables are there and are ours."""
 
     store_id = ""
-    #: Whether to open a store that a copy was begun into.
+    #: Whether to make a store that is missing, and whether to open one that a copy was begun into.
     _create, _unfinished = True, False
 
     #: The number of the newest migration, as ``_version`` finds it; the store's id; whether the text of its functions
