@@ -47,8 +47,13 @@ def _whole(text: str, least: int = 0) -> int:
     return number
 
 
+def _number(text: str) -> float:
+    """Return *text* as a float; NaN for what only Python takes for a number, and for absurd lengths."""
+    return float(text) if len(text) < 40 and text.isascii() and "_" not in text else math.nan
+
+
 def _base(text: str) -> float:
-    number = float(text) if len(text) < 40 and text.isascii() and "_" not in text else math.nan
+    number = _number(text)
     if not (number >= 1 and math.isfinite(number)):
         raise ValueError(text)
     return number
@@ -57,9 +62,7 @@ def _base(text: str) -> float:
 def _share(text: str) -> float:
     """Return the share that ``0.1`` or ``10%`` means; from 0 to 1."""
     tidy = text.strip()
-    digits = tidy[:-1].rstrip() if tidy.endswith("%") else tidy
-    number = float(digits) if len(digits) < 40 and digits.isascii() and "_" not in digits else math.nan
-    share = number / 100 if tidy.endswith("%") else number
+    share = _number(tidy[:-1].rstrip()) / 100 if tidy.endswith("%") else _number(tidy)
     if not 0 <= share <= 1:
         raise ValueError(text)
     return share
