@@ -111,7 +111,7 @@ def _switches(job: Job, info: Optional[QueueInfo]) -> List[str]:
     if info is not None and info.paused:
         told.append(f"Queue {job.queue} is paused. Resume it: queuectl queue resume {job.queue}")
     if info is not None and info.max_running is not None and info.processing >= info.max_running:
-        running = f"{_times(info.processing, 'job')} {'is' if info.processing == 1 else 'are'} running"
+        running = f"{_plural(info.processing, 'job')} {'is' if info.processing == 1 else 'are'} running"
         told.append(
             f"Queue {job.queue} is at its limit: {running}, and at most {info.max_running} may. "
             f"Remove the limit: queuectl queue limit {job.queue} none"
@@ -123,7 +123,7 @@ def _in_line(ahead: int, queue: str) -> str:
     if ahead == 0:
         return f"No job is ahead of it in queue {queue}."
     more = "At least " if ahead >= MOST_AHEAD else ""
-    return f"{more}{_times(ahead, 'due job')} {'is' if ahead == 1 else 'are'} ahead of it in queue {queue}."
+    return f"{more}{_plural(ahead, 'due job')} {'is' if ahead == 1 else 'are'} ahead of it in queue {queue}."
 
 
 def serving(workers: List[Worker], queue: str) -> List[Worker]:
@@ -140,17 +140,15 @@ def _who_runs_it(workers: List[Worker], queue: str) -> str:
         return f"No live worker serves queue {queue}. Start one: queuectl worker start"
     slots = sum(worker.concurrency for worker in workers)
     at_once = f", up to {slots} jobs at once" if slots > len(workers) else ""
-    return f"{_times(len(workers), 'live worker')} {'serves' if len(workers) == 1 else 'serve'} queue {queue}{at_once}."
+    return (
+        f"{_plural(len(workers), 'live worker')} {'serves' if len(workers) == 1 else 'serve'} queue {queue}{at_once}."
+    )
 
 
 def _who_is_paused(paused: List[Worker], of: int) -> str:
     who = "It is" if of == 1 else f"{len(paused)} of them {'is' if len(paused) == 1 else 'are'}"
     pids = " ".join(str(worker.pid) for worker in paused)
-    return f"{who} paused by a signal such as Ctrl-Z. Resume {_it(paused)}: kill -CONT {pids}"
-
-
-def _it(workers: List[Worker]) -> str:
-    return "it" if len(workers) == 1 else "them"
+    return f"{who} paused by a signal such as Ctrl-Z. Resume {'it' if len(paused) == 1 else 'them'}: kill -CONT {pids}"
 
 
 def are_busy(store: Store, workers: List[Worker]) -> bool:
@@ -221,7 +219,7 @@ def _if_it_fails(job: Job, config: Config) -> str:
 def _ended(store: Store, job: Job, now: float) -> List[str]:
     ended_at = job.ended_at or job.updated_at
     when = f"at {local_text(ended_at, now)}, {format_duration(max(now - ended_at, 0.0))} ago"
-    runs = _times(job.attempts, "run")
+    runs = _plural(job.attempts, "run")
     if job.state == "completed":
         return [f"{job.id} completed {when}, after {runs}.", f"Run it again: queuectl retry {job.id}"]
     if job.state == "cancelled":
@@ -229,7 +227,7 @@ def _ended(store: Store, job: Job, now: float) -> List[str]:
     why = job.reason or "no reason was recorded"
     told = [f"{job.id} died {when}, and is in the DLQ: {why}."]
     if job.failures > job.max_retries:
-        told.append(f"It failed {_times(job.failures, 'time')}, and its max_retries is {job.max_retries}.")
+        told.append(f"It failed {_plural(job.failures, 'time')}, and its max_retries is {job.max_retries}.")
     output = f"See its last output: queuectl logs {job.id}."
     if not store.last_output(job.id, 1):
         output = "Its last run printed nothing."
@@ -237,5 +235,5 @@ def _ended(store: Store, job: Job, now: float) -> List[str]:
     return told
 
 
-def _times(count: int, noun: str) -> str:
+def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
