@@ -30,7 +30,7 @@ from queuectl.errors import Interrupted, JobNotFound, QueueInUse, StoreError, St
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, NoReturn, Optional, Sequence
+    from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence
 
     from queuectl.db.postgres_run import Run
     from queuectl.db.spool import Specs
@@ -249,10 +249,10 @@ class PostgresAdd(PostgresViews):
 
     # -- answers that were lost ---------------------------------------------------------------
 
-    def _or_find_out(self, body: Any, specs: Specs, token: int) -> Sequence[str]:
+    def _or_find_out(self, body: Callable[[Run], Sequence[str]], specs: Specs, token: int) -> Sequence[str]:
         def all_but_the_commit(run: Run) -> Sequence[str]:
             self._in_doubt = False
-            ids: Sequence[str] = body(run)
+            ids = body(run)
             self._in_doubt = True
             return ids
 
