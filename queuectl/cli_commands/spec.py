@@ -6,6 +6,8 @@ the docs: what is said here is said once.
 
 from __future__ import annotations
 
+from queuectl.clock import DURATION_HELP, parse_duration
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List, Optional, Sequence, Tuple
@@ -175,12 +177,6 @@ GLOBAL_OPTIONS = (
 )  # fmt: skip
 
 
-def _duration(text: str) -> float:
-    from queuectl.clock import parse_duration
-
-    return parse_duration(text)
-
-
 def whole_from(least: int) -> Kind:
     """Return the kind of whole numbers from *least* to 2**31-1."""
 
@@ -222,7 +218,7 @@ def _name_of(what: str) -> Kind:
     return Kind(convert, "a name")
 
 
-DURATION = Kind(_duration, "seconds or a duration such as 90, 1.5h, 2h30m or 1d, up to 100 years")
+DURATION = Kind(parse_duration, DURATION_HELP)
 STATE = Kind(_state, "a state")
 
 JOB = Positional("id", "ID", "the job's id", complete="jobs")
