@@ -84,15 +84,12 @@ def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[f
     return ALIVE if time.monotonic() - store.clock_set_mono < lease_s / 2 else DEAD
 
 
-def live_workers(store: Store, lease_s: Optional[float] = None) -> List[Worker]:
-    """Return those workers and supervisors of the store that are not dead; *lease_s* saves reading the setting."""
+def live_workers(store: Store) -> List[Worker]:
+    """Return those workers and supervisors of the store that are not dead."""
     workers = store.workers()
-    if workers and lease_s is None:
-        lease_s = lease_of(store)
+    lease_s = lease_of(store) if workers else 0.0
     return [
-        worker
-        for worker in workers
-        if condition(worker, store, lease_s or 0.0) != DEAD and not is_stranger(worker, store)
+        worker for worker in workers if condition(worker, store, lease_s) != DEAD and not is_stranger(worker, store)
     ]
 
 

@@ -60,12 +60,12 @@ def _on_one_screen() -> bool:
 class _Runner:
     """Follows a job through its runs and retries to its end, for ``run`` and ``logs -f``."""
 
-    def __init__(self, queue: Queue, job_id: str, args: Args, seen: int = 0, is_own: bool = False) -> None:
+    def __init__(self, queue: Queue, job_id: str, args: Args, is_own: bool = False) -> None:
         self.queue = queue
         self.job_id = job_id
         self.silent = bool(args.quiet)
         self.hidden = bool(args.json)  # one JSON document at the end instead of the output
-        self.seen = seen  # runs that were followed, or that nobody asked for
+        self.seen = 0  # runs that were followed, or that nobody asked for
         self._is_own = is_own  # whether this command enqueued it: then an error must not look as if it had not
         self._waits = True  # as of the last look
         self._waiting = Waiting(queue, self.silent, self.note)

@@ -38,6 +38,8 @@ MOST_LOOKS = 20
 # or for a busy processor. The pause before a look is this long for each look before it: 0.2 s in all.
 MOST_BARE_LOOKS = MOST_LOOKS
 BARE_PAUSE_S = 0.001
+# How long to wait for processes that were killed.
+PATIENCE_S = 5.0
 
 
 class Process(NamedTuple):
@@ -376,16 +378,16 @@ def end_at_once(
     born_by: Optional[int] = None,
     born_after: Optional[int] = None,
     origin: str = "",
-    patience_s: float = 5.0,
 ) -> bool:
-    """Kill all processes of these runs and wait until they are gone; return False if some are left after *patience_s*.
+    """Kill all processes of these runs and wait until they are gone; return False if some are left after PATIENCE_S.
 
-    They count as gone if two looks in a row find none: a process that forks may escape a single look.
+    The arguments are those of ``members``. The processes count as gone if two looks in a row find none: one that forks
+    may escape a single look.
 
     Raises:
         OSError: The process table cannot be read now; processes may be left.
     """
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + PATIENCE_S
     clean = 0
     while True:
         left = stopped(store_id, run_ids, leaders or {}, born_by, born_after, origin)
