@@ -6,6 +6,7 @@ import os
 
 from queuectl.clock import format_duration, local_text
 from queuectl.config import Config
+from queuectl.job import WAITING
 from queuectl.recovery import MARGIN, is_paused, live_workers
 from queuectl.retry import backoff_delay
 
@@ -25,7 +26,7 @@ FULL_BYTES = 64 * 1024
 def explain(store: Store, job: Job) -> List[str]:
     """Return sentences about *job*: its state and the reason, what it waits for, what to type next."""
     now = store.now()
-    if job.state in ("pending", "failed"):
+    if job.state in WAITING:
         return _waiting(store, job, now) + _full_disk(store)
     if job.state == "processing":
         return _processing(store, job, now) + _full_disk(store)

@@ -312,8 +312,9 @@ def size_text(size: int) -> str:
 def when(job: Job, now: float) -> str:
     """Return, in a few words, the instant that matters most about *job* in its state."""
     from queuectl.clock import format_duration
+    from queuectl.job import WAITING
 
-    if job.state in ("pending", "failed"):
+    if job.state in WAITING:
         if not job.is_due(now):
             return "in " + format_duration(job.run_at - now)
         since_at = max(job.run_at, job.created_at)

@@ -179,6 +179,7 @@ def tail(output: bytes) -> str:
 def print_job(job: Job, now: float, args: Args) -> None:
     """Print a job's fields, aligned."""
     from queuectl.clock import format_duration, local_text
+    from queuectl.job import WAITING
     from queuectl.render import escape, paint, wants_colour, when, write_fields
 
     state = paint(job.state, job.state, wants_colour(args.no_color))
@@ -202,7 +203,7 @@ def print_job(job: Job, now: float, args: Args) -> None:
         fields.append(("tags", ", ".join(job.tags)))
     fields += [("environment", escape(f"{name}={value}")) for name, value in job.env.items()]
     fields.append(("created", local_text(job.created_at, now)))
-    if job.state in ("pending", "failed"):
+    if job.state in WAITING:
         fields.append(("runs at", f"{local_text(job.run_at, now)} ({when(job, now)})"))
     if job.ended_at is not None:
         fields.append(("ended", f"{local_text(job.ended_at, now)} ({when(job, now)})"))
