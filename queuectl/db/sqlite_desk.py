@@ -311,16 +311,16 @@ class SqliteDesk(SqliteViews):
 
     def set_paused(self, queue: str, paused: bool) -> None:
         """See ``Store.set_paused``."""
-        with self._write as db:
-            db.execute("INSERT OR IGNORE INTO queues (name) VALUES (?)", (queue,))
-            db.execute("UPDATE queues SET paused = ? WHERE name = ?", (paused, queue))
-            self._ring_after = True
+        self._switch(queue, "paused", paused)
 
     def set_limit(self, queue: str, max_running: Optional[int]) -> None:
         """See ``Store.set_limit``."""
+        self._switch(queue, "max_running", max_running)
+
+    def _switch(self, queue: str, column: str, value: Optional[int]) -> None:
         with self._write as db:
             db.execute("INSERT OR IGNORE INTO queues (name) VALUES (?)", (queue,))
-            db.execute("UPDATE queues SET max_running = ? WHERE name = ?", (max_running, queue))
+            db.execute(f"UPDATE queues SET {column} = ? WHERE name = ?", (value, queue))
             self._ring_after = True
 
     def set_setting(self, key: str, text: Optional[str]) -> None:
