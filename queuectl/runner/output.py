@@ -38,11 +38,6 @@ class OutputBuffer:
             if len(self._tail) > 2 * self._tail_size:
                 del self._tail[: len(self._tail) - self._tail_size]
 
-    @property
-    def dirty(self) -> bool:
-        """Whether there is output that was not handed out yet."""
-        return self._stored < self.total
-
     def take(self, last: bool = False) -> Tuple[List[Tuple[int, bytes]], Optional[Tuple[int, int]]]:
         """Return the (offset, bytes) parts to store now, and the range of offsets whose stored parts go before that.
 
