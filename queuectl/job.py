@@ -305,6 +305,11 @@ class Worker(NamedTuple):
     stop: int = 0  # the order given to it: none, GRACEFUL or NOW
 
 
+def boot_of(host_id: str) -> str:
+    """Return the part of a worker's ``host_id`` that names the boot; empty if it is not known."""
+    return host_id.split(":")[1] if host_id.count(":") == 2 else ""
+
+
 class Orders(NamedTuple):
     """What the store has to tell a worker."""
 

@@ -9,6 +9,7 @@ import time
 from queuectl import faults, journal
 from queuectl.db import doorbell
 from queuectl.db.run_folder import opener
+from queuectl.job import boot_of
 from queuectl.records import NamedTuple
 from queuectl.runner import end_runs_at_once, identity
 
@@ -52,7 +53,7 @@ def runs_here(worker: Worker) -> bool:
 
 def _is_of_this_boot(worker: Worker) -> bool:
     """Return whether a worker is known to be of this boot of this machine, maybe of another pid namespace."""
-    return identity.boot_of(worker.host_id) == identity.boot_of(identity.host_id()) != ""
+    return boot_of(worker.host_id) == boot_of(identity.host_id()) != ""
 
 
 def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[float] = None) -> str:
@@ -75,7 +76,7 @@ def condition(worker: Worker, store: Store, lease_s: float, now_mono: Optional[f
         return HUNG if worker.state == "lost" or silent else ALIVE
     if _is_of_this_boot(worker):
         return DEAD if silent else ALIVE
-    boots = [identity.boot_of(host) for host in (identity.host_id(), worker.host_id)]
+    boots = [boot_of(host) for host in (identity.host_id(), worker.host_id)]
     if not store.many_hosts and all(boots):  # an unknown boot might be this one
         return DEAD  # the store is a file on this machine, which was restarted since
     if store.now() <= worker.lease_expires_at + lease_s * MARGIN:

@@ -47,6 +47,8 @@ class SqliteWorkers(SqliteFile):
 
     def register(self, worker: Worker) -> None:
         """See ``Store.register``."""
+        from queuectl.job import boot_of
+
         row: List[Any] = list(worker)
         row[8] = to_json(list(worker.queues)) or ALL_QUEUES
         marks = ", ".join("?" * len(row))
@@ -55,7 +57,7 @@ class SqliteWorkers(SqliteFile):
         self._rows("PRAGMA wal_autocheckpoint = %d" % sqlite_make.log_pages(self._real_path, CHECKPOINT_PAGES))
         with self._write as db:
             # The row itself need not be on the disk: after a cut of the power there is no worker that it could tell of.
-            self._sync_after = _begin_boot(db, worker.host_id)
+            self._sync_after = _begin_boot(db, boot_of(worker.host_id))
             db.execute(f"INSERT OR REPLACE INTO workers ({WORKER_COLUMNS}) VALUES ({marks})", row)
 
     def _whereabouts(self, worker_id: str) -> Tuple[str, Optional[int]]:
@@ -223,13 +225,12 @@ class SqliteWorkers(SqliteFile):
         return [row[0] for row in rows]
 
 
-def _begin_boot(db: sqlite3.Connection, host_id: str) -> bool:
-    """Leave a gap in the run ids if the machine was started anew; say whether that must be on the disk before a claim.
+def _begin_boot(db: sqlite3.Connection, boot: str) -> bool:
+    """Leave a gap in the run ids if this *boot* is a new one; return whether that must be on the disk before a claim.
 
     A claim is not synced. If power failed, the newest runs are gone whose commands knew their ids: as fencing
     tokens these must not come again.
     """
-    boot = host_id.split(":")[1] if host_id.count(":") == 2 else ""
     known = db.execute("SELECT boot_id FROM store").fetchone()[0]
     if boot in ("", known):
         return False

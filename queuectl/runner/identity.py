@@ -64,11 +64,6 @@ def host_id() -> str:
     return _known_host
 
 
-def boot_of(host: str) -> str:
-    """Return the boot part of a host id; empty if it is not known."""
-    return host.split(":")[1] if host.count(":") == 2 else ""
-
-
 def _machine() -> str:
     """Return the machine's id; empty where it has none, as on macOS."""
     for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
