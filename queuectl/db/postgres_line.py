@@ -10,6 +10,24 @@ import time
 from functools import lru_cache
 
 import psycopg
+from psycopg.types.array import ListBinaryDumper, ListDumper
+from psycopg.types.bool import BoolBinaryDumper, BoolDumper, BoolLoader
+from psycopg.types.numeric import (
+    FloatBinaryDumper,
+    FloatDumper,
+    FloatLoader,
+    IntBinaryDumper,
+    IntDumper,
+    IntLoader,
+)
+from psycopg.types.string import (
+    ByteaLoader,
+    BytesBinaryDumper,
+    BytesDumper,
+    StrBinaryDumper,
+    StrDumperUnknown,
+    TextLoader,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +38,31 @@ MOST_REMEMBERED = 4096
 LOOK_S = 0.1  # how often a wait for a new connection is interrupted
 NO_PASSWORD = "it needs a password, and there is none in PGPASSWORD or in ~/.pgpass (which must have mode 0600)"
 
+
+# What statements here are given and answer, as psycopg converts it of its own accord. Of two, the last is its choice.
+_DUMPERS = (
+    (bool, BoolDumper),
+    (bool, BoolBinaryDumper),
+    (bytes, BytesDumper),
+    (bytes, BytesBinaryDumper),
+    (float, FloatDumper),
+    (float, FloatBinaryDumper),
+    (int, IntDumper),
+    (int, IntBinaryDumper),
+    (list, ListBinaryDumper),
+    (list, ListDumper),
+    (str, StrBinaryDumper),
+    (str, StrDumperUnknown),
+)
+_LOADERS = (
+    ("bool", BoolLoader),
+    ("bytea", ByteaLoader),
+    ("float8", FloatLoader),
+    ("int4", IntLoader),
+    ("int8", IntLoader),
+    ("name", TextLoader),
+    ("text", TextLoader),
+)
 
 # psycopg reports what it ignores, such as a second error of a COPY, by ``logging``, which prints it where a program has
 # not set logging up: among the lines of a command.
@@ -144,7 +187,19 @@ class Opening:
 def connect(parameters: Dict[str, str]) -> Line:
     """Open a connection that commits each statement by itself."""
     line: Line = Line.connect(autocommit=True, **parameters)  # type: ignore[arg-type,assignment,unused-ignore]
+    convert_as_usual(line.adapters)
     return line
+
+
+def convert_as_usual(adapters: Any) -> None:
+    """Have psycopg convert as it does of its own accord, whatever the program around has it do.
+
+    A list may be JSON there, a ``float8`` a ``Decimal``: for one connection, or for all.
+    """
+    for kind, dumper in _DUMPERS:
+        adapters.register_dumper(kind, dumper)
+    for name, loader in _LOADERS:
+        adapters.register_loader(name, loader)
 
 
 def is_lost(line: Any) -> bool:

@@ -8,11 +8,8 @@ from contextlib import nullcontext, suppress
 import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
-from psycopg.types.bool import BoolLoader
-from psycopg.types.numeric import FloatLoader, IntLoader
-from psycopg.types.string import TextLoader
 
-from queuectl.db.postgres_line import first_line, is_lost
+from queuectl.db.postgres_line import convert_as_usual, first_line, is_lost
 from queuectl.db.postgres_run import Run
 from queuectl.db.postgres_views import JOB_COLUMNS
 from queuectl.db.rules import given_ids
@@ -28,16 +25,6 @@ if TYPE_CHECKING:
     from queuectl.job import Job
 
 
-# The types in the answers that are read here: a program may have loaders of its own for them.
-_LOADERS = (
-    ("bool", BoolLoader),
-    ("float8", FloatLoader),
-    ("int4", IntLoader),
-    ("int8", IntLoader),
-    ("text", TextLoader),
-)
-
-
 class _Within(Run):
     """A ``Run`` on a connection that is not ours; its rows are as ours whatever the caller likes better."""
 
@@ -50,8 +37,7 @@ class _Within(Run):
     def __call__(self, sql: str, parameters: Parameters = None) -> Any:
         # Not by cursor(): theirs may be of a kind that has parameters of another form.
         cursor = psycopg.Cursor(self._theirs, row_factory=tuple_row)
-        for kind, loader in _LOADERS:
-            cursor.adapters.register_loader(kind, loader)
+        convert_as_usual(cursor.adapters)
         return cursor.execute(self._link.text(sql), parameters)
 
     def copy(self, sql: str, blocks: Iterable[bytes]) -> None:

@@ -176,13 +176,14 @@ def test_the_connection_may_have_its_own_ideas_of_text(queue, location):
 
 
 def test_the_connection_may_read_its_types_in_its_own_way(queue, location, monkeypatch):
-    """Converters of SQLite's declared types, loaders of PostgreSQL's: the job's fields are as they always are."""
+    """Converters of SQLite's declared types, adapters of PostgreSQL's: the job's fields are as they always are."""
     if "://" in location:
         import psycopg
 
         line = psycopg.connect(location.partition("?")[0])
         for kind in ("bool", "int4", "int8", "float8", "text"):
             line.adapters.register_loader(kind, psycopg.types.string.ByteaLoader)
+        line.adapters.register_dumper(list, psycopg.types.json.JsonbDumper)
     else:
         for kind in ("INTEGER", "REAL", "TEXT"):
             monkeypatch.setitem(sqlite3.converters, kind, lambda _: object())

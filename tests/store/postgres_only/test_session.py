@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import time
 
 import pytest
@@ -268,3 +270,25 @@ def pooled_oddly(store, server, schema, raw):
     with database_with(raw, settings), pooler_of(server) as port:
         with contextlib.closing(open_store(server.url(schema, port))) as opened:
             yield opened
+
+
+def test_a_program_may_have_psycopg_convert_in_its_own_way(url):
+    """Lists to JSON and numbers to decimals, say, for all its connections: queuectl's convert as they always do."""
+    program = """
+import sys
+import psycopg
+from psycopg.types.json import JsonbDumper
+from psycopg.types.numeric import NumericLoader
+from psycopg.types.string import ByteaLoader
+
+psycopg.adapters.register_dumper(list, JsonbDumper)
+psycopg.adapters.register_loader("float8", NumericLoader)
+psycopg.adapters.register_loader("text", ByteaLoader)
+from queuectl import Queue
+
+with Queue(sys.argv[1]) as queue:
+    ids = queue.enqueue_many(["true", {"command": "true", "id": "given", "timeout": 5}])
+    print(*ids, queue.get("given").timeout_s, queue.status().jobs["pending"], *queue.cancel(*ids).values())
+"""
+    done = subprocess.run([sys.executable, "-c", program, url], capture_output=True, check=False)
+    assert (b"job1 given 5.0 2 cancelled cancelled", b"") == (done.stdout.strip(), done.stderr)
