@@ -46,19 +46,20 @@ class Copied(NamedTuple):
     already: bool = False  # whether the copy was complete before, so that nothing was written
 
 
-def copy(source: Store, location: Location, tell: Optional[Tell] = None) -> Copied:
+def copy(source: Store, location: Location, tell: Optional[Tell] = None, stopped: bool = False) -> Copied:
     """Copy *source* into the store at *location*, which is new, empty, or a copy of the same source, finished or not.
 
     Args:
         source: The store.
         location: A path or URL.
         tell: Called with what is being done (``copying``, ``checking``), how many rows are done, and of how many.
+        stopped: Whether the workers were stopped for this, so that those that run have started since.
 
     Raises:
         Refused: Workers run, or jobs are processing.
         StoreError: A store cannot be used, or the target is not one that may be copied into. What was copied stays.
     """
-    _refuse_workers(source)
+    _refuse_workers(source, stopped)
     ours = source.port()
     with ours.locked():
         pass  # only to find out, before a target is made, whether this user may lock out writers at the end
@@ -84,9 +85,14 @@ def copy(source: Store, location: Location, tell: Optional[Tell] = None) -> Copi
         target.close()
 
 
-def _refuse_workers(store: Store) -> None:
+def _refuse_workers(store: Store, stopped: bool) -> None:
     recovery.sweep(store)  # what dead workers had is given back, so that no row speaks of a run
     live = recovery.live_workers(store)
+    if live and stopped:
+        raise Refused(
+            f"workers started while others were stopped ({_names(live)}), so nothing was copied. See to it that none "
+            "start, and run the same command again."
+        )
     if live:
         raise Refused(
             f"cannot copy while workers are running ({_names(live)}). --stop stops them first, on all hosts, once they "
@@ -94,11 +100,20 @@ def _refuse_workers(store: Store) -> None:
         )
 
 
+def refuse_job(job_id: Optional[str]) -> None:
+    """Refuse to copy from inside *job_id*, a job of the source."""
+    if job_id is not None:
+        raise Refused(
+            f"cannot copy from inside {job_id}: its worker runs as long as this command does. Copy from outside the "
+            "queue."
+        )
+
+
 def refuse_left(left: Sequence[Worker], timeout: Optional[float]) -> None:
     """Refuse to copy where *left* have not stopped, as they were told, within *timeout* seconds."""
-    if left:
+    if left and timeout is not None:  # without one, none is left: no job comes this far
         raise Refused(
-            f"workers were still running after {timeout or 0:g} s ({_names(left)}), so nothing was copied. They "
+            f"workers were still running after {timeout:g} s ({_names(left)}), so nothing was copied. They "
             "stop after their jobs. Run the command again then, or with --now, which puts the jobs back."
         )
 

@@ -396,16 +396,19 @@ class Queue(Following, Switches):
             tell: Called with what is being done, how many rows are done, and of how many.
 
         Raises:
-            Refused, StoreError: See ``queuectl.copying.copy``; called again it goes on where it was.
+            Refused, StoreError: See ``queuectl.copying.copy``; called again it goes on where it was. Refused also if
+                this process is part of a job, before any worker is stopped.
         """
-        from queuectl.copying import copy, refuse_left
+        from queuectl.control import own_job
+        from queuectl.copying import copy, refuse_job, refuse_left
 
         if not location:  # which elsewhere means the usual store
             raise StoreRefused("a copy needs a location: a path or a URL.")
         with self._lock:
+            refuse_job(own_job(self.store))
             if stop:
                 refuse_left(self.stop_workers(now, timeout, all_hosts=True), timeout)
-            return copy(self.store, location, tell)
+            return copy(self.store, location, tell, stopped=stop)
 
     def check(self) -> List[Problem]:
         """Look for damage and stuck jobs; return what was found."""

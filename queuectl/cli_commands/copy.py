@@ -86,7 +86,7 @@ COMMANDS = (
             "Copies jobs, runs, output, settings and queues; ids, order and counts stay the same. The target must be\n"
             "new or empty. Everything is read back and compared. If a copy is interrupted, run the same command\n"
             "again: it continues where it stopped. Run on a complete copy, it compares and writes nothing. It\n"
-            "refuses to start while workers are running."
+            "refuses to start while workers are running. A job cannot copy its own store."
         ),
         exit_codes=[(1, "workers are running, the target is not empty, or a store failed")],
     ),

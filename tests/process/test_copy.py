@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
@@ -203,6 +204,44 @@ def test_workers_are_in_the_way(places: Tuple[str, str], cli: Cli, background: A
     cli("--db", target, "worker", "start", "--drain", timeout=60, code=0)
     with Queue(target) as new:
         assert "completed" == new.get("job1").state
+
+
+def test_workers_that_start_while_the_others_stop(
+    places: Tuple[str, str], cli: Cli, background: Any, eventually: Any
+) -> None:
+    """They are named as that: ``--stop`` was given, and to advise it helps nobody."""
+    source, target = places
+    with Queue(source) as queue:
+        queue.enqueue("touch begun; until [ -e go ]; do sleep 0.1; done")
+        group = background("--db", source, "worker", "start")
+        eventually(lambda: os.path.exists("begun"))
+        copying = background("--db", source, "copy", "--to", target, "--stop")
+        eventually(lambda: any(worker.stop for worker in queue.workers()))
+        with background("--db", source, "worker", "start") as newcomer:
+            eventually(lambda: len({worker.group_id for worker in queue.workers()}) == 2)
+            Path("go").touch()
+            done = copying.wait()
+            assert 0 == group.wait().code
+            assert newcomer.running
+    assert (1, "") == (done.code, done.out)
+    assert done.err.startswith("queuectl: workers started while others were stopped (pid ")
+    assert "--stop" not in done.err
+    cli("--db", source, "copy", "--to", target, code=0)
+
+
+@pytest.mark.parametrize("options", ["", " --stop", " --stop --now"])
+def test_a_job_cannot_copy_its_own_store(places: Tuple[str, str], cli: Cli, options: str) -> None:
+    """Its worker cannot be gone before it; with ``--now`` it was put back, for the next worker to do the same."""
+    source, target = places
+    with Queue(source) as queue:
+        queue.enqueue(f"{sys.executable} -m queuectl copy --to '{target}'{options}; echo code $?")
+        cli("--db", source, "worker", "start", "--drain", timeout=60, code=0)
+        assert "completed" == queue.get("job1").state
+        said = queue.output("job1").decode()
+    assert said == (
+        "queuectl: cannot copy from inside job1: its worker runs as long as this command does. Copy from outside the "
+        "queue.\ncode 1\n"
+    )
 
 
 def test_a_ctrl_c_while_the_workers_stop_says_that_they_still_do(
