@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # How often to check whether a process tree that is being ended is gone.
 LOOK_S = 0.05
+# How long what a failed command leaves behind has to end by itself, as the ``tee`` that it printed to does.
+TAIL_S = 0.5
 # How long a worker waits after the machine could not start a command: the first wait, and the longest.
 FIRST_PAUSE_S = 1.0
 LAST_PAUSE_S = 30.0
@@ -69,6 +71,7 @@ class Execution:
     # Defaults are on the class to make the constructor cheap: most runs never change them.
     command: Command
     outcome: Optional[Outcome] = None  # why the run is being ended; None: it is not
+    term_mono: Optional[float] = None  # when to send TERM to what a failed command has left behind
     kill_mono: Optional[float] = None  # when to send KILL after TERM; later, when to send KILL again
     deadline_mono: Optional[float] = None
     killed = False  # whether KILL was sent; it is sent again until nothing is left
@@ -125,7 +128,7 @@ class Execution:
         """Note that the first process was reaped, with its wait status and resource usage."""
         self._status = status
         self._usage = usage
-        self.command.reaped()
+        self.command.reaped(self.outcome is None and status == 0)
 
     def has_ended(self, now_mono: float) -> Optional[bool]:
         """Return whether the first process has ended, None if that cannot be told; note when that was first seen."""
@@ -140,6 +143,19 @@ class Execution:
     def is_collected(self) -> bool:
         """Whether the first process has been reaped."""
         return self._status is not None
+
+    @property
+    def is_to_be_cleared(self) -> bool:
+        """Whether nothing may be left of the tree once the first process has been reaped, and something may be."""
+        if self.outcome is None or self.term_mono is not None:
+            return self._status != 0 and self.command.has_left()
+        return True
+
+    def begin_to_clear(self, now_mono: float) -> None:
+        """Have what is left of the tree ended, after a while, if that was not begun."""
+        if self.outcome is None:
+            self.outcome = Outcome.FAILED
+            self.term_mono = now_mono + TAIL_S
 
     def result(self, now: float) -> RunEnd:
         """Return how the run ended, by *now*; call only for a run that ``that_are_over`` has returned."""
@@ -170,9 +186,10 @@ def end_all(executions: Sequence[Execution], outcome: Outcome, now_mono: float) 
 
     Runs that are being ended already keep their outcome and their time of KILL.
     """
-    fresh = [execution for execution in executions if execution.outcome is None]
+    fresh = [execution for execution in executions if execution.outcome is None or execution.term_mono is not None]
     for execution in fresh:
-        execution.outcome = outcome
+        execution.outcome = execution.outcome or outcome
+        execution.term_mono = None
         execution.kill_mono = now_mono + execution.grace_s
     if fresh:
         terminate([execution.command for execution in fresh])
@@ -189,11 +206,11 @@ def kill_all(executions: Sequence[Execution], outcome: Outcome, now_mono: float)
 
 
 def look_at(executions: Sequence[Execution], now_mono: float) -> None:
-    """Do what is due for each run: time it out, or send KILL after TERM, again until its tree is gone."""
+    """Do what is due for each run: time it out, send TERM or KILL to what is left of it, again until that is gone."""
     late, stubborn = [], []
     for execution in executions:
         execution.look_by(now_mono + LOOK_S)
-        if execution.outcome is None:
+        if execution.outcome is None or (execution.term_mono is not None and now_mono >= execution.term_mono):
             late.append(execution)
         elif execution.kill_mono is not None and now_mono >= execution.kill_mono:
             stubborn.append(execution)
@@ -220,15 +237,20 @@ class Meanwhile:
 
 
 def that_are_over(executions: Sequence[Execution]) -> Sequence[Execution]:
-    """Return the runs that are over: the first process has ended and, if the run is being ended, its whole tree too.
+    """Return the runs that are over: the first process has ended and, unless the command succeeded, its whole tree too.
 
-    A command that ends by itself may leave background processes behind; they do not keep its run from being over.
+    A command that succeeded may leave background processes behind; they do not keep its run from being over. What
+    others leave is ended: a retry is not to meet it.
     """
     ended = [execution for execution in executions if execution.is_collected]
-    ending = [execution.command for execution in ended if execution.outcome is not None]
-    if not ending:
+    cleared = [execution for execution in ended if execution.is_to_be_cleared]
+    if not cleared:
         return ended
-    left = set(left_over(ending))
+    left = set(left_over([execution.command for execution in cleared]))
+    now_mono = time.monotonic()
+    for execution in cleared:
+        if execution.command in left:
+            execution.begin_to_clear(now_mono)
     return [execution for execution in ended if execution.command not in left]
 
 

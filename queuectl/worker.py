@@ -170,8 +170,7 @@ class WorkerProcess:
         The second claim is for jobs that were committed before the bell was armed, and so did not ring.
         """
         claims: List[Claim] = []
-        bell = self._membership.arm()
-        missed = self._membership.has_missed(self._listening)
+        bell, missed = self._membership.arm(), self._membership.has_missed(self._listening)
         self._listening = True
         self._reactor.set_bell(bell)  # even if None: the system may reuse the old descriptor's number
         self._idle_tick_s = DEAF_TICK_S if bell is None or self._store.many_hosts else IDLE_TICK_S
@@ -276,8 +275,11 @@ class WorkerProcess:
         return bool(wants or (self._hungry and self._free(time.monotonic()) > 0))
 
     def _settle_over(self, executions: Sequence[Execution]) -> None:
-        """Settle those of *executions* that are over, after reading the rest of their output."""
-        for execution in that_are_over(executions):
+        """Settle those of *executions* that are over, after reading the rest of their output; look at others again."""
+        over = that_are_over(executions)
+        if len(over) < len(executions):
+            self._watch([each for each in executions if each.is_collected and each not in over])
+        for execution in over:
             del self._running[execution.claim.run_id]
             self._timed.pop(execution.claim.run_id, None)
             self._flow.end(execution)
@@ -311,8 +313,7 @@ class WorkerProcess:
             self._tick(now_mono)
         self._look(now_mono)
         if self._due_mono is not None and now_mono >= self._due_mono:
-            self._due_mono = None
-            self._hungry = True
+            self._due_mono, self._hungry = None, True
         self._membership.note_in_time(self._running.values(), now_mono)
         due = self._flow.due_mono()
         if due is not None and now_mono >= max(due, self._not_before_mono) and not self._ends.due:
@@ -325,9 +326,8 @@ class WorkerProcess:
     def _look(self, now_mono: float) -> None:
         """Time out the commands whose time is up, and press on with those that are being ended."""
         due = [execution for execution in self._timed.values() if execution.is_due(now_mono)]
-        if due:
-            look_at(due, now_mono)
-            self._settle_over(due)
+        look_at(due, now_mono)
+        self._settle_over(due)
 
     def _next_chore_mono(self) -> float:
         times = [self._tick_mono, self._due_mono, self._membership.note_mono]

@@ -10,8 +10,10 @@ The interface that both implementations share:
     the output that was read and not yet stored.
 ``Command.read()``
     reads the output that is there, without waiting, and returns it.
-``Command.reaped()``
-    is told that the first process has ended; unless the run is being ended, the rest of its tree lives on.
+``Command.reaped(lets_go)``
+    is told that the first process has ended, and whether the rest of its tree may live on.
+``Command.has_left()``
+    returns whether anything of the tree may be left but daemons: cheaply, after ``reaped(False)``.
 ``Command.close()``, ``Command.leave()``
     stop reading the output; after ``leave``, processes that still write may go on, where the system allows it (POSIX).
 ``Command.most_lingering()``

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import sys
 
@@ -80,9 +81,27 @@ class Command:
             found += data
         return found
 
-    def reaped(self) -> None:
+    def reaped(self, lets_go: bool = True) -> None:  # noqa: ARG002
         """Note that the leader was reaped: from now on its pid may be another process's."""
         self._reaped = True
+
+    def has_left(self) -> bool:
+        """Return whether the ended command seems to have left something: of its group, or that may still print.
+
+        A daemon, which has left the group and has its output elsewhere, does not count. A zombie does for a while.
+        """
+        if self._fd is not None:
+            poll = select.poll()
+            poll.register(self._fd, 0)
+            if not poll.poll(0):  # at the end of the output this reports a hang-up
+                return True
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # of another user
+            return True
+        return True
 
     def has_ended(self) -> Optional[bool]:
         """Return whether the leader has ended, without reaping it; None where that cannot be found out."""

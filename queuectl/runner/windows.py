@@ -127,9 +127,9 @@ class Command:
         used, first = self._job.usage(), windows_api.process_usage(self.process)
         return Usage(used.peak_memory_bytes or first.peak_memory_bytes, used.cpu_s or first.cpu_s)
 
-    def reaped(self) -> None:
-        """Note that the first process has ended; unless the run is being ended, let the rest of the tree live on."""
-        if not self._ending:
+    def reaped(self, lets_go: bool = True) -> None:
+        """Note that the first process has ended; let the rest of the tree live on if *lets_go* and it is not ended."""
+        if lets_go and not self._ending:
             self._job.release()
             self._forget_process()
 
@@ -158,6 +158,10 @@ class Command:
         self._job.close()
         self._forget_process()
         return False
+
+    def has_left(self) -> bool:
+        """Return whether the ended command has left something that is still alive."""
+        return self.leftovers()
 
     def leave(self) -> None:
         """Stop reading the output, before this worker exits; processes that still write get an error."""

@@ -152,6 +152,8 @@ class Group:
     def kill_all(self, supervisor_first: bool = True) -> None:
         """Kill the supervisor and all workers, none of them prepared."""
         victims = [self.pid, *self.pids()]
+        for pid in victims[1:] if supervisor_first else ():
+            os.kill(pid, signal.SIGSTOP)  # else it may end by itself, once its supervisor is gone
         for pid in victims if supervisor_first else reversed(victims):
             os.kill(pid, signal.SIGKILL)
         self.process.process.wait()

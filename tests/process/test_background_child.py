@@ -138,6 +138,47 @@ def test_it_is_gone_after_a_cancel_or_a_stop(scene: Scene, way: str, how: str) -
     scene.judge(ended=False)
 
 
+@pytest.mark.parametrize(
+    "way", [way for way in WAYS if way != "a child with an emptied environment in a session of its own"]
+)
+@pytest.mark.parametrize("how", ["exit 3", "kill -9 $$"])
+def test_it_is_gone_after_a_failure(scene: Scene, way: str, how: str) -> None:
+    """So that the retry does not meet it; one that hides in every way is not found once its parent has ended."""
+    scene.queue.set_setting("kill_grace", "0.2")
+    scene.queue.set_setting("backoff_base", "1")
+    body = f"{scene.journal.leaving(way)}; {how}"
+    job_id = scene.queue.enqueue(scene.journal.command(body), max_retries=1).id
+
+    assert 0 == scene.start("--drain", wait=False).wait().code
+
+    scene.gone(scene.pids("beats"), timeout=0)
+    assert ["failed", "failed"] == scene.outcomes(job_id)
+    assert "dead" == scene.state(job_id)
+    scene.judge()
+
+
+def test_what_ends_by_itself_soon_after_a_failure_may_print_on(scene: Scene) -> None:
+    """As the ``tee`` does that a script prints to: the last lines say why it failed."""
+    job_id = scene.queue.enqueue("(sleep 0.1; echo the reason) & exit 3", max_retries=0).id
+
+    assert 0 == scene.start("--drain", wait=False).wait().code
+
+    assert ("dead", "the reason\n") == (scene.state(job_id), scene.output(job_id))
+
+
+def test_a_daemon_survives_a_failure(scene: Scene) -> None:
+    """It has left the session, and prints nowhere: nobody started it for one run."""
+    body = "sh -c 'echo $$ > daemon; exec sleep 600' > /dev/null 2>&1"
+    job_id = scene.queue.enqueue(f"setsid {body} & until [ -s daemon ]; do sleep 0.1; done; exit 3", max_retries=0).id
+
+    assert 0 == scene.start("--drain", wait=False).wait().code
+
+    (pid,) = scene.pids("daemon")
+    assert "dead" == scene.state(job_id)
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
 def test_hundreds_of_children_that_hold_their_pipes(scene: Scene) -> None:
     """Jobs that each leave a child behind are no burden for the jobs after them."""
     ids = scene.queue.enqueue_many(["(until [ -e go ]; do sleep 0.5; done) &"] * 200)
