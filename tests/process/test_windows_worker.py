@@ -227,6 +227,19 @@ def test_stop_now_puts_the_job_back(shop: Shop, cli: Callable[..., Any]) -> None
     assert took_s < 10
 
 
+def test_what_a_failed_run_leaves_is_ended(shop: Shop) -> None:
+    """Before its retry, which would meet it."""
+    child = shop.sleeper("child").replace(PYTHON, sys.executable)
+    shop.queue.enqueue(f"start /b {child} & {PYTHON} waiter.py & exit 3", max_retries=0)
+    group = shop.start("--drain")
+    pid = shop.pid("child")
+    (shop.folder / "go").touch()
+
+    assert 0 == group.wait().code
+    assert ("dead", "exit 3") == (shop.queue.get("job1").state, shop.queue.get("job1").reason)
+    assert process_started(pid) is None
+
+
 def test_a_job_is_cancelled(shop: Shop, cli: Callable[..., Any]) -> None:
     """With its whole tree, also what it started in the background."""
     shop.queue.enqueue(f"start /b {shop.sleeper('child').replace(PYTHON, sys.executable)} & {shop.sleeper()}")
