@@ -206,17 +206,23 @@ def test_workers_are_in_the_way(places: Tuple[str, str], cli: Cli, background: A
         assert "completed" == new.get("job1").state
 
 
+def copy_that_waits(queue: Queue, source: str, target: str, background: Any, eventually: Any) -> Tuple[Any, Any]:
+    """Return a group that was told to stop and has a job until a file *go* is there, and the copy that waits for it."""
+    queue.enqueue("touch begun; until [ -e go ]; do sleep 0.1; done")
+    group = background("--db", source, "worker", "start")
+    eventually(lambda: os.path.exists("begun"))
+    copying = background("--db", source, "copy", "--to", target, "--stop")
+    eventually(lambda: any(worker.stop for worker in queue.workers()))
+    return group, copying
+
+
 def test_workers_that_start_while_the_others_stop(
     places: Tuple[str, str], cli: Cli, background: Any, eventually: Any
 ) -> None:
     """They are named as that: ``--stop`` was given, and to advise it helps nobody."""
     source, target = places
     with Queue(source) as queue:
-        queue.enqueue("touch begun; until [ -e go ]; do sleep 0.1; done")
-        group = background("--db", source, "worker", "start")
-        eventually(lambda: os.path.exists("begun"))
-        copying = background("--db", source, "copy", "--to", target, "--stop")
-        eventually(lambda: any(worker.stop for worker in queue.workers()))
+        group, copying = copy_that_waits(queue, source, target, background, eventually)
         with background("--db", source, "worker", "start") as newcomer:
             eventually(lambda: len({worker.group_id for worker in queue.workers()}) == 2)
             Path("go").touch()
@@ -250,11 +256,7 @@ def test_a_ctrl_c_while_the_workers_stop_says_that_they_still_do(
     """They have been told, and nothing takes that back; the next copy goes on from there."""
     source, target = places
     with Queue(source) as queue:
-        queue.enqueue("touch begun; until [ -e go ]; do sleep 0.1; done")
-        group = background("--db", source, "worker", "start")
-        eventually(lambda: os.path.exists("begun"))
-        copying = background("--db", source, "copy", "--to", target, "--stop")
-        eventually(lambda: any(worker.stop for worker in queue.workers()))
+        group, copying = copy_that_waits(queue, source, target, background, eventually)
         copying.send(signal.SIGINT)
         done = copying.wait()
         Path("go").touch()
