@@ -99,12 +99,17 @@ class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
 
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Wait for *gen*, a generator by which psycopg does one exchange with the server."""
-        if self.patience_s is None:
-            return super().wait(gen, *args, **kwargs)
+        before = sys.exc_info()[1]
+        if self.patience_s is not None:
+            gen = _bounded(gen, self.patience_s, self.meanwhile)
         try:
-            return super().wait(_bounded(gen, self.patience_s, self.meanwhile), *args, **kwargs)
-        except NoAnswer:
-            self.close()  # a late answer would be taken for that to the next statement
+            return super().wait(gen, *args, **kwargs)
+        except psycopg.Error as error:
+            if isinstance(error, NoAnswer):
+                self.close()  # a late answer would be taken for that to the next statement
+            raised = raised_by_handler(error, before)
+            if raised is not None:  # after a Ctrl-C, psycopg waits on for the end of the statement, which failed then
+                raise raised from None
             raise
 
 
@@ -224,6 +229,17 @@ def _readable(fd: int) -> bool:
     look = select.poll()  # select() cannot take descriptors from 1024 on
     look.register(fd, select.POLLIN)
     return bool(look.poll(0))
+
+
+def raised_by_handler(error: BaseException, before: Optional[BaseException]) -> Optional[BaseException]:
+    """Return what a signal's handler raised in the driver, if that went on to *error*, one of its own; None if nothing.
+
+    *before* is the exception that was being handled when the driver was called.
+    """
+    found: Optional[BaseException] = error
+    while isinstance(found, Exception) and found is not before:
+        found = found.__context__
+    return None if found is before else found
 
 
 def first_line(error: BaseException) -> str:

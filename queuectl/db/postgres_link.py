@@ -7,12 +7,21 @@ begun. A write that may have been done is never repeated; its caller knows how t
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 import psycopg
 
 from queuectl.db.amid import Alone
-from queuectl.db.postgres_line import Opening, boot_s, connect, first_line, is_lost, why_not_reached
+from queuectl.db.postgres_line import (
+    Opening,
+    boot_s,
+    connect,
+    first_line,
+    is_lost,
+    raised_by_handler,
+    why_not_reached,
+)
 from queuectl.db.postgres_run import BEGIN, Run
 from queuectl.db.postgres_session import PATIENCE_S, greet, refuse_session
 from queuectl.errors import QueuectlError, QueueInUse, StoreRefused, StoreUnavailable
@@ -84,10 +93,8 @@ class PostgresLink:
         self._texts: Dict[str, str] = {}
         self._offset_s = self._most_offset_s = 0.0  # the server's clock minus ``boot_s``, measured; and at most
         self._measured_s: Optional[float] = None
-        self._pause_s = 0.0
-        self._not_before_s = 0.0
-        self._trouble = ""
-        self._snapshot = ""
+        self._pause_s = self._not_before_s = 0.0
+        self._trouble = self._snapshot = ""
         self._opening: Optional[Opening] = None
 
     # -- the connection -----------------------------------------------------------------------
@@ -307,6 +314,7 @@ class PostgresLink:
             return self._write_alone(body)
 
     def _write_alone(self, body: Callable[[Run], T]) -> T:
+        before = sys.exc_info()[1]
         again = True  # whether to start over on a new connection, once, if this one breaks before the first answer
         for attempt in range(TRIES):
             line = self._at_rest()
@@ -322,7 +330,7 @@ class PostgresLink:
                 run.flush()
                 return answer
             except psycopg.Error as error:
-                raised = _raised_by_handler(error)
+                raised = raised_by_handler(error, before)
                 if raised is not None:
                     self._break_off(run)
                     raise raised from None
@@ -440,11 +448,3 @@ class PostgresLink:
         snapshot = self._rows("SELECT txid_current_snapshot()::text")[0][0]
         before, self._snapshot = self._snapshot, snapshot
         return bool(snapshot != before)
-
-
-def _raised_by_handler(error: BaseException) -> Optional[BaseException]:
-    """Return what a signal's handler raised in the driver, if that went on to an error of its own; None if nothing."""
-    found: Optional[BaseException] = error
-    while isinstance(found, Exception):
-        found = found.__context__
-    return found

@@ -25,6 +25,13 @@ def url(frail_server):
         yield where
 
 
+@pytest.fixture
+def proxy_to():
+    """Start a proxy before the server at a port."""
+    with contextlib.ExitStack() as stack:
+        yield lambda port: stack.enter_context(contextlib.closing(Proxy(port)))
+
+
 @contextlib.contextmanager
 def without_standby(server):
     """Have each commit of *server* wait, once it is made, for a standby that is not there."""
@@ -65,6 +72,22 @@ def test_a_commit_that_was_made_is_found(frail_server, url, background, eventual
     assert (f"queuectl: interrupted. The store has {told} all the same.\n", 130) == found
 
 
+@pytest.mark.parametrize(("words", "told"), [("enqueue -- true", "job1"), ("enqueue --id mine -- true", "mine")])
+def test_a_link_that_breaks_after_the_ctrl_c_hides_nothing(
+    frail_server, url, background, eventually, proxy_to, words, told
+):
+    """The driver, which waits on for the end of the statement, reports the broken link instead of the Ctrl-C."""
+    proxy = proxy_to(frail_server.port)
+    far = frail_server.url(url.rpartition("=")[2], proxy.port) + "&sslmode=disable"  # else an answer is about that
+    with without_standby(frail_server):
+        process = background("--db", far, *words.split())
+        eventually(lambda: frail_server.execute(WAITS))
+        proxy.lose_next_answer()  # that to the cancelled wait
+        found = interrupt(process)
+
+    assert (f"queuectl: interrupted. The store has {told} all the same.\n", 130) == found
+
+
 @pytest.mark.parametrize("words", ["enqueue -- true", "enqueue --id mine -- true"])
 def test_an_enqueue_that_waits_for_a_lock_is_given_up(frail_server, url, background, eventually, words):
     """Nothing is stored, and nobody waits for whoever has the lock to learn that."""
@@ -90,22 +113,18 @@ def test_an_enqueue_that_waits_for_a_lock_is_given_up(frail_server, url, backgro
     [(0, "enqueue -- true", "the job was"), (3, "enqueue --lines --file", "the 3 jobs were")],
 )
 def test_what_cannot_be_found_out_is_told_as_unknown(
-    frail_server, url, background, eventually, tmp_path, lines, words, told
+    frail_server, url, background, eventually, tmp_path, proxy_to, lines, words, told
 ):
     """The network is gone with the answer: whoever takes it for not enqueued may run it twice."""
     file = tmp_path / "lines"
     file.write_text("true\n" * lines)
     more = [str(file)] if lines else []
-    proxy = Proxy(frail_server.port)
-    try:
-        with without_standby(frail_server):
-            far = frail_server.url(url.rpartition("=")[2], proxy.port)
-            process = background("--db", far, *words.split(), *more)
-            eventually(lambda: frail_server.execute(WAITS))
-            proxy.refuse()
-            found = interrupt(process)
-    finally:
-        proxy.close()
+    proxy = proxy_to(frail_server.port)
+    with without_standby(frail_server):
+        process = background("--db", frail_server.url(url.rpartition("=")[2], proxy.port), *words.split(), *more)
+        eventually(lambda: frail_server.execute(WAITS))
+        proxy.refuse()
+        found = interrupt(process)
 
     sentence = f"It is not known whether {told} stored. Check with 'queuectl list' before you enqueue again."
     assert (f"queuectl: interrupted. {sentence}\n", 130) == found
