@@ -36,6 +36,9 @@ SWEEP_S = 2.0
 LOOK_S = 10.0  # how often to read the store even if nothing was committed to it
 # How often to check, at the start, whether all workers have registered.
 READY_LOOK_S = 0.1
+# How much later than this process a worker may be back at a store that was out of reach: it waits between attempts, and
+# each takes a few answers. A lease may be shorter than that.
+COMES_BACK_S = 6.0
 FIRST_RESTART_S = 0.2
 LAST_RESTART_S = 30.0
 # A worker that lived this long started properly: if it dies, its restart is quick again.
@@ -208,7 +211,7 @@ class Supervisor:
             self._said_trouble = ""
         except (StoreUnavailable, OSError) as error:
             self._look_mono = 0.0
-            self._healthy_since_mono = time.monotonic()
+            self._healthy_since_mono = time.monotonic() + COMES_BACK_S
             if isinstance(error, StoreUnavailable):
                 self._unblock()
             elif self._said_trouble != _reason(error):
