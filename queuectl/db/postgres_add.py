@@ -140,7 +140,7 @@ class PostgresAdd(PostgresViews):
 
         Returns None if numbers were taken: then it is not so simple.
         """
-        parameters = self._plain(spec, token, now, QUIET_S)
+        parameters = {**self.plain(spec, token), "now": now, "quiet_s": QUIET_S}
         faults.point("adding")
         self._in_doubt = True
         try:
@@ -153,20 +153,14 @@ class PostgresAdd(PostgresViews):
         rows += [row[1:] for row in added]
         return [row[1] for row in rows] or None
 
-    def _plain(self, spec: JobSpec, token: int, now: Optional[float], quiet_s: float) -> Dict[str, Any]:
-        """Return the parameters of ``_ADD_PLAIN``; it tells idle workers unless they were told *quiet_s* ago."""
+    def plain(self, spec: JobSpec, token: int) -> Dict[str, Any]:
+        """Return the parameters of ``ADD_DRAWN``."""
         return {
-            "now": now, "token": token, "queue": spec.queue, "priority": spec.priority, "run_at": spec.run_at,
+            "token": token, "queue": spec.queue, "priority": spec.priority, "run_at": spec.run_at,
             "delay_s": spec.delay_s, "command": spec.command, "cwd": spec.cwd, "env": to_json(spec.env),
             "tags": to_json(spec.tags), "timeout_s": spec.timeout_s, "backoff_base": spec.backoff_base,
-            "max_retries": spec.max_retries, "channel": self.channel, "quiet_s": quiet_s,
+            "max_retries": spec.max_retries, "channel": self.channel,
         }  # fmt: skip
-
-    def _plain_within(self, run: Run, spec: JobSpec, token: int) -> List[Sequence[Any]]:
-        """Add one job in the transaction of *run*; return its row, or none if it is not so simple."""
-        # Idle workers are told always: what is told comes with the commit, which may be long after the enqueue that it
-        # would go by.
-        return [row[1:] for row in run(_ADD_PLAIN, self._plain(spec, token, None, quiet_s=-1.0))]
 
     # -- many ---------------------------------------------------------------------------------
 
@@ -334,7 +328,7 @@ _DEFAULT_RETRIES = f"coalesce((SELECT value::int FROM queuectl.settings WHERE ke
 
 # The clock is read under the lock, so that jobs are due in the order in which they came, and that whoever has waited
 # for the lock does not rely on what was announced before it waited.
-_ADD_PLAIN = f"""
+_DRAWN = """
     WITH locked AS MATERIALIZED (
         SELECT announced_at FROM queuectl.numbers WHERE one AND NOT has_taken FOR UPDATE
     ), clock AS MATERIALIZED (
@@ -348,7 +342,10 @@ _ADD_PLAIN = f"""
          WHERE n.one
         RETURNING n.next_number - 1 AS number, n.announced_at = clock.now_at AS announced,
                   coalesce(%(now)s::float8, clock.now_at) AS now
-    ), named AS (
+    )"""
+
+# What follows the drawing of a number.
+ADD_DRAWN = f""", named AS (
         INSERT INTO queuectl.queues (name) SELECT %(queue)s::text FROM drawn ON CONFLICT (name) DO NOTHING
     ), timed AS MATERIALIZED (
         SELECT number, now, announced,
@@ -363,13 +360,19 @@ _ADD_PLAIN = f"""
           FROM timed
         RETURNING {JOB_COLUMNS}
     ), counted AS (
+        UPDATE queuectl.counts AS c SET pending = c.pending + 1
+          FROM drawn
+         WHERE c.queue = %(queue)s AND c.shard = 0
+        RETURNING 1
+    ), first_counted AS (
         INSERT INTO queuectl.counts AS c (queue, shard, pending)
-        SELECT %(queue)s, 0, count(*) FROM added HAVING count(*) > 0
-        ON CONFLICT (queue, shard) DO UPDATE SET pending = c.pending + excluded.pending
+        SELECT %(queue)s, 0, 1 FROM drawn WHERE NOT EXISTS (SELECT 1 FROM counted)
+        ON CONFLICT (queue, shard) DO UPDATE SET pending = c.pending + 1
     )
     SELECT CASE WHEN timed.announced THEN pg_notify(%(channel)s, '') END, added.*
       FROM added, timed
     """
+_ADD_PLAIN = _DRAWN + ADD_DRAWN
 
 # The lock first, then the clock.
 _LOCK_NUMBERS = f"""

@@ -9,6 +9,7 @@ import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
+from queuectl.db.postgres_add import ADD_DRAWN
 from queuectl.db.postgres_line import convert_as_usual, first_line, is_lost
 from queuectl.db.postgres_run import Run
 from queuectl.db.postgres_views import JOB_COLUMNS
@@ -94,7 +95,7 @@ def _add(store: PostgresAdd, run: Any, specs: Specs) -> List[Job]:
     rows: List[Sequence[Any]] = []
     if len(specs) == 1 and not given_ids(specs):
         [spec] = specs
-        rows = store._plain_within(run, spec, token)
+        rows = [row[1:] for row in run(_ADD_PLAIN, store.plain(spec, token))]
     if not rows:
         ids = store._batch(run, specs, token)
         rows = run(f"SELECT {JOB_COLUMNS} FROM queuectl.jobs WHERE id = ANY(%s::text[]) ORDER BY seq", (ids,))
@@ -103,6 +104,18 @@ def _add(store: PostgresAdd, run: Any, specs: Specs) -> List[Job]:
         run(_SET_DIGITS, (str(digits),))
     return jobs
 
+
+# For a transaction that may go on for long, with a savepoint for each add: idle workers are told always, as what is
+# told comes with the commit. Rows are not locked before they are updated, as their next versions would bear the locks
+# of all savepoints before, and each add would read all of those.
+_ADD_PLAIN = f"""
+    WITH drawn AS (
+        UPDATE queuectl.numbers AS n
+           SET next_number = n.next_number + 1, announced_at = extract(epoch FROM clock_timestamp())::float8
+         WHERE n.one AND NOT n.has_taken
+        RETURNING n.next_number - 1 AS number, true AS announced,
+                  extract(epoch FROM clock_timestamp())::float8 AS now
+    ){ADD_DRAWN}"""
 
 _STORE_AND_DIGITS = "SELECT store_id, current_setting('extra_float_digits')::int FROM queuectl.store WHERE one"
 _SET_DIGITS = "SELECT set_config('extra_float_digits', %s, true)"

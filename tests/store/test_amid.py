@@ -81,7 +81,7 @@ def test_an_enqueue_amid_another_undoes_that_if_the_handler_lets_the_error_out(q
 
 def test_an_enqueue_on_a_program_s_connection_amid_another_is_refused(queue, location):
     """And another amid that one: each would wait for the other's locks, on PostgreSQL for ever."""
-    many, one = ("number_jobs", "call"), ("_plain_within", "return")
+    many, one = ("number_jobs", "call"), ("_add", "return", "postgres_within")
     if not queue.store.many_hosts:
         many = one = ("given_ids", "call")
     if queue.store.many_hosts:

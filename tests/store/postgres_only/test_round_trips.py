@@ -70,6 +70,18 @@ def test_an_enqueue_in_the_callers_transaction_takes_few_round_trips(server, sch
         assert "job2" == queue.enqueue("true", connection=far).id
 
 
+def test_an_enqueue_in_the_callers_transaction_leaves_no_lock_for_the_next_to_read(server, schema):
+    """Each would be a savepoint's; a row's next version bears those of the one before, and its own one more."""
+    import psycopg
+
+    with Queue(server.url(schema)) as queue, psycopg.connect(server.url().partition("?")[0]) as line:
+        for _ in range(3):
+            queue.enqueue("true", connection=line)
+        lockers = line.execute(f"SELECT n.xmax, c.xmax FROM {schema}.numbers AS n, {schema}.counts AS c").fetchall()
+
+    assert [("0", "0")] == lockers
+
+
 def test_a_transaction_of_several_answers_is_refused_as_a_whole(store, far_store):
     """Statements that go out together are one transaction still: the last one's error undoes the first."""
     with pytest.raises(Exception, match="division by zero"):
