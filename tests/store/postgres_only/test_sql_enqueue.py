@@ -56,6 +56,17 @@ def test_a_job_is_the_same_as_one_from_python(ask, store):
     assert "job2" == ask("true")
 
 
+def test_calls_in_savepoints_leave_no_lock_for_the_next_to_read(store, server, schema):
+    """As in blocks with EXCEPTION; a row's next version would bear those of all before."""
+    with psycopg.connect(server.url().partition("?")[0]) as line:
+        for _ in range(3):
+            with line.transaction():
+                line.execute(f"SELECT {schema}.enqueue('true')")
+        lockers = line.execute(f"SELECT n.xmax, c.xmax FROM {schema}.numbers AS n, {schema}.counts AS c").fetchall()
+
+    assert [("0", "0")] == lockers
+
+
 def _everything():
     from queuectl import JobFilter
 

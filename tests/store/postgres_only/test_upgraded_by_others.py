@@ -9,6 +9,8 @@ from queuectl.db.migrate import migrations
 from queuectl.errors import StoreRefused
 from tests.store.build import T0, spec
 
+NEWEST = postgres_schema.NEWEST
+
 NOT_THE_OWNERS = """
     SELECT p.proname, pg_get_userbyid(p.proowner)
       FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
@@ -52,7 +54,7 @@ def test_who_comes_first_upgrades_it_in_the_owners_name(schema, raw, owner, rele
     release(5)
     open_as(other.format(s=schema))
     assert [] == raw(NOT_THE_OWNERS, schema, owner)
-    release(7)
+    release(NEWEST)
 
     store = open_as(owner)
 
@@ -65,7 +67,7 @@ def test_what_a_superuser_made_in_its_own_name_becomes_the_owners(schema, raw, o
     release(5)
     open_as(owner)
     raw("ALTER FUNCTION {s}._has_room(text, integer, text, bigint, bigint) OWNER TO postgres")
-    release(7)
+    release(NEWEST)
     with pytest.raises(StoreRefused, match=r"may not upgrade it \(must be owner of function _has_room\)\. Call one"):
         open_as(owner)
 
@@ -81,6 +83,6 @@ def test_an_owner_who_may_make_nothing_in_the_schema_is_not_in_the_way(schema, r
     release(2)
     open_as("postgres")
     raw(f'ALTER TABLE {{s}}.schema_version OWNER TO "{owner}"')
-    release(7)
+    release(NEWEST)
 
     assert [] == open_as("postgres").check()
