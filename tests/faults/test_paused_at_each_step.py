@@ -40,9 +40,9 @@ WITHIN: Dict[str, Any] = {
     "adding": ["enqueue", "-q", "--", "true"],
     "promoting": {"delay": 0.05},
     "claiming": {},
-    "flushing": {"body": "echo said; sleep 0.4"},
+    "flushing": {"body": "echo said; " + HELD},
     "finishing": {},
-    "renewing": {"body": "sleep 1.6"},
+    "renewing": {"body": HELD},
     "releasing": ["worker", "start", "--drain"],
     "cancelling": ["cancel", "waiting"],
     "retrying": ["retry", "waiting"],
@@ -189,6 +189,7 @@ def test_a_process_paused_with_the_lock_in_its_hands(
         scene.eventually(lambda: not enqueue.running, timeout=0.5)
     for pid in held_by(scene, holder):
         os.kill(pid, signal.SIGCONT)
+    (scene.folder / "go").touch()
 
     assert (0, "mine\n") == enqueue.wait()[::-2]
     if isinstance(WITHIN[step], dict):
