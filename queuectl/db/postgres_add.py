@@ -13,6 +13,7 @@ import time
 import psycopg
 
 from queuectl import faults
+from queuectl.db.postgres_counts import count_new
 from queuectl.db.postgres_link import ConnectionLost
 from queuectl.db.postgres_rows import blocks, copy_lines
 from queuectl.db.postgres_views import JOB_COLUMNS, PostgresViews
@@ -170,24 +171,25 @@ class PostgresAdd(PostgresViews):
 
     def _batch(self, run: Run, specs: Specs, token: int, now: Optional[float] = None) -> List[str]:
         """Add jobs in the transaction of *run*."""
-        next_number, has_taken, clock_at, default = run(_LOCK_NUMBERS).fetchone()
         given = given_ids(specs)
         numbers = set(filter(None, map(generated_number, given)))
-        if given:
-            found = run("SELECT id FROM queuectl.jobs WHERE id = ANY(%s::text[])", (given,))
-            spent = run("SELECT number FROM queuectl.taken_numbers WHERE number = ANY(%s::bigint[])", (list(numbers),))
-            refuse_spent(given, {row[0] for row in found}, next_number, {row[0] for row in spent})
+        fresh = len(specs) - len(given)
+        drawn = run(_DRAW_OR_LOCK, {"count": 0 if numbers else fresh, "channel": self.channel})
+        found = run("SELECT id FROM queuectl.jobs WHERE id = ANY(%s::text[])", (given,)) if given else ()
+        spent = run(_TAKEN_OF, (list(numbers),)) if numbers else ()
+        next_number, has_taken, clock_at, default, _ = drawn.fetchone()
+        refuse_spent(given, {row[0] for row in found}, next_number, {row[0] for row in spent})
 
         def taken(first: int, last: int) -> List[int]:
             return [row[0] for row in run(_TAKEN_BETWEEN, (first, last))] if has_taken else []
 
-        near = taken_near(taken, next_number, len(specs) - len(given), numbers)
+        near = taken_near(taken, next_number, fresh, numbers)
         ids, after, ahead = number_jobs(specs, next_number, near)
-        self._copy(run, specs, ids, token, clock_at if now is None else now, default)
+        count_new(run, self._copy(run, specs, ids, token, clock_at if now is None else now, default))
         if has_taken or numbers:
             run("DELETE FROM queuectl.taken_numbers WHERE number < %s::bigint", (after,))
             run("INSERT INTO queuectl.taken_numbers SELECT unnest(%s::bigint[])", (sorted(ahead & numbers),))
-        run(_SET_NUMBERS, {"next": after, "channel": self.channel})
+            run(_SET_NUMBERS, (after,))
         faults.point("adding")
         return ids
 
@@ -215,8 +217,10 @@ class PostgresAdd(PostgresViews):
         ids = numbered(first, len(specs))
 
         def body(run: Run) -> Sequence[str]:
-            self._copy(run, specs, ids, token, clock_at if now is None else now, default)
-            run(_TOUCH_NUMBERS, {"channel": self.channel})  # locked to the commit, as by every add: see _find_out
+            counts = self._copy(run, specs, ids, token, clock_at if now is None else now, default)
+            # As every add does: locked to the commit (see _find_out), and before the counters.
+            run(_DRAW_OR_LOCK, {"count": 0, "channel": self.channel})
+            count_new(run, counts)
             faults.point("adding")
             return ids
 
@@ -234,12 +238,11 @@ class PostgresAdd(PostgresViews):
         except StoreUnavailable:
             pass  # a gap is no harm
 
-    def _copy(self, run: Run, specs: Specs, ids: Sequence[str], token: int, now: float, default: int) -> None:
-        """Write the rows of new jobs, count them, make sure that their queues are there."""
+    def _copy(self, run: Run, specs: Specs, ids: Sequence[str], token: int, now: float, default: int) -> Dict[str, int]:
+        """Write the rows of new jobs, and return how many there are for each queue."""
         counts: Dict[str, int] = {}
         run.copy(_COPY, blocks(copy_lines(specs, ids, token, now, default, counts)))
-        names = sorted(counts)
-        run(_COUNT_NEW, {"names": names, "counts": [counts[name] for name in names]})
+        return counts
 
     # -- answers that were lost ---------------------------------------------------------------
 
@@ -374,30 +377,28 @@ ADD_DRAWN = f""", named AS (
     """
 _ADD_PLAIN = _DRAWN + ADD_DRAWN
 
-# The lock first, then the clock.
-_LOCK_NUMBERS = f"""
-    WITH locked AS MATERIALIZED (
-        SELECT next_number, has_taken FROM queuectl.numbers WHERE one FOR UPDATE)
-    SELECT next_number, has_taken, extract(epoch FROM clock_timestamp())::float8, {_DEFAULT_RETRIES}
-      FROM locked
-    """
+_LOCK_NUMBERS = "SELECT 1 FROM queuectl.numbers WHERE one FOR UPDATE"
 
+_TAKEN_OF = "SELECT number FROM queuectl.taken_numbers WHERE number = ANY(%s::bigint[])"
 _TAKEN_BETWEEN = "SELECT number FROM queuectl.taken_numbers WHERE number BETWEEN %s::bigint AND %s::bigint"
 
 _SET_NUMBERS = """
-    WITH done AS (
-        UPDATE queuectl.numbers
-           SET next_number = %(next)s::bigint, has_taken = EXISTS (SELECT 1 FROM queuectl.taken_numbers),
-               announced_at = extract(epoch FROM clock_timestamp())
-         WHERE one
-        RETURNING 1)
-    SELECT pg_notify(%(channel)s, '') FROM done
+    UPDATE queuectl.numbers
+       SET next_number = %s::bigint, has_taken = EXISTS (SELECT 1 FROM queuectl.taken_numbers)
+     WHERE one
     """
 
-_TOUCH_NUMBERS = """
-    WITH done AS (
-        UPDATE queuectl.numbers SET announced_at = extract(epoch FROM clock_timestamp()) WHERE one RETURNING 1)
-    SELECT pg_notify(%(channel)s, '') FROM done
+# Locks the numbers to the commit; draws some if none were taken. The lock first, then the clock. By an update, as the
+# next version of a row that was locked before it bears this lock too: see _ADD_PLAIN in postgres_within.py.
+_DRAW_OR_LOCK = f"""
+    WITH drawn AS (
+        UPDATE queuectl.numbers
+           SET next_number = next_number + CASE WHEN has_taken THEN 0 ELSE %(count)s::bigint END,
+               announced_at = extract(epoch FROM clock_timestamp())
+         WHERE one
+        RETURNING next_number - CASE WHEN has_taken THEN 0 ELSE %(count)s::bigint END AS first, has_taken,
+                  extract(epoch FROM clock_timestamp())::float8 AS now, {_DEFAULT_RETRIES} AS default_retries)
+    SELECT first, has_taken, now, default_retries, pg_notify(%(channel)s, '') FROM drawn
     """
 
 _DRAW_NUMBERS = f"""
@@ -432,14 +433,3 @@ UNNOTED = """
 
 # Wakes idle workers after the commit; for the rare changes that make work ready without adding any.
 NOTIFY = "SELECT pg_notify(%(channel)s, '')"
-
-_COUNT_NEW = """
-    WITH fresh AS (
-        SELECT * FROM unnest(%(names)s::text[], %(counts)s::bigint[]) AS f (name, pending)
-    ), named AS (
-        INSERT INTO queuectl.queues (name) SELECT name FROM fresh ON CONFLICT (name) DO NOTHING
-    )
-    INSERT INTO queuectl.counts AS c (queue, shard, pending)
-    SELECT name, 0, pending FROM fresh ORDER BY name
-    ON CONFLICT (queue, shard) DO UPDATE SET pending = c.pending + excluded.pending
-    """

@@ -34,6 +34,11 @@ def count(run: Run, moves: Moves, shard: int = DESK) -> None:
         run(_COUNT, {"queues": queues, "shard": shard, **changes})
 
 
+def count_new(run: Run, counts: Dict[str, int]) -> None:
+    """Count new jobs of queues, and make sure that these are there; whoever calls it holds the numbers."""
+    run(_COUNT_NEW, {"names": list(counts), "counts": list(counts.values())})
+
+
 _COUNT = f"""
     INSERT INTO queuectl.counts AS c (queue, shard, {", ".join(COUNTED)})
     SELECT queue, %(shard)s::int, {", ".join(COUNTED)}
@@ -42,4 +47,21 @@ _COUNT = f"""
      ORDER BY queue
     ON CONFLICT (queue, shard) DO UPDATE
        SET {", ".join(f"{state} = c.{state} + excluded.{state}" for state in COUNTED)}
+    """
+
+# In no order: who adds holds the numbers, and nobody else waits for counters of shard 0.
+_COUNT_NEW = """
+    WITH fresh AS (
+        SELECT * FROM unnest(%(names)s::text[], %(counts)s::bigint[]) AS f (name, pending)
+    ), named AS (
+        INSERT INTO queuectl.queues (name) SELECT name FROM fresh ON CONFLICT (name) DO NOTHING
+    ), counted AS (
+        UPDATE queuectl.counts AS c SET pending = c.pending + fresh.pending
+          FROM fresh
+         WHERE c.queue = fresh.name AND c.shard = 0
+        RETURNING queue
+    )
+    INSERT INTO queuectl.counts AS c (queue, shard, pending)
+    SELECT name, 0, pending FROM fresh WHERE name NOT IN (SELECT queue FROM counted)
+    ON CONFLICT (queue, shard) DO UPDATE SET pending = c.pending + excluded.pending
     """

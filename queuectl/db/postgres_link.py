@@ -373,7 +373,7 @@ class PostgresLink:
             run.abandon()
         try:
             if not is_lost(line):
-                line.execute("ROLLBACK")
+                line.rollback()  # unlike execute(), it has the driver forget which statements it takes for prepared
                 return
         except psycopg.Error:
             pass

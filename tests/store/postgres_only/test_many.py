@@ -269,8 +269,9 @@ def interfere(store, number, turns):
             pass
 
 
-def test_a_large_batch_holds_up_nobody(store, open_one, url, monkeypatch):
-    """While it is copied, another enqueuer gets a number and an answer."""
+@pytest.fixture
+def large_add(open_one, url, monkeypatch):
+    """Begin to add 6,000 jobs, which stops amid the copying; return an event that lets it go on, and a list of ids."""
     from queuectl.db import postgres_add
 
     started, go_on = threading.Event(), threading.Event()
@@ -281,19 +282,40 @@ def test_a_large_batch_holds_up_nobody(store, open_one, url, monkeypatch):
         assert go_on.wait(20)
         yield from blocks(lines)
 
-    bulk, quick = open_one(url), open_one(url)
+    bulk, answer = open_one(url), []
     monkeypatch.setattr(postgres_add, "blocks", slow)
-    answer = []
     thread = threading.Thread(target=lambda: answer.extend(bulk.add(specs(6000), T0)))
     thread.start()
-    try:
-        assert started.wait(10)
-        assert ["job6001"] == quick.add([spec()], T0)
-    finally:
-        go_on.set()
-        thread.join()
+    assert started.wait(10)
+    yield go_on, answer
+    go_on.set()
+    thread.join()
 
-    assert (6000, "job1", "job6000") == (len(answer), answer[0], answer[-1])
+
+def test_a_large_batch_holds_up_nobody(store, open_one, url, large_add, eventually):
+    """While it is copied, another enqueuer gets a number and an answer."""
+    go_on, answer = large_add
+
+    assert ["job6001"] == open_one(url).add([spec()], T0)
+
+    go_on.set()
+    eventually(lambda: len(answer) == 6000)
+    assert ("job1", "job6000") == (answer[0], answer[-1])
+
+
+def test_a_large_batch_takes_the_numbers_before_the_counters(store, url, raw, large_add, eventually):
+    """As every other: holding these and waiting for the numbers, it and a small one would be in a deadlock."""
+    go_on, answer = large_add
+    store.add([spec()], T0)
+    with psycopg.connect(url.partition("?")[0]) as small:
+        small.execute(f"SELECT 1 FROM {store.schema}.numbers FOR UPDATE")
+        go_on.set()
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%{s}.numbers%%'"
+        eventually(lambda: raw(waiting))
+
+        assert [(1,)] == small.execute(f"SELECT 1 FROM {store.schema}.counts FOR UPDATE NOWAIT").fetchall()
+
+    eventually(lambda: len(answer) == 6000)
 
 
 def test_a_claim_looks_past_what_others_hold(store, url):

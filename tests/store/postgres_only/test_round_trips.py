@@ -9,6 +9,7 @@ import pytest
 
 from queuectl import recovery
 from queuectl.config import Config
+from queuectl.errors import StoreUnavailable
 from queuectl.queue import Queue
 from tests.store.build import EVERYTHING, T0, completed, spec, specs
 from tests.store.test_interrupted import Limit, cancel_nothing, interrupted
@@ -40,6 +41,7 @@ def test_a_store_is_opened_in_one_round_trip(store, server, schema, proxy, trips
         (lambda far: far.add([spec()]), 1),
         (lambda far: far.add_one(spec()), 1),
         (lambda far: far.add(specs(3)), 4),  # the numbers, COPY and its data, the rest with the commit
+        (lambda far: far.add([spec(id="mine")]), 4),
         (lambda far: far.set_limit("mail", 2), 2),
         (lambda far: far.set_paused("mail", True), 2),
         (lambda far: far.set_setting("max_retries", "2"), 2),
@@ -70,13 +72,22 @@ def test_an_enqueue_in_the_callers_transaction_takes_few_round_trips(server, sch
         assert "job2" == queue.enqueue("true", connection=far).id
 
 
-def test_an_enqueue_in_the_callers_transaction_leaves_no_lock_for_the_next_to_read(server, schema):
+@pytest.mark.parametrize(
+    "enqueue",
+    [
+        lambda queue, line, number: queue.enqueue("true", connection=line),
+        lambda queue, line, number: queue.enqueue("true", id=f"mine{number}", connection=line),
+        lambda queue, line, number: queue.enqueue_many(["true", "false"], connection=line),
+    ],
+    ids=["one", "a given id", "many"],
+)
+def test_an_enqueue_in_the_callers_transaction_leaves_no_lock_for_the_next_to_read(server, schema, enqueue):
     """Each would be a savepoint's; a row's next version bears those of the one before, and its own one more."""
     import psycopg
 
     with Queue(server.url(schema)) as queue, psycopg.connect(server.url().partition("?")[0]) as line:
-        for _ in range(3):
-            queue.enqueue("true", connection=line)
+        for number in range(3):
+            enqueue(queue, line, number)
         lockers = line.execute(f"SELECT n.xmax, c.xmax FROM {schema}.numbers AS n, {schema}.counts AS c").fetchall()
 
     assert [("0", "0")] == lockers
@@ -90,6 +101,20 @@ def test_a_transaction_of_several_answers_is_refused_as_a_whole(store, far_store
     assert [] == far_store.check()
     far_store.set_paused("default", True)
     assert ["default"] == [queue.name for queue in store.queues()]
+
+
+def test_a_statement_that_never_came_to_the_server_is_not_taken_for_prepared_there(store):
+    """The driver has prepared what is repeated; here, just when a statement before it in the pipeline fails."""
+
+    def fail():
+        with pytest.raises(StoreUnavailable, match="division by zero"):
+            store._write(lambda run: [run("SELECT 1/0"), run("SELECT 'often'")])
+
+    def succeed():
+        assert ("often",) == store._write(lambda run: run("SELECT 'often'").fetchone())
+
+    for step in [fail, fail, *[succeed] * store._at_rest().prepare_threshold, fail, succeed]:
+        step()
 
 
 @pytest.mark.parametrize("event", ["call", "return"])
