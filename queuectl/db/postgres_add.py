@@ -14,7 +14,7 @@ import psycopg
 
 from queuectl import faults
 from queuectl.db.postgres_counts import count_new
-from queuectl.db.postgres_link import ConnectionLost
+from queuectl.db.postgres_line import ConnectionLost
 from queuectl.db.postgres_rows import blocks, copy_lines
 from queuectl.db.postgres_views import JOB_COLUMNS, PostgresViews
 from queuectl.db.rules import (

@@ -9,8 +9,7 @@ import time
 from queuectl import faults
 from queuectl.db import postgres_turn as texts
 from queuectl.db.postgres_crowd import BATCH, Crowd
-from queuectl.db.postgres_line import boot_s
-from queuectl.db.postgres_link import ConnectionLost
+from queuectl.db.postgres_line import ConnectionLost, boot_s
 from queuectl.db.postgres_turn import (
     ALONE,
     FEW,

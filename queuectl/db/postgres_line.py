@@ -29,6 +29,8 @@ from psycopg.types.string import (
     TextLoader,
 )
 
+from queuectl.errors import StoreUnavailable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
@@ -74,6 +76,15 @@ def boot_s() -> float:
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
+
+
+class ConnectionLost(StoreUnavailable):
+    """The connection broke during a call. With *committing*, the change may have been made all the same."""
+
+    def __init__(self, location: str, why: str, committing: bool = False) -> None:
+        hint = " It is not known whether the change was made." if committing else ""
+        super().__init__(f"lost the connection to {location}: {why}.{hint}")
+        self.why = why
 
 
 class NoAnswer(psycopg.OperationalError):  # type: ignore[misc,unused-ignore]

@@ -14,6 +14,7 @@ import psycopg
 
 from queuectl.db.amid import Alone
 from queuectl.db.postgres_line import (
+    ConnectionLost,
     Opening,
     boot_s,
     connect,
@@ -54,18 +55,12 @@ CLOCK_DRIFT_S = 10.0  # after this time, a newer measurement counts even if its 
 STEP_S = 0.5  # a clock that is further ahead than it can be, by this much, was set
 ACTIVE = psycopg.pq.TransactionStatus.ACTIVE
 AGAIN = ("40001", "40P01")  # serialization failure, deadlock
+# What a server says of a statement that was prepared before the store's types were made anew, as when a backup is
+# restored: it was not done, and fails for as long as the session lasts. So it is done in another.
+STALE = ("0A000", "XX000")
 # Classes of errors by which a store is missing, may not be used, or could not be read together with the greeting.
 NOT_AS_USUAL = ("42", "3F", "40")
 LOST = ("08", "57P")  # the connection is broken; the server is shutting down, or has crashed
-
-
-class ConnectionLost(StoreUnavailable):
-    """The connection broke during a call. With *committing*, the change may have been made all the same."""
-
-    def __init__(self, location: str, why: str, committing: bool = False) -> None:
-        hint = " It is not known whether the change was made." if committing else ""
-        super().__init__(f"lost the connection to {location}: {why}.{hint}")
-        self.why = why
 
 
 class PostgresLink:
@@ -274,7 +269,7 @@ class PostgresLink:
                 rows: List[Any] = line.execute(self.text(sql), parameters, prepare=prepare).fetchall()
                 return rows
             except psycopg.Error as error:
-                if last or not is_lost(line):
+                if last or not (error.sqlstate in STALE or is_lost(line)):
                     self._fail(error)
                 self._drop()
         raise AssertionError
@@ -295,7 +290,9 @@ class PostgresLink:
                 rows: List[Any] = line.execute(self.text(sql), parameters, prepare=prepare).fetchall()
                 return rows
             except psycopg.Error as error:
-                if error.sqlstate not in AGAIN or attempt == TRIES - 1:
+                if error.sqlstate in STALE and not attempt:
+                    self._drop()
+                elif error.sqlstate not in AGAIN or attempt == TRIES - 1:
                     self._fail(error)
             self._nap(attempt)
         raise AssertionError
@@ -315,7 +312,7 @@ class PostgresLink:
 
     def _write_alone(self, body: Callable[[Run], T]) -> T:
         before = sys.exc_info()[1]
-        again = True  # whether to start over on a new connection, once, if this one breaks before the first answer
+        again = True  # whether to start over on a new connection, once; if this one breaks, before the first answer
         for attempt in range(TRIES):
             line = self._at_rest()
             run: Optional[Run] = None
@@ -334,8 +331,9 @@ class PostgresLink:
                 if raised is not None:
                     self._break_off(run)
                     raise raised from None
-                again = again and (run is None or not run.answered)
-                self._roll_back(line, run)
+                stale = again and error.sqlstate in STALE
+                again = again and (stale or run is None or not run.answered)
+                self._break_off(run) if stale else self._roll_back(line, run)
                 if again and is_lost(line):  # nothing was done: start over, on a new connection
                     again = False
                     continue

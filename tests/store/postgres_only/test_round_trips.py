@@ -11,7 +11,7 @@ from queuectl import recovery
 from queuectl.config import Config
 from queuectl.errors import StoreUnavailable
 from queuectl.queue import Queue
-from tests.store.build import EVERYTHING, T0, completed, spec, specs
+from tests.store.build import EVERYTHING, T0, completed, spec, specs, worker
 from tests.store.test_interrupted import Limit, cancel_nothing, interrupted
 
 # To connect to a server without TLS, which is asked for it first, and without a password.
@@ -115,6 +115,33 @@ def test_a_statement_that_never_came_to_the_server_is_not_taken_for_prepared_the
 
     for step in [fail, fail, *[succeed] * store._at_rest().prepare_threshold, fail, succeed]:
         step()
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda store: store.add([spec()]),
+        lambda store: store.get("job1"),
+        lambda store: store.cancel(store.add(specs(2))),
+        lambda store: store.finish("w1", [completed(claim) for claim in store.claim("w1", 1)], 0),
+        lambda store: store.give_back("w1", [claim.run_id for claim in store.claim("w1", 2)]),
+    ],
+    ids=["add", "get", "cancel", "finish", "give back"],
+)
+def test_whoever_has_a_store_open_uses_it_when_it_was_restored(store, url, raw, open_one, verb):
+    """Its types are other ones: what the driver had prepared before would fail on that connection for ever."""
+    far, store_id = open_one(url), store.store_id
+    store.add(specs(20))
+    for _ in range(far._connected().prepare_threshold + 1):
+        verb(far)
+
+    raw("DROP SCHEMA {s} CASCADE")
+    restored = open_one(url)
+    restored.register(worker("w1"))
+    restored.add(specs(20))
+    raw("UPDATE {s}.store SET store_id = %s", store_id)
+
+    assert verb(far)
 
 
 @pytest.mark.parametrize("event", ["call", "return"])
