@@ -58,6 +58,10 @@ class PostgresSchema(PostgresLink):
         try:
             version = self._version(line)
             if version is None:
+                if self.store_id:  # a new one would be in the way of whoever restores it
+                    raise StoreRefused(
+                        f"the store {self.location} has vanished. Put it back, or start again with a new one."
+                    )
                 self._refuse_keyword(line)
                 if not self._create:
                     raise StoreRefused(f"there is no store at {self.location}. 'queuectl enqueue' creates one.")

@@ -145,6 +145,19 @@ def test_a_store_that_was_replaced_is_refused(store, raw):
     raw("UPDATE {s}.store SET store_id = %s", store.store_id)
 
 
+def test_a_store_that_vanished_is_not_made_anew(store, raw, schema):
+    """After a lost connection its schema is gone: a new store would be in the way of a restored one."""
+    raw("ALTER SCHEMA {s} RENAME TO {s}_away")
+    kill_backends(raw)
+
+    with pytest.raises(StoreRefused, match="has vanished"):
+        store.add([spec()], T0)
+
+    assert [] == raw("SELECT 1 FROM pg_namespace WHERE nspname = %s", schema)
+    raw("ALTER SCHEMA {s}_away RENAME TO {s}")
+    assert ["job1"] == store.add([spec()], T0)
+
+
 def kill_backends(raw):
     """End the connections of all stores."""
     raw("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'queuectl'")
