@@ -56,8 +56,9 @@ STEP_S = 0.5  # a clock that is further ahead than it can be, by this much, was 
 ACTIVE = psycopg.pq.TransactionStatus.ACTIVE
 AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 # What a server says of a statement that was prepared before the store's types were made anew, as when a backup is
-# restored: it was not done, and fails for as long as the session lasts. So it is done in another.
-STALE = ("0A000", "XX000")
+# restored, or a column got another type: it was not done, and fails for as long as the session lasts. So it is done in
+# another.
+STALE = ("0A000", "42804", "XX000")
 # Classes of errors by which a store is missing, may not be used, or could not be read together with the greeting.
 NOT_AS_USUAL = ("42", "3F", "40")
 LOST = ("08", "57P")  # the connection is broken; the server is shutting down, or has crashed

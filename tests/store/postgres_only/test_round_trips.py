@@ -144,6 +144,14 @@ def test_whoever_has_a_store_open_uses_it_when_it_was_restored(store, url, raw, 
     assert verb(far)
 
 
+def test_a_column_may_get_another_type_under_an_open_store(store, raw):
+    """A prepared statement meets a row that is not of the kind it was prepared for, and does so ever after."""
+    store.add(specs(4))
+    for kind in ("varchar", "text", "varchar", "text"):
+        assert store.claim("w1", 1)
+        raw(f"ALTER TABLE {{s}}.jobs ALTER COLUMN command TYPE {kind}")
+
+
 @pytest.mark.parametrize("event", ["call", "return"])
 def test_what_comes_after_an_interrupted_wait_is_stored(store, open_one, url, event):
     """Statements that were under way when a signal's handler raised are undone, and are in nobody's way."""
