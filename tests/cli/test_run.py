@@ -96,6 +96,28 @@ def test_a_run_that_is_no_failure_is_told_of(
     assert f"queuectl: {told}\n" in result.err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are set as on Linux")
+def test_a_run_that_could_not_be_started_is_told_of_with_its_reason(
+    background: Callable[..., Any], cli: Callable[..., Any], worker: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """Its worker has not stopped: whoever is told that it has looks for the wrong thing."""
+    import resource
+
+    with worker():
+        cli("run", "--", "true", code=0)  # whatever a first run reads, the worker has read
+        pid = json.loads(cli("worker", "list", "--json").out)[0]["pid"]
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))  # those that it has it keeps
+        following = background("run", "--", "echo", "hi")
+        told = "queuectl: job2 was put back (could not start: Too many open files (ulimit -n is 3)), and runs again.\n"
+        eventually(lambda: "put back" in following.err)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        result = following.wait()
+
+    assert ("hi\n", 0) == (result.out, result.code)
+    assert {told} == set(result.err.splitlines(keepends=True))
+
+
 def test_without_a_worker_it_says_so_and_waits(
     background: Callable[..., Any], worker: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
