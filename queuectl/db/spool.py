@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from operator import attrgetter
 
-from queuectl.errors import QueuectlError
+from queuectl.errors import QueuectlError, why
 from queuectl.jobspec import JobSpec
 
 TYPE_CHECKING = False
@@ -79,7 +79,7 @@ class Spool:
             self._file.flush()
         except OSError as error:
             raise QueuectlError(
-                f"cannot keep so many jobs in a temporary file: {error.strerror or error}. Nothing was enqueued. "
+                f"cannot keep so many jobs in a temporary file: {why(error)}. Nothing was enqueued. "
                 "TMPDIR names a directory with more room."
             ) from error
         self._places.append(place)

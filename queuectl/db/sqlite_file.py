@@ -14,7 +14,7 @@ from queuectl.db import doorbell, sqlite_make
 from queuectl.db.file_identity import FileIdentity, holder_of
 from queuectl.db.migrate import NEWEST, TABLES, UNFINISHED
 from queuectl.db.run_folder import RunFolder
-from queuectl.errors import NotDurable, QueueInUse, StoreRefused, StoreUnavailable
+from queuectl.errors import NotDurable, QueueInUse, StoreRefused, StoreUnavailable, why
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class SqliteFile:
                 if os.major(found.st_dev) == 0:  # not on a disk: find out what file system it is
                     sqlite_make.refuse_network(os.path.dirname(self._real_path))
         except OSError as error:
-            raise StoreUnavailable(f"cannot open the store {path}: {error.strerror or error}.") from None
+            raise StoreUnavailable(f"cannot open the store {path}: {why(error)}.") from None
         return found.st_dev, found.st_ino
 
     def _connect(self, path: str) -> sqlite3.Connection:
@@ -189,7 +189,7 @@ class SqliteFile:
                     self._fail(error)
                 deadline = self._wait_turn(deadline)
             except OSError as error:
-                raise StoreUnavailable(f"cannot create the store {self.path}: {error.strerror or error}.") from error
+                raise StoreUnavailable(f"cannot create the store {self.path}: {why(error)}.") from error
 
     def close(self) -> None:
         """Close the connection; calling it twice is allowed.
@@ -232,7 +232,7 @@ class SqliteFile:
                     wal = self._wal = self.identity.open_log() if self._wal is None else self._wal
             _fdatasync(wal)
         except OSError as error:
-            raise StoreUnavailable(f"cannot write {self.path} to disk: {error.strerror or error}.") from error
+            raise StoreUnavailable(f"cannot write {self.path} to disk: {why(error)}.") from error
 
     def tidy(self) -> None:
         """Shorten a long WAL: if there are readers all the time, commits alone never start it over."""
@@ -323,7 +323,7 @@ class SqliteFile:
                 f"{self.path} is damaged or not a SQLite database ({text}); it was left untouched. "
                 "'queuectl doctor' says more; restore a backup, or move the file away to start again."
             ) from error
-        if "full" in text or ("I/O error" in text and sqlite_make.has_no_room(self._real_path)):
+        if sqlite_make.is_full(text, self._real_path):
             self._make_room()
             raise StoreUnavailable(
                 f"the disk of {self.path} is full; nothing was changed. Free some space and try again."

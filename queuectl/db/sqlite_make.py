@@ -51,10 +51,11 @@ def make(path: str) -> None:
         _put_in_place(hidden, path)
         faults.point("made")
     except sqlite3.Error as error:
-        told = hindrance(str(error), path) or f"{error}. Check the disk and permissions."
+        told = "its disk is full. Free some space and try again." if is_full(str(error), path) else ""
+        told = told or hindrance(str(error), path) or f"{error}. Check the disk and permissions."
         raise StoreUnavailable(f"cannot create the store {path}: {told}") from error
     except OSError as error:
-        raise StoreUnavailable(f"cannot create the store {path}: {error.strerror or error}.") from error
+        raise StoreUnavailable(f"cannot create the store {path}: {why(error)}.") from error
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
             try:
@@ -258,6 +259,11 @@ def has_no_room(path: str) -> bool:
         return disk_usage(os.path.dirname(path)).free < ROOM_BYTES
     except OSError:
         return False
+
+
+def is_full(text: str, path: str) -> bool:
+    """Return whether SQLite's message *text* means that the disk of *path* is full."""
+    return "full" in text or ("I/O error" in text and has_no_room(path))
 
 
 def hindrance(text: str, path: str) -> str:

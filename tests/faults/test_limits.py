@@ -11,8 +11,9 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 import queuectl
-from queuectl import journal, recovery
+from queuectl import Queue, journal, recovery
 from queuectl.config import Config
+from queuectl.errors import NotDurable
 from queuectl.execution import Execution, Slots, kill_all
 from queuectl.job import Outcome
 from queuectl.membership import Membership
@@ -82,6 +83,19 @@ def test_a_run_that_could_not_be_noted_is_noted_later(scene: Scene) -> None:
         member.leave()
 
     assert ({execution.pid: started}, None) == (leaders, member.note_mono)
+
+
+def test_an_enqueue_without_a_descriptor_to_sync_names_the_limit(scene: Scene) -> None:
+    """The job is stored, but no power cut may come; and it is not the disk that is at fault."""
+    with Queue() as queue:
+        queue.jobs()  # whatever a first look reads
+        with no_descriptors(), pytest.raises(
+            NotDurable, match=r"Too many open files \(ulimit -n is \d+\)\. The store has"
+        ):
+            queue.enqueue("true")
+
+    scene.drain()
+    assert ["completed"] == [job.state for job in scene.queue.jobs()]
 
 
 def test_without_a_descriptor_nobody_is_taken_for_dead(scene: Scene) -> None:
