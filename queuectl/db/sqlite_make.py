@@ -82,6 +82,8 @@ def fill(path: str) -> None:
         db.execute("INSERT INTO store (one, store_id, created_at) VALUES (1, ?, ?)", (os.urandom(8).hex(), now))
         db.execute("INSERT INTO queues (name) VALUES ('default')")
         db.execute("COMMIT")
+        # To close the connection does that too, but keeps an error to itself: the file would stand without its log.
+        db.execute("PRAGMA wal_checkpoint").fetchall()
     finally:
         db.close()
 

@@ -143,11 +143,12 @@ def test_a_disk_without_an_inode(disk: Disk, cli: Callable[..., Any]) -> None:
     assert [why] == [each["text"].partition(": ")[2] + " " + each["advice"] for each in disk_is_bad]
 
 
-@pytest.mark.parametrize("room", [0, 16, 48, 96])
+@pytest.mark.parametrize("room", [0, 16, 48, 96, 128, 160, 192])
 def test_making_a_store_on_a_full_disk(disk: Disk, cli: Callable[..., Any], room: int) -> None:
     """There is no store afterwards, nor anything else that was not there; *room* is what is left, in KiB.
 
-    If that is too little for its shared memory, SQLite speaks of an I/O error.
+    If that is too little for its shared memory, SQLite speaks of an I/O error. If it is enough for the log, but not for
+    the file as well, the store must not be put in place without its log, as a damaged one.
     """
     disk.fill()
     os.truncate(disk.path / "ballast", (disk.path / "ballast").stat().st_size - room * 1024)
