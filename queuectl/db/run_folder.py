@@ -135,7 +135,12 @@ class RunFolder:
         return ""
 
     def refusal(self) -> str:
-        """Return that this user may put nothing into the folder, as in ``trouble``; an empty text if that is not so."""
+        """Return that this user may put nothing into the folder, as in ``trouble``; an empty text if that is not so.
+
+        On a disk that is read-only nobody may, which is no matter of the folder.
+        """
+        if sys.platform != "win32" and os.statvfs(self.path).f_flag & os.ST_RDONLY:
+            return ""
         return "" if os.access(self.path, os.R_OK | os.W_OK | os.X_OK) else "may not be written to by you"
 
     def _is_the_groups(self, found: os.stat_result, store: os.stat_result) -> bool:

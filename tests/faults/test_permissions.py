@@ -231,7 +231,8 @@ def test_a_run_folder_of_roots(home: Path, store: Path, stranger: Callable[..., 
 
 
 def test_a_disk_that_is_read_only(disk: Disk, cli: Callable[..., Result]) -> None:
-    """Commands say so, and all is well when it can be written again."""
+    """Commands say so, and all is well when it can be written again; workers have been there before."""
+    cli("worker", "start", "--drain", code=0)
     cli("enqueue", "--", "true", code=0)
     subprocess.run(["mount", "-o", "remount,ro", str(disk.path)], check=True)
     why = "its disk is read-only. The kernel's log (dmesg) tells if an error has made it so."
