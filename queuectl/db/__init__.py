@@ -73,6 +73,10 @@ def located(location: Optional[Location] = None) -> str:
             raise _refused(f"a store's location must be a path or a URL, not {shown(location)}.") from None
         if "\0" in location:
             raise _refused(f"a store's location must not contain NUL characters, as {location!r} does.")
+        try:
+            os.fsencode(location)
+        except UnicodeEncodeError:
+            raise _refused(f"a store's location must be text that a path can have, not {location!r}.") from None
     location = location or os.environ.get("QUEUECTL_DB") or default_path()
     scheme, colon, rest = location.partition("://")
     if colon and scheme in ("postgresql", "postgres"):

@@ -611,6 +611,9 @@ def test_a_location_is_a_path_or_a_url(tmp_path):
         Queue([10**5000])
     with pytest.raises(StoreRefused, match="a store's location must not contain NUL characters"):
         Queue("jobs\0.db")
+    if os.name != "nt":  # there a name is made of any 16-bit units
+        with pytest.raises(StoreRefused, match=r"must be text that a path can have, not '\\ud800.db'"):
+            Queue("\ud800.db")
 
 
 def test_waiting_for_a_job_that_is_deleted_ends(queue):
