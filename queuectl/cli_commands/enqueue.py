@@ -29,7 +29,7 @@ FIELD_OPTIONS = (
     Option("--at", "do not run before this time: 2030-01-31T08:00 (local), or with Z or an offset", "TIME"),
     Option("--cwd", "the directory it runs in (default: the current one)", "DIR", complete="files"),
     Option("--env", "set a variable in its environment", "K=V", repeat=True),
-    Option("--tag", "add a tag", "T", repeat=True),
+    Option("--tag", "a tag, instead of those in the JSON", "T", repeat=True),
 )
 
 
@@ -229,7 +229,8 @@ COMMANDS = (
             ("queuectl enqueue --command 'make && make install'", "a shell command line"),
             ("queuectl enqueue --priority 5 --delay 10m --tag nightly -- ./backup.sh", ""),
             ("queuectl enqueue --file jobs.jsonl", "one job per line; all or nothing"),
-            ("""find . -name '*.png' | sed 's/.*/optipng "&"/' | queuectl enqueue --lines --file -""", ""),
+            ("queuectl enqueue --lines --file commands.txt", "one shell command per line"),
+            ("""find . -name '*.png' | jq -Rc '{command: @sh "optipng \\(.)"}' | queuectl enqueue --file -""", ""),
         ],
         details=(
             "A job is a JSON object with at least a command, the words after -- (quoted for the shell so that they\n"
