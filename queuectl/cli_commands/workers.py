@@ -275,11 +275,13 @@ COMMANDS = (
             ("queuectl worker start --drain", "work through all jobs, then exit"),
         ],
         details=(
-            "The first Ctrl-C (or SIGTERM, or 'queuectl worker stop') lets running jobs finish; the second ends them\n"
-            "and puts them back in the queue. A worker that dies is replaced, and its jobs run again. --drain also\n"
-            "waits for jobs that are due later, but not for those of paused queues. A job cannot drain its own queue,\n"
-            "as that would wait for itself, except with --daemon. --daemon prints the workers' pids: with -q nothing\n"
-            "else, with --json one document."
+            "The first Ctrl-C lets running jobs finish; the second ends them and puts them back in the queue.\n"
+            "SIGTERM, SIGHUP and 'queuectl worker stop' do what the first does, however often they come; SIGQUIT\n"
+            "(Ctrl-\\) and 'queuectl worker stop --now' do what the second does. Workers that run already go on\n"
+            "beside the new ones. A worker that dies is replaced, and its jobs run again. One that gets SIGTERM\n"
+            "itself ends after its job, and is not replaced. --drain also waits for jobs that are due later, but\n"
+            "not for those of paused queues. A job cannot drain its own queue, as that would wait for itself,\n"
+            "except with --daemon. --daemon prints the workers' pids: with -q nothing else, with --json one document."
         ),
         exit_codes=[(130, "ended by a second Ctrl-C")],
     ),
