@@ -180,7 +180,8 @@ def terminate(commands: Sequence[Command]) -> None:
     except OSError:  # out of descriptors, say: signal at least the groups; the rest is killed later
         found = []
     groups = {command.pid for command in commands if not command._reaped}
-    others = [process for process in found if process.group not in groups]
+    # Parents first: a shell whose child has ended before it gets the signal itself goes on to its next command.
+    others = [process for process in reversed(found) if process.group not in groups]
     for number in (signal.SIGTERM, signal.SIGCONT):  # a suspended process takes the one only after the other
         for command in commands:
             command._signal_group(number)

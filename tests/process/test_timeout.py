@@ -57,6 +57,18 @@ def test_a_command_has_time_to_clean_up(scene: Scene) -> None:
     assert (0, None) == (run.exit_code, run.signal)
 
 
+@pytest.mark.parametrize("way", ["setsid sh -c '{}'", "setsid sh -c '{}' & wait", "({}) & exit 1"])
+def test_no_shell_goes_on_to_its_next_command(scene: Scene, way: str) -> None:
+    """It gets TERM before what it waits for does: otherwise the end of that would be its cue."""
+    command = way.format("sleep 60; echo went on >> proof")
+    jobs = scene.queue.enqueue_many([{"command": command, "timeout": 0.5, "max_retries": 0}] * 20)
+
+    scene.drain("--concurrency", "4")
+
+    assert {"dead"} == {scene.state(job_id) for job_id in jobs}
+    assert not (scene.folder / "proof").exists()
+
+
 @pytest.mark.parametrize("way", ["{}", "{} & wait", "setsid {} & wait"])
 def test_a_suspended_command_has_time_to_clean_up_too(scene: Scene, way: str) -> None:
     """It is continued, as it would take TERM only then: otherwise KILL would be all that it sees."""
