@@ -180,12 +180,25 @@ def why(error: OSError, starting: bool = False) -> str:
         starting: Whether a process was to be started, for which "try again" means that there are too many.
     """
     text = error.strerror or str(error)
-    if error.errno == errno.EMFILE:
+    if error.errno == errno.ENOSPC and _has_no_inode(error.filename):
+        text += " (no inode is left for another file)"
+    elif error.errno == errno.EMFILE:
         text += _limit("SC_OPEN_MAX", " (ulimit -n is {})")
     elif error.errno == errno.EAGAIN and starting:
         mine = _limit("SC_CHILD_MAX", " (ulimit -u is {})")
         text += f": too many processes of this user{mine}, in its control group (pids.max) or on the machine"
     return text
+
+
+def _has_no_inode(path: Any) -> bool:
+    """Return whether the disk of *path* takes no further file, however many bytes it has left."""
+    if sys.platform == "win32" or not isinstance(path, (str, bytes)):
+        return False
+    try:
+        disk = os.statvfs(os.path.dirname(os.path.abspath(path)))
+    except OSError:
+        return False
+    return bool(disk.f_files and disk.f_favail == 0)
 
 
 def _limit(name: str, text: str) -> str:

@@ -10,7 +10,7 @@ import time
 from queuectl import recovery
 from queuectl.db.doorbell import Doorbell
 from queuectl.db.run_folder import NO_FOLLOW, let_in
-from queuectl.errors import QueuectlError
+from queuectl.errors import QueuectlError, StoreUnavailable, why
 from queuectl.job import Worker
 from queuectl.runner import WORKER, identity
 
@@ -71,10 +71,17 @@ class Membership:
         self._bell: Any = None  # a Doorbell, or what the store has in its place
 
     def enter(self, lease_s: float) -> None:
-        """Register under a new id, so that the results of runs under an earlier one are refused."""
+        """Register under a new id, so that the results of runs under an earlier one are refused.
+
+        Raises:
+            StoreUnavailable: The store, or the run folder beside it, takes nothing now.
+        """
         self._entered += 1
         self.id = f"{self._origin}{self._entered:04x}"
-        folder = self._store.run_folder.make()
+        try:
+            folder = self._store.run_folder.make()
+        except OSError as error:
+            raise StoreUnavailable(f"cannot make {self._store.run_folder.path}: {why(error)}.") from error
         self._notes = None if folder is None else os.path.join(folder, self.id + recovery.NOTES)
         # A store that many hosts share brings a bell of its own, which rings across hosts.
         doorbell = getattr(self._store, "doorbell", None)

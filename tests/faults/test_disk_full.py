@@ -143,6 +143,24 @@ def test_a_disk_without_an_inode(disk: Disk, cli: Callable[..., Any]) -> None:
     assert [why] == [each["text"].partition(": ")[2] + " " + each["advice"] for each in disk_is_bad]
 
 
+def test_a_worker_without_an_inode_for_its_folder(disk: Disk, scene: Scene) -> None:
+    """It says what is lacking, not where in the program that was met; when there is one, it works by itself."""
+    job_id = scene.queue.enqueue("true").id
+    found = os.statvfs(disk.path)
+    limit = f"remount,nr_inodes={found.f_files - found.f_ffree}"
+    subprocess.run(["mount", "-o", limit, str(disk.path)], check=True)
+    group = scene.start("--drain", wait=False)
+    why = "No space left on device (no inode is left for another file)"
+    said = f"queuectl: worker 0: cannot make {disk.path}/jobs.db-run: {why}."
+    scene.eventually(lambda: said in group.err.splitlines(), timeout=30)
+
+    subprocess.run(["mount", "-o", "remount,nr_inodes=1000", str(disk.path)], check=True)
+
+    assert 0 == group.wait(60).code
+    assert "completed" == scene.state(job_id)
+    scene.judge()
+
+
 @pytest.mark.parametrize("room", [0, 16, 48, 96, 128, 160, 192])
 def test_making_a_store_on_a_full_disk(disk: Disk, cli: Callable[..., Any], room: int) -> None:
     """There is no store afterwards, nor anything else that was not there; *room* is what is left, in KiB.
