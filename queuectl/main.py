@@ -14,6 +14,7 @@ from queuectl.errors import QueuectlError, Unwritten, UsageError, is_without_rea
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Any, List, Optional, Sequence, TextIO, Type
 
     from queuectl.cli_commands.spec import Args
@@ -348,7 +349,24 @@ def _heed_term() -> None:
     """Let TERM interrupt the first process of a container, for which the kernel drops signals without a handler."""
     import signal
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if sys.platform == "win32":  # where no process has the number 1
+        return
+
+    def interrupt(_number: int, frame: Optional[FrameType]) -> None:
+        if _is_unheard(frame):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGALRM, interrupt)
+
+
+def _is_unheard(frame: Optional[FrameType]) -> bool:
+    """Return whether Python only prints what is raised in *frame*, and goes on, as in what it calls after an import."""
+    while frame is not None and frame.f_code.co_name not in ("__del__", "cb", "remove", "_remove"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _give_up_unwritten() -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Sequence
 
 import pytest
 
@@ -40,13 +40,13 @@ def children(pid: int) -> List[int]:
 
 
 class Container:
-    """``queuectl WORD ...`` as process 1 of a pid namespace."""
+    """``queuectl WORD ...``, started by *program*, as process 1 of a pid namespace."""
 
-    def __init__(self, scene: Scene, *words: str) -> None:
+    def __init__(self, scene: Scene, *words: str, program: Sequence[str] = QUEUECTL) -> None:
         self.log = scene.folder / "log"
         with open(str(self.log), "wb") as log:
             self.outer = subprocess.Popen(
-                ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *QUEUECTL, *words],
+                ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *program, *words],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         self.first = scene.eventually(lambda: children(self.outer.pid), what="process 1")[0]
@@ -111,6 +111,31 @@ def test_a_waiting_command_as_process_1_ends_at_term(scene: Scene, words: List[s
     os.kill(box.first, signal.SIGTERM)
 
     assert 130 == box.outer.wait(20)
+
+
+#: Gives itself a TERM in what Python calls when a module is imported, whose errors it only prints.
+TERM_AT_AN_IMPORT = """
+import os, signal, sys
+from queuectl.main import main
+
+def look(frame, event, _):
+    if frame.f_code.co_name == "cb" and event == "call" and signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        sys.setprofile(None)
+        os.kill(1, signal.SIGTERM)
+
+sys.setprofile(look)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_term_amid_an_import_is_not_lost(scene: Scene) -> None:
+    """There, what a handler raises goes no further."""
+    scene.queue.enqueue("sleep 60", delay=3600)
+
+    box = Container(scene, "wait", "job1", program=[sys.executable, "-c", TERM_AT_AN_IMPORT])
+
+    assert 130 == box.outer.wait(20), box.shown
+    assert "Exception ignored" not in box.shown
 
 
 def handles_term(pid: int) -> bool:
