@@ -159,11 +159,12 @@ class _Runner:
     def _tell_lost(self) -> None:
         """Say if the run that was just shown was lost or stopped: it did not fail, and the output begins anew."""
         run = next((run for run in self.queue.runs(self.job_id) if run.number == self.seen), None)
-        how = {"lost": "lost its worker", "stopped": "was put back by a worker that stopped"}.get(
-            run.state if run else ""
-        )
-        if run is not None and run.state == "stopped" and run.reason not in (None, "stopped"):
-            how = f"was put back ({run.reason})"  # by a worker that goes on: it could not start the command
+        how = ""
+        if run is not None and run.state == "lost":
+            how = "lost its worker"
+        elif run is not None and run.state == "stopped":
+            why = "by a worker that stopped" if run.reason in (None, "stopped") else f"({run.reason})"
+            how = f"was put back {why}"
         if how and not self.silent and self.queue.get(self.job_id).state not in ("dead", "cancelled"):
             self.note(f"{self.job_id} {how}, and runs again.")
 
