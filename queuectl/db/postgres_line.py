@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 # psycopg caches how it converts a statement of up to this many characters; a longer one it would convert each time.
 MOST_REMEMBERED = 4096
 LOOK_S = 0.1  # how often a wait for a new connection is interrupted
+# How long the server may take to accept that a statement is cancelled after a Ctrl-C, and then to end it. psycopg waits
+# five seconds for each, and 3.2 for ever for the second.
+CANCEL_S = 2.0
 NO_PASSWORD = "it needs a password, and there is none in PGPASSWORD or in ~/.pgpass (which must have mode 0600)"
 
 
@@ -111,10 +114,8 @@ class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Wait for *gen*, a generator by which psycopg does one exchange with the server."""
         before = sys.exc_info()[1]
-        if self.patience_s is not None:
-            gen = _bounded(gen, self.patience_s, self.meanwhile)
         try:
-            return super().wait(gen, *args, **kwargs)
+            return super().wait(_bounded(gen, self.patience_s, self.meanwhile), *args, **kwargs)
         except psycopg.Error as error:
             if isinstance(error, NoAnswer):
                 self.close()  # a late answer would be taken for that to the next statement
@@ -122,6 +123,10 @@ class Line(psycopg.Connection):  # type: ignore[type-arg,misc,unused-ignore]
             if raised is not None:  # after a Ctrl-C, psycopg waits on for the end of the statement, which failed then
                 raise raised from None
             raise
+
+    def cancel_safe(self, *, timeout: float = CANCEL_S) -> None:
+        """Have the server end what it is doing; psycopg calls this after a Ctrl-C."""
+        super().cancel_safe(timeout=min(timeout, CANCEL_S))
 
 
 @lru_cache(128)
@@ -139,21 +144,27 @@ def numbered(query: str) -> Tuple[str, List[str]]:
     return "".join(parts), list(names)
 
 
-def _bounded(gen: Any, patience_s: float, meanwhile: Optional[Callable[[], None]]) -> Generator[Any, Any, Any]:
+def _bounded(
+    gen: Any, patience_s: Optional[float], meanwhile: Optional[Callable[[], None]]
+) -> Generator[Any, Any, Any]:
     """Run *gen*, and raise NoAnswer once nothing has arrived for *patience_s* seconds; call *meanwhile* until then.
 
-    While psycopg waits, it sends "not ready" to the generator a few times a second.
+    While psycopg waits, it sends "not ready" to the generator a few times a second. When it waits once more, for the
+    end of a statement that it has cancelled after a Ctrl-C, it sends None: from then on it is CANCEL_S at most.
     """
-    deadline = time.monotonic() + patience_s
+    most_s = float("inf") if patience_s is None else patience_s
+    deadline = time.monotonic() + most_s
     try:
         wanted = next(gen)
         while True:
             ready = yield wanted
-            if ready:
-                deadline = time.monotonic() + patience_s
+            if ready is None:
+                most_s = min(most_s, CANCEL_S)
+            if ready or ready is None:
+                deadline = time.monotonic() + most_s
             elif time.monotonic() > deadline:
-                raise NoAnswer(f"no answer for {patience_s:.1f} s")
-            elif meanwhile is not None:
+                raise NoAnswer(f"no answer for {most_s:.1f} s")
+            elif patience_s is not None and meanwhile is not None:
                 meanwhile()
             wanted = gen.send(ready)
     except StopIteration as done:

@@ -109,11 +109,15 @@ def test_an_enqueue_that_waits_for_a_lock_is_given_up(frail_server, url, backgro
 
 
 @pytest.mark.parametrize(
-    ("lines", "words", "told"),
-    [(0, "enqueue -- true", "the job was"), (3, "enqueue --lines --file", "the 3 jobs were")],
+    ("network", "lines", "words", "told"),
+    [
+        ("refuse", 0, "enqueue -- true", "the job was"),
+        ("refuse", 3, "enqueue --lines --file", "the 3 jobs were"),
+        ("freeze", 0, "enqueue -- true", "the job was"),  # for the end of a cancelled statement, psycopg 3.2 waits on
+    ],
 )
 def test_what_cannot_be_found_out_is_told_as_unknown(
-    frail_server, url, background, eventually, tmp_path, proxy_to, lines, words, told
+    frail_server, url, background, eventually, tmp_path, proxy_to, network, lines, words, told
 ):
     """The network is gone with the answer: whoever takes it for not enqueued may run it twice."""
     file = tmp_path / "lines"
@@ -123,7 +127,7 @@ def test_what_cannot_be_found_out_is_told_as_unknown(
     with without_standby(frail_server):
         process = background("--db", frail_server.url(url.rpartition("=")[2], proxy.port), *words.split(), *more)
         eventually(lambda: frail_server.execute(WAITS))
-        proxy.refuse()
+        getattr(proxy, network)()
         found = interrupt(process)
 
     sentence = f"It is not known whether {told} stored. Check with 'queuectl list' before you enqueue again."
