@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     Tell = Callable[[str, int, int], None]
 
-# A block is about so large, however large its rows are.
+# A block ends with the row by which it is so large, and has no more rows than that.
 BLOCK_BYTES = 4 << 20
-FEWEST_ROWS, FIRST_ROWS, MOST_ROWS = 20, 500, 5000
+FIRST_ROWS, MOST_ROWS = 500, 5000
 
 
 class Copied(NamedTuple):
@@ -134,10 +134,9 @@ def _begin(source: Store, target: Store, theirs: Port) -> bool:
         )
     if recovery.live_workers(target):
         raise Refused(f"cannot copy into {target.location}: workers are running on it. Stop them first.")
-    if mark is None:
-        theirs.begin(source.store_id)
+    resumed = theirs.begin(source.store_id)
     faults.point("copying")
-    return mark is not None
+    return resumed
 
 
 class _Progress:
@@ -155,30 +154,32 @@ class _Progress:
             self._tell(what, min(self._done, 2 * self.rows), 2 * self.rows)
 
 
-class _Blocks:
-    """How many rows to read at once, so that a block is neither huge nor tiny."""
+def _end_of_block(source: Port, table: Table, after: Optional[Key], last: Optional[Key], most: int) -> Optional[Key]:
+    """Return the key at which a block that begins after one key ends; None if it ends with the rows up to *last*.
 
-    def __init__(self) -> None:
-        self.limit = FIRST_ROWS
-
-    def seen(self, rows: Sequence[Row], size: int) -> None:
-        """Learn from a block of *size* bytes how large rows are here."""
-        each = max(size // max(len(rows), 1), 1)
-        self.limit = max(FEWEST_ROWS, min(BLOCK_BYTES // each, MOST_ROWS, self.limit * 4))
+    Sizes are asked for first: behind thousands of small rows there may be thousands of a megabyte each.
+    """
+    size = 0
+    for place, row in enumerate(source.sizes(table, after, last, most), 1):
+        size += row[-1]
+        if size >= BLOCK_BYTES or place == most:
+            return row[:-1]
+    return None
 
 
 def _copy_table(source: Port, target: Port, table: Table, progress: _Progress) -> None:
     """Copy what is behind the target's last row."""
     after = target.last_key(table) if table.large else None
-    blocks = _Blocks()
+    limit = FIRST_ROWS
     while True:
-        rows = source.rows(table, after, None, blocks.limit)
-        if not rows:
-            return
-        until = table.key_of(rows[-1])
+        until = _end_of_block(source, table, after, None, limit)
+        rows = source.rows(table, after, until, limit)  # if somebody adds some meanwhile, the comparison finds it
+        if until is None:
+            if not rows:
+                return
+            until = table.key_of(rows[-1])
         target.replace(table, after, until, rows)
-        after = until
-        blocks.seen(rows, sum(len(value) for row in rows for value in row if isinstance(value, (str, bytes))))
+        after, limit = until, min(limit * 4, MOST_ROWS)
         progress.add("copying", len(rows))
         faults.point("copying")
 
@@ -238,25 +239,27 @@ class _Comparison:
 
     def _compare(self, table: Table, after: Optional[Key], last: Optional[Key]) -> Iterator[_Part]:
         """Compare the rows of *table* after one key and up to another, and yield the parts that are equal now."""
-        blocks = _Blocks()
+        limit = FIRST_ROWS
         while True:
-            until = self._source.key_at(table, after, last, blocks.limit)
+            until = _end_of_block(self._source, table, after, last, limit)
             end = last if until is None else until
             mark = self._mark(table, after, end)  # first: what comes after it is noticed
-            rows = self._source.rows(table, after, end, blocks.limit + 1)
-            if len(rows) > blocks.limit:
+            rows = self._source.rows(table, after, end, limit + 1)
+            if len(rows) > limit:
                 continue  # somebody added some just now
-            if self._target.rows(table, after, end, None) != rows:
+            if self._differs(table, after, end, rows):
                 if self._mend:
                     self._target.replace(table, after, end, rows)
-                if not self._mend or self._target.rows(table, after, end, None) != rows:
+                if not self._mend or self._differs(table, after, end, rows):
                     raise _DiffersError(table.name)
-            checksum, size = _checksum(rows)
-            yield _Part(after, end, mark, len(rows), checksum)
+            yield _Part(after, end, mark, len(rows), _checksum(rows))
             if until is None:
                 return
-            after = until
-            blocks.seen(rows, size)
+            after, limit = until, min(limit * 4, MOST_ROWS)
+
+    def _differs(self, table: Table, after: Optional[Key], until: Optional[Key], rows: Sequence[Row]) -> bool:
+        """Return whether the target's rows are others. One more is read, not all: the source's may have been pruned."""
+        return self._target.rows(table, after, until, len(rows) + 1) != rows
 
     def _mark(self, table: Table, after: Optional[Key], until: Optional[Key]) -> Optional[Mark]:
         ours = self._source.mark_of(table, after, until)
@@ -319,16 +322,11 @@ def _look_whether_equal(
         return None
 
 
-def _checksum(rows: Sequence[Row]) -> Tuple[int, int]:
-    """Return a number for *rows*, whatever their order and their blocks, and how many bytes they were."""
+def _checksum(rows: Sequence[Row]) -> int:
+    """Return a number for *rows*, whatever their order and their blocks."""
     from hashlib import sha256
 
-    total = size = 0
-    for row in rows:
-        data = repr(row).encode("utf-8", "surrogatepass")
-        size += len(data)
-        total += int.from_bytes(sha256(data).digest(), "big")
-    return total, size
+    return sum(int.from_bytes(sha256(repr(row).encode("utf-8", "surrogatepass")).digest(), "big") for row in rows)
 
 
 def _refuse_workers_now(source: Store) -> None:

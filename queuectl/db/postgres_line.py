@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # psycopg caches how it converts a statement of up to this many characters; a longer one it would convert each time.
 MOST_REMEMBERED = 4096
+# A constraint that only a copy meets, of tables of a store that is being copied into.
+COPIED_INTO = "this_store_is_an_unfinished_copy"
 LOOK_S = 0.1  # how often a wait for a new connection is interrupted
 # How long the server may take to accept that a statement is cancelled after a Ctrl-C, and then to end it. psycopg waits
 # five seconds for each, and 3.2 for ever for the second.
@@ -282,3 +284,11 @@ def why_not_reached(error: BaseException, named: bool = True) -> str:
         what = re.sub(r'^connection to server at "[^"]*"( \([^)]*\))?, port \d+ failed: ', "", what)
     what = re.sub(r"\bFATAL: +", "", what)
     return re.sub(r"\bfe_sendauth: no password supplied$", NO_PASSWORD, what)
+
+
+def refuse_copied_into(error: psycopg.Error, location: str) -> None:
+    """Say so if *error* comes of a write to the store at *location*, which is being copied into."""
+    if error.diag.constraint_name == COPIED_INTO:
+        from queuectl.db.transfer import refuse_unfinished
+
+        raise refuse_unfinished(location) from error

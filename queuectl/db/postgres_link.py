@@ -21,6 +21,7 @@ from queuectl.db.postgres_line import (
     first_line,
     is_lost,
     raised_by_handler,
+    refuse_copied_into,
     why_not_reached,
 )
 from queuectl.db.postgres_run import BEGIN, Run
@@ -387,6 +388,7 @@ class PostgresLink:
         if state.startswith(LOST) or self._line is None or is_lost(self._line):
             self._drop()
             raise ConnectionLost(self.location, what, committing) from error
+        refuse_copied_into(error, self.location)
         if state == "42501":
             raise self._not_allowed(what) from error
         if state.startswith("42") or state == "3F000":
@@ -444,6 +446,5 @@ class PostgresLink:
 
     def changed(self) -> bool:
         """See ``Store.changed``."""
-        snapshot = self._rows("SELECT txid_current_snapshot()::text")[0][0]
-        before, self._snapshot = self._snapshot, snapshot
-        return bool(snapshot != before)
+        before, self._snapshot = self._snapshot, self._rows("SELECT txid_current_snapshot()::text")[0][0]
+        return bool(self._snapshot != before)

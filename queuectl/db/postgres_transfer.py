@@ -7,9 +7,10 @@ from contextlib import contextmanager
 import psycopg
 
 from queuectl.db.migrate import UNFINISHED
+from queuectl.db.postgres_line import COPIED_INTO
 from queuectl.db.postgres_rows import NULL, blocks, escape
 from queuectl.db.rules import COUNTED
-from queuectl.db.transfer import MARK, Numbers, Port, names_in, refuse_used, source_of, where
+from queuectl.db.transfer import Numbers, Port, names_in, new_mark, refuse_taken_over, refuse_used, source_of, where
 from queuectl.errors import StoreError
 
 TYPE_CHECKING = False
@@ -32,6 +33,7 @@ class PostgresPort(Port):
     def __init__(self, store: PostgresLink) -> None:
         self._store = store
         self._locked: Optional[Line] = None
+        self._mark = ""  # what the store bears while this port copies into it
 
     def _look(self, sql: str, parameters: Parameters = None) -> List[Any]:
         """Run one statement and return its rows; inside ``locked`` in its transaction and in no other."""
@@ -48,29 +50,45 @@ class PostgresPort(Port):
         rows = self._look("SELECT checksum FROM queuectl.schema_version WHERE n = %s", (UNFINISHED,))
         return source_of(rows[0][0]) if rows else None
 
-    def begin(self, source_id: str) -> None:
+    def begin(self, source_id: str) -> bool:
         """See ``Port.begin``."""
+        self._mark = new_mark(source_id)
 
-        def body(run: Run) -> None:
-            used = run(
-                """
-                SELECT next_number > 1 OR EXISTS (SELECT 1 FROM queuectl.jobs)
-                  FROM queuectl.numbers
-                 WHERE one
-                   FOR UPDATE
-                """
-            ).fetchone()[0]
-            if used:
-                raise refuse_used(self._store.location)
+        def body(run: Run) -> bool:
+            if self._take_over(run):
+                return True
+            run(_LOCK_CLOSED)
+            if self._take_over(run):  # what was committed while it waited for the lock
+                return True
+            for table in _CLOSED:
+                run(f"ALTER TABLE queuectl.{table} ADD CONSTRAINT {COPIED_INTO} {_COPIES} NOT VALID")
             run(
                 """
                 INSERT INTO queuectl.schema_version (n, checksum, applied_at)
                 VALUES (%s, %s, extract(epoch FROM now()))
                 """,
-                (UNFINISHED, MARK + source_id),
+                (UNFINISHED, self._mark),
             )
+            return False
 
-        self._store._write(body)
+        return self._store._write(body)
+
+    def _take_over(self, run: Run) -> bool:
+        """Go on with a copy if one was begun here; refuse a store that has or had jobs."""
+        marked = "UPDATE queuectl.schema_version SET checksum = %s WHERE n = %s RETURNING n"
+        if run(marked, (self._mark, UNFINISHED)).fetchone():
+            return True
+        used = "SELECT next_number > 1 OR EXISTS (SELECT 1 FROM queuectl.jobs) FROM queuectl.numbers WHERE one"
+        if run(used).fetchone()[0]:
+            raise refuse_used(self._store.location)
+        return False
+
+    def _go_on(self, run: Run) -> None:
+        """Refuse to write what another command copies, or has copied; else be allowed to, in this transaction."""
+        run("SELECT set_config('queuectl.copies', 'on', true)")
+        found = run("SELECT 1 FROM queuectl.schema_version WHERE checksum = %s FOR SHARE", (self._mark,)).fetchone()
+        if found is None:
+            raise refuse_taken_over(self._store.location)
 
     def count(self, table: Table) -> int:
         """See ``Port.count``."""
@@ -91,15 +109,15 @@ class PostgresPort(Port):
             [*(after or ()), *(until or ()), limit],
         )
 
-    def key_at(self, table: Table, after: Optional[Key], until: Optional[Key], place: int) -> Optional[Key]:
-        """See ``Port.key_at``."""
+    def sizes(self, table: Table, after: Optional[Key], until: Optional[Key], limit: int) -> List[Row]:
+        """See ``Port.sizes``."""
         columns = ", ".join(table.key)
-        rows = self._look(
-            f"SELECT {columns} FROM queuectl.{table.name}{_where(table, after, until)} "
-            f"ORDER BY {columns} LIMIT 1 OFFSET %s::bigint",
-            [*(after or ()), *(until or ()), place - 1],
+        size = " + ".join(["0", *(f"coalesce(octet_length({column}), 0)" for column in table.sized)])
+        return self._look(
+            f"SELECT {columns}, {size} FROM queuectl.{table.name}{_where(table, after, until)} "
+            f"ORDER BY {columns} LIMIT %s::bigint",
+            [*(after or ()), *(until or ()), limit],
         )
-        return rows[0] if rows else None
 
     def mark_of(self, table: Table, after: Optional[Key], until: Optional[Key]) -> Optional[Mark]:
         """See ``Port.mark_of``; each version of a row names the transaction that wrote it."""
@@ -114,6 +132,7 @@ class PostgresPort(Port):
         """See ``Port.replace``."""
 
         def body(run: Run) -> None:
+            self._go_on(run)
             run(
                 f"DELETE FROM queuectl.{table.name}{_where(table, after, until)}",
                 [*(after or ()), *(until or ())],
@@ -150,12 +169,16 @@ class PostgresPort(Port):
         """See ``Port.finish``."""
 
         def body(run: Run) -> None:
+            run(_LOCK_CLOSED)  # first, as in ``begin``
+            self._go_on(run)
             run(_SET_NUMBERS, {"next": numbers.next_number})
             run("UPDATE queuectl.store SET settings_version = settings_version + 1")
             run("INSERT INTO queuectl.queues (name) SELECT DISTINCT queue FROM queuectl.jobs ON CONFLICT DO NOTHING")
             run("DELETE FROM queuectl.counts")
             run(_COUNT_ANEW)
             run(_SET_SEQUENCES, {"run_id": numbers.last_run_id, "seq": numbers.last_seq})
+            for table in _CLOSED:
+                run(f"ALTER TABLE queuectl.{table} DROP CONSTRAINT {COPIED_INTO}")
             run("DELETE FROM queuectl.schema_version WHERE n = %s", (UNFINISHED,))
 
         self._store._write(body)
@@ -193,6 +216,12 @@ _LOCK = """
                queuectl.counts, queuectl.taken_numbers, queuectl.jobs, queuectl.runs, queuectl.output
             IN EXCLUSIVE MODE
     """
+
+# While a store is copied into, it is closed to everybody else, also to those who had it open before and to those who
+# call its SQL functions: whoever changes a job counts it, and who sets something notes that in ``store``.
+_CLOSED = ("workers", "store", "queues", "counts", "jobs")
+_LOCK_CLOSED = f"LOCK TABLE queuectl.numbers, {', '.join(f'queuectl.{table}' for table in _CLOSED)}"
+_COPIES = "CHECK (coalesce(current_setting('queuectl.copies', true), '') = 'on')"
 
 # To read a sequence as a table takes a right that workers do not need. What was never called has no last value.
 _NUMBERS = """

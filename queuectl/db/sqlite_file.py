@@ -428,7 +428,9 @@ class _Write:
                     raise NotDurable(str(trouble)) from trouble  # the write was committed, so it was not refused
             return
         self._roll_back()
-        if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
+        if isinstance(error, sqlite3.IntegrityError):
+            sqlite_make.refuse_copied_into(error, file.path)
+        elif isinstance(error, sqlite3.Error):
             file._fail(error)
 
     def is_done(self) -> bool:

@@ -26,6 +26,8 @@ ROOM_BYTES = 32768
 LEAST_ROOM_BYTES = 128 * 1024
 # SQLite takes paths of 504 bytes. A new store has a longer name for a moment.
 LONGEST_PATH_BYTES = 480
+# What SQLite answers to those who write to a store that is being copied into.
+COPIED_INTO = "this store is an unfinished copy"
 # How long a maker waits for another that fills the same file.
 PATIENCE_S = 30.0
 # Where the WAL starts over, in pages: SQLite's default, or at a sixteenth of what is free.
@@ -320,3 +322,11 @@ def shorten_log(db: sqlite3.Connection) -> None:
             time.sleep(LOOK_S)
     finally:
         db.execute("PRAGMA busy_timeout = 0")
+
+
+def refuse_copied_into(error: sqlite3.IntegrityError, path: str) -> None:
+    """Say so if *error* comes of a write to the store at *path*, which is being copied into."""
+    if str(error) == COPIED_INTO:
+        from queuectl.db.transfer import refuse_unfinished
+
+        raise refuse_unfinished(path) from error

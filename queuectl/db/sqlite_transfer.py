@@ -8,7 +8,8 @@ from contextlib import contextmanager, suppress
 from queuectl.db.migrate import NEWEST, UNFINISHED
 from queuectl.db.rules import COUNTED
 from queuectl.db.sqlite_desk import LAST_SEQ
-from queuectl.db.transfer import MARK, Numbers, Port, names_in, refuse_used, source_of, where
+from queuectl.db.sqlite_make import COPIED_INTO
+from queuectl.db.transfer import Numbers, Port, names_in, new_mark, refuse_taken_over, refuse_used, source_of, where
 from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
@@ -33,28 +34,50 @@ LONGEST_TICK_S = 1.0
 _NEXT_NUMBER = f"{LAST_SEQ} + 1 - seq_ahead"
 
 
+# What a store is closed to while it is copied into, also for those who had it open before. Whoever changes a job counts
+# it; and a copy leaves these alone, but for queues without jobs.
+_CLOSED = {
+    "no_change": "UPDATE ON queues",
+    "no_job": "INSERT ON queues WHEN NEW.pending > 0",
+    "no_worker": "INSERT ON workers",
+    "no_setting": "UPDATE ON store",
+}
+
+
 class SqlitePort(Port):
     """See ``Port``."""
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
+        self._mark = ""  # what the store bears while this port copies into it
 
     def mark(self) -> Optional[str]:
         """See ``Port.mark``."""
         rows = self._file._rows("SELECT checksum FROM schema_version WHERE n = ?", (UNFINISHED,))
         return source_of(rows[0][0]) if rows else None
 
-    def begin(self, source_id: str) -> None:
+    def begin(self, source_id: str) -> bool:
         """See ``Port.begin``."""
+        self._mark = new_mark(source_id)
         with self._file._write as db:
+            if db.execute("UPDATE schema_version SET checksum = ? WHERE n = ?", (self._mark, UNFINISHED)).rowcount:
+                return True
             used = db.execute(f"SELECT {_NEXT_NUMBER} > 1 OR EXISTS (SELECT 1 FROM jobs) FROM store").fetchone()[0]
             if used:
                 raise refuse_used(self._file.location)
             db.execute(
                 "INSERT INTO schema_version (n, checksum, applied_at) VALUES (?, ?, strftime('%s', 'now') + 0.0)",
-                (UNFINISHED, MARK + source_id),
+                (UNFINISHED, self._mark),
             )
+            for name, event in _CLOSED.items():
+                db.execute(f"CREATE TRIGGER {name} BEFORE {event} BEGIN SELECT RAISE(ABORT, '{COPIED_INTO}'); END")
             db.execute(f"PRAGMA user_version = {UNFINISHED}")
+        return False
+
+    def _go_on(self, db: sqlite3.Connection) -> None:
+        """Refuse to write what another command copies, or has copied."""
+        if not db.execute("SELECT 1 FROM schema_version WHERE checksum = ?", (self._mark,)).fetchone():
+            raise refuse_taken_over(self._file.location)
 
     def count(self, table: Table) -> int:
         """See ``Port.count``."""
@@ -76,15 +99,15 @@ class SqlitePort(Port):
             [*(after or ()), *(until or ()), -1 if limit is None else limit],
         )
 
-    def key_at(self, table: Table, after: Optional[Key], until: Optional[Key], place: int) -> Optional[Key]:
-        """See ``Port.key_at``."""
+    def sizes(self, table: Table, after: Optional[Key], until: Optional[Key], limit: int) -> List[Row]:
+        """See ``Port.sizes``."""
         columns = ", ".join(table.key)
+        size = " + ".join(["0", *(f"coalesce(length({column}), 0)" for column in table.sized)])
         clause = where(table.key, ["?"] * len(table.key), after, until)
-        rows = self._file._rows(
-            f"SELECT {columns} FROM {table.name}{clause} ORDER BY {columns} LIMIT 1 OFFSET ?",
-            [*(after or ()), *(until or ()), place - 1],
+        return self._file._rows(
+            f"SELECT {columns}, {size} FROM {table.name}{clause} ORDER BY {columns} LIMIT ?",
+            [*(after or ()), *(until or ()), limit],
         )
-        return rows[0] if rows else None
 
     def mark_of(self, table: Table, after: Optional[Key], until: Optional[Key]) -> Optional[Mark]:
         """See ``Port.mark_of``."""
@@ -104,6 +127,7 @@ class SqlitePort(Port):
         clause = where(table.key, ["?"] * len(table.key), after, until)
         marks = ", ".join("?" * len(table.columns))
         with self._file._write as db:
+            self._go_on(db)
             self._file._sync_after = False  # once at the end: what a loss of power takes is copied again
             db.execute(f"DELETE FROM {table.name}{clause}", [*(after or ()), *(until or ())])
             if table.unique:
@@ -131,6 +155,9 @@ class SqlitePort(Port):
     def finish(self, numbers: Numbers) -> None:
         """See ``Port.finish``."""
         with self._file._write as db:
+            self._go_on(db)
+            for name in _CLOSED:
+                db.execute(f"DROP TRIGGER {name}")
             db.execute(
                 f"""
                 UPDATE store

@@ -5,15 +5,18 @@ the order of a table's key, a block at a time, each block in one transaction: a 
 rows up to some key and none beyond.
 
 A store that is being copied into bears a mark instead of its schema's number, larger than that of any release, so that
-no other command takes half a store for a whole one. The last transaction takes the mark away.
+no other command takes half a store for a whole one; and whoever has it open already can no longer write to it. The last
+transaction takes the mark away. It also names the command that copies: one that goes on with the copy puts itself in
+its place, and the other, should it be still at work, stops before its next block.
 """
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from typing import NamedTuple, Tuple
 
-from queuectl.errors import StoreRefused
+from queuectl.errors import Refused, StoreRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ class Table(NamedTuple):
     columns: Tuple[str, ...]
     large: bool = True  # whether a copy that goes on skips what is there
     unique: str = ""  # another column in which no two rows are equal
+    sized: Tuple[str, ...] = ()  # the columns that may make a row large
 
     def key_of(self, row: Row) -> Key:
         """Return the part of *row* by which rows are ordered."""
@@ -53,6 +57,7 @@ TABLES = (
             "cancel_requested", "created_at", "updated_at", "ended_at", "reason",
         ),
         unique="id",
+        sized=("command", "env", "tags"),
     ),
     Table(
         "runs",
@@ -62,7 +67,7 @@ TABLES = (
             "host", "pid", "peak_memory_bytes", "cpu_s", "reason",
         ),
     ),
-    Table("output", ("run_id", "start"), ("run_id", "start", "bytes")),
+    Table("output", ("run_id", "start"), ("run_id", "start", "bytes"), sized=("bytes",)),
 )  # fmt: skip
 
 
@@ -82,8 +87,8 @@ class Port(ABC):
         """Return the id of the store that this one is an unfinished copy of, None if it is none."""
 
     @abstractmethod
-    def begin(self, source_id: str) -> None:
-        """Mark this store as an unfinished copy of *source_id*.
+    def begin(self, source_id: str) -> bool:
+        """Mark this store as an unfinished copy of *source_id*, which this port goes on with; say if it was one before.
 
         Raises:
             StoreRefused: It has or had jobs.
@@ -102,8 +107,8 @@ class Port(ABC):
         """Return up to *limit* rows after one key and up to another, in order; None: no bound."""
 
     @abstractmethod
-    def key_at(self, table: Table, after: Optional[Key], until: Optional[Key], place: int) -> Optional[Key]:
-        """Return the key of the row at *place*, counted from 1, of those after one key and up to another; or None."""
+    def sizes(self, table: Table, after: Optional[Key], until: Optional[Key], limit: int) -> List[Row]:
+        """Return the key and, as one more field, the size of up to *limit* rows after one key and up to another."""
 
     @abstractmethod
     def mark_of(self, table: Table, after: Optional[Key], until: Optional[Key]) -> Optional[Mark]:
@@ -117,6 +122,9 @@ class Port(ABC):
         """Put *rows* in the place of those after one key and up to another, in one transaction.
 
         A row elsewhere that is equal to one of them in the ``unique`` column goes: it was deleted in the source since.
+
+        Raises:
+            Refused: Another port has begun since.
         """
 
     @abstractmethod
@@ -129,7 +137,11 @@ class Port(ABC):
 
     @abstractmethod
     def finish(self, numbers: Numbers) -> None:
-        """Set counters and numbers to what the rows and the source say, and take the mark away, in one transaction."""
+        """Set counters and numbers to what the rows and the source say, and take the mark away, in one transaction.
+
+        Raises:
+            Refused: Another port has begun since.
+        """
 
     @abstractmethod
     def tidy(self) -> None:
@@ -142,9 +154,14 @@ def names_in(table: Table, rows: Sequence[Row]) -> List[str]:
     return [row[place] for row in rows]
 
 
+def new_mark(source_id: str) -> str:
+    """Return the mark of a copy of *source_id*, by a command that nobody else is."""
+    return f"{MARK}{source_id} by {os.urandom(8).hex()}"
+
+
 def source_of(mark: str) -> str:
     """Return the id of the store that a mark names."""
-    return mark[len(MARK) :]
+    return mark[len(MARK) :].partition(" by ")[0]
 
 
 def refuse_unfinished(location: str) -> StoreRefused:
@@ -152,6 +169,14 @@ def refuse_unfinished(location: str) -> StoreRefused:
     return StoreRefused(
         f"{location} is an unfinished copy of another store. Run the same 'queuectl copy' again to finish it, or "
         "delete it."
+    )
+
+
+def refuse_taken_over(location: str) -> Refused:
+    """Return the error for a copy that another command has gone on with, or finished, since this one began."""
+    return Refused(
+        f"another 'queuectl copy' has meanwhile gone on with the copy in {location}, so this one stopped. Run the same "
+        "command again once that one has ended."
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from queuectl import Queue, QueuectlError
+from queuectl import Queue, QueuectlError, copying
 from queuectl.config import Config
 from queuectl.db import open_store
 from queuectl.db.migrate import UNFINISHED
@@ -22,6 +22,7 @@ from queuectl.errors import Refused, StoreRefused
 from queuectl.job import JobFilter
 from queuectl.runner import identity
 from tests.conftest import Result
+from tests.postgres_server import shared_server
 from tests.store.build import worker
 from tests.store.engines import ENGINES
 
@@ -416,6 +417,101 @@ def test_an_unfinished_copy_of_another_release(places: Tuple[str, str], release:
 
         with pytest.raises(StoreRefused, match="was started by another release of queuectl. Delete it"):
             queue.copy_to(target)
+
+
+def test_who_has_the_target_open_cannot_write_to_it(places: Tuple[str, str]) -> None:
+    """What was enqueued there meanwhile would be gone with the end of the copy. Then it is a store like any other."""
+    source, target = places
+    writes: List[Callable[[Queue], Any]] = [
+        lambda other: other.enqueue("echo mine", id="mine"),
+        lambda other: other.enqueue_many([{"command": "true", "queue": "new"}] * 3),
+        lambda other: other.set_setting("max_lost", "7"),
+        lambda other: other.pause("mail"),
+        lambda other: other.cancel("job1"),
+        lambda other: other.store.register(this_process("w1", other.store)),
+        lambda other: other.reset(),
+    ]
+    refused = []
+    with Queue(source) as queue, Queue(target) as other:
+        queue.enqueue_many(["true"] * 600)
+
+        def write(what: str, _done: int, _rows: int) -> None:
+            if what == "copying" and not refused and other.store.port().count(TABLES[3]):
+                for change in writes:
+                    with pytest.raises(StoreRefused, match="is an unfinished copy of another store"):
+                        change(other)
+                    refused.append(change)
+
+        queue.copy_to(target, tell=write)
+
+        assert refused == writes
+        assert rows_of(source) == rows_of(target)
+        for change in writes[:5]:
+            change(other)
+
+
+def test_nor_can_those_who_call_its_sql_functions(tmp_path: Path) -> None:
+    """They open no store, and see no mark."""
+    with ENGINES["postgres"](tmp_path) as target, Queue(target) as other:
+        from psycopg.errors import CheckViolation
+
+        other.store.port().begin("somebody")
+        with pytest.raises(CheckViolation, match="this_store_is_an_unfinished_copy"):
+            shared_server().execute(f"SELECT {other.store.schema}.enqueue('true')")
+
+
+def test_a_second_copy_takes_over(places: Tuple[str, str]) -> None:
+    """The first is still at work when the same command is run again, and the copy finished and in use."""
+    source, target = places
+    with Queue(source) as queue, Queue(source) as again:
+        queue.enqueue_many(["true"] * 600)
+        rows: List[Any] = []
+
+        def finish(what: str, _done: int, _rows: int) -> None:
+            if what == "copying" and not rows:
+                assert again.copy_to(target).resumed
+                with Queue(target) as other:
+                    other.cancel("job600")
+                rows.append(rows_of(target))
+
+        with pytest.raises(Refused, match="another 'queuectl copy' has meanwhile gone on with the copy in "):
+            queue.copy_to(target, tell=finish)
+
+    assert rows == [rows_of(target)]
+
+
+def test_of_two_that_begin_at_once_one_goes_on(places: Tuple[str, str]) -> None:
+    """Both have found an empty target; each write of the one that began first is refused."""
+    source, target = places
+    with Queue(source) as queue, Queue(target) as one, Queue(target) as other:
+        queue.enqueue("true")
+        first, second = one.store.port(), other.store.port()
+        assert [False, True] == [first.begin(queue.store.store_id), second.begin(queue.store.store_id)]
+        jobs = queue.store.port().rows(TABLES[3], None, None, None)
+
+        with pytest.raises(Refused, match="has meanwhile gone on"):
+            first.replace(TABLES[3], None, None, jobs)
+        with pytest.raises(Refused, match="has meanwhile gone on"):
+            first.finish(queue.store.port().numbers())
+        assert 0 == second.count(TABLES[3])
+        second.replace(TABLES[3], None, None, jobs)
+        second.finish(queue.store.port().numbers())
+
+    assert rows_of(source) == rows_of(target)
+
+
+def test_blocks_of_large_rows_are_short(places: Tuple[str, str]) -> None:
+    """Also behind many small ones: thousands of large rows at once would take gigabytes of memory."""
+    source, target = places
+    seen: Dict[str, List[int]] = {"copying": [0], "checking": []}
+    with Queue(source) as queue:
+        queue.enqueue_many(["true"] * 2_600 + ["#" + "x" * 100_000] * 200)
+        queue.copy_to(target, tell=lambda what, done, _rows: seen[what].append(done))
+
+    for done in seen.values():
+        large = [after - before for before, after in zip(done, done[1:])][-4:]
+        assert max(large) <= 1 + copying.BLOCK_BYTES // 100_000
+    assert rows_of(source) == rows_of(target)
 
 
 def test_it_shows_how_far_it_is(tmp_path: Path, cli: Cli, home: Path) -> None:
