@@ -8,6 +8,7 @@ import psycopg
 
 from queuectl.db.migrate import UNFINISHED
 from queuectl.db.postgres_line import COPIED_INTO
+from queuectl.db.postgres_link import AGAIN, TRIES
 from queuectl.db.postgres_rows import NULL, blocks, escape
 from queuectl.db.rules import COUNTED
 from queuectl.db.transfer import Numbers, Port, names_in, new_mark, refuse_taken_over, refuse_used, source_of, where
@@ -149,17 +150,26 @@ class PostgresPort(Port):
         """See ``Port.locked``."""
         line = self._store._at_rest()
         try:
-            try:
-                run = self._store._begin(line)
-                run(_LOCK)
-                run.flush()
-            except psycopg.Error as error:
-                self._store._fail(error)
+            self._lock(line)
             self._locked = line
             yield
         finally:
             self._locked = None
             self._store._roll_back(line)
+
+    def _lock(self, line: Line) -> None:
+        """Begin a transaction and take the lock, again after a deadlock with somebody who takes tables otherwise."""
+        for attempt in range(TRIES):
+            try:
+                run = self._store._begin(line)
+                run(_LOCK)
+                run.flush()
+                return
+            except psycopg.Error as error:
+                if error.sqlstate not in AGAIN or attempt == TRIES - 1:
+                    self._store._fail(error)
+                self._store._roll_back(line)
+            self._store._nap(attempt)
 
     def numbers(self) -> Numbers:
         """See ``Port.numbers``."""
@@ -210,10 +220,11 @@ def _field(value: Any) -> str:
     return repr(value)
 
 
-# Stronger than what every writer takes, weaker than what a reader minds.
+# Stronger than what every writer takes, weaker than what a reader minds. In the order in which they take them: whoever
+# enqueues, the numbers first; whoever cancels or prunes, the jobs before the counts.
 _LOCK = """
-    LOCK TABLE queuectl.numbers, queuectl.workers, queuectl.store, queuectl.settings, queuectl.queues,
-               queuectl.counts, queuectl.taken_numbers, queuectl.jobs, queuectl.runs, queuectl.output
+    LOCK TABLE queuectl.numbers, queuectl.taken_numbers, queuectl.jobs, queuectl.output, queuectl.runs,
+               queuectl.queues, queuectl.counts, queuectl.store, queuectl.settings, queuectl.workers
             IN EXCLUSIVE MODE
     """
 

@@ -500,6 +500,27 @@ def test_of_two_that_begin_at_once_one_goes_on(places: Tuple[str, str]) -> None:
     assert rows_of(source) == rows_of(target)
 
 
+@pytest.mark.parametrize("then", ["counts", "numbers"])
+def test_a_writer_that_takes_tables_in_another_order(
+    tmp_path: Path, background: Any, eventually: Any, then: str
+) -> None:
+    """No deadlock with one that comes to the counts behind the jobs, as cancel does; any other is tried again."""
+    with ENGINES["postgres"](tmp_path) as source, Queue(source) as queue:
+        import psycopg
+
+        queue.enqueue("true")
+        schema = queue.store.schema
+        with psycopg.connect(source.partition("?")[0]) as line:
+            line.execute("SET deadlock_timeout = '1h'")  # it is the other who notices
+            line.execute(f"UPDATE {schema}.jobs SET priority = 7")
+            copy = background("--db", source, "copy", "--to", str(tmp_path / "b.db"))
+            waits = f"SELECT 1 FROM pg_locks WHERE NOT granted AND relation = '{schema}.jobs'::regclass"
+            eventually(lambda: shared_server().execute(waits))
+            line.execute(f"LOCK TABLE {schema}.{then} IN ROW EXCLUSIVE MODE")
+        assert (0, "") == (copy.wait().code, copy.err.partition("queuectl: from now on")[0])
+        assert rows_of(source) == rows_of(str(tmp_path / "b.db"))
+
+
 def test_blocks_of_large_rows_are_short(places: Tuple[str, str]) -> None:
     """Also behind many small ones: thousands of large rows at once would take gigabytes of memory."""
     source, target = places
