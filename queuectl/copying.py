@@ -153,6 +153,11 @@ class _Progress:
         if self._tell is not None:
             self._tell(what, min(self._done, 2 * self.rows), 2 * self.rows)
 
+    def skip(self, target: Port, table: Table) -> None:
+        """Note that the rows that *target* has were copied before."""
+        if self._tell is not None:
+            self.add("copying", target.count(table))
+
 
 def _end_of_block(source: Port, table: Table, after: Optional[Key], last: Optional[Key], most: int) -> Optional[Key]:
     """Return the key at which a block that begins after one key ends; None if it ends with the rows up to *last*.
@@ -170,6 +175,8 @@ def _end_of_block(source: Port, table: Table, after: Optional[Key], last: Option
 def _copy_table(source: Port, target: Port, table: Table, progress: _Progress) -> None:
     """Copy what is behind the target's last row."""
     after = target.last_key(table) if table.large else None
+    if after is not None:
+        progress.skip(target, table)
     limit = FIRST_ROWS
     while True:
         until = _end_of_block(source, table, after, None, limit)

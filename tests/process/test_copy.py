@@ -545,3 +545,22 @@ def test_it_shows_how_far_it_is(tmp_path: Path, cli: Cli, home: Path) -> None:
     assert ["copying", "checking"] == list(dict.fromkeys(what for what, _, _ in seen))
     assert sorted(done for _, done, _ in seen) == [done for _, done, _ in seen]
     assert seen[-1][1] == seen[-1][2]
+
+
+def test_how_far_one_is_that_goes_on(tmp_path: Path, home: Path) -> None:
+    """What was copied before is done: the numbers begin behind it, and come to the end."""
+    seen: List[Tuple[str, int, int]] = []
+
+    def interrupt(_what: str, done: int, _rows: int) -> None:
+        if done > 2000:
+            raise KeyboardInterrupt
+
+    with Queue() as queue:
+        queue.enqueue_many(["true"] * 3000)
+        with pytest.raises(KeyboardInterrupt):
+            queue.copy_to(str(tmp_path / "b.db"), tell=interrupt)
+        assert queue.copy_to(str(tmp_path / "b.db"), tell=lambda *how: seen.append(how)).resumed
+
+    assert 2500 < [done for what, done, _ in seen if what == "copying"][-2] <= 3000
+    assert sorted(done for _, done, _ in seen) == [done for _, done, _ in seen]
+    assert seen[-1][1] == seen[-1][2]
