@@ -301,12 +301,18 @@ _RUNS = """
     """
 
 # What became due since the last claim is moved among the ready ones only by the next claim.
+# Of the ready ones the more urgent and the earlier are two ranges of the index: with an OR, all that are behind the job
+# would be passed over too.
 _AHEAD = f"""
     SELECT count(*)
       FROM ((SELECT 1 FROM queuectl.jobs
-              WHERE queue = %(queue)s AND ready = 1
-                AND (priority > %(priority)s
-                     OR priority = %(priority)s AND (run_at, seq) < (%(run_at)s::float8, %(seq)s::bigint))
+              WHERE queue = %(queue)s AND ready = 1 AND priority > %(priority)s
+              ORDER BY priority DESC, run_at, seq
+              LIMIT 1000)
+            UNION ALL
+            (SELECT 1 FROM queuectl.jobs
+              WHERE queue = %(queue)s AND ready = 1 AND priority = %(priority)s
+                AND (run_at, seq) < (%(run_at)s::float8, %(seq)s::bigint)
               ORDER BY priority DESC, run_at, seq
               LIMIT 1000)
             UNION ALL

@@ -39,12 +39,16 @@ _EARLIEST = f"""
     """
 
 # What became due since the last claim is moved among the ready ones only by the next claim.
+# Of the ready ones those ahead are three ranges of the index: with an OR, or with a row value, of which SQLite searches
+# for the first column alone, all that are behind the job would be passed over too.
 _AHEAD = """
     SELECT count(*)
-      FROM (SELECT 1 FROM jobs
-             WHERE queue = :queue AND ready = 1
-               AND (priority > :priority
-                    OR priority = :priority AND (run_at < :run_at OR run_at = :run_at AND seq < :seq))
+      FROM (SELECT 1 FROM jobs WHERE queue = :queue AND ready = 1 AND priority > :priority
+            UNION ALL
+            SELECT 1 FROM jobs WHERE queue = :queue AND ready = 1 AND priority = :priority AND run_at < :run_at
+            UNION ALL
+            SELECT 1 FROM jobs
+             WHERE queue = :queue AND ready = 1 AND priority = :priority AND run_at = :run_at AND seq < :seq
             UNION ALL
             SELECT 1 FROM jobs
              WHERE queue = :queue AND ready = 2 AND run_at <= :now

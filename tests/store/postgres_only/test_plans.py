@@ -307,3 +307,13 @@ def test_ahead_of_stops_counting_at_a_thousand(store, watch):
 
     assert 1000 == store.ahead_of(last)
     assert watch.rows_touched()[0] <= 1000
+
+
+def test_what_is_ahead_of_a_job_is_counted_without_what_is_behind_it(store, watch):
+    """The first of twenty thousand."""
+    first = store.jobs(JobFilter(("pending",), ("default",)), 0, 1, "run_at")[0]
+    watch.rows_touched()
+
+    assert 0 == store.ahead_of(first)
+    touched, how = watch.rows_touched()
+    assert touched <= 100, how

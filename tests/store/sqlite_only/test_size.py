@@ -67,6 +67,18 @@ def test_a_look_passes_over_no_other_jobs(store, steps, name):
     assert steps.of(lambda: LOOKS[name](store)) < FEW
 
 
+def test_what_is_ahead_of_a_job_is_counted_without_what_is_behind_it(store, steps):
+    """The first of very many, and the more urgent one before it."""
+    store.add(specs(MANY), T0)
+    store.add([spec(id="urgent", priority=1)], T0 + 1)
+    jobs = [store.get("urgent"), store.get("job1")]
+    ahead = []
+
+    assert steps.of(lambda: ahead.extend(store.ahead_of(job) for job in jobs)) < FEW
+
+    assert [0, 1] == ahead
+
+
 @pytest.mark.parametrize(("sort", "descending"), [("priority", False), ("command", True), (None, True)])
 def test_a_sorted_listing_is_sorted_once(path, sort, descending):
     """Not for each page: ten times the jobs are ten times the work, and a bit for the sorting."""
