@@ -123,6 +123,7 @@ class SqliteDesk(SqliteViews):
                         running[seq] = db.execute("SELECT id FROM jobs WHERE seq = ?", (seq,)).fetchone()[0]
                 write_moves(db, moves)
                 faults.point("cancelling")
+            self._cut_log()
             if tell is not None:
                 tell(cancelled + len(running))
         return cancelled, list(running.values())
@@ -170,9 +171,21 @@ class SqliteDesk(SqliteViews):
                     retried += 1
                 write_moves(db, moves)
                 self._ring_after = True
+            self._cut_log()
             if tell is not None:
                 tell(retried)
         return retried
+
+    def _cut_log(self) -> None:
+        """Cut a long WAL between two steps of many.
+
+        While others write too, the checkpoints of commits may never catch up with it, and there may be no worker that
+        looks after it.
+        """
+        try:
+            self.tidy()
+        except StoreUnavailable:  # the step is done; a full disk tells itself by the next one
+            pass
 
     def _found(self, which: JobFilter) -> Iterator[Sequence[int]]:
         """Yield the rows of jobs of *which*, STEP at a time and each once, as they are seen without the write lock."""
@@ -244,6 +257,7 @@ class SqliteDesk(SqliteViews):
             if deleted:
                 db.execute(_FORGET_QUEUES)
             faults.point("pruning")
+        self._cut_log()
         return deleted, left
 
     def _delete_runs(self, db: sqlite3.Connection, seq: int, enough: int) -> bool:
@@ -273,6 +287,7 @@ class SqliteDesk(SqliteViews):
             for _ in range(min(free, SHRINK_PAGES)):
                 # One page at a time: Python 3.11 ends the statement after the first, however many it is told.
                 db.execute("PRAGMA incremental_vacuum(1)").fetchall()
+        self._cut_log()
         left = self._free_pages()
         if left == 0:
             self._rows("PRAGMA wal_checkpoint(PASSIVE)")  # only that makes the file itself shorter

@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 
 from queuectl import Queue
+from queuectl.db.sqlite_file import WAL_LIMIT_BYTES
 from queuectl.job import JobFilter
 from queuectl.pruning import PRUNE_S, Pruner
 from tests.store.build import completed, snapshot, specs
@@ -81,6 +82,28 @@ def test_a_reset_writes_little(path, store):
     assert os.path.getsize(path + "-wal") < LARGE
     assert ["VACUUM"] == cuts
     assert before == store._rows("PRAGMA secure_delete")
+
+
+STEPS = {
+    "cancel": lambda store: store.cancel_where(JobFilter()),
+    "retry": lambda store: store.retry_where(JobFilter()),
+    "prune": lambda store: store.prune(JobFilter()),
+    "shrink": lambda store: store.shrink(),
+}
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_who_changes_jobs_in_many_steps_cuts_a_long_log(path, store, name):
+    """Others that write at the same time may keep the checkpoints of commits from ever catching up with it."""
+    store._rows("PRAGMA wal_autocheckpoint = 0")  # as if they did
+    run_large(store, 1 + WAL_LIMIT_BYTES // LARGE)
+    store._rows("DELETE FROM output WHERE run_id <= 20")  # pages to give back
+    assert os.path.getsize(path + "-wal") > WAL_LIMIT_BYTES
+
+    STEPS[name](store)
+
+    assert os.path.getsize(path + "-wal") < WAL_LIMIT_BYTES
+    assert [] == store.check()
 
 
 def test_large_outputs_are_deleted_in_small_steps(store):
