@@ -19,6 +19,8 @@ JOB_COLUMNS = (
 )
 # States with an index of their own: those of which there may be few among very many jobs.
 LISTED = frozenset(("pending", "failed", "dead", "cancelled"))
+# The last jobs to end are looked for among so many ends first: to sort all takes seconds.
+NEWEST_ENDS = 5000
 # Fields of Job that a listing may be sorted by, and what they are sorted by.
 SORTABLE = {
     name: name
@@ -58,6 +60,11 @@ class PostgresViews(PostgresSchema):
 
         if sort is None and not descending and tuple(which.states) == ("completed",) and not self._any_completed():
             return []
+        if sort == "ended_at" and descending and after_seq == 0 and limit < NEWEST_ENDS:
+            sql, parameters = _page_of_newest_ends(which, limit)
+            rows = self._rows(sql, parameters, prepare=False)
+            if len(rows) == limit:  # else there may be more among the older ones
+                return [Job._make(row) for row in rows]
         sql, parameters = _page(JOB_COLUMNS, which, after_seq, limit, sort, descending)
         # Never prepared: the best plan depends on what is asked for.
         return [Job._make(row) for row in self._rows(sql, parameters, prepare=False)]
@@ -238,6 +245,19 @@ def _page_by_state(columns: str, which: JobFilter, after: int, limit: int, desce
         parameters += [after, *values, limit + skip]
     sql = f"SELECT * FROM ({' UNION ALL '.join(parts)}) AS page ORDER BY seq{direction} LIMIT %s OFFSET %s"
     return sql, [*parameters, limit, skip]
+
+
+def _page_of_newest_ends(which: JobFilter, limit: int) -> Tuple[str, List[Any]]:
+    """Return the statement for the last jobs of *which* to end, looked for among the NEWEST_ENDS of all."""
+    where, parameters = conditions(which)
+    sql = f"""
+        SELECT {JOB_COLUMNS}
+          FROM (SELECT * FROM queuectl.jobs WHERE ended_at IS NOT NULL
+                 ORDER BY ended_at DESC, seq DESC LIMIT {NEWEST_ENDS}) AS newest
+         {"WHERE " + " AND ".join(where) if where else ""}
+         ORDER BY ended_at DESC, seq DESC LIMIT %s
+        """
+    return sql, [*parameters, limit]
 
 
 def conditions(which: JobFilter) -> Tuple[List[str], List[Any]]:

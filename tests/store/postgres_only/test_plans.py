@@ -317,3 +317,17 @@ def test_what_is_ahead_of_a_job_is_counted_without_what_is_behind_it(store, watc
     assert 0 == store.ahead_of(first)
     touched, how = watch.rows_touched()
     assert touched <= 100, how
+
+
+def test_the_last_to_end_are_found_without_sorting_all(store, watch, monkeypatch):
+    """Of all jobs, and of a queue."""
+    monkeypatch.setattr("queuectl.db.postgres_views.NEWEST_ENDS", 1000)
+    for which in (JobFilter(), JobFilter(("completed",), ("other",))):
+        watch.rows_touched()
+
+        jobs = store.jobs(which, 0, 10, "ended_at", True)
+
+        touched, how = watch.rows_touched()
+        assert touched <= 2000, how
+        assert sorted((job.ended_at for job in jobs), reverse=True) == [job.ended_at for job in jobs]
+        assert 10 == len(jobs)

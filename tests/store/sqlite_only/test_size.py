@@ -79,6 +79,25 @@ def test_what_is_ahead_of_a_job_is_counted_without_what_is_behind_it(store, step
     assert [0, 1] == ahead
 
 
+def test_the_last_to_end_are_found_without_sorting_all(store, steps, monkeypatch):
+    """Of all jobs, and of a queue; of one with too few among them all are looked through, and the answer is right."""
+    monkeypatch.setattr("queuectl.db.sqlite_views.NEWEST_ENDS", 100)
+    old = bring_to(store, "completed", queue="old")
+    store.add(specs(MANY), T0)
+    store._db.execute(
+        "UPDATE jobs SET state = 'completed', ready = 0, ended_at = ? + seq WHERE state = 'pending'", (T0 + 50,)
+    )
+    store._db.execute("UPDATE queues SET pending = 0, completed = ? WHERE name = 'default'", (MANY,))
+    last = [job.id for job in store.jobs(JobFilter(), MANY - 9, 10)][::-1]
+    found = []
+
+    for which in (JobFilter(), JobFilter(("completed",), ("default",))):
+        assert steps.of(lambda which=which: found.append(store.jobs(which, 0, 10, "ended_at", True))) < FEW
+
+    assert [last, last] == [[job.id for job in jobs] for jobs in found]
+    assert [old] == [job.id for job in store.jobs(JobFilter(queues=("old",)), 0, 10, "ended_at", True)]
+
+
 @pytest.mark.parametrize(("sort", "descending"), [("priority", False), ("command", True), (None, True)])
 def test_a_sorted_listing_is_sorted_once(path, sort, descending):
     """Not for each page: ten times the jobs are ten times the work, and a bit for the sorting."""
