@@ -227,10 +227,11 @@ class Following(Forkable):
         *tick* is called between two looks. Each job is returned as it was when its end was seen: by the time the last
         one has ended, the first may have been deleted or run again.
         """
-        from queuectl.patience import Patient, StillOpen, deadline_of, several
+        from queuectl.patience import Patient, StillOpen, check_function, deadline_of, several
 
         deadline = deadline_of(timeout)
         job_ids = several(job_ids)
+        check_function("tick", tick)
         open_ids = list(dict.fromkeys(job_ids))
         seen: Dict[str, Job] = {}
         sleep_s = FIRST_LOOK_S

@@ -225,9 +225,10 @@ class JobFilter(NamedTuple):
             not a finite number, and some databases take NaN to be larger than any other.
         """
         lists = []
-        for name, values in (("states", self.states), ("queues", self.queues), ("tags", self.tags)):
-            several: Any = values or ()
-            if isinstance(several, str) or not hasattr(several, "__iter__"):
+        given: Any = (("states", self.states), ("queues", self.queues), ("tags", self.tags))
+        for name, values in given:
+            several = () if values is None else values  # not "or": "" for a name would choose all jobs
+            if isinstance(several, (str, bytes)) or not hasattr(several, "__iter__"):
                 raise QueuectlError(f"{name} of a JobFilter must be a list, not {shown(values)}. Put it into brackets.")
             chosen = tuple(several) if name == "states" else tuple(_sought(name, each) for each in several)
             if len(chosen) > MOST.get(name, len(chosen)):

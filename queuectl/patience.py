@@ -76,6 +76,16 @@ def several(job_ids: Iterable[str]) -> List[str]:
     return check_ids(job_ids)
 
 
+def check_function(name: str, function: object) -> None:
+    """Refuse what cannot be called as the argument *name*: it would be found out after a step that cannot be undone.
+
+    Raises:
+        QueuectlError: *function* is neither a function nor None.
+    """
+    if function is not None and not callable(function):
+        raise QueuectlError(f"{name} must be a function, or None for none, not {shown(function)}.")
+
+
 def has_news(store: Store) -> bool:
     """Return whether to read *store* again: something was committed, or the server is unavailable."""
     try:

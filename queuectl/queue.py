@@ -247,7 +247,9 @@ class Queue(Following, Switches):
         When this returns, the workers of the latter are ending them. *tell* as ``retry_where``.
         """
         from queuectl.job import checked_filter
+        from queuectl.patience import check_function
 
+        check_function("tell", tell)
         which = checked_filter(which)
         with self._lock:
             return self.store.cancel_where(which, tell=tell)
@@ -274,7 +276,9 @@ class Queue(Following, Switches):
         *tell* is called after each step with how many it were so far.
         """
         from queuectl.job import checked_filter
+        from queuectl.patience import check_function
 
+        check_function("tell", tell)
         which = checked_filter(which)
         with self._lock:
             return self.store.retry_where(which, tell=tell)
@@ -298,7 +302,9 @@ class Queue(Following, Switches):
     def prune(self, which: JobFilter, tell: Optional[Callable[[int], None]] = None) -> int:
         """Delete the ended jobs of *which* with their runs and output; return how many; *tell* as ``retry_where``."""
         from queuectl.job import checked_filter
+        from queuectl.patience import check_function
 
+        check_function("tell", tell)
         which = checked_filter(which)
         deleted = 0
         while True:
@@ -401,7 +407,9 @@ class Queue(Following, Switches):
         """
         from queuectl.control import own_job
         from queuectl.copying import copy, refuse_job, refuse_left
+        from queuectl.patience import check_function
 
+        check_function("tell", tell)
         if not location:  # which elsewhere means the usual store
             raise StoreRefused("a copy needs a location: a path or a URL.")
         with self._lock:
