@@ -132,4 +132,5 @@ def _fail(store: PostgresAdd, connection: Any, error: psycopg.Error) -> NoReturn
         raise StoreRefused("the given connection may only read. Enqueue on one that may write.") from error
     if error.sqlstate == "42501":
         raise StoreRefused(f"the role of the given connection may not enqueue: {what}.") from error
-    raise StoreUnavailable(f"could not enqueue on the given connection: {what}. Roll back.") from error
+    again = " and try again" if (error.sqlstate or "").startswith("40") else ""  # a deadlock, or the isolation level
+    raise StoreUnavailable(f"could not enqueue on the given connection: {what}. Roll back{again}.") from error

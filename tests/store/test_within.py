@@ -247,6 +247,25 @@ def test_a_transaction_that_has_failed_can_be_rolled_back(queue, location):
     assert ["job1"] == [job.id for job in queue.jobs()]
 
 
+def test_a_transaction_that_sees_what_was_is_to_be_tried_again(queue, location):
+    """It looked before somebody else enqueued, and is to see the same until its end."""
+    with connect(location) as line:
+        if "://" in location:
+            from psycopg import IsolationLevel
+
+            line.isolation_level = IsolationLevel.REPEATABLE_READ
+            line.execute("SELECT 1")
+        else:
+            line.execute("BEGIN")
+            line.execute("SELECT count(*) FROM jobs").fetchone()
+        queue.enqueue("true")
+        with pytest.raises(StoreUnavailable, match="could not enqueue on the given connection: .* Roll back and try"):
+            queue.enqueue("true", connection=line)
+        line.rollback()
+        assert "job2" == queue.enqueue("true", connection=line).id
+        line.commit()
+
+
 def test_a_connection_in_a_pipeline_is_refused(queue, location):
     """It would not be better the next time; and the program goes on behind the pipeline."""
     if "://" not in location:
