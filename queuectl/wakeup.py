@@ -36,9 +36,11 @@ def place_to_sleep() -> Callable[[Sequence[Any], float], Sequence[int]]:
             signal.signal(number, _nothing)
     # A program that takes its own signals by sigwait has blocked them, and what it starts inherits that.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [getattr(signal, name) for name in names])
+    look = select.poll()  # select() cannot take descriptors from 1024 on
+    look.register(reading, select.POLLIN)
 
     def sleep(_workers: Sequence[object], timeout_s: float) -> Sequence[int]:
-        select.select([reading], [], [], timeout_s)
+        look.poll(timeout_s * 1000)
         try:
             return os.read(reading, 512)
         except BlockingIOError:

@@ -182,3 +182,20 @@ def test_what_a_worker_had_when_its_group_ended_is_given_back(scene: Scene) -> N
     assert f"[worker 0] job {job_id} lost, runs again" in done.out.splitlines()
     assert [] == scene.queue.store.workers()
     assert {"pids": []} == json.loads((scene.folder / ".queuectl" / "pids.json").read_text())
+
+
+def test_a_group_starts_among_many_open_files(scene: Scene, supervisor: Callable[..., Any]) -> None:
+    """What starts it may have left it more than a thousand; a job runs, and TERM is a stop like any other."""
+    if 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2048:
+        pytest.skip("so many cannot be opened here")
+    job_id = scene.queue.enqueue("true").id
+    process = supervisor(
+        "import os, resource as r; r.setrlimit(r.RLIMIT_NOFILE, (2048, r.getrlimit(r.RLIMIT_NOFILE)[1])); "
+        "[os.dup(1) for _ in range(1100)]"
+    )
+    scene.until(job_id, "completed")
+
+    process.terminate()
+
+    said = process.communicate(timeout=60)[0].decode()
+    assert (0, True) == (process.returncode, said.endswith("[worker 0] exiting\n")), said
