@@ -81,8 +81,16 @@ def install(args: Args) -> int:
             f"{found.ask[0]} cannot be reached here ({why}), so the {found.kind} was written but not started. "
             "Log in to the machine itself and run the same command there."
         )
+    was_there = _failure(found.status) is None  # no service manager starts anew what runs
     _run_all(found.enable, f"The {found.kind} may be only partly set up. 'queuectl service uninstall' removes it.")
-    if not args.quiet:
+    if was_there:
+        from queuectl.render import note
+
+        note(
+            "the service was there already, and workers that it is running go on as they were started. "
+            "To start it anew: queuectl service uninstall, and then this command again."
+        )
+    elif not args.quiet:
         print(f"Started the {found.kind} queuectl; from now on it starts by itself.")
     return 0
 

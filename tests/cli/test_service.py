@@ -315,6 +315,30 @@ def test_a_systemd_that_answers_is_asked(cli, tmp_path):
 
 
 @LINUX
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_running_service_is_not_said_to_be_started(cli, tmp_path, is_running):
+    """``enable --now`` starts nothing anew: another ``--count`` would not be in force."""
+    (tmp_path / "systemctl").write_text(
+        f'#!/bin/sh\ncase "$*" in *status*) exit {0 if is_running else 3};; *) exit 0;; esac\n'
+    )
+    (tmp_path / "systemctl").chmod(0o755)
+    env = {"XDG_CONFIG_HOME": str(tmp_path), "PATH": str(tmp_path)}
+
+    installed = cli("service", "install", "--count", "3", env=env, code=0)
+
+    wrote = f"Wrote {tmp_path}/systemd/user/queuectl.service\n"
+    if is_running:
+        note = (
+            "the service was there already, and workers that it is running go on as they were started. "
+            "To start it anew: queuectl service uninstall, and then this command again."
+        )
+        assert (wrote, f"queuectl: {note}\n") == (installed.out, installed.err)
+    else:
+        started = "Started the systemd unit queuectl; from now on it starts by itself.\n"
+        assert (wrote + started, "") == (installed.out, installed.err)
+
+
+@LINUX
 def test_the_supervisor_tells_systemd_when_it_is_up_alive_and_stopping(tmp_path, background):
     """READY=1 after the workers registered, WATCHDOG=1 in time, STOPPING=1 at the stop."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
