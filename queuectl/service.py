@@ -189,7 +189,7 @@ def _systemd(service: Service, config: Config) -> Plan:
         "KillMode=mixed",
         f"# Jobs still running after {clock.format_duration(stop_s)} are killed, and run again at the next start.",
         f"TimeoutStopSec={stop_s:.0f}",
-        "# A supervisor that hangs is replaced; its workers finish their jobs and exit.",
+        "# A supervisor that hangs or dies is replaced. Its workers and their jobs are killed, and the jobs run again.",
         "WatchdogSec=60",
         "Restart=on-failure",
         "RestartSec=2",
