@@ -68,12 +68,14 @@ def plan(service: Service, config: Config) -> Plan:
 def words(service: Service) -> List[str]:
     """Return the command that the service manager runs: this interpreter, this code."""
     script = os.path.abspath(sys.argv[0])
+    # Python does not know its own path where it was started under another program's name, as by "exec -a".
+    python = sys.executable or os.path.realpath("/proc/self/exe")
     if os.path.basename(script) in ("queuectl", "queuectl.exe") and os.access(script, os.X_OK):
         found = [script]
     elif script.endswith(".pyz"):
-        found = [sys.executable, script]
+        found = [python, script]
     else:
-        found = [sys.executable, "-m", "queuectl"]
+        found = [python, "-m", "queuectl"]
     return found + arguments(service)
 
 
@@ -100,8 +102,10 @@ def settings(service: Service) -> List[Tuple[str, str]]:
             pass
         found.append(("QUEUECTL_DB", location))
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if words(service)[1:3] == ["-m", "queuectl"] and "site-packages" not in root:
-        found.append(("PYTHONPATH", root))  # a checkout, not an installation
+    is_checkout = words(service)[1:3] == ["-m", "queuectl"] and "site-packages" not in root
+    # What "pip install --target" and "--prefix" made is found by the variable alone, even by its own script.
+    if is_checkout or root in map(os.path.abspath, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))):
+        found.append(("PYTHONPATH", root))
     return found
 
 

@@ -152,6 +152,35 @@ def test_systemd_reads_the_names_as_they_are(home, name):
 
 
 @LINUX
+def test_the_unit_runs_what_only_pythonpath_leads_to(home):
+    """As ``pip install --target`` and ``--prefix`` leave it: its script, or its module, finds nothing by itself."""
+    for parts in (["target"], ["prefix", "site-packages"]):
+        root = home.parent.joinpath(*parts)
+        shutil.copytree(os.path.dirname(service.__file__), str(root / "queuectl"))
+        script = root / "bin" / "queuectl"
+        script.parent.mkdir()
+        script.write_text(f"#!{sys.executable}\nfrom queuectl.main import main\nmain()\n")
+        script.chmod(0o755)
+        for words in ([str(script)], [sys.executable, "-m", "queuectl"]):
+            env = {**os.environ, "PYTHONPATH": os.pathsep.join(["", str(home / "other"), os.path.relpath(root)])}
+            shown = subprocess.run([*words, "service", "show"], stdout=subprocess.PIPE, text=True, env=env, check=True)
+
+            assert f"\nEnvironment=PYTHONPATH={root}\n" in shown.stdout
+
+
+@LINUX
+def test_the_unit_names_an_interpreter_that_does_not_know_its_path():
+    """As under another program's name, by ``exec -a``: then ``sys.executable`` is empty."""
+    code = "import sys; sys.executable = ''; from queuectl.main import main; main()"
+
+    shown = subprocess.run(
+        [sys.executable, "-c", code, "service", "show"], stdout=subprocess.PIPE, text=True, check=True
+    )
+
+    assert f"\nExecStart={os.path.realpath(sys.executable)} -m queuectl worker start --count 1\n" in shown.stdout
+
+
+@LINUX
 def test_systemd_accepts_the_unit(cli, tmp_path):
     """``systemd-analyze verify`` has nothing to say about it."""
     if not shutil.which("systemd-analyze"):
