@@ -141,7 +141,9 @@ def check(service: Service) -> None:
               for name, value in settings(service)]  # fmt: skip
     for name, value in [*values, *(("the command's path", word) for word in words(service))]:
         if not _is_writable(value):
-            told = f"{name} has a control character or invalid UTF-8, which a service's file cannot hold"
+            told = (
+                f"{name} has a control character, a noncharacter or invalid UTF-8, which a service's file cannot hold"
+            )
             if "://" in value:  # it may hold a password
                 raise QueuectlError(f"{told}. Use a URL without any.")
             raise QueuectlError(f"{told}: {shown(value)}. Use a path without any.")
@@ -152,7 +154,12 @@ def _is_writable(value: str) -> bool:
         value.encode()
     except UnicodeEncodeError:  # a name on POSIX is of any bytes
         return False
-    return not any(character < " " and character != "\t" for character in value)
+    return not any((character < " " and character != "\t") or _is_noncharacter(ord(character)) for character in value)
+
+
+def _is_noncharacter(code: int) -> bool:
+    """Say whether Unicode has set *code* aside for ever: systemd ignores a file with it, and XML cannot hold some."""
+    return code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
 
 
 def holds_password(service: Service) -> bool:

@@ -98,7 +98,9 @@ def test_a_path_with_blanks_and_percents_is_quoted(cli, tmp_path):
 
 @pytest.mark.posix("Windows has no such names")
 @pytest.mark.parametrize("verb", ["show", "install"])
-@pytest.mark.parametrize("name", ["a\nRestart=no", "a\rb", "a\x1bb", "a\udcffb"], ids=ascii)
+@pytest.mark.parametrize(
+    "name", ["a\nRestart=no", "a\rb", "a\x1bb", "a\udcffb", "a\uffff", "\ufdd0", "a\U0001fffe"], ids=ascii
+)
 def test_a_name_that_no_unit_can_hold_is_refused(cli, tmp_path, verb, name):
     """A line's end in it would be one of the unit's; nothing is written, nor is a store made."""
     config = tmp_path / "config"
@@ -107,7 +109,7 @@ def test_a_name_that_no_unit_can_hold_is_refused(cli, tmp_path, verb, name):
     by_variable = cli("service", verb, env=env)
     by_option = cli("service", verb, "--db", str(tmp_path / name), env={**env, "QUEUECTL_HOME": str(tmp_path)})
 
-    told = "has a control character or invalid UTF-8, which a service's file cannot hold: "
+    told = "has a control character, a noncharacter or invalid UTF-8, which a service's file cannot hold: "
     assert by_variable.err.startswith("queuectl: QUEUECTL_HOME " + told)
     assert by_option.err.startswith("queuectl: --db " + told)
     assert ("", 1, 1) == (by_variable.out, by_variable.code, by_variable.err.count("\n"))
