@@ -204,6 +204,8 @@ def _systemd(service: Service, config: Config) -> Plan:
         "WatchdogSec=60",
         "Restart=on-failure",
         "RestartSec=2",
+        "# A job that the kernel kills for want of memory has failed; the others go on (systemd 243 or newer).",
+        "OOMPolicy=continue",
         "",
         "[Install]",
         f"WantedBy={target}.target",

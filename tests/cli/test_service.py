@@ -26,11 +26,12 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="systemd
 
 @LINUX
 def test_show_prints_a_unit_that_finds_the_same_store(cli):
-    """It names this store's home, waits for READY=1 and lets running jobs finish."""
+    """It names this store's home, waits for READY=1, lets running jobs finish, and outlives one that is killed."""
     shown = cli("service", "show", "--count", "3", "--queue", "mail").out
 
     assert "Type=notify" in shown
     assert "KillMode=mixed" in shown
+    assert "OOMPolicy=continue" in shown
     assert "worker start --count 3 --queue mail" in shown
     assert f"Environment=QUEUECTL_HOME={os.environ['QUEUECTL_HOME']}" in shown
 
