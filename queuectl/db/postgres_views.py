@@ -248,13 +248,18 @@ def _page_by_state(columns: str, which: JobFilter, after: int, limit: int, desce
 
 
 def _page_of_newest_ends(which: JobFilter, limit: int) -> Tuple[str, List[Any]]:
-    """Return the statement for the last jobs of *which* to end, looked for among the NEWEST_ENDS of all."""
+    """Return the statement for the last jobs of *which* to end, looked for among the NEWEST_ENDS of all.
+
+    The index has no order among those that ended at the same moment. To sort them, some servers would read all ends, so
+    the earliest moment, of which there may be more, is left out instead.
+    """
     where, parameters = conditions(which)
     sql = f"""
+        WITH newest AS (SELECT * FROM queuectl.jobs WHERE ended_at IS NOT NULL
+                         ORDER BY ended_at DESC LIMIT {NEWEST_ENDS})
         SELECT {JOB_COLUMNS}
-          FROM (SELECT * FROM queuectl.jobs WHERE ended_at IS NOT NULL
-                 ORDER BY ended_at DESC, seq DESC LIMIT {NEWEST_ENDS}) AS newest
-         {"WHERE " + " AND ".join(where) if where else ""}
+          FROM newest
+         WHERE {" AND ".join(["ended_at > (SELECT min(ended_at) FROM newest)", *where])}
          ORDER BY ended_at DESC, seq DESC LIMIT %s
         """
     return sql, [*parameters, limit]

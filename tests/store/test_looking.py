@@ -244,6 +244,22 @@ def test_jobs_that_have_not_ended_come_before_all_ends(mixed, descending):
     assert [job.seq for job in jobs] == list(mixed.order(EVERYTHING, 0, 100, "ended_at", descending))
 
 
+@pytest.mark.parametrize("newest", [4, 5, 6, 100])
+def test_the_last_to_end_are_in_order_wherever_the_search_for_them_ends(store, monkeypatch, newest):
+    """It is among the newest ends first, which may not have all of those that ended at the same moment."""
+    for module in ("sqlite_views", "postgres_views"):
+        monkeypatch.setattr(f"queuectl.db.{module}.NEWEST_ENDS", newest)
+    store.register(worker("w1"))
+    for ended_at in (5, 1, 3, 3, 3, 2, 3, 4):
+        bring_to(store, "completed", now=T0 + ended_at, queue="mail" if ended_at == 3 else "default")
+    store.add([spec(priority=-1)], T0)
+    last = ["job1", "job8", "job7", "job5", "job4", "job3", "job6", "job2", "job9"]
+
+    for limit in range(1, newest):
+        assert last[:limit] == ids(store.jobs(EVERYTHING, 0, limit, "ended_at", True))
+        assert last[2:6][:limit] == ids(store.jobs(JobFilter(queues=("mail",)), 0, limit, "ended_at", True))
+
+
 def test_the_newest_jobs_come_first_when_descending(mixed):
     """Without a field the order is that of arrival, turned round."""
     jobs = mixed.jobs(EVERYTHING)
