@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import Callable, List, Sequence
 
 CTRL_C, CTRL_BREAK, CTRL_CLOSE, CTRL_LOGOFF, CTRL_SHUTDOWN = 0, 1, 2, 5, 6
-# WaitForMultipleObjects takes 64 handles.
-MOST_HANDLES = 63
+# WaitForMultipleObjects takes 64 handles, but Python 62 at most, as it adds one of its own; one is the event's.
+MOST_HANDLES = 61
 # How often to look at the processes beyond that number.
 LOOK_S = 0.1
 # When its console is closed, Windows ends a process after some seconds, or at once when the handler returns.

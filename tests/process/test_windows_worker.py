@@ -482,6 +482,24 @@ def test_a_supervisor_wakes_when_a_worker_ends() -> None:
         assert time.monotonic() - began < 15
 
 
+def test_a_supervisor_of_more_workers_than_one_call_waits_for() -> None:
+    """The end of one of the first wakes it; for those beyond them it looks again soon."""
+    waiter = console_events.Waiter()
+    with contextlib.ExitStack() as stack:
+        words = [sys.executable, "-S", "-c", "import sys; sys.stdin.read()"]
+        processes = [stack.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE)) for _ in range(64)]
+        for count in range(60, 65):
+            assert [] == waiter.wait(processes[:count], 0.1)
+
+        for process in (processes[0], processes[-1]):
+            assert process.stdin is not None
+            process.stdin.close()
+            began = time.monotonic()
+            while process.poll() is None and time.monotonic() - began < 60:
+                waiter.wait(processes, 20.0)
+            assert 0 == process.returncode
+
+
 def test_a_console_that_is_held_does_not_hold_the_worker() -> None:
     """As when somebody marks text with the mouse: nothing waits, and memory is bounded."""
     reading, writing = os.pipe()
