@@ -45,7 +45,8 @@ def host_id() -> str:
     """Return ``machine:boot:pids``: processes can see each other by pid if all three parts are equal.
 
     The third part is the pid namespace, as a container has pids of its own. Any part may be empty, where the system
-    does not tell it; a boot's id is random, so it identifies the machine as well.
+    does not tell it; a boot's id is random, so it identifies the machine as well. Windows has neither, and copies of a
+    machine or of a container's image share the machine's id: the third part is the computer's name there.
 
     Raises:
         OSError: The id cannot be found out now; a guess might be another host's id.
@@ -53,9 +54,9 @@ def host_id() -> str:
     global _known_host
     if _known_host is None:
         if sys.platform == "win32":  # no boot: no process has the pid and creation time of one before a restart
-            from queuectl.runner.windows import machine_id
+            from queuectl.runner.windows import computer_name, machine_id
 
-            _known_host = f"{machine_id() or host_name()}::"
+            _known_host = f"{machine_id()}::{computer_name()}"
         else:
             machine, boot = _machine(), _boot()
             if not machine and not boot:  # a name is no identity: that of a laptop changes with the network

@@ -30,6 +30,7 @@ CHUNK = 32768
 TRANSIENT = frozenset((4, 8, 14, 1359, 1450, 1455, 1816))
 PATIENCE_S = 5.0
 
+computer_name = windows_api.computer_name
 process_created = windows_api.process_created
 end_process = windows_api.end_process
 
@@ -297,7 +298,7 @@ def command_line(command: str) -> Tuple[str, str]:
 
 
 def machine_id() -> str:
-    """Return the id that Windows got at its installation, to tell this machine from others; empty if there is none."""
+    """Return the id that Windows got at its installation, which copies of it share; empty if there is none."""
     import winreg
 
     try:

@@ -40,6 +40,7 @@ for _name, _result, _arguments in (
     ("GetProcessTimes", wintypes.BOOL, (wintypes.HANDLE, *[wintypes.LPVOID] * 4)),
     ("K32GetProcessMemoryInfo", wintypes.BOOL, (wintypes.HANDLE, wintypes.LPVOID, wintypes.DWORD)),
     ("CloseHandle", wintypes.BOOL, (wintypes.HANDLE,)),
+    ("GetComputerNameExW", wintypes.BOOL, (ctypes.c_int, wintypes.LPWSTR, wintypes.LPVOID)),
     ("CreateEventW", wintypes.HANDLE, (wintypes.LPVOID, wintypes.BOOL, wintypes.BOOL, wintypes.LPCWSTR)),
     ("SetEvent", wintypes.BOOL, (wintypes.HANDLE,)),
     ("ResetEvent", wintypes.BOOL, (wintypes.HANDLE,)),
@@ -206,6 +207,21 @@ def process_usage(process: int) -> Usage:
     kernel32.K32GetProcessMemoryInfo(process, ctypes.byref(counters), ctypes.sizeof(counters))
     _, kernel, user = _times(process)
     return Usage(int(counters.PeakWorkingSetSize), (kernel + user) / 1e7)
+
+
+def computer_name() -> str:
+    """Return the computer's name, which changes only with a restart.
+
+    Not by the environment: a process may have been started without it, or with another one.
+
+    Raises:
+        OSError: Windows does not tell it.
+    """
+    name = ctypes.create_unicode_buffer(256)
+    length = wintypes.DWORD(len(name))
+    if not kernel32.GetComputerNameExW(4, name, ctypes.byref(length)):  # ComputerNamePhysicalNetBIOS
+        raise last_error()
+    return name.value
 
 
 class _MemoryCounters(ctypes.Structure):

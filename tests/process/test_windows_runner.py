@@ -17,7 +17,7 @@ if os.name != "nt":
 import ctypes
 
 from queuectl.runner import CannotStart, Command, end_runs_at_once, how_ended, start, used
-from queuectl.runner.identity import process_started, send_signal
+from queuectl.runner.identity import host_id, process_started, send_signal
 from queuectl.runner.reactor_windows import Reactor
 from queuectl.runner.windows_api import process_table
 from tests.conftest import WINE
@@ -444,7 +444,19 @@ def test_recovery_ends_what_could_not_be_put_into_a_job_object(bench: Bench) -> 
         assert 1 == stray.wait(10)
 
 
-# -- processes --------------------------------------------------------------------------------
+# -- hosts and processes ----------------------------------------------------------------------
+
+
+def test_a_copy_of_a_machine_under_another_name_is_another_host() -> None:
+    """Copies share the id that Windows got at its installation; what the environment says does not count."""
+    machine, boot, name = host_id().split(":")
+    code = "from queuectl.runner.identity import host_id; print(host_id())"
+    env = {**os.environ, "COMPUTERNAME": "ELSEWHERE"}
+
+    said = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, env=env, check=True, text=True).stdout
+
+    assert (True, "", os.environ["COMPUTERNAME"]) == (bool(machine), boot, name)
+    assert host_id() == said.strip()
 
 
 def test_a_process_is_known_by_its_creation() -> None:
