@@ -138,7 +138,7 @@ def status(args: Args) -> int:
     if why is None:
         answer = subprocess.run(found.status, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         document["running"] = not answer.returncode
-        document["told"] = answer.stdout.decode("utf-8", "replace").strip()
+        document["told"] = _text(answer.stdout)
     write_json(document)
     return 0 if document["running"] else 1
 
@@ -188,8 +188,16 @@ def _failure(words: Sequence[str]) -> Optional[str]:
     answer = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if not answer.returncode:
         return None
-    said = answer.stdout.decode("utf-8", "replace").strip().splitlines()
+    said = _text(answer.stdout).splitlines()
     return said[-1].rstrip(".") if said else f"exit code {answer.returncode}"
+
+
+def _text(said: bytes) -> str:
+    """Return as text what a service manager said: on Windows in the code page of its language, unless UTF-8 is set."""
+    try:
+        return said.decode().strip()
+    except UnicodeDecodeError:
+        return said.decode("oem" if os.name == "nt" else "utf-8", "replace").strip()
 
 
 def _run_all(commands: Sequence[Tuple[str, ...]], then: str) -> None:

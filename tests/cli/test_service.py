@@ -16,12 +16,14 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from queuectl import service, service_task
+from queuectl.cli_commands.service import _failure
 from queuectl.config import Config
 
 if sys.platform != "win32":
     import pwd
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="systemd is Linux's service manager")
+WINDOWS = pytest.mark.skipif(os.name != "nt", reason="code pages of consoles are Windows's")
 
 
 @LINUX
@@ -512,3 +514,13 @@ def test_workers_without_an_output_log_into_files(cli, home, tmp_path):
         subprocess.run([sys.executable, "-c", code, *words], check=True, timeout=60)
 
     assert "job job1 completed" in (home / "logs" / "worker-0.log").read_text()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", pytest.param("oem", marks=WINDOWS)])
+def test_what_a_service_manager_says_is_read_in_its_language(encoding):
+    """On Windows its programs write in the code page of the console, whichever that is."""
+    said = "Accès refusé".encode(encoding, "replace")
+
+    why = _failure([sys.executable, "-c", f"import sys; sys.stdout.buffer.write({said!r} + b'.'); sys.exit(1)"])
+
+    assert said.decode(encoding) == why
