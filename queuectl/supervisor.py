@@ -21,7 +21,7 @@ from queuectl.membership import hurry_at, is_time, next_time
 from queuectl.notify import Notifier
 from queuectl.pidfile import PidFile
 from queuectl.pruning import Pruner
-from queuectl.runner import QUIT, identity
+from queuectl.runner import IN_ORDER, QUIT, identity
 from queuectl.wakeup import place_to_sleep
 
 TYPE_CHECKING = False
@@ -173,7 +173,7 @@ class Supervisor:
                 slot.process.stdin.close()
             slot.process = None
             self._sweep_mono = 0.0  # give back its jobs at once
-            if code == 0 or self._stop:
+            if code == IN_ORDER or self._stop:
                 continue
             slot.delay_s = _next_delay(slot.delay_s, now_mono - slot.born_mono)
             slot.restart_mono = now_mono + slot.delay_s

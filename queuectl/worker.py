@@ -21,7 +21,7 @@ from queuectl.job import GRACEFUL, NOW, Outcome, RunEnd, settle
 from queuectl.membership import Membership, next_time
 from queuectl.output_flow import OutputFlow
 from queuectl.report import Report
-from queuectl.runner import NOT_FOR_COMMANDS, QUIT, CannotStart
+from queuectl.runner import IN_ORDER, NOT_FOR_COMMANDS, QUIT, CannotStart
 
 if sys.platform == "win32":
     from queuectl.runner.reactor_windows import Reactor
@@ -124,7 +124,7 @@ class WorkerProcess:
         self._console.line(events.exiting(self._number))
         self._flow.close()
         self._report.finish()
-        return 0 if told else 1
+        return IN_ORDER if told else 1
 
     # -- the turn -----------------------------------------------------------------------------
 

@@ -62,6 +62,8 @@ WORKER = "QUEUECTL_WORKER"
 NOT_FOR_COMMANDS: Tuple[str, ...] = (*RUN_VARIABLES, FAULT, WORKER)
 #: The number of SIGQUIT, which ends a worker and its commands at once; on Windows, a number that stands for it.
 QUIT = 3
+#: What a worker exits with that has left in order. On Windows whoever ends a process chooses its code, often 0.
+IN_ORDER = 20821 if sys.platform == "win32" else 0
 
 if sys.platform == "win32":
     from queuectl.runner.windows import Command, end_runs_at_once, how_ended, kill, left_over, start, terminate, used
@@ -69,6 +71,6 @@ else:
     from queuectl.runner.posix import Command, end_runs_at_once, how_ended, kill, left_over, start, terminate, used
 
 __all__ = [
-    "FAULT", "NOT_FOR_COMMANDS", "QUIT", "RUN_ID", "RUN_VARIABLES", "STORE_ID", "WORKER", "CannotStart", "Command",
-    "end_runs_at_once", "how_ended", "kill", "left_over", "start", "terminate", "used",
+    "FAULT", "IN_ORDER", "NOT_FOR_COMMANDS", "QUIT", "RUN_ID", "RUN_VARIABLES", "STORE_ID", "WORKER", "CannotStart",
+    "Command", "end_runs_at_once", "how_ended", "kill", "left_over", "start", "terminate", "used",
 ]  # fmt: skip

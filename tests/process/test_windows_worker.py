@@ -26,6 +26,7 @@ from queuectl.job import Job, Worker
 from queuectl.runner import QUIT, console_events
 from queuectl.runner.identity import process_started
 from queuectl.runner.reactor_windows import Reactor
+from queuectl.runner.windows_api import PROCESS_TERMINATE, kernel32
 
 PYTHON = f'"{sys.executable}"'
 SLEEP = "import os, sys, time\nopen(sys.argv[1], 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
@@ -72,6 +73,13 @@ class Shop:
 
     def outcomes(self, job_id: str) -> List[str]:
         return [run.state for run in self.queue.runs(job_id)]
+
+
+def terminate(pid: int, code: int) -> None:
+    """End a process with this exit code, which ``os.kill`` cannot do for 0."""
+    process = kernel32.OpenProcess(PROCESS_TERMINATE, False, pid)
+    assert kernel32.TerminateProcess(process, code)
+    kernel32.CloseHandle(process)
 
 
 @pytest.fixture
@@ -311,13 +319,14 @@ def test_reset_stops_the_workers_first(shop: Shop, cli: Callable[..., Any]) -> N
 # -- deaths -----------------------------------------------------------------------------------
 
 
-def test_a_killed_worker_is_replaced_and_its_job_runs_again(shop: Shop) -> None:
-    """What it ran is gone before that; the loss costs no retry."""
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_killed_worker_is_replaced_and_its_job_runs_again(shop: Shop, code: int) -> None:
+    """What it ran is gone before that; the loss costs no retry. Who ends a process also chooses its exit code."""
     shop.queue.enqueue(f"{shop.sleeper('pid%QUEUECTL_RUN_ID%')}", max_retries=0)
     group = shop.start()
     first = shop.pid("pid1")
 
-    os.kill(shop.workers()[0].pid, signal.SIGTERM)
+    terminate(shop.workers()[0].pid, code)
     second = shop.pid("pid2")
 
     assert process_started(first) is None
@@ -327,6 +336,7 @@ def test_a_killed_worker_is_replaced_and_its_job_runs_again(shop: Shop) -> None:
     shop.until("job1", "cancelled")
     ended = group.stop()
     assert "job job1 lost, runs again" in ended.out
+    assert f"[worker 0] died (exit {code}), restarts in " in ended.out
 
 
 def test_everything_killed_at_once(shop: Shop, cli: Callable[..., Any]) -> None:
