@@ -142,7 +142,7 @@ def test_failed_and_dead(
 ) -> None:
     """The reason, the retry that comes, and what to type."""
     add("exit 3", "--backoff-base", "1000")
-    add("echo why; exit 4", "--max-retries", "0")
+    add("(echo why) && exit 4", "--max-retries", "0")
     add("exit 5", "--max-retries", "0")
     with worker() as group:
         eventually(lambda: "job job3 dead" in group.out)

@@ -148,6 +148,7 @@ def test_logs_follow_a_running_job(
     )
     queue.enqueue(f"{PYTHON} wait.py")
     with background("worker", "start"):
+        eventually(lambda: queue.get("job1").state == "processing", timeout=30)  # else it says that nobody serves it
         follower = background("logs", "-f", "job1")
         eventually(lambda: follower.out == "first\n", timeout=30)
         (home.parent / "go").touch()

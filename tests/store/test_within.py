@@ -213,6 +213,7 @@ def test_a_temporary_table_takes_no_job(queue, location):
     assert ["job1"] == [job.id for job in queue.jobs()]
 
 
+@pytest.mark.posix("Windows neither moves nor replaces a file that is open")
 @pytest.mark.parametrize("queue_too", [False, True])
 def test_a_file_that_was_replaced_takes_no_job(location, queue_too):
     """Neither for a connection that is still one to the old file, nor for a queue that is: nobody would run it."""
