@@ -32,7 +32,14 @@ class UsageError(QueuectlError):
 
 
 class InvalidJob(QueuectlError):
-    """A job's description was refused; nothing was stored and no id was used up."""
+    """A job's description was refused; nothing was stored and no id was used up.
+
+    *place* says which of many jobs it is, from 0, if only the store could refuse it.
+    """
+
+    def __init__(self, message: str, place: Optional[int] = None) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class InvalidSetting(QueuectlError):

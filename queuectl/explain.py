@@ -12,13 +12,15 @@ from queuectl.retry import backoff_delay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional
+    from typing import List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Store
     from queuectl.job import Job, QueueInfo, Run, Worker
 
 # As far as Store.ahead_of counts.
 MOST_AHEAD = 1000
+# So many other jobs are named.
+MOST_NAMED = 5
 # A disk with less than this has no room for what SQLite writes to begin or end a run.
 FULL_BYTES = 64 * 1024
 
@@ -26,11 +28,18 @@ FULL_BYTES = 64 * 1024
 def explain(store: Store, job: Job) -> List[str]:
     """Return sentences about *job*: its state and the reason, what it waits for, what to type next."""
     now = store.now()
-    if job.state in WAITING:
-        return _waiting(store, job, now) + _full_disk(store)
-    if job.state == "processing":
-        return _processing(store, job, now) + _full_disk(store)
-    return _ended(store, job, now)
+    needs = store.needs(job.id) if job.held else []
+    if job.held and not needs:  # it was let go at this moment
+        job = store.get(job.id) or job
+    if needs:
+        told = _held(store, job, needs, now)
+    elif job.state in WAITING:
+        told = _waiting(store, job, now) + _full_disk(store)
+    elif job.state == "processing":
+        told = _processing(store, job, now) + _full_disk(store)
+    else:
+        told = _ended(store, job, now)
+    return told + _needed_by(store, job)
 
 
 def _full_disk(store: Store) -> List[str]:
@@ -45,6 +54,46 @@ def _full_disk(store: Store) -> List[str]:
         return []
     told = f"The disk of {store.location} is full: until there is space again, no run starts and no result is stored."
     return [told] if free < FULL_BYTES else []
+
+
+# -- waiting for others -----------------------------------------------------------------------
+
+
+def _held(store: Store, job: Job, needs: Sequence[Tuple[Optional[str], Optional[str]]], now: float) -> List[str]:
+    named = [f"{name} ({state})" if name else "a job that was deleted" for name, state in needs]
+    told = [
+        f"{job.id} is {job.state}, and held until {_listed(named)} {'has' if len(needs) == 1 else 'have'} completed."
+    ]
+    if job.run_at > now:
+        told.append(f"Nor does it run before {local_text(job.run_at, now)}, in {format_duration(job.run_at - now)}.")
+    blocked = store.stuck([job.id]).get(job.id)
+    if blocked is not None:
+        told.append(in_its_way(job.id, *blocked))
+    told.append(f"To run it without waiting for them: queuectl edit {job.id} after=none")
+    return told
+
+
+def in_its_way(job_id: str, name: Optional[str], state: Optional[str]) -> str:
+    """Return the sentence about what has to happen before a held job can run, as ``Store.stuck`` has it."""
+    if name is None:
+        return f"A job that has to complete before it was deleted, so {job_id} cannot run as it is."
+    return f"{name} is {state}, so {job_id} cannot run until that has run again and completed: queuectl retry {name}"
+
+
+def _needed_by(store: Store, job: Job) -> List[str]:
+    """Return which jobs are held for this one."""
+    waiting = store.needed_by(job.id, MOST_NAMED + 1)
+    if not waiting:
+        return []
+    if len(waiting) > MOST_NAMED:
+        waiting = [*waiting[:MOST_NAMED], "others"]
+    return [f"{_listed(waiting)} {'waits' if len(waiting) == 1 else 'wait'} for it to complete."]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return ``a``, ``a and b``, ``a, b and c``; of very many, the first and how many more."""
+    shown = list(names) if len(names) <= MOST_NAMED + 1 else [*names[:MOST_NAMED], f"{len(names) - MOST_NAMED} more"]
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
 
 
 # -- waiting ----------------------------------------------------------------------------------

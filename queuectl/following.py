@@ -212,6 +212,9 @@ class Following(Forkable):
     def wait(self, job_id: str, timeout: Optional[float] = None) -> Job:
         """Wait until a job has ended (completed, dead or cancelled) and return it.
 
+        A job that is held for one that is dead, cancelled or deleted is returned at once, pending: nothing that goes on
+        will let it go.
+
         Raises:
             TimeoutError: The job had not ended after *timeout* seconds.
             StoreUnavailable: The database server was unavailable for five minutes, or for *timeout* if that is less.
@@ -257,7 +260,7 @@ class Following(Forkable):
 
         If one has not, the look is cut at *deadline*: then return those found so far, and how many were not looked at.
         """
-        from queuectl.job import ENDED
+        from queuectl.job import ENDED, WAITING
         from queuectl.patience import Patient
 
         open_ids: List[str] = []
@@ -270,11 +273,14 @@ class Following(Forkable):
                 for job_id in some:
                     if job_id not in states:
                         raise JobNotFound(job_id)
-                ended_ids = [job_id for job_id in some if states[job_id] in ENDED]
+                waiting = [job_id for job_id in some if states[job_id] in WAITING]
+                stuck = self.store.stuck(waiting) if waiting else {}
+                ended_ids = [job_id for job_id in some if states[job_id] in ENDED or job_id in stuck]
                 if ended_ids:
                     seen.update(self.store.find(ended_ids))
                     for job_id in ended_ids:
                         if job_id not in seen:
                             raise JobNotFound(job_id)
-            open_ids += [job_id for job_id in some if job_id not in seen or seen[job_id].state not in ENDED]
+            over = {job_id for job_id in ended_ids if seen[job_id].state in ENDED or seen[job_id].held}
+            open_ids += [job_id for job_id in some if job_id not in over]
         return open_ids, 0

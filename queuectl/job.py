@@ -107,6 +107,8 @@ class Job(NamedTuple):
     updated_at: float
     ended_at: float | None  # set only when completed, dead or cancelled
     reason: str | None  # why it is failed, dead or cancelled
+    after_json: str | None = None  # a list of the ids of jobs that had to complete before it, as JSON
+    held: bool = False  # whether some of these have still to complete; run_at is then what it was given
 
     @property
     def env(self) -> Dict[str, str]:
@@ -126,12 +128,22 @@ class Job(NamedTuple):
 
         return list(json.loads(self.tags_json))
 
+    @property
+    def after(self) -> List[str]:
+        """The ids of the jobs that had to complete before this one, as given."""
+        if not self.after_json:
+            return []
+        import json
+
+        return list(json.loads(self.after_json))
+
     def is_due(self, now: float) -> bool:
         """Return whether this job, which waits, may run: what was due when it was last written stays so.
 
-        Where the clock has been set back since then, its ``run_at`` is in the future for all that.
+        Where the clock has been set back since then, its ``run_at`` is in the future for all that. What is held for
+        other jobs is not due.
         """
-        return self.run_at <= max(now, self.created_at, self.updated_at)
+        return not self.held and self.run_at <= max(now, self.created_at, self.updated_at)
 
 
 class Run(NamedTuple):
@@ -380,6 +392,8 @@ def job_json(job: Job) -> Dict[str, Any]:
         "cwd": job.cwd,
         "env": job.env,
         "tags": job.tags,
+        "after": job.after,
+        "held": job.held,
         "cancel_requested": bool(job.cancel_requested),
         "created_at": instant(job.created_at),
         "updated_at": instant(job.updated_at),

@@ -20,22 +20,23 @@ MAX_COMMAND_BYTES = 128 * 1024 - 1
 MAX_ENV_BYTES = 128 * 1024
 MAX_ID_LENGTH = 128
 MAX_TAGS = 100
+MAX_AFTER = 1000
 DEFAULT_QUEUE = "default"
 
 FIELDS = (
     "command", "id", "queue", "priority", "max_retries", "backoff_base",
-    "timeout", "run_at", "delay", "cwd", "env", "tags",
+    "timeout", "run_at", "delay", "cwd", "env", "tags", "after",
 )  # fmt: skip
 # What other tools, and this one's options, call them.
 MEANT = {
     "cmd": "command", "shell": "command", "name": "id", "job_id": "id", "retries": "max_retries",
     "tries": "max_retries", "max_attempts": "max_retries", "dir": "cwd", "directory": "cwd", "workdir": "cwd",
     "environment": "env", "at": "run_at", "when": "run_at", "eta": "run_at", "scheduled_at": "run_at",
-    "after": "delay", "label": "tags",
+    "label": "tags", "depends_on": "after", "dependencies": "after", "needs": "after",
 }  # fmt: skip
 STATE_FIELDS = (
     "state", "attempts", "failures", "losses", "created_at", "updated_at", "ended_at",
-    "worker_id", "worker", "run_id", "seq", "reason", "cancel_requested", "runs",
+    "worker_id", "worker", "run_id", "seq", "reason", "cancel_requested", "runs", "held",
 )  # fmt: skip
 NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 NAME_RULE = "1-128 of A-Z a-z 0-9 . _ -, not starting with - or ."
@@ -45,7 +46,7 @@ class JobSpec:
     """A checked description of a job to be: what ``Store.add`` takes."""
 
     __slots__ = (
-        "backoff_base", "command", "cwd", "delay_s", "env", "id", "max_retries",
+        "after", "backoff_base", "command", "cwd", "delay_s", "env", "id", "max_retries",
         "priority", "queue", "run_at", "tags", "timeout_s",
     )  # fmt: skip
 
@@ -63,6 +64,7 @@ class JobSpec:
         delay_s: Optional[float] = None,
         env: Optional[Dict[str, str]] = None,
         tags: Optional[List[str]] = None,
+        after: Optional[List[str]] = None,
     ) -> None:
         self.command = command
         self.cwd = cwd
@@ -76,6 +78,7 @@ class JobSpec:
         self.delay_s = delay_s  # seconds from now; not together with run_at
         self.env = env
         self.tags = tags
+        self.after = after  # ids of jobs that have to complete before
 
 
 def is_name(text: str) -> bool:
@@ -288,6 +291,18 @@ def _tags(field: str, value: Any) -> List[str]:
     return list(dict.fromkeys(map(plain, value)))
 
 
+def _after(field: str, value: Any) -> List[str]:
+    """Check the ids of the jobs that have to complete before; from Python, a ``Job`` may stand for its id."""
+    several = value if isinstance(value, (list, tuple)) and not _has(value, "id") else [value]
+    if len(several) > MAX_AFTER:
+        raise InvalidJob(f"job field {field!r} names {len(several):,} jobs, but may name at most {MAX_AFTER:,}.")
+    names = [each.id if _has(each, "id") else each for each in several]
+    for name in names:
+        if not isinstance(name, str) or not is_name(name):
+            raise refuse(field, 'the id of a job, or a list of them such as ["job1", "job2"]', name)
+    return list(dict.fromkeys(map(plain, names)))
+
+
 # A field's check, and the attribute of JobSpec that holds the result.
 _CHECKS = {
     "command": (_command, "command"),
@@ -302,6 +317,7 @@ _CHECKS = {
     "cwd": (_cwd, "cwd"),
     "env": (_env, "env"),
     "tags": (_tags, "tags"),
+    "after": (_after, "after"),
 }
 
 # Fields for which null means "as if it were not given".

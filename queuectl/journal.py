@@ -161,7 +161,7 @@ def _understood(data: bytes) -> Left:
         left.waiting, left.known = waiting, known
         left.outputs += outputs
         for job, run_id, started_at, (outcome, *end), (state, *verdict) in ended:
-            claim = Claim(Job._make(job), run_id, started_at)
+            claim = Claim(Job(*job), run_id, started_at)
             left.ended.append((claim, RunEnd(Outcome(outcome), *end), Verdict(State(state), *verdict)))
     return left
 

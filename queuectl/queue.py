@@ -76,7 +76,7 @@ class Queue(Following, Switches):
             connection: An open psycopg or sqlite3 connection to this same store: the job is stored in its
                 transaction, and is there once that is committed. Until then other enqueuers wait.
             fields: Any other job field: id, queue, priority, max_retries, backoff_base, timeout, run_at,
-                delay, cwd, env, tags.
+                delay, cwd, env, tags, after.
 
         Raises:
             InvalidJob, JobExists: Nothing was stored.
@@ -136,6 +136,10 @@ class Queue(Following, Switches):
         except JobExists as error:
             position = 1 + error.index([spec.id for spec in specs])
             raise JobExists(error.job_id, error.why, f"job {position}: ") from None
+        except InvalidJob as error:
+            if error.place is None:
+                raise
+            raise InvalidJob(f"job {error.place + 1}: {error}") from None
 
     def add(self, specs: Specs) -> Sequence[str]:
         """Store checked job descriptions, all or none, and return their ids in order."""

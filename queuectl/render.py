@@ -315,6 +315,11 @@ def when(job: Job, now: float) -> str:
     from queuectl.job import WAITING
 
     if job.state in WAITING:
+        if job.held:
+            after = job.after
+            return "after " + (
+                after[0] if len(after) == 1 and len(after[0]) <= LEAST_TEXT else plural(len(after), "job")
+            )
         if not job.is_due(now):
             return "in " + format_duration(job.run_at - now)
         since_at = max(job.run_at, job.created_at)

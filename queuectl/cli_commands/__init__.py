@@ -70,7 +70,7 @@ FLAGS = frozenset((
 ))  # fmt: skip
 SHORT = frozenset("fhqvy")  # the letters of flags
 VALUED = frozenset((
-    "--at", "--backoff-base", "--command", "--concurrency", "--count", "--cwd", "--db", "--delay", "--env",
+    "--after", "--at", "--backoff-base", "--command", "--concurrency", "--count", "--cwd", "--db", "--delay", "--env",
     "--file", "--host", "--id", "--limit", "--max-retries", "--older-than", "--priority", "--queue", "--run", "--sort",
     "--state", "--tag", "--tail", "--timeout", "--to",
 ))  # fmt: skip

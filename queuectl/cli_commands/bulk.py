@@ -85,6 +85,11 @@ def _enqueue(specs: Spool, args: Args, added: List[Sequence[str]]) -> None:
         specs.tell = None
         number = _line_number(error.index([spec.id for spec in specs]), blank)
         raise QueuectlError(f"line {number}: {error} Nothing was enqueued.") from None
+    except InvalidJob as error:
+        if error.place is None:
+            raise
+        number = _line_number(error.place, blank)
+        raise InvalidJob(f"line {number}: {error} Nothing was enqueued.") from None
     finally:
         bar.clear()
 

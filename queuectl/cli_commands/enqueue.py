@@ -27,6 +27,7 @@ FIELD_OPTIONS = (
     Option("--timeout", "end a run after this long: seconds, or 90s, 1.5h, 2h30m (default: the setting timeout)", "T"),
     Option("--delay", "wait this long before the first run: seconds, or 90s, 1.5h", "D"),
     Option("--at", "do not run before this time: 2030-01-31T08:00 (local), or with Z or an offset", "TIME"),
+    Option("--after", "wait until this job has completed; for several, repeat it", "ID", repeat=True, complete="jobs"),
     Option("--cwd", "the directory it runs in (default: the current one)", "DIR", complete="files"),
     Option("--env", "set a variable in its environment", "K=V", repeat=True),
     Option("--tag", "a tag, instead of those in the JSON", "T", repeat=True),
@@ -107,6 +108,8 @@ def apply_options(fields: Dict[str, Any], args: Args) -> None:
         fields.pop(given.get("run_at", "run_at"), None)
     if args.tag:
         fields["tags"] = args.tag
+    if args.after:
+        fields["after"] = [name for text in args.after for name in text.split(",")]
     if args.env:
         before = fields.get("env")
         added = variables(args.env)
@@ -199,6 +202,8 @@ def decisions(settings: Dict[str, str], job: Job, now: float) -> List[str]:
     source = "the setting" if "max_retries" in settings else "the default"
     retries = "1 retry" if job.max_retries == 1 else f"{job.max_retries:,} retries"
     due = "now" if job.run_at <= now else "at " + local_text(job.run_at, now)
+    if job.held:
+        due += ", but after " + ", ".join(job.after)
     return [
         f"{job.id}: queue {job.queue}, priority {job.priority}, due {due}, directory {job.cwd}.",
         f"{job.id}: up to {retries} (its own max_retries, or {source}).",
@@ -228,6 +233,7 @@ COMMANDS = (
             ("queuectl enqueue -- convert 'my photo.png' small.jpg", "a program and its arguments, as typed"),
             ("queuectl enqueue --command 'make && make install'", "a shell command line"),
             ("queuectl enqueue --priority 5 --delay 10m --tag nightly -- ./backup.sh", ""),
+            ("queuectl enqueue --after job1 --after job2 -- ./report.sh", "once both have completed"),
             ("queuectl enqueue --file jobs.jsonl", "one job per line; all or nothing"),
             ("queuectl enqueue --lines --file commands.txt", "one shell command per line"),
             ("""find . -name '*.png' | jq -Rc '{command: @sh "optipng \\(.)"}' | queuectl enqueue --file -""", ""),

@@ -18,7 +18,7 @@ from queuectl.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
     from queuectl.cli_commands.spec import Args
     from queuectl.job import Job, JobFilter, Run
@@ -148,13 +148,14 @@ def show(args: Args) -> int:
         runs = queue.runs(args.id)
         output = last_bytes(queue, args.id, TAIL_BYTES)
         now = queue.now()
+        states = queue.store.states(job.after) if job.after else {}
     if args.json:
         from queuectl.job import job_json
 
         document = {**job_json(job), "runs": [run_json(run) for run in runs], "output_tail": tail(output)}
         write_json(document)
         return 0
-    print_job(job, now, args)
+    print_job(job, now, args, states)
     if runs:
         print("\nRuns:")
         print_runs(runs, now, args)
@@ -176,8 +177,8 @@ def tail(output: bytes) -> str:
     return "\n".join(text.rstrip("\r\n").split("\n")[-TAIL_LINES:])
 
 
-def print_job(job: Job, now: float, args: Args) -> None:
-    """Print a job's fields, aligned."""
+def print_job(job: Job, now: float, args: Args, states: Mapping[str, str]) -> None:
+    """Print a job's fields, aligned; *states* are those of the jobs that had to complete before."""
     from queuectl.clock import format_duration, local_text
     from queuectl.job import WAITING
     from queuectl.render import escape, paint, wants_colour, when, write_fields
@@ -202,9 +203,13 @@ def print_job(job: Job, now: float, args: Args) -> None:
     if job.tags:
         fields.append(("tags", ", ".join(job.tags)))
     fields += [("environment", escape(f"{name}={value}")) for name, value in job.env.items()]
+    if job.after:
+        fields.append(("after", ", ".join(f"{name} ({states.get(name, 'deleted')})" for name in job.after)))
     fields.append(("created", local_text(job.created_at, now)))
     if job.state in WAITING:
-        fields.append(("runs at", f"{local_text(job.run_at, now)} ({when(job, now)})"))
+        at = local_text(job.run_at, now)
+        later = f", at {at} or later" if job.run_at > now else ""
+        fields.append(("runs at", f"{at} ({when(job, now)})" if not job.held else f"when these have completed{later}"))
     if job.ended_at is not None:
         fields.append(("ended", f"{local_text(job.ended_at, now)} ({when(job, now)})"))
     write_fields(fields)

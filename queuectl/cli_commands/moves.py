@@ -216,8 +216,8 @@ def _value(field: str, text: str) -> Any:
         return None
     if field in ("priority", "max_retries", "backoff_base"):
         return number(text)
-    if field == "tags":
-        return [tag.strip() for tag in text.split(",") if tag.strip()]
+    if field in ("tags", "after"):
+        return [each.strip() for each in text.split(",") if each.strip()]
     if field == "env":
         from queuectl.jobspec import fields_from_json
 
@@ -279,6 +279,7 @@ COMMANDS = (
             ("queuectl edit job1 priority=10", ""),
             ("queuectl edit job1 command='echo other' timeout=none", "none: as if never given"),
             ("queuectl edit job1 delay=0", "due now"),
+            ("queuectl edit job3 after=job1,job2", "wait for these; after=none: for no other job"),
             ("queuectl edit job1 tags=a,b env.LEVEL=debug", "env.NAME sets one variable; env=none removes all"),
         ],
         details="Only a waiting job (pending or failed) can be changed, and its id cannot.",

@@ -227,9 +227,8 @@ def _way_instead(where: str, name: str, known: Sequence[str]) -> str:
         return "All that have not ended are chosen by --all, --queue Q or --tag T."
     if where == "dlq retry" and name in ("--queue", "--tag"):
         return f"To retry some of the dead jobs: queuectl retry --state dead {name} {name[2].upper()}"
-    if "--delay" in known and name in ("--after", "--depends-on", "--depends", "--dependency"):
-        told = "A job waits for a time (--delay, --at), not for another job."
-        return f"{told} Put both into one: queuectl {where} --command 'first && second'"
+    if "--after" in known and name in ("--depends-on", "--depends", "--dependency"):
+        return "Did you mean --after ID? The job then waits until that one has completed."
     return _state_meant(name[2:]) if "--state" in known else ""
 
 

@@ -35,6 +35,7 @@ class Waiting:
         self._next_look_mono = 0.0
         self._alone = False  # whether there was no worker at the last look
         self._full = False  # whether this command's own job held one of the slots then, and all were taken
+        self._told_needs = ""  # what was last said of jobs that have to complete before
         self.told = silent
 
     def look(self, job: Job) -> None:
@@ -46,6 +47,9 @@ class Waiting:
         from queuectl.explain import serving
 
         self._next_look_mono = time.monotonic() + WORKERS_LOOK_S
+        if job.held:
+            self._tell_needs(job)
+            return
         if job.state == "failed" and not job.is_due(self._queue.now()):
             return  # it is its retry's time that it waits for
         workers = serving(self._queue.workers(), job.queue)
@@ -64,6 +68,16 @@ class Waiting:
         self._tell_pause(job)
         if not self.told:
             self._tell_own_slot(job, workers)
+
+    def _tell_needs(self, job: Job) -> None:
+        """Say which jobs have to complete before, and again if one of them has ended otherwise."""
+        from queuectl.explain import in_its_way
+
+        stuck = self._queue.store.stuck([job.id]).get(job.id)
+        told = in_its_way(job.id, *stuck) if stuck else f"{job.id} is waiting for {', '.join(job.after)} to complete."
+        if told != self._told_needs:
+            self._told_needs = told
+            self._say(told)
 
     def _tell_pause(self, job: Job) -> None:
         if any(info.name == job.queue and info.paused for info in self._queue.queues()):
@@ -112,6 +126,8 @@ def wait(args: Args) -> int:
         except StillOpen as error:
             count = len(error.open_ids) + error.unseen
             return _told_timeout(error.open_ids, count, "up to " if error.unseen else "", args)
+        held = [job.id for job in jobs if job.held]
+        stuck = queue.store.stuck(held) if held else {}
         if args.json:
             from queuectl.job import job_json
             from queuectl.render import write_json_array
@@ -121,7 +137,10 @@ def wait(args: Args) -> int:
         from queuectl.render import escape
 
         for job in jobs:
-            print(f"{job.id} {job.state}" + (f" ({escape(job.reason)})" if job.reason else ""))
+            name, state = stuck.get(job.id, (None, None))
+            needed = f"waits for {name}, which is {state}" if name else "waits for a job that was deleted"
+            why = needed if job.held else job.reason
+            print(f"{job.id} {job.state}" + (f" ({escape(why)})" if why else ""))
     return 0 if all(job.state == "completed" for job in jobs) else 1
 
 
@@ -214,7 +233,8 @@ COMMANDS = (
         details=(
             "Waits until all of them have ended: completed, dead or cancelled. Filters choose among the jobs that\n"
             "have not ended when the command begins, without the one that it is part of. So the exit code says\n"
-            "nothing of a job that died before; where ids are given, it does."
+            "nothing of a job that died before; where ids are given, it does. A job that is held for one that is\n"
+            "dead, cancelled or deleted (see enqueue --after) is not waited for: it counts as not completed."
         ),
         exit_codes=[(0, "all completed"), (1, "some did not, or were not found"), (124, "timed out")],
     ),

@@ -280,8 +280,9 @@ COMMANDS = (
             "(Ctrl-\\) and 'queuectl worker stop --now' do what the second does. Workers that run already go on\n"
             "beside the new ones. A worker that dies is replaced, and its jobs run again. One that gets SIGTERM\n"
             "itself ends after its job, and is not replaced. --drain also waits for jobs that are due later, but\n"
-            "not for those of paused queues. A job cannot drain its own queue, as that would wait for itself,\n"
-            "except with --daemon. --daemon prints the workers' pids: with -q nothing else, with --json one document."
+            "not for those of paused queues, or held for a job that does not complete. A job cannot drain its own\n"
+            "queue, as that would wait for itself, except with --daemon. --daemon prints the workers' pids: with -q\n"
+            "nothing else, with --json one document."
         ),
         exit_codes=[(130, "ended by a second Ctrl-C")],
     ),

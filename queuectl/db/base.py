@@ -315,10 +315,7 @@ class Store(ABC):
     def retry_where(
         self, which: JobFilter, now: Optional[float] = None, tell: Optional[Callable[[int], None]] = None
     ) -> int:
-        """Start over all jobs of *which* that may be retried; return how many. This takes several transactions.
-
-        *tell* is called after each of them with the number of jobs so far.
-        """
+        """Start over all jobs of *which* that may be, in steps as ``cancel_where``; return how many."""
 
     @abstractmethod
     def edit(self, job_id: str, changes: Mapping[str, Any], now: Optional[float] = None) -> None:
@@ -397,6 +394,18 @@ class Store(ABC):
     @abstractmethod
     def ahead_of(self, job: Job, now: Optional[float] = None) -> int:
         """Return how many due jobs of the same queue are claimed before *job*; no more than 1000 are counted."""
+
+    @abstractmethod
+    def needs(self, job_id: str) -> List[Tuple[Optional[str], Optional[str]]]:
+        """Return (id, state) of each job that has still to complete before this one; (None, None): it was deleted."""
+
+    @abstractmethod
+    def needed_by(self, job_id: str, limit: int = 100) -> List[str]:
+        """Return the ids of up to *limit* jobs that are held until this one has completed, oldest first."""
+
+    @abstractmethod
+    def stuck(self, job_ids: Sequence[str]) -> Dict[str, Tuple[Optional[str], Optional[str]]]:
+        """Return what dead, cancelled or deleted job, (id, state) or (None, None), holds each of them up, by id."""
 
     @abstractmethod
     def queues(self) -> List[QueueInfo]:

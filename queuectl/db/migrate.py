@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from queuectl.db.sqlite_file import SqliteFile
 
 # The newest schema this version writes; tests hold it against the files.
-NEWEST = 4
+NEWEST = 5
 # What an unfinished copy bears in its place: larger than that of any release.
 UNFINISHED = 2**31 - 1
 # The tables that a SQLite store of that schema has; tests hold them against the files too.
 TABLES = (
-    "jobs", "output", "queues", "runs", "schema_version", "settings", "store", "taken_numbers", "workers",
+    "jobs", "needs", "output", "queues", "runs", "schema_version", "settings", "store", "taken_numbers", "workers",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from queuectl.db.postgres_rows import blocks, copy_lines
 from queuectl.db.postgres_views import JOB_COLUMNS, PostgresViews
 from queuectl.db.rules import (
     MAX_RETRIES,
+    any_after,
     generated_number,
     given_ids,
     number_jobs,
@@ -101,7 +102,7 @@ class PostgresAdd(PostgresViews):
         ids: Optional[Sequence[str]] = None
         given = given_ids(specs)
         try:
-            if len(specs) == 1 and not given:
+            if len(specs) == 1 and not given and not any_after(specs):
                 ids = self._add_plain(next(iter(specs)), token, now, rows)
             elif len(specs) > LARGE and not given:
                 ids = self._add_large(specs, token, now)
@@ -241,7 +242,12 @@ class PostgresAdd(PostgresViews):
     def _copy(self, run: Run, specs: Specs, ids: Sequence[str], token: int, now: float, default: int) -> Dict[str, int]:
         """Write the rows of new jobs, and return how many there are for each queue."""
         counts: Dict[str, int] = {}
-        run.copy(_COPY, blocks(copy_lines(specs, ids, token, now, default, counts)))
+        if any_after(specs):
+            from queuectl.db.postgres_needs import copy_with_needs
+
+            copy_with_needs(run, COPY, specs, ids, copy_lines(specs, ids, token, now, default, counts))
+        else:
+            run.copy(COPY, blocks(copy_lines(specs, ids, token, now, default, counts)))
         return counts
 
     # -- answers that were lost ---------------------------------------------------------------
@@ -321,7 +327,7 @@ def _jobs_were(count: int) -> str:
     return "the job was" if count == 1 else f"the {count} jobs were"
 
 
-_COPY = """
+COPY = """
     COPY queuectl.jobs (id, queue, ready, run_at, priority, max_retries, command, cwd, env, tags, timeout_s,
                         backoff_base, created_at, updated_at, token)
     FROM STDIN

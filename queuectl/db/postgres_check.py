@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from queuectl.db.postgres_add import UNNOTED
-from queuectl.db.problems import foreign_migrations, stray_runs, unknown_owners, wrong_counters
+from queuectl.db.problems import foreign_migrations, held_for_nothing, stray_runs, unknown_owners, wrong_counters
 from queuectl.db.rules import COUNTED
 from queuectl.job import Problem
 
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 # Indexes without which claims and listings read whole tables.
 INDEXES = (
-    "jobs_pkey", "jobs_id_key", "jobs_ready", "jobs_waiting", "jobs_listed", "jobs_owned", "jobs_ended", "runs_pkey",
+    "jobs_pkey", "jobs_id_key", "jobs_ready", "jobs_waiting", "jobs_listed", "jobs_owned", "jobs_ended", "needs_pkey",
+    "needs_of", "runs_pkey",
 )  # fmt: skip
+# Without which jobs that wait for others are never let go.
+TRIGGERS = ("needs_met", "need_noted", "waiter_gone")
 # A transaction that is open so long keeps all dead rows: claims get slower and slower.
 LONG_S = 600.0
 # So many numbers are named at once.
@@ -70,6 +73,22 @@ def _indexes(run: Run, store: PostgresLink) -> List[Problem]:
         for name in INDEXES
         if name not in sound
     ]
+
+
+def _triggers(run: Run, store: PostgresLink) -> List[Problem]:
+    there = {row[0] for row in run(_ENABLED_TRIGGERS, {"schema": store.schema})}
+    return [
+        Problem(
+            f"the trigger {name} is missing or disabled",
+            "Create it as in the migrations' SQL, or enable it; until then held jobs may stay so for ever.",
+        )
+        for name in TRIGGERS
+        if name not in there
+    ]
+
+
+def _held(run: Run, _: PostgresLink) -> List[Problem]:
+    return held_for_nothing(job_id for (job_id,) in run(_HELD_FOR_NOTHING))
 
 
 def _counters(run: Run, _: PostgresLink) -> List[Problem]:
@@ -127,7 +146,7 @@ def _old_transactions(run: Run, _: PostgresLink) -> List[Problem]:
 
 
 _LOOKS: List[Callable[[Any, Any], List[Problem]]] = [
-    _migrations, _indexes, _counters, _numbers, _runs, _open_to_all, _old_transactions,
+    _migrations, _indexes, _triggers, _counters, _numbers, _runs, _held, _open_to_all, _old_transactions,
 ]  # fmt: skip
 
 _SOUND_INDEXES = """
@@ -136,6 +155,20 @@ _SOUND_INDEXES = """
       JOIN pg_class AS c ON c.oid = i.indexrelid
       JOIN pg_namespace AS n ON n.oid = c.relnamespace
      WHERE n.nspname = %(schema)s AND i.indisvalid AND i.indisready
+    """
+
+_ENABLED_TRIGGERS = """
+    SELECT t.tgname
+      FROM pg_trigger AS t
+      JOIN pg_class AS c ON c.oid = t.tgrelid
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE n.nspname = %(schema)s AND t.tgenabled IN ('O', 'A')
+    """
+
+_HELD_FOR_NOTHING = """
+    SELECT id FROM queuectl.jobs AS j
+     WHERE not_before IS NOT NULL AND ready = 2 AND NOT EXISTS (SELECT 1 FROM queuectl.needs AS n WHERE n.seq = j.seq)
+     LIMIT 20
     """
 
 _WRONG_COUNTERS = f"""

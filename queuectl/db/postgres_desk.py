@@ -8,6 +8,7 @@ from queuectl.db.postgres_counts import count, move
 from queuectl.db.postgres_views import LISTED, conditions, within
 from queuectl.db.rules import (
     CANCELLED_WAITING,
+    HELD_AT,
     MAX_RETRIES,
     NO_JOB,
     PRUNABLE,
@@ -44,11 +45,11 @@ class PostgresDesk(PostgresAdd):
         super().__init__(address)
         self._prunes = Steps()
 
-    def _lock(self, run: Run, job_ids: Sequence[str]) -> Dict[str, Any]:
-        """Lock jobs, in one order for everybody, and return (seq, queue, state) by id."""
+    def _lock(self, run: Run, job_ids: Sequence[str], more: str = "") -> Dict[str, Any]:
+        """Lock jobs, in one order for everybody, and return (seq, queue, state), and *more* columns, by id."""
         rows = run(
-            """
-            SELECT id, seq, queue, state FROM queuectl.jobs WHERE id = ANY(%s::text[]) ORDER BY seq FOR UPDATE
+            f"""
+            SELECT id, seq, queue, state{more} FROM queuectl.jobs WHERE id = ANY(%s::text[]) ORDER BY seq FOR UPDATE
             """,
             (possible(job_ids),),
         )
@@ -129,7 +130,7 @@ class PostgresDesk(PostgresAdd):
                 _, queue, state = found.get(job_id, NO_JOB)
                 refuse_state("retry", job_id, state, only_dead)
                 move(moves, queue, state, "pending")
-            run(_START_OVER, {"seqs": [row[0] for row in found.values()], "now": clock()})
+            self._start_over(run, [row[0] for row in found.values()], clock())
             count(run, moves)
             self._wake(run)
             faults.point("retrying")
@@ -151,11 +152,16 @@ class PostgresDesk(PostgresAdd):
                     tell(retried)
         return retried
 
+    def _start_over(self, run: Run, seqs: Sequence[int], now: float) -> None:
+        run(_START_OVER, {"seqs": seqs, "now": now, "held_at": HELD_AT})
+        run(_SETTLE, {"seqs": seqs})
+        run("SELECT queuectl._let_go(%s::bigint[], NULL)", (seqs,))
+
     def _start_rows_over(self, run: Run, rows: Sequence[Any], now: float) -> None:
         moves: Moves = {}
         for _, queue, before in rows:
             move(moves, queue, before, "pending")
-        run(_START_OVER, {"seqs": [row[0] for row in rows], "now": now})
+        self._start_over(run, [row[0] for row in rows], now)
         count(run, moves)
         self._wake(run)
 
@@ -186,13 +192,16 @@ class PostgresDesk(PostgresAdd):
 
     def edit(self, job_id: str, changes: Mapping[str, Any], now: Optional[float] = None) -> None:
         """See ``Store.edit``."""
+        from queuectl.db.postgres_needs import edit_needs
 
         def body(run: Run) -> None:
             clock = self._clock(run, now)
-            found = self._lock(run, [job_id])
-            seq, queue, state = found.get(job_id, NO_JOB)
+            found = self._lock(run, [job_id], ", run_at, not_before")
+            seq, queue, state, *times = found.get(job_id, NO_JOB)
             refuse_state("edit", job_id, state)
-            columns = edited_columns(changes, clock(), lambda: self._default_max_retries(run))
+            at = clock()
+            columns = edited_columns(changes, at, lambda: self._default_max_retries(run))
+            columns = edit_needs(run, job_id, (seq, *times), changes, columns, at)
             if "max_retries" in columns:
                 failures = run("SELECT failures FROM queuectl.jobs WHERE seq = %s", (seq,)).fetchone()[0]
                 refuse_spent_retries(job_id, columns["max_retries"], failures)
@@ -284,7 +293,11 @@ class PostgresDesk(PostgresAdd):
         """See ``Store.reset``."""
 
         def body(run: Run) -> None:
-            run("TRUNCATE queuectl.jobs, queuectl.runs, queuectl.output, queuectl.counts, queuectl.queues")
+            run(
+                """
+                TRUNCATE queuectl.jobs, queuectl.needs, queuectl.runs, queuectl.output, queuectl.counts, queuectl.queues
+                """
+            )
             run("DELETE FROM queuectl.settings")
             run("DELETE FROM queuectl.taken_numbers")
             self._make_queue(run, "default")
@@ -362,8 +375,9 @@ def _enough(outputs: Parts, locked: Container[int]) -> Tuple[Optional[int], Part
 # What ``reset`` does, and this role may not.
 _RIGHTS_LACKING = """
     SELECT word || ' on ' || name
-      FROM (VALUES ('TRUNCATE', 'jobs'), ('TRUNCATE', 'runs'), ('TRUNCATE', 'output'), ('TRUNCATE', 'counts'),
-                   ('TRUNCATE', 'queues'), ('INSERT', 'queues'), ('DELETE', 'settings'), ('DELETE', 'taken_numbers'),
+      FROM (VALUES ('TRUNCATE', 'jobs'), ('TRUNCATE', 'needs'), ('TRUNCATE', 'runs'), ('TRUNCATE', 'output'),
+                   ('TRUNCATE', 'counts'), ('TRUNCATE', 'queues'), ('INSERT', 'queues'), ('DELETE', 'settings'),
+                   ('DELETE', 'taken_numbers'),
                    ('UPDATE', 'numbers'), ('UPDATE', 'store')) AS needed (word, name)
      WHERE NOT has_table_privilege(%(schema)s || '.' || name, word)
     """
@@ -380,11 +394,24 @@ _CANCEL = """
      WHERE seq = ANY(%(seqs)s::bigint[])
     """
 
+# A job that was cancelled while it waited for others, and is started over, waits for them again.
 _START_OVER = """
-    UPDATE queuectl.jobs
-       SET state = 'pending', ready = 1, run_at = %(now)s::float8, attempts = 0, failures = 0, losses = 0,
-           updated_at = %(now)s::float8, ended_at = NULL, reason = NULL
-     WHERE seq = ANY(%(seqs)s::bigint[])
+    UPDATE queuectl.jobs AS j
+       SET state = 'pending', attempts = 0, failures = 0, losses = 0, updated_at = %(now)s::float8, ended_at = NULL,
+           reason = NULL, ready = CASE WHEN o.held THEN 2 ELSE 1 END,
+           run_at = CASE WHEN o.held THEN %(held_at)s::float8 ELSE %(now)s::float8 END,
+           not_before = CASE WHEN o.held THEN %(now)s::float8 END
+      FROM (SELECT seq, not_before IS NOT NULL
+                        AND EXISTS (SELECT 1 FROM queuectl.needs AS n WHERE n.seq = k.seq) AS held
+              FROM queuectl.jobs AS k
+             WHERE seq = ANY(%(seqs)s::bigint[])) AS o
+     WHERE j.seq = o.seq
+    """
+
+# What it needs may complete at this very moment, and its worker would find it cancelled still: what is needed is locked
+# and looked at again, and then it is let go if nothing is left.
+_SETTLE = """
+    SELECT queuectl._settle_need(seq, on_seq) FROM queuectl.needs WHERE seq = ANY(%(seqs)s::bigint[]) ORDER BY on_seq
     """
 
 # Run by run, the oldest first, each from its begin on, and no more than are asked for.

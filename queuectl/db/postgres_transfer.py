@@ -184,6 +184,7 @@ class PostgresPort(Port):
             run(_SET_NUMBERS, {"next": numbers.next_number})
             run("UPDATE queuectl.store SET settings_version = settings_version + 1")
             run("INSERT INTO queuectl.queues (name) SELECT DISTINCT queue FROM queuectl.jobs ON CONFLICT DO NOTHING")
+            run("UPDATE queuectl.jobs SET needed = true WHERE seq IN (SELECT on_seq FROM queuectl.needs)")
             run("DELETE FROM queuectl.counts")
             run(_COUNT_ANEW)
             run(_SET_SEQUENCES, {"run_id": numbers.last_run_id, "seq": numbers.last_seq})

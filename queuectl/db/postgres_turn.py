@@ -234,7 +234,7 @@ _HAND_OVER = """, me AS MATERIALIZED (
         RETURNING n.place, n.state AS before, n.previous_id,
                   j.seq, j.id, j.queue, j.state, j.priority, j.run_at, j.command, j.cwd, j.env, j.tags, j.timeout_s,
                   j.backoff_base, j.max_retries, j.attempts, j.failures, j.losses, j.run_no, j.last_run_id, j.worker_id,
-                  j.cancel_requested, j.created_at, j.updated_at, j.ended_at, j.reason
+                  j.cancel_requested, j.created_at, j.updated_at, j.ended_at, j.reason, j.after, false AS held
     ), begun AS (
         INSERT INTO queuectl.runs (run_id, previous_id, number, state, started_at, worker_id, host, pid)
         SELECT taken.last_run_id, previous_id, run_no, 'running', updated_at, worker_id, me.host, me.pid
@@ -283,7 +283,8 @@ _SINGLE = """
            (t.job).seq, (t.job).id, (t.job).queue, (t.job).state, (t.job).priority, (t.job).run_at, (t.job).command,
            (t.job).cwd, (t.job).env, (t.job).tags, (t.job).timeout_s, (t.job).backoff_base, (t.job).max_retries,
            (t.job).attempts, (t.job).failures, (t.job).losses, (t.job).run_no, (t.job).last_run_id, (t.job).worker_id,
-           (t.job).cancel_requested, (t.job).created_at, (t.job).updated_at, (t.job).ended_at, (t.job).reason
+           (t.job).cancel_requested, (t.job).created_at, (t.job).updated_at, (t.job).ended_at, (t.job).reason,
+           (t.job).after, false
       FROM queuectl.{function}(
            %(worker)s::text, %(shard)s::int, %(now)s::float8, {queue}, %(only)s::boolean,{roomy}
            %(promoted)s::boolean, %(seq)s::bigint, %(run_id)s::bigint, %(state)s::queuectl.job_state, %(reason)s::text,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from queuectl.db.postgres_schema import PostgresSchema
-from queuectl.db.rules import COUNTED, PARTS, RATE_AHEAD_S, RATE_ROWS, RATE_WINDOW_S, last_parts, possible
+from queuectl.db.rules import COUNTED, HELD_AT, PARTS, RATE_AHEAD_S, RATE_ROWS, RATE_WINDOW_S, last_parts, possible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from queuectl.job import Job, JobFilter, Problem, QueueInfo, Rates, Run
 
 JOB_COLUMNS = (
-    "seq, id, queue, state, priority, run_at, command, cwd, env, tags, timeout_s, backoff_base, max_retries, "
-    "attempts, failures, losses, run_no, CASE WHEN worker_id IS NOT NULL THEN last_run_id END AS run_id, worker_id, "
-    "cancel_requested, created_at, updated_at, ended_at, reason"
+    "seq, id, queue, state, priority, coalesce(not_before, run_at), command, cwd, env, tags, timeout_s, backoff_base, "
+    "max_retries, attempts, failures, losses, run_no, "
+    "CASE WHEN worker_id IS NOT NULL THEN last_run_id END AS run_id, worker_id, "
+    "cancel_requested, created_at, updated_at, ended_at, reason, after, not_before IS NOT NULL AND ready = 2 AS held"
 )
 # States with an index of their own: those of which there may be few among very many jobs.
 LISTED = frozenset(("pending", "failed", "dead", "cancelled"))
@@ -131,6 +132,24 @@ class PostgresViews(PostgresSchema):
         names = {"queue": job.queue, "priority": job.priority, "run_at": job.run_at, "seq": job.seq, "now": now}
         return int(self._rows(_AHEAD, names)[0][0])
 
+    def needs(self, job_id: str) -> List[Tuple[Optional[str], Optional[str]]]:
+        """See ``Store.needs``."""
+        from queuectl.db.postgres_needs import NEEDS
+
+        return self._rows(NEEDS, {"id": job_id}) if possible([job_id]) else []
+
+    def needed_by(self, job_id: str, limit: int = 100) -> List[str]:
+        """See ``Store.needed_by``."""
+        from queuectl.db.postgres_needs import NEEDED_BY
+
+        return [row[0] for row in self._rows(NEEDED_BY, {"id": job_id, "limit": limit})]
+
+    def stuck(self, job_ids: Sequence[str]) -> Dict[str, Tuple[Optional[str], Optional[str]]]:
+        """See ``Store.stuck``."""
+        from queuectl.db.postgres_needs import STUCK
+
+        return {row[0]: (row[1], row[2]) for row in self._rows(STUCK, {"ids": possible(job_ids)})}
+
     def queues(self) -> List[QueueInfo]:
         """See ``Store.queues``."""
         from queuectl.job import QueueInfo
@@ -149,7 +168,7 @@ class PostgresViews(PostgresSchema):
         ready_at, waiting_at = found
         if ready_at is not None:
             return float(ready_at)
-        return None if waiting_at is None else float(waiting_at)
+        return None if waiting_at in (None, HELD_AT) else float(waiting_at)
 
     def work_left(self, queues: Sequence[str] = ()) -> int:
         """See ``Store.work_left``."""
@@ -162,7 +181,10 @@ class PostgresViews(PostgresSchema):
             """,
             {"queues": list(queues) or None},
         )
-        return int(rows[0][0])
+        left = int(rows[0][0])
+        if left:  # with what has still to complete these come into question, and before it does they do not
+            left -= int(self._rows(_HELD, {"queues": list(queues) or None, "held_at": HELD_AT})[0][0])
+        return left
 
     def oldest_due(self, now: Optional[float] = None) -> Optional[float]:
         """See ``Store.oldest_due``."""
@@ -381,6 +403,14 @@ _NEXT_DUE = f"""
                 SELECT run_at AS due FROM ahead JOIN queuectl.queues AS q ON q.name = ahead.queue WHERE {_OPEN}
                 UNION ALL
                 SELECT max(run_at) FROM ahead HAVING count(*) = {LOOK_AHEAD}) AS times)
+    """
+
+_HELD = """
+    SELECT count(*)
+      FROM queuectl.jobs AS j
+      JOIN queuectl.queues AS q ON q.name = j.queue
+     WHERE j.ready = 2 AND j.run_at >= %(held_at)s::float8 AND NOT q.paused
+       AND (%(queues)s::text[] IS NULL OR q.name = ANY(%(queues)s::text[]))
     """
 
 # The earliest of each queue and priority among the ready ones, found by skipping through the index.

@@ -13,7 +13,7 @@ from queuectl.db.postgres_add import ADD_DRAWN
 from queuectl.db.postgres_line import convert_as_usual, first_line, is_lost
 from queuectl.db.postgres_run import Run
 from queuectl.db.postgres_views import JOB_COLUMNS
-from queuectl.db.rules import given_ids
+from queuectl.db.rules import any_after, given_ids
 from queuectl.errors import QueuectlError, StoreRefused, StoreUnavailable
 
 TYPE_CHECKING = False
@@ -93,7 +93,7 @@ def _add(store: PostgresAdd, run: Any, specs: Specs) -> List[Job]:
         run(_SET_DIGITS, ("1",))
     token = int.from_bytes(os.urandom(8), "big") >> 1
     rows: List[Sequence[Any]] = []
-    if len(specs) == 1 and not given_ids(specs):
+    if len(specs) == 1 and not given_ids(specs) and not any_after(specs):
         [spec] = specs
         rows = [row[1:] for row in run(_ADD_PLAIN, store.plain(spec, token))]
     if not rows:

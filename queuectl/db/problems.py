@@ -37,6 +37,14 @@ def stray_runs(count: int) -> List[Problem]:
     return [Problem(f"{count} runs are open without a job", REPORT)] if count else []
 
 
+def held_for_nothing(job_ids: Iterable[str]) -> List[Problem]:
+    """Return a problem for each of *job_ids*, which are held although nothing is left that they need."""
+    return [
+        Problem(f"{job_id} is held for other jobs, but none is left", f"Let it go: queuectl edit {job_id} after=none")
+        for job_id in job_ids
+    ]
+
+
 def unknown_owners(worker_ids: Iterable[str]) -> List[Problem]:
     """Return a problem for each of *worker_ids*, which own jobs and are not registered."""
     return [

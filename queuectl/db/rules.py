@@ -37,6 +37,8 @@ STEP = 1000
 # Up to this many new jobs are noted one by one; if there are more, all queues are looked at again.
 MOST_NEW = 1000
 CANCELLED_WAITING = "cancelled while it waited"
+# The ``run_at`` of a job that waits for others: the year 9999, long behind any time that a caller may give.
+HELD_AT = 253402214400.0
 # In which states a job may be cancelled, retried, edited, pruned.
 CANCELLABLE = ("pending", "processing", "failed")
 RETRIABLE = ("completed", "dead", "cancelled", "failed")
@@ -127,6 +129,12 @@ def given_ids(specs: Specs) -> List[str]:
     """Return the ids that callers gave to jobs, in order; a spool knows them."""
     found: Optional[List[str]] = getattr(specs, "given", None)
     return [spec.id for spec in specs if spec.id is not None] if found is None else found
+
+
+def any_after(specs: Specs) -> bool:
+    """Return whether any of these jobs is to wait for others; a spool knows it."""
+    found: Optional[bool] = getattr(specs, "any_after", None)
+    return any(spec.after for spec in specs) if found is None else found
 
 
 def possible(names: Iterable[Any]) -> List[str]:
@@ -226,7 +234,7 @@ def edited_columns(changes: Mapping[str, Any], now: float, default_max_retries: 
     """
     columns: Dict[str, Any] = {"updated_at": now}
     for name, value in changes.items():
-        if name in ("env", "tags"):
+        if name in ("env", "tags", "after"):
             columns[name] = to_json(value)
         elif name in ("run_at", "delay_s"):
             columns["run_at"] = _due_after_edit(changes, now)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CHUNK = 10_000
 _FIELDS = (
     "command", "cwd", "id", "queue", "priority", "max_retries", "backoff_base", "timeout_s", "run_at", "delay_s",
-    "env", "tags",
+    "env", "tags", "after",
 )  # fmt: skip
 _fields_of = attrgetter(*_FIELDS)
 
@@ -30,6 +30,7 @@ class Spool:
 
     def __init__(self) -> None:
         self.given: List[str] = []  # the ids that callers gave, in order
+        self.any_after = False  # whether any of the jobs is to wait for others
         #: Called while the jobs are read, with how many have been.
         self.tell: Optional[Callable[[int], None]] = None
         self._last: List[JobSpec] = []
@@ -43,6 +44,8 @@ class Spool:
         self._last.append(spec)
         if spec.id is not None:
             self.given.append(spec.id)
+        if spec.after:
+            self.any_after = True
 
     def __len__(self) -> int:
         return len(self._places) * CHUNK + len(self._last)

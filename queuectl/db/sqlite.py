@@ -83,10 +83,13 @@ class SqliteStore(SqliteAdd, SqliteWorkers, SqliteViews, Store):
             self._sync_after = False  # the worker does it while the next command starts
             if outputs:
                 self._append(db, outputs)
+            changes = db.total_changes
             states = [self._finish_one(db, worker_id, end, now, moves) for end in ended]
+            # Beyond an end and its run, only the trigger has changed rows: jobs that are no longer held.
+            frees = db.total_changes - changes > 2 * (len(states) - states.count(None))
             waits = "pending" in states or "failed" in states
             # A sleeper knows neither of a retry's time nor of a place that nobody here takes.
-            self._ring_after = waits or (not count + ahead and self._frees(db, states))
+            self._ring_after = waits or frees or (not count + ahead and self._frees(db, states))
             if waits:
                 write_moves(db, moves)  # a job that was put back may be the one to claim
             claims: List[Claim] = []
@@ -262,7 +265,7 @@ class SqliteStore(SqliteAdd, SqliteWorkers, SqliteViews, Store):
         claims = []
         for run_id, row in enumerate(rows, first):
             note_move(moves, row[2], row[_STATE_BEFORE], "processing")
-            fields = (*row[:17], run_id, worker_id, False, row[_CREATED_AT], now, None, None)
+            fields = (*row[:17], run_id, worker_id, False, row[_CREATED_AT], now, None, None, row[_AFTER], False)
             claims.append(Claim(Job._make(fields), run_id, now))
         return claims
 
@@ -310,9 +313,9 @@ _OPEN_QUEUES = """
 # A waiting job, up to run_no as it is once it is claimed, and what it is now.
 HEAD_COLUMNS = """
     seq, id, queue, 'processing', priority, run_at, command, cwd, env, tags, timeout_s, backoff_base, max_retries,
-    attempts + 1, failures, losses, run_no + 1, last_run_id, created_at, state
+    attempts + 1, failures, losses, run_no + 1, last_run_id, created_at, state, after
     """
-_RUN_NO, _LAST_RUN_ID, _CREATED_AT, _STATE_BEFORE = 16, 17, 18, 19
+_RUN_NO, _LAST_RUN_ID, _CREATED_AT, _STATE_BEFORE, _AFTER = 16, 17, 18, 19, 20
 _FAILURES = ("failed", "timed_out")
 _READY = f"""
     SELECT {HEAD_COLUMNS}

@@ -8,6 +8,7 @@ from queuectl import faults
 from queuectl.db.rules import (
     HUGE_BATCH,
     MAX_RETRIES,
+    any_after,
     generated_number,
     given_ids,
     number_jobs,
@@ -17,6 +18,7 @@ from queuectl.db.rules import (
     to_json,
 )
 from queuectl.db.sqlite_desk import LAST_SEQ, SqliteDesk
+from queuectl.db.sqlite_views import JOB_COLUMNS, job_row
 from queuectl.errors import Interrupted, NotDurable, QueueInUse
 
 TYPE_CHECKING = False
@@ -37,7 +39,7 @@ class SqliteAdd(SqliteDesk):
         specs = specs if hasattr(specs, "__len__") else list(specs)
         if not specs:
             return []
-        if len(specs) > HUGE_BATCH and _has_plain_ids(specs):
+        if len(specs) > HUGE_BATCH and _has_plain_ids(specs) and not any_after(specs):
             from queuectl.db.sqlite_stage import staged
 
             with staged(self, specs) as counts:
@@ -50,7 +52,7 @@ class SqliteAdd(SqliteDesk):
 
         rows: List[Sequence[Any]] = []
         self._add([spec], now, rows=rows)
-        return Job._make(_as_stored(*rows[0]))
+        return Job._make(job_row(rows[0]) if spec.after else _as_stored(*rows[0]))
 
     def _add(
         self,
@@ -86,7 +88,8 @@ class SqliteAdd(SqliteDesk):
     ) -> Sequence[str]:
         """Add jobs in the open transaction of *db*, and return their ids.
 
-        *staged* counts them by queue if their rows are made. *rows*, if given, gets the parameters of _ADD.
+        *staged* counts them by queue if their rows are made. *rows*, if given, gets the parameters of _ADD; or the row
+        of a single job that is to wait for others.
         """
         last_seq, seq_ahead, taken, default = db.execute(_BEFORE_ADD).fetchone()
         next_number = last_seq + 1 - seq_ahead
@@ -115,6 +118,12 @@ class SqliteAdd(SqliteDesk):
             if rows is not None:
                 rows += new
             db.executemany(_ADD, new if rows is None else rows)
+            if any_after(specs):
+                from queuectl.db.sqlite_needs import hold
+
+                hold(db, specs, ids, last_seq)
+                if rows is not None:
+                    rows[:] = db.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE seq = ?", (last_seq + 1,)).fetchall()
         for queue, pending in counts.items():
             if db.execute("UPDATE queues SET pending = pending + ? WHERE name = ?", (pending, queue)).rowcount == 0:
                 db.execute("INSERT INTO queues (name, pending) VALUES (?, ?)", (queue, pending))
@@ -182,7 +191,8 @@ def _as_stored(
     """Return the fields of the ``Job`` that _ADD makes of these parameters: reading it would take 25 us more."""
     return (
         seq, job_id, queue, "pending", priority, run_at, command, cwd, env or None, tags or None, timeout_s or None,
-        backoff_base or None, max_retries, 0, 0, 0, 0, None, None, False, created_at, updated_at, None, None,
+        backoff_base or None, max_retries, 0, 0, 0, 0, None, None, False, created_at, updated_at, None, None, None,
+        False,
     )  # fmt: skip
 
 

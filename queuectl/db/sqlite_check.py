@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from queuectl.db.migrate import upgrade_sqlite
-from queuectl.db.problems import foreign_migrations, stray_runs, unknown_owners, wrong_counters
+from queuectl.db.problems import foreign_migrations, held_for_nothing, stray_runs, unknown_owners, wrong_counters
 from queuectl.db.rules import COUNTED
 from queuectl.job import Problem
 
@@ -22,7 +22,7 @@ def check(file: SqliteFile) -> List[Problem]:
             problems.append(Problem(f"the database is damaged: {text}", "Stop the workers and restore a backup."))
     if problems:
         return problems
-    return _missing(file) + _migrations(file) + _counters(file) + _runs(file)
+    return _missing(file) + _migrations(file) + _counters(file) + _runs(file) + _held(file)
 
 
 def _missing(file: SqliteFile) -> List[Problem]:
@@ -60,6 +60,19 @@ def _counters(file: SqliteFile) -> List[Problem]:
         """
     )
     return wrong_counters(name for (name,) in wrong)
+
+
+def _held(file: SqliteFile) -> List[Problem]:
+    return held_for_nothing(
+        job_id
+        for (job_id,) in file._rows(
+            """
+            SELECT id FROM jobs
+             WHERE not_before IS NOT NULL AND ready = 2 AND NOT EXISTS (SELECT 1 FROM needs WHERE needs.seq = jobs.seq)
+             LIMIT 20
+            """
+        )
+    )
 
 
 def _runs(file: SqliteFile) -> List[Problem]:

@@ -10,6 +10,7 @@ from queuectl.db.rules import (
     CANCELLABLE,
     CANCELLED_WAITING,
     COUNTED,
+    HELD_AT,
     MAX_RETRIES,
     NO_JOB,
     PRUNABLE,
@@ -46,6 +47,11 @@ _CHAIN = """
         UNION ALL
         SELECT previous_id FROM runs JOIN chain USING (run_id) WHERE previous_id IS NOT NULL)
     SELECT run_id FROM chain
+    """
+# A job that was cancelled while it waited for others, and is started over, waits for them again.
+_HOLD_AGAIN = f"""
+    UPDATE jobs SET not_before = run_at, run_at = {HELD_AT}, ready = 2
+     WHERE seq = ? AND (SELECT 1 FROM needs WHERE seq = ? LIMIT 1)
     """
 _DELETE_PART = "DELETE FROM output WHERE run_id = ? AND start = (SELECT min(start) FROM output WHERE run_id = ?)"
 # Queues that nobody uses any more: each claim looks at all there are, and a new day or branch may bring a new one.
@@ -147,11 +153,13 @@ class SqliteDesk(SqliteViews):
             """
             UPDATE jobs
                SET state = 'pending', ready = 1, run_at = ?, attempts = 0, failures = 0, losses = 0,
-                   updated_at = ?, ended_at = NULL, reason = NULL
+                   updated_at = ?, ended_at = NULL, reason = NULL, not_before = NULL
              WHERE seq = ? AND state = ?
             """,
             (now, now, seq, state),
         )
+        if state != "completed":  # others have not run since something was needed
+            db.execute(_HOLD_AGAIN, (seq, seq))
 
     def retry_where(
         self, which: JobFilter, now: Optional[float] = None, tell: Optional[Callable[[int], None]] = None
@@ -208,11 +216,14 @@ class SqliteDesk(SqliteViews):
 
     def edit(self, job_id: str, changes: Mapping[str, Any], now: Optional[float] = None) -> None:
         """See ``Store.edit``."""
+        from queuectl.db.sqlite_needs import edit_needs
+
         with self._write as db:
             now = time.time() if now is None else now
             seq, queue, state = self._row(db, job_id)
             refuse_state("edit", job_id, state)
             columns = edited_columns(changes, now, lambda: self._default_max_retries(db))
+            columns = edit_needs(db, job_id, changes, columns, now)
             if "max_retries" in columns:
                 failures = db.execute("SELECT failures FROM jobs WHERE seq = ?", (seq,)).fetchone()[0]
                 refuse_spent_retries(job_id, columns["max_retries"], failures)
@@ -248,6 +259,7 @@ class SqliteDesk(SqliteViews):
                     left = seqs[seqs.index(seq) :]
                     break
                 db.execute("DELETE FROM jobs WHERE seq = ?", (seq,))
+                db.execute("DELETE FROM needs WHERE seq = ?", (seq,))
                 note_move(moves, queue, state, None)
                 deleted += 1
                 if self._free_pages() >= enough:
@@ -316,7 +328,7 @@ class SqliteDesk(SqliteViews):
         with self._write as db:
             db.execute(_KEEP_LAST_NUMBERS)
             # Without a WHERE SQLite truncates each table instead of visiting its rows.
-            for table in ("output", "runs", "jobs", "queues", "settings", "taken_numbers"):
+            for table in ("output", "runs", "needs", "jobs", "queues", "settings", "taken_numbers"):
                 db.execute(f"DELETE FROM {table}")
             db.execute("INSERT INTO queues (name) VALUES ('default')")
             db.execute("UPDATE store SET seq_ahead = last_seq, settings_version = settings_version + 1")

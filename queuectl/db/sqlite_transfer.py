@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MARKS = {
     "taken_numbers": ("number", "0"),
     "jobs": ("CAST(updated_at * 1000000 AS INTEGER) + ready + 4 * cancel_requested", "updated_at"),
+    "needs": ("on_seq * 1000003 + seq", "0"),
     "runs": ("CAST((started_at + coalesce(ended_at, 0)) * 1000000 AS INTEGER)", "0"),
     "output": ("start + length(bytes)", "0"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from queuectl.db.rules import COUNTED, PARTS, RATE_AHEAD_S, RATE_ROWS, RATE_WINDOW_S, last_parts
+from queuectl.db.rules import COUNTED, HELD_AT, PARTS, RATE_AHEAD_S, RATE_ROWS, RATE_WINDOW_S, last_parts
 from queuectl.db.sqlite_file import SqliteFile
 
 TYPE_CHECKING = False
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from queuectl.job import Job, JobFilter, Problem, QueueInfo, Rates, Run
 
 JOB_COLUMNS = (
-    "seq, id, queue, state, priority, run_at, command, cwd, env, tags, timeout_s, backoff_base, max_retries, "
+    "seq, id, queue, state, priority, coalesce(not_before,run_at), command, cwd, env, tags, timeout_s, backoff_base, "
+    "max_retries, "
     "attempts, failures, losses, run_no, "
     "CASE WHEN worker_id IS NOT NULL THEN last_run_id END, worker_id, "
-    "cancel_requested, created_at, updated_at, ended_at, reason"
+    "cancel_requested, created_at, updated_at, ended_at, reason, after, not_before IS NOT NULL AND ready = 2"
 )
-CANCEL = 19  # the place of cancel_requested among them
+CANCEL = 19  # the place of cancel_requested among them; held is the last
 # States of which the jobs are found by an index.
 INDEXED = frozenset(("pending", "processing", "failed", "dead", "cancelled"))
 # The last jobs to end are looked for among so many ends first: to sort all takes seconds.
@@ -38,6 +39,11 @@ _EARLIEST = f"""
     SELECT min((SELECT run_at FROM jobs WHERE queue = name AND ready = 2 ORDER BY run_at LIMIT 1))
       FROM queues
      WHERE {_HAS_ROOM}
+    """
+
+_HELD = f"""
+    SELECT coalesce(sum((SELECT count(*) FROM jobs WHERE queue = name AND ready = 2 AND run_at = {HELD_AT})), 0)
+      FROM queues WHERE paused = 0 AND pending + failed > 0
     """
 
 # What became due since the last claim is moved among the ready ones only by the next claim.
@@ -187,6 +193,24 @@ class SqliteViews(SqliteFile):
         names = {"queue": job.queue, "priority": job.priority, "run_at": job.run_at, "seq": job.seq, "now": now}
         return int(self._rows(_AHEAD, names)[0][0])  # type: ignore[arg-type]
 
+    def needs(self, job_id: str) -> List[Tuple[Optional[str], Optional[str]]]:
+        """See ``Store.needs``."""
+        from queuectl.db.sqlite_needs import NEEDS
+
+        return self._rows(NEEDS, {"id": job_id})  # type: ignore[arg-type]
+
+    def needed_by(self, job_id: str, limit: int = 100) -> List[str]:
+        """See ``Store.needed_by``."""
+        from queuectl.db.sqlite_needs import NEEDED_BY
+
+        return [row[0] for row in self._rows(NEEDED_BY, {"id": job_id, "limit": limit})]  # type: ignore[arg-type]
+
+    def stuck(self, job_ids: Sequence[str]) -> Dict[str, Tuple[Optional[str], Optional[str]]]:
+        """See ``Store.stuck``."""
+        from queuectl.db.sqlite_needs import stuck
+
+        return stuck(self._rows, job_ids)
+
     def queues(self) -> List[QueueInfo]:
         """See ``Store.queues``."""
         from queuectl.job import QueueInfo
@@ -206,7 +230,11 @@ class SqliteViews(SqliteFile):
         sql = "SELECT coalesce(sum(pending + failed + processing), 0) FROM queues WHERE paused = 0"
         if queues:
             sql += " AND name IN (%s)" % ", ".join("?" * len(queues))
-        return int(self._rows(sql, queues)[0][0])
+        left = int(self._rows(sql, queues)[0][0])
+        if left:  # with what has still to complete these come into question, and before it does they do not
+            held = f"{_HELD} AND name IN ({', '.join('?' * len(queues))})" if queues else _HELD
+            left -= int(self._rows(held, queues)[0][0])
+        return left
 
     def next_due(self, queues: Sequence[str] = (), now: Optional[float] = None) -> Optional[float]:
         """See ``Store.next_due``."""
@@ -215,7 +243,7 @@ class SqliteViews(SqliteFile):
         if self._rows(_ANY_READY + served + " LIMIT 1", queues):
             return now
         earliest: Optional[float] = self._rows(_EARLIEST + served, queues)[0][0]
-        return earliest
+        return None if earliest == HELD_AT else earliest
 
     def oldest_due(self, now: Optional[float] = None) -> Optional[float]:
         """See ``Store.oldest_due``."""
@@ -305,7 +333,7 @@ _LAST_PARTS = f"""
 
 def job_row(row: Sequence[Any]) -> Sequence[Any]:
     """Return a row of JOB_COLUMNS as the fields of a Job: SQLite knows no truth values."""
-    return (*row[:CANCEL], row[CANCEL] == 1, *row[CANCEL + 1 :])
+    return (*row[:CANCEL], row[CANCEL] == 1, *row[CANCEL + 1 : -1], row[-1] == 1)
 
 
 def in_parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

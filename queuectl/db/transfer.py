@@ -54,11 +54,12 @@ TABLES = (
         (
             "seq", "id", "queue", "state", "priority", "run_at", "ready", "command", "cwd", "env", "tags", "timeout_s",
             "backoff_base", "max_retries", "attempts", "failures", "losses", "run_no", "last_run_id", "worker_id",
-            "cancel_requested", "created_at", "updated_at", "ended_at", "reason",
+            "cancel_requested", "created_at", "updated_at", "ended_at", "reason", "after", "not_before",
         ),
         unique="id",
-        sized=("command", "env", "tags"),
+        sized=("command", "env", "tags", "after"),
     ),
+    Table("needs", ("on_seq", "seq"), ("on_seq", "seq")),
     Table(
         "runs",
         ("run_id",),

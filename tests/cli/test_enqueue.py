@@ -45,7 +45,7 @@ def test_json_prints_the_job_as_one_document(cli: Callable[..., Any], home: Any)
     assert {
         "id": "job1", "state": "pending", "command": "echo hi", "queue": "default", "priority": -5, "attempts": 0,
         "failures": 0, "losses": 0, "max_retries": 3, "backoff_base": None, "timeout": None, "cwd": str(home.parent),
-        "env": {}, "tags": [], "cancel_requested": False, "ended_at": None, "reason": None,
+        "env": {}, "tags": [], "after": [], "held": False, "cancel_requested": False, "ended_at": None, "reason": None,
     } == document  # fmt: skip
 
 

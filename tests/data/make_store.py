@@ -56,6 +56,8 @@ WAITING: List[Dict[str, Any]] = [
     {"command": "echo held", "id": "pending-paused", "queue": "paused", "tags": ["x"]},
     {"command": "echo never", "id": "cancelled"},
     {"command": "echo generated"},
+    {"command": "echo after", "id": "pending-after", "after": ["dead", "pending-scheduled"], "delay": "1h"},
+    {"command": "echo later", "id": "pending-after-that", "after": ["pending-after", "pending"]},
 ]
 
 

@@ -112,6 +112,33 @@ def test_everything_is_copied(places: Tuple[str, str], cli: Cli) -> None:
         assert [] == new.check()
 
 
+def test_what_waits_for_other_jobs_goes_on_in_the_copy(places: Tuple[str, str], cli: Cli) -> None:
+    """Held there as here, and let go there; what was purged is still waited for."""
+    source, target = places
+    with Queue(source) as queue:
+        queue.enqueue("false", id="dead", max_retries=0)
+        cli("--db", source, "worker", "start", "--drain", timeout=60, code=0)
+        queue.enqueue_many([{"command": "true", "id": "a"}, {"command": "true", "id": "b", "after": ["a", "dead"]}])
+        queue.enqueue_many([{"command": "true", "id": "c", "after": "a"}, {"command": "true", "id": "d", "after": "c"}])
+        queue.enqueue("true", id="cancelled", after="d")
+        queue.cancel("cancelled")
+        queue.prune(_states("dead"))
+
+    cli("--db", source, "copy", "--to", target, timeout=60, code=0)
+
+    assert rows_of(source) == rows_of(target)
+    with Queue(target) as new:
+        assert [("a", "pending"), (None, None)] == new.store.needs("b")
+        assert {"b", "c", "d"} == {job.id for job in new.jobs() if job.held}
+        new.retry("cancelled")
+        assert new.get("cancelled").held
+    cli("--db", target, "worker", "start", "--drain", timeout=60, code=0)
+    with Queue(target) as new:
+        assert {"a", "c", "d", "cancelled"} == {job.id for job in new.jobs(_states("completed"))}
+        assert {"b": (None, None)} == new.store.stuck(["a", "b", "c"])
+        assert [] == new.check()
+
+
 def _states(*states: str) -> Any:
     from queuectl import JobFilter
 

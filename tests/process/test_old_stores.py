@@ -78,6 +78,9 @@ def test_it_goes_on(told: Dict[str, Any], cli: Callable[..., Any]) -> None:
     cli("edit", "failed-waits", "command=true", code=0)
     cli("dlq", "retry", "dead-lost", code=0)
     cli("edit", "dead-lost", "command=echo now", code=0)
+    held = [job["id"] for job in told["jobs"] if job.get("held")]
+    if held:  # by one that is dead, among others
+        cli("edit", "pending-after", "after=pending-scheduled", "delay=0", code=0)
 
     cli("worker", "start", "--drain", code=0)
 
@@ -87,7 +90,7 @@ def test_it_goes_on(told: Dict[str, Any], cli: Callable[..., Any]) -> None:
         run_ids = [run.run_id for job_id in states for run in queue.runs(job_id)]
         problems = oracle.problems(queue.store, gapless=False)
     before = {job["id"]: job["state"] for job in told["jobs"]}
-    moved = ("pending", "pending-scheduled", "pending-paused", "failed-waits", "dead-lost", "processing", new)
+    moved = ("pending", "pending-scheduled", "pending-paused", "failed-waits", "dead-lost", "processing", new, *held)
     expected = {**before, **dict.fromkeys(moved, "completed"), "job2": "completed"}
     assert (expected, []) == (states, problems)
     assert ["lost", "completed"] == runs["processing"]

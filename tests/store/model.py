@@ -18,7 +18,7 @@ class ModelJob:
 
     FIELDS = (
         "id", "queue", "state", "priority", "run_at", "max_retries", "attempts", "failures", "losses",
-        "run_no", "run_id", "worker_id", "cancel_requested", "created_at", "ended_at",
+        "run_no", "run_id", "worker_id", "cancel_requested", "created_at", "ended_at", "after", "held",
     )  # fmt: skip
 
     def __init__(self, spec, job_id, arrival, now):
@@ -34,6 +34,13 @@ class ModelJob:
         self.cancel_requested = False
         self.created_at = now
         self.runs = []  # [run id, outcome] each, first to last
+        self.after = list(spec.after or ())
+        self.needs = set()  # the arrivals of jobs that have to complete before
+
+    @property
+    def held(self):
+        """Whether it waits for others."""
+        return self.state in WAITING and bool(self.needs)
 
     def urgency(self):
         """Return the key by which claims are ordered."""
@@ -86,6 +93,11 @@ class Model:
         numbers = [int(job_id[3:]) for job_id in given if job_id.startswith("job")]
         if len(set(given)) < len(given) or self.jobs.keys() & given or self.spent & set(numbers):
             raise JobExists("one of them")
+        known = set(self.jobs)
+        for spec in specs:
+            if not known.issuperset(spec.after or ()):
+                raise InvalidJob("there is no such job")
+            known.update(filter(None, [spec.id]))
         self.spent.update(numbers)
         ids = []
         for spec in specs:
@@ -97,8 +109,13 @@ class Model:
                 self.spent.add(self.next_number)
             self.arrivals += 1
             self.jobs[job_id] = ModelJob(spec, job_id, self.arrivals, now)
+            self.jobs[job_id].needs = self._open(spec.after or ())
             ids.append(job_id)
         return ids
+
+    def _open(self, job_ids):
+        """Return the arrivals of those jobs that have not completed."""
+        return {self.jobs[job_id].arrival for job_id in job_ids if self.jobs[job_id].state != "completed"}
 
     # -- runs ---------------------------------------------------------------------------------
 
@@ -109,7 +126,7 @@ class Model:
         running = sum(job.queue == queue and job.state == "processing" for job in self.jobs.values())
         return max(self.limits[queue] - running, 0) if queue in self.limits else len(self.jobs)
 
-    def next_claims(self, worker_id, count, queues, now):
+    def next_claims(self, worker_id, count, queues, now, without=()):
         """Return the jobs that a claim has to give, in order."""
         if self.alive.get(worker_id) != "alive":
             return []
@@ -117,7 +134,8 @@ class Model:
         rooms = {job.queue: self.room(job.queue) for job in self.jobs.values()}
         for job in sorted(self.jobs.values(), key=ModelJob.urgency):
             wanted = not queues or job.queue in queues
-            if len(chosen) < count and wanted and job.state in WAITING and job.run_at <= now and rooms[job.queue]:
+            may_run = job.state in WAITING and job.run_at <= now and not job.held and job not in without
+            if len(chosen) < count and wanted and may_run and rooms[job.queue]:
                 rooms[job.queue] -= 1
                 chosen.append(job)
         return chosen
@@ -134,7 +152,7 @@ class Model:
         job.runs.append([run_id, Outcome.RUNNING])
         self.output[run_id] = b""
 
-    def finish(self, worker_id, claim, end, verdict):
+    def finish(self, worker_id, claim, end, verdict, now):
         """Return whether this end has to be accepted, and apply it."""
         job = self.jobs.get(claim.job.id)
         owns = job is not None and (job.run_id, job.worker_id) == (claim.run_id, worker_id)
@@ -150,7 +168,17 @@ class Model:
         job.losses = 0
         if state in WAITING:
             job.run_at = verdict.run_at
+        if state == "completed":
+            self._let_go(job, now)
         return True
+
+    def _let_go(self, completed, now):
+        """Let those go that waited for this job alone."""
+        for job in self.jobs.values():
+            was_held = job.held
+            job.needs.discard(completed.arrival)
+            if was_held and not job.held:
+                job.run_at = max(job.run_at, now)
 
     # -- workers ------------------------------------------------------------------------------
 
@@ -238,11 +266,23 @@ class Model:
         (job,) = self._named([job_id], "edit", WAITING)
         if changes.get("max_retries", job.failures) < job.failures:
             raise InvalidJob(job_id)
+        after = changes.get("after") or []
+        if not self.jobs.keys() >= set(after) or self._needs_of(self._open(after)) & {job.arrival}:
+            raise InvalidJob(job_id)
         for name, value in changes.items():
             if name == "delay_s":
                 job.run_at = now + value
+            elif name == "after":
+                was_held, job.after, job.needs = job.held, list(after), self._open(after)
+                if was_held and not job.held:
+                    job.run_at = max(job.run_at, now)
             else:
                 setattr(job, name, value)
+
+    def _needs_of(self, arrivals):
+        """Return *arrivals* and those of all jobs that they need."""
+        needed = {arrival for job in self.jobs.values() if job.arrival in arrivals for arrival in job.needs}
+        return arrivals if needed <= arrivals else self._needs_of(arrivals | needed)
 
     def prunable(self, states, ended_before):
         """Return the ids that a prune may delete."""
@@ -268,15 +308,18 @@ class Model:
 
     def next_due(self, now):
         """Return when the next claimable job is due, *now* if one is; None if none waits."""
-        times = [job.run_at for job in self.jobs.values() if job.state in WAITING and self.room(job.queue)]
+        waiting = [job for job in self.jobs.values() if job.state in WAITING and not job.held]
+        times = [job.run_at for job in waiting if self.room(job.queue)]
         return max(min(times), now) if times else None
 
     def work_left(self):
         """Return how many jobs wait or run in queues not paused."""
-        return sum(job.state not in ENDED and job.queue not in self.paused for job in self.jobs.values())
+        left = [job for job in self.jobs.values() if job.state not in ENDED and not job.held]
+        return sum(job.queue not in self.paused for job in left)
 
     def oldest_due(self, now):
         """Return the earliest run_at of what is due."""
         return min(
-            (job.run_at for job in self.jobs.values() if job.state in WAITING and job.run_at <= now), default=None
+            (job.run_at for job in self.jobs.values() if job.state in WAITING and not job.held and job.run_at <= now),
+            default=None,
         )

@@ -72,6 +72,10 @@ def test_a_store_of_the_first_schema_is_brought_up_to_date(store, location, open
     if "://" in location:
         raw = store._connected().execute
         raw(f"DROP VIEW {store.schema}.queue_depth")
+        raw(f"DROP TRIGGER needs_met ON {store.schema}.jobs")
+        raw(f"DROP TRIGGER waiter_gone ON {store.schema}.jobs")
+        raw(f"DROP TABLE {store.schema}.needs")
+        raw(f"ALTER TABLE {store.schema}.jobs DROP COLUMN after, DROP COLUMN not_before, DROP COLUMN needed")
         for (function,) in raw(
             "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = %s::regnamespace", (store.schema,)
         ).fetchall():
@@ -80,6 +84,16 @@ def test_a_store_of_the_first_schema_is_brought_up_to_date(store, location, open
     else:
         with store._write as db:
             db.execute("DROP VIEW queue_depth")
+            db.execute("DROP TRIGGER needs_met")
+            db.execute("DROP TABLE needs")
+            first = migrations("sqlite")[0].sql
+            db.execute("ALTER TABLE jobs RENAME TO newer")
+            db.execute(re.search(r"CREATE TABLE jobs \(.*?\n\)", first, re.DOTALL).group())
+            kept = ", ".join(row[1] for row in db.execute("PRAGMA table_info(jobs)").fetchall())
+            db.execute(f"INSERT INTO jobs ({kept}) SELECT {kept} FROM newer")
+            db.execute("DROP TABLE newer")
+            for index in re.findall(r"CREATE INDEX jobs_[^;]*", first):
+                db.execute(index)
             db.execute("ALTER TABLE store RENAME TO newer")
             db.execute(re.search(r"CREATE TABLE store \(.*?\n\)", migrations("sqlite")[0].sql, re.DOTALL).group())
             kept = "one, store_id, settings_version, last_run_id, last_seq, created_at"

@@ -30,7 +30,7 @@ from queuectl.db import open_store, sqlite_transfer
 from queuectl.db.transfer import TABLES
 from queuectl.errors import QueuectlError
 from queuectl.job import JobFilter, Outcome, RunEnd, settle
-from tests.store.build import EVERYTHING, T0, counters, spec, worker
+from tests.store.build import EVERYTHING, T0, completed, counters, spec, worker
 from tests.store.engines import ENGINES
 from tests.store.model import Model
 
@@ -43,6 +43,7 @@ OUTCOMES = (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.STOPPE
 some_queues = st.sampled_from([(), (), (), ("default",), ("a", "b"), ("nowhere",)])
 some_states = st.sampled_from([(), ("dead",), ("completed", "cancelled"), ("failed", "pending"), ("processing",)])
 a_worker = st.sampled_from(WORKERS)
+some_needs = st.sampled_from([None] * 20 + [[], ["x"], ["job1"], ["y", "job2"]])
 counts = st.integers(1, 4)
 descriptions = st.builds(
     spec,
@@ -51,6 +52,7 @@ descriptions = st.builds(
     priority=st.integers(-1, 2),
     delay_s=st.sampled_from([None, None, None, 0.0, 3.0, 50.0]),
     max_retries=st.sampled_from([None, 0, 1]),
+    after=some_needs,
 )
 
 
@@ -107,9 +109,21 @@ class StoreMachine(RuleBasedStateMachine):
         """A batch comes in, or is refused as a whole."""
         self.same("add", lambda: self.store.add(batch, self.now), lambda: self.model.add(batch, self.now))
 
-    def take(self, worker_id, claims, count, queues):
-        """Hold claims against the model and let it follow."""
+    @precondition(lambda self: self.model.jobs)
+    @rule(data=st.data(), delay_s=st.sampled_from([None, None, 4.0]))
+    def add_after(self, data, delay_s):
+        """A job comes in that is to wait for others that are there, or for one that is not."""
+        batch = [spec(after=self.some_ids(data), delay_s=delay_s)]
+        self.same("add", lambda: self.store.add(batch, self.now), lambda: self.model.add(batch, self.now))
+
+    def take(self, worker_id, claims, count, queues, freed=()):
+        """Hold claims against the model and let it follow.
+
+        A server may find the jobs that an end has *freed* only with the next call.
+        """
         expected = self.model.next_claims(worker_id, count, queues, self.now)
+        if self.connections[0].many_hosts and [job.id for job in expected] != [claim.job.id for claim in claims]:
+            expected = self.model.next_claims(worker_id, count, queues, self.now, freed)
         assert [job.id for job in expected] == [claim.job.id for claim in claims]
         for job, claim in zip(expected, claims):
             self.model.hand_over(job, worker_id, claim.run_id)
@@ -140,8 +154,19 @@ class StoreMachine(RuleBasedStateMachine):
 
         answer = self.store.finish(worker_id, ended, count, queues, self.now)
 
-        assert [self.model.finish(worker_id, *end) for end in ended] == answer.accepted
-        self.take(worker_id, answer.claims, count, queues)
+        held = [job for job in self.model.jobs.values() if job.held]
+        assert [self.model.finish(worker_id, *end, self.now) for end in ended] == answer.accepted
+        self.take(worker_id, answer.claims, count, queues, [job for job in held if not job.held])
+
+    @rule(worker_id=a_worker, count=counts)
+    def complete(self, worker_id, count):
+        """A worker, who may just have come, runs the next jobs, and they complete."""
+        self.register(worker_id)
+        claims = self.store.claim(worker_id, count, (), self.now)
+        self.take(worker_id, claims, count, ())
+        ended = [completed(claim, self.now) for claim in claims]
+        answer = self.store.finish(worker_id, ended, now=self.now)
+        assert [self.model.finish(worker_id, *end, self.now) for end in ended] == answer.accepted
 
     @precondition(lambda self: self.claims)
     @rule(pick=st.integers(1, 6), text=st.binary(min_size=1, max_size=5))
@@ -156,8 +181,12 @@ class StoreMachine(RuleBasedStateMachine):
     # -- workers ------------------------------------------------------------------------------
 
     @rule(worker_id=a_worker)
-    def register(self, worker_id):
+    def register_again(self, worker_id):
         """A worker enters, or comes back."""
+        self.register(worker_id)
+
+    def register(self, worker_id):
+        """Enter a worker."""
         self.mono += 1.0
         self.store.register(worker(worker_id, renewed_mono_s=self.mono))
         self.model.alive[worker_id] = "alive"
@@ -188,8 +217,12 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.alive[worker_id] = "lost"
 
     @rule(worker_id=a_worker, max_lost=st.integers(1, 3))
-    def release(self, worker_id, max_lost):
+    def release_all(self, worker_id, max_lost):
         """The reaper takes the runs of a lost worker away."""
+        self.release(worker_id, max_lost)
+
+    def release(self, worker_id, max_lost):
+        """Take its runs away, as the model says."""
         answer = self.store.release_lost(worker_id, max_lost, self.now)
         assert sorted(self.model.release_lost(worker_id, max_lost, self.now)) == sorted(answer)
 
@@ -239,6 +272,7 @@ class StoreMachine(RuleBasedStateMachine):
                 "queue": st.sampled_from(QUEUES),
                 "delay_s": st.sampled_from([0.0, 5.0]),
                 "max_retries": st.integers(0, 2),
+                "after": st.sampled_from([None, [], ["x"], ["job1"], ["job1", "job2"], ["job2", "job4"]]),
             },
         ),
     )
@@ -381,13 +415,26 @@ class StoreMachine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
+class NeedsMachine(StoreMachine):
+    """Histories of jobs that wait for others: workers stay, and queues are open."""
+
+    # Not among the rules here.
+    add = register_again = renew = unregister = condemn = release_all = pause = limit = write_output = None
+
+    @rule(batch=st.lists(st.builds(spec, queue=st.sampled_from(QUEUES)), min_size=1, max_size=2))
+    def add_few(self, batch):
+        """Jobs come in that wait for nothing."""
+        self.same("add", lambda: self.store.add(batch, self.now), lambda: self.model.add(batch, self.now))
+
+
 @pytest.mark.long
 @pytest.mark.limit(600)
+@pytest.mark.parametrize("machine", [StoreMachine, NeedsMachine])
 @pytest.mark.parametrize("engine", sorted(ENGINES))
-def test_any_history_goes_as_the_contract_says(engine):
+def test_any_history_goes_as_the_contract_says(engine, machine):
     """No order of calls, good, stale or refused, makes the store differ from the model."""
     run_state_machine_as_test(
-        lambda: StoreMachine(engine),
+        lambda: machine(engine),
         settings=settings(
             max_examples=settings.default.max_examples,
             stateful_step_count=40,

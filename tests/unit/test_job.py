@@ -163,21 +163,21 @@ def test_a_job_as_json_has_its_fields_by_their_public_names():
     actual = job_json(
         job(
             env_json='{"A": "1"}', tags_json='["t"]', timeout_s=1.5, backoff_base=3.0, priority=5, failures=1,
-            attempts=2, losses=1, cancel_requested=1,
+            attempts=2, losses=1, cancel_requested=1, after_json='["job0"]', held=True,
         )
     )  # fmt: skip
 
     assert {
         "id": "job1", "state": "processing", "command": "true", "queue": "default", "priority": 5, "attempts": 2,
         "failures": 1, "losses": 1, "max_retries": 3, "backoff_base": 3.0, "timeout": 1.5, "run_at": iso_utc(NOW),
-        "cwd": "/", "env": {"A": "1"}, "tags": ["t"], "cancel_requested": True, "created_at": iso_utc(NOW),
-        "updated_at": iso_utc(NOW), "ended_at": None, "reason": None,
+        "cwd": "/", "env": {"A": "1"}, "tags": ["t"], "after": ["job0"], "held": True, "cancel_requested": True,
+        "created_at": iso_utc(NOW), "updated_at": iso_utc(NOW), "ended_at": None, "reason": None,
     } == actual  # fmt: skip
 
 
 def test_a_job_without_environment_and_tags_has_empty_ones():
     """Absent is empty, so that a reader needs no special case."""
-    assert ({}, []) == (job().env, job().tags)
+    assert ({}, [], []) == (job().env, job().tags, job().after)
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs"])), st.floats(0, 7e9), st.none() | st.floats(0, 7e9))

@@ -383,7 +383,7 @@ GRANTS = {
     "reader": ["SELECT ON ALL TABLES IN SCHEMA {s}"],
     "enqueuer": [
         "SELECT ON ALL TABLES IN SCHEMA {s}",
-        "INSERT ON {s}.jobs, {s}.queues, {s}.counts, {s}.taken_numbers",
+        "INSERT ON {s}.jobs, {s}.queues, {s}.counts, {s}.taken_numbers, {s}.needs",
         "UPDATE ON {s}.numbers, {s}.counts",
         "DELETE ON {s}.taken_numbers",
     ],

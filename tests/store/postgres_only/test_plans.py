@@ -17,7 +17,7 @@ from queuectl.job import JobFilter
 from tests.postgres_server import fresh_schema, shared_server
 from tests.store.build import T0, bring_to, completed, failed, spec, specs, worker
 
-READY, WAITING, ENDED = 20_000, 20_000, 20_000
+READY, WAITING, ENDED, HELD = 20_000, 20_000, 20_000, 2_000
 
 GROW = """
 INSERT INTO {s}.jobs (id, queue, state, ready, priority, run_at, created_at, updated_at, ended_at, max_retries,
@@ -31,6 +31,19 @@ SELECT kind || number, CASE WHEN number %% 10 = 0 THEN 'other' ELSE 'default' EN
         UNION ALL
         SELECT 'ended', n, 'completed', 0, 1, 10 + n, 1000000 + n, 1 FROM generate_series(1, %s) AS n) AS fresh
 """
+# Each needs ten of those that are ready.
+GROW_HELD = """
+WITH held AS (
+    INSERT INTO {s}.jobs (id, queue, ready, priority, run_at, not_before, created_at, updated_at, max_retries, command,
+                          cwd)
+    SELECT 'held' || n, 'default', 2, 0, 253402214400, 5, 0, 0, 3, 'true', '/' FROM generate_series(1, %s) AS n
+    RETURNING seq)
+INSERT INTO {s}.needs (on_seq, seq)
+SELECT j.seq, h.seq
+  FROM (SELECT seq, row_number() OVER (ORDER BY seq) AS place FROM held) AS h
+ CROSS JOIN generate_series(1, 10) AS n
+  JOIN {s}.jobs AS j ON j.id = 'ready' || ((h.place - 1) * 10 + n)
+"""
 GROW_RUNS = """
 INSERT INTO {s}.runs (run_id, number, state, started_at, ended_at, worker_id, host)
 SELECT 1000000 + n, 1, 'completed', 1, 10 + n, 'w0', 'h' FROM generate_series(1, %s) AS n
@@ -43,6 +56,7 @@ SELECT queue, -1, count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WH
 """
 GROWTH = [
     (GROW, (READY, WAITING, ENDED)),
+    (GROW_HELD, (HELD,)),
     (GROW_RUNS, (ENDED,)),
     (GROW_COUNTS, ()),
     ("INSERT INTO {s}.queues (name) VALUES ('other') ON CONFLICT DO NOTHING", ()),
@@ -83,7 +97,7 @@ class Watch:
         touched, how = 0, []
         for plan in self.plans:
             for node in walk(plan["Plan"]):
-                if node.get("Relation Name") in ("jobs", "runs", "output") and "Scan" in node["Node Type"]:
+                if node.get("Relation Name") in ("jobs", "runs", "output", "needs") and "Scan" in node["Node Type"]:
                     loops = node["Actual Loops"]
                     rows = node["Actual Rows"] + sum(
                         count for name, count in node.items() if name.startswith("Rows Removed by")
@@ -179,6 +193,24 @@ def cancel_and_retry(store):
     store.retry([job_id], now=T0)
 
 
+def hold_and_let_go(store):
+    """Jobs that wait for others, from their enqueue to their release; one is cancelled and retried meanwhile."""
+    [needed] = store.add([spec(priority=2**31 - 1)], T0)
+    held = store.add([spec(after=[needed]) for _ in range(3)], T0)
+    store.cancel(held[:1], T0)
+    store.retry(held[:1], now=T0)
+    store.edit(held[1], {"after": ["ready1"] if store.get("ready1") else [needed]}, T0)
+    assert {needed} >= {name for name, _ in store.needs(held[0])}
+    assert held[0] in store.needed_by(needed)
+    assert {} == store.stuck(held)
+    [claim] = store.claim("w1", 1, ("default",), T0)
+    assert needed == claim.job.id
+    store.finish("w1", [completed(claim, T0)], now=T0)
+    assert not store.get(held[0]).held
+    store.cancel(held, T0)
+    store.prune(JobFilter(("cancelled",)), 3)
+
+
 def promote(store):
     """Jobs whose time has come."""
     store.add(specs(3, delay_s=1.0), T0)
@@ -219,6 +251,7 @@ VERBS = {
     "cancel, edit, retry": cancel_and_retry,
     "lose a worker": lose,
     "promote": promote,
+    "hold and let go": hold_and_let_go,
     "a page of the ended": lambda store: store.jobs(JobFilter(("completed",)), 0, 10),
     "a page of the cancelled and dead": lambda store: store.jobs(JobFilter(("cancelled", "dead"), ("other",)), 0, 10),
     "the newest of the cancelled and dead": lambda store: store.jobs(
@@ -231,7 +264,7 @@ VERBS = {
     "prune what there is none of": lambda store: store.prune(JobFilter(("dead",), ended_before=9.0), 10),
 }
 #: Rows of jobs and runs that one call may read. next_due looks ahead a thousand waiting jobs at most.
-MOST = {"next_due": 1100, "next_due of one queue": 1100, "claim a batch": 600}
+MOST = {"work_left": HELD + 300, "next_due": 1100, "next_due of one queue": 1100, "claim a batch": 600}
 
 
 @pytest.mark.parametrize("name", sorted(VERBS))
@@ -302,7 +335,7 @@ def test_an_output_of_many_parts_is_read_from_where_it_is_wanted(store, watch):
 
 def test_ahead_of_stops_counting_at_a_thousand(store, watch):
     """The last of twenty thousand costs no more than the thousandth."""
-    last = store.jobs(JobFilter(("pending",), ("default",)), 0, 1, "run_at", True)[0]
+    last = store.jobs(JobFilter(("pending",), ("default",)), HELD, 1, "run_at", True)[0]
     watch.rows_touched()
 
     assert 1000 == store.ahead_of(last)

@@ -15,9 +15,12 @@ JOBS = 50
 
 
 def statements(store):
-    """Begin to note the statements that reach SQLite over this connection."""
+    """Begin to note the statements that reach SQLite over this connection.
+
+    One whose trigger is looked at is told twice, or the second time as a comment: that is no statement of its own.
+    """
     seen = []
-    store._db.set_trace_callback(seen.append)
+    store._db.set_trace_callback(lambda text: text.startswith("--") or text in seen[-1:] or seen.append(text))
     return seen
 
 

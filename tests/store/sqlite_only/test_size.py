@@ -159,6 +159,7 @@ class Watched:
     def __init__(self, path, count, prefix):
         self._path, self._count, self._prefix = path, count, prefix
         self.given = [f"{prefix}{number}" for number in range(count)] if prefix else []
+        self.any_after = False
 
     def __len__(self):
         return self._count
