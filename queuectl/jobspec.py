@@ -293,7 +293,7 @@ def _tags(field: str, value: Any) -> List[str]:
 
 def _after(field: str, value: Any) -> List[str]:
     """Check the ids of the jobs that have to complete before; from Python, a ``Job`` may stand for its id."""
-    several = value if isinstance(value, (list, tuple)) and not _has(value, "id") else [value]
+    several: List[Any] = list(value) if isinstance(value, (list, tuple)) and not _has(value, "id") else [value]
     if len(several) > MAX_AFTER:
         raise InvalidJob(f"job field {field!r} names {len(several):,} jobs, but may name at most {MAX_AFTER:,}.")
     names = [each.id if _has(each, "id") else each for each in several]

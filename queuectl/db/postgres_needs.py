@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 _READY, _RUN_AT = 2, 3
 
 
-def copy_with_needs(run: Run, copy: str, specs: Specs, ids: Sequence[str], lines: Iterable[str]) -> None:
+def copy_with_needs(run: Run, statement: str, specs: Specs, ids: Sequence[str], lines: Iterable[str]) -> None:
     """Store new jobs, some of which wait for those that they name in ``after``.
 
     Args:
         run: The transaction.
-        copy: The statement that takes *lines*.
+        statement: The COPY that takes *lines*.
         specs: The jobs.
         ids: Their ids.
         lines: Their rows, as of jobs that wait for nothing.
@@ -35,7 +35,7 @@ def copy_with_needs(run: Run, copy: str, specs: Specs, ids: Sequence[str], lines
         InvalidJob: There is no such job.
     """
     needed = still_needed(specs, ids, lambda names: _states(run, names))
-    with_needs = copy.replace("token)", "token, after, not_before)")
+    with_needs = statement.replace("token)", "token, after, not_before)")
     run.copy(with_needs, blocks(_held_lines(lines, specs, needed)))
     _need(run, [(ids[place], name) for place, names in needed.items() for name in names])
 

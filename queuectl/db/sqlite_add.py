@@ -115,15 +115,16 @@ class SqliteAdd(SqliteDesk):
             move_in(db, next_number, last_seq, default, now)
         else:
             new = _new_rows(specs, ids, last_seq, default, now, counts)
-            if rows is not None:
-                rows += new
-            db.executemany(_ADD, new if rows is None else rows)
             if any_after(specs):
-                from queuectl.db.sqlite_needs import hold
+                from queuectl.db.sqlite_needs import add_with_needs
 
-                hold(db, specs, ids, last_seq)
+                add_with_needs(db, _ADD, specs, ids, new)
                 if rows is not None:
-                    rows[:] = db.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE seq = ?", (last_seq + 1,)).fetchall()
+                    rows += db.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE seq = ?", (last_seq + 1,))
+            else:
+                if rows is not None:
+                    rows += new
+                db.executemany(_ADD, new if rows is None else rows)
         for queue, pending in counts.items():
             if db.execute("UPDATE queues SET pending = pending + ? WHERE name = ?", (pending, queue)).rowcount == 0:
                 db.execute("INSERT INTO queues (name, pending) VALUES (?, ?)", (queue, pending))

@@ -75,12 +75,12 @@ class SqliteFile:
         """Return the file's (device, inode), making the store first if it is missing."""
         try:
             try:
-                found = os.stat(path)
+                found = sqlite_make.look(path)
             except FileNotFoundError:
                 if not create:
                     raise StoreRefused(f"there is no store at {path}. 'queuectl enqueue' creates one.") from None
                 sqlite_make.make(path)
-                found = os.stat(path)
+                found = sqlite_make.look(path)
             if stat.S_ISDIR(found.st_mode):
                 raise StoreRefused(
                     f"{path} is a directory, not a store. Name a file in it: {os.path.join(path, 'jobs.db')}"

@@ -20,6 +20,8 @@ APPLICATION_ID = 0x71756575
 # For how long, and at what intervals, to try to shorten a WAL that other processes are using.
 TIDY_S = 0.5
 LOOK_S = 0.0005
+# For how long a file may not be looked at because it is being put in place.
+PLACING_S = 2.0
 # How much disk SQLite needs to open a store that no process has open: the size of its shared memory.
 ROOM_BYTES = 32768
 # What a store may need beyond the size of its files. If fewer bytes are allowed, an I/O error is taken to come of it.
@@ -32,6 +34,18 @@ COPIED_INTO = "this store is an unfinished copy"
 PATIENCE_S = 30.0
 # Where the WAL starts over, in pages: SQLite's default, or at a sixteenth of what is free.
 MOST_LOG_PAGES, FEWEST_LOG_PAGES, LOG_SHARE = 1000, 16, 16 * 4096
+
+
+def look(path: str) -> os.stat_result:
+    """Return what ``os.stat`` does; on Windows a file cannot be looked at in the moment in which it is put in place."""
+    deadline = time.monotonic() + PLACING_S
+    while True:
+        try:
+            return os.stat(path)
+        except PermissionError:
+            if os.name != "nt" or time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_S)
 
 
 def make(path: str) -> None:

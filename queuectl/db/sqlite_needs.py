@@ -12,25 +12,58 @@ from queuectl.db.sqlite_views import in_parts
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
     from queuectl.db.spool import Specs
 
 
-def hold(db: sqlite3.Connection, specs: Specs, ids: Sequence[str], last_seq: int) -> None:
-    """Let new jobs, in the rows after *last_seq*, wait for those that they name in ``after``.
+# Where in a row of ``sqlite_add`` a job's run_at and its readiness stand.
+_RUN_AT, _READY = 4, 5
+
+
+def add_with_needs(
+    db: sqlite3.Connection, add: str, specs: Specs, ids: Sequence[str], rows: Iterable[Tuple[Any, ...]]
+) -> None:
+    """Store new jobs, some of which wait for those that they name in ``after``.
+
+    Args:
+        db: The connection.
+        add: The statement that takes *rows*.
+        specs: The jobs.
+        ids: Their ids.
+        rows: Their rows, as of jobs that wait for nothing.
 
     Raises:
         InvalidJob: There is no such job.
     """
-    needed = still_needed(specs, ids, lambda names: _states(db, names, last_seq))
-    for seq, spec in enumerate(specs, last_seq + 1):
-        if spec.after:
-            open_ones = needed[seq - last_seq - 1]
-            db.execute("UPDATE jobs SET after = ? WHERE seq = ?", (to_json(spec.after), seq))
-            if open_ones:
-                db.execute(_HOLD, (HELD_AT, seq))
-                _need(db, seq, open_ones)
+    seqs: Dict[str, int] = {}
+    needed = still_needed(specs, ids, lambda names: _states(db, names, seqs))
+    pairs: List[Tuple[int, int]] = []
+    with_needs = add.replace("updated_at)", "updated_at, after, not_before)").rstrip()[:-1] + ", ?, ?)"
+    db.executemany(with_needs, _held_rows(rows, specs, needed, seqs, pairs))
+    db.executemany("INSERT INTO needs (on_seq, seq) VALUES (?, ?)", pairs)
+
+
+def _held_rows(
+    rows: Iterable[Tuple[Any, ...]],
+    specs: Specs,
+    needed: Mapping[int, List[str]],
+    seqs: Dict[str, int],
+    pairs: List[Tuple[int, int]],
+) -> Iterator[Sequence[Any]]:
+    """Yield *rows* with ``after`` and ``not_before``, and with HELD_AT where something is needed; fill *pairs*.
+
+    *seqs* has the rows of the jobs that were there before.
+    """
+    for place, (row, spec) in enumerate(zip(rows, specs)):
+        fields: List[Any] = [*row, to_json(spec.after), None]
+        names = needed.get(place)
+        if names:
+            fields[-1], fields[_RUN_AT], fields[_READY] = row[_RUN_AT], HELD_AT, 2
+            pairs += [(seqs[name], row[0]) for name in names]
+        if spec.id is not None:
+            seqs[spec.id] = row[0]
+        yield fields
 
 
 def edit_needs(
@@ -45,33 +78,26 @@ def edit_needs(
     held = not_before is not None
     if "after" in changes:
         after = changes["after"] or []
-        open_ones = open_needs(after, _states(db, after))
+        seqs: Dict[str, int] = {}
+        open_ones = open_needs(after, _states(db, after, seqs))
         db.execute("DELETE FROM needs WHERE seq = ?", (seq,))
-        _need(db, seq, open_ones)
+        pairs = [(seqs[name], seq) for name in open_ones]
+        db.executemany("INSERT INTO needs (on_seq, seq) VALUES (?, ?)", pairs)
         if db.execute(_CIRCLE, {"seq": seq}).fetchone():
             raise refuse_circle(job_id)
         held = bool(open_ones)
     return edited_needs(columns, run_at, not_before, held, now)
 
 
-def _states(db: sqlite3.Connection, job_ids: Sequence[str], last_seq: int = 2**62) -> Dict[str, str]:
-    """Return the states of those of these jobs that exist, up to a row.
+def _states(db: sqlite3.Connection, job_ids: Sequence[str], seqs: Dict[str, int]) -> Dict[str, str]:
+    """Return the states of those of these jobs that exist, and put their rows into *seqs*, both by id."""
+    states = {}
+    for job_id in job_ids:  # what is read is no plain column: see sqlite_within
+        row = db.execute("SELECT +state, +seq FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        if row is not None:
+            states[job_id], seqs[job_id] = row
+    return states
 
-    What is read is no plain column: see sqlite_within.
-    """
-    sql = "SELECT +state FROM jobs WHERE id = ? AND seq <= ?"
-    looked = (db.execute(sql, (job_id, last_seq)).fetchone() for job_id in job_ids)
-    return {job_id: row[0] for job_id, row in zip(job_ids, looked) if row is not None}
-
-
-def _need(db: sqlite3.Connection, seq: int, job_ids: List[str]) -> None:
-    """Note that the job in row *seq* needs these."""
-    db.executemany(
-        "INSERT INTO needs (on_seq, seq) SELECT seq, ? FROM jobs WHERE id = ?", [(seq, job_id) for job_id in job_ids]
-    )
-
-
-_HOLD = "UPDATE jobs SET not_before = run_at, run_at = ?, ready = 2 WHERE seq = ?"
 
 _CIRCLE = """
     WITH RECURSIVE needed(seq) AS (
