@@ -9,6 +9,7 @@ from typing import Any, Callable
 import pytest
 
 
+@pytest.mark.posix("its commands are for sh")
 def test_jobs_run_one_after_another(
     cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any], job: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_many_names_are_cut(cli: Callable[..., Any], add: Callable[..., str]) ->
     )
 
 
+@pytest.mark.posix("its commands are for sh")
 def test_the_dead_one_is_retried_and_the_rest_follows(
     cli: Callable[..., Any], add: Callable[..., str], drain: Callable[..., Any], tmp_path: Path
 ) -> None:
