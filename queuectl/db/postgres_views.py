@@ -172,19 +172,7 @@ class PostgresViews(PostgresSchema):
 
     def work_left(self, queues: Sequence[str] = ()) -> int:
         """See ``Store.work_left``."""
-        rows = self._rows(
-            """
-            SELECT coalesce(sum(c.pending + c.failed + c.processing), 0)::bigint
-              FROM queuectl.queues AS q
-              JOIN queuectl.counts AS c ON c.queue = q.name
-             WHERE NOT q.paused AND (%(queues)s::text[] IS NULL OR q.name = ANY(%(queues)s::text[]))
-            """,
-            {"queues": list(queues) or None},
-        )
-        left = int(rows[0][0])
-        if left:  # with what has still to complete these come into question, and before it does they do not
-            left -= int(self._rows(_HELD, {"queues": list(queues) or None, "held_at": HELD_AT})[0][0])
-        return left
+        return int(self._rows(_WORK_LEFT, {"queues": list(queues) or None, "held_at": HELD_AT})[0][0])
 
     def oldest_due(self, now: Optional[float] = None) -> Optional[float]:
         """See ``Store.oldest_due``."""
@@ -405,12 +393,18 @@ _NEXT_DUE = f"""
                 SELECT max(run_at) FROM ahead HAVING count(*) = {LOOK_AHEAD}) AS times)
     """
 
-_HELD = """
-    SELECT count(*)
-      FROM queuectl.jobs AS j
-      JOIN queuectl.queues AS q ON q.name = j.queue
-     WHERE j.ready = 2 AND j.run_at >= %(held_at)s::float8 AND NOT q.paused
-       AND (%(queues)s::text[] IS NULL OR q.name = ANY(%(queues)s::text[]))
+# Without what is held for other jobs: as long as these are left they count, and without them nothing lets it go.
+_WORK_LEFT = """
+    SELECT coalesce((
+        SELECT sum(c.pending + c.failed + c.processing)
+          FROM queuectl.queues AS q
+          JOIN queuectl.counts AS c ON c.queue = q.name
+         WHERE NOT q.paused AND (%(queues)s::text[] IS NULL OR q.name = ANY(%(queues)s::text[]))), 0)::bigint - (
+        SELECT count(*)
+          FROM queuectl.jobs AS j
+          JOIN queuectl.queues AS q ON q.name = j.queue
+         WHERE j.ready = 2 AND j.run_at >= %(held_at)s::float8 AND NOT q.paused
+           AND (%(queues)s::text[] IS NULL OR q.name = ANY(%(queues)s::text[])))
     """
 
 # The earliest of each queue and priority among the ready ones, found by skipping through the index.

@@ -41,9 +41,12 @@ _EARLIEST = f"""
      WHERE {_HAS_ROOM}
     """
 
-_HELD = f"""
-    SELECT coalesce(sum((SELECT count(*) FROM jobs WHERE queue = name AND ready = 2 AND run_at = {HELD_AT})), 0)
-      FROM queues WHERE paused = 0 AND pending + failed > 0
+# Without what is held for other jobs: as long as these are left they count, and without them nothing lets it go.
+_WORK_LEFT = f"""
+    SELECT coalesce(sum(pending + failed + processing - (
+               SELECT count(*) FROM jobs WHERE queue = name AND ready = 2 AND run_at = {HELD_AT})), 0)
+      FROM queues
+     WHERE paused = 0 AND pending + failed + processing > 0
     """
 
 # What became due since the last claim is moved among the ready ones only by the next claim.
@@ -227,14 +230,10 @@ class SqliteViews(SqliteFile):
 
     def work_left(self, queues: Sequence[str] = ()) -> int:
         """See ``Store.work_left``."""
-        sql = "SELECT coalesce(sum(pending + failed + processing), 0) FROM queues WHERE paused = 0"
+        sql = _WORK_LEFT
         if queues:
             sql += " AND name IN (%s)" % ", ".join("?" * len(queues))
-        left = int(self._rows(sql, queues)[0][0])
-        if left:  # with what has still to complete these come into question, and before it does they do not
-            held = f"{_HELD} AND name IN ({', '.join('?' * len(queues))})" if queues else _HELD
-            left -= int(self._rows(held, queues)[0][0])
-        return left
+        return int(self._rows(sql, queues)[0][0])
 
     def next_due(self, queues: Sequence[str] = (), now: Optional[float] = None) -> Optional[float]:
         """See ``Store.next_due``."""

@@ -52,6 +52,7 @@ def test_a_store_is_opened_in_one_round_trip(store, server, schema, proxy, trips
         (lambda far: far.give_back("w1", []), 2),
         (lambda far: far.unregister("w2"), 2),
         (lambda far: far.find(["job1", "job2"]), 1),
+        (lambda far: far.work_left(), 1),  # what is left and what is held, as of one moment
     ],
 )
 def test_a_change_takes_few_round_trips(store, far_store, trips, verb, most):
