@@ -15,9 +15,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 
-    Value = Union[int, float, None]
+    Value = Union[int, float, str, None]
 
 MAX_INT = 2**31 - 1
+# Linux hands no single argument over 128 KiB to a program (MAX_ARG_STRLEN, with the final NUL).
+MAX_COMMAND_BYTES = 128 * 1024 - 1
 SIZE_UNITS = {"": 1, "b": 1, "k": 1024, "kb": 1024, "kib": 1024, "m": 1024**2, "mb": 1024**2, "mib": 1024**2}
 SIZE_UNITS.update({"g": 1024**3, "gb": 1024**3, "gib": 1024**3})
 
@@ -99,8 +101,18 @@ def _size(text: str) -> int:
     return size
 
 
+def _command(text: str) -> Optional[str]:
+    """Return the command that *text* is; None for ``none``."""
+    if text.lower() == "none":
+        return None
+    if not text.strip() or "\0" in text or len(text.encode()) > MAX_COMMAND_BYTES:
+        raise ValueError(text)
+    return text
+
+
 _DURATION = clock.DURATION_HELP
 _MORE_THAN_0 = "more than 0: " + _DURATION
+_COMMAND = f"a shell command of up to {MAX_COMMAND_BYTES:,} bytes, or none"
 
 SETTINGS: Dict[str, Setting] = {
     setting.key: setting
@@ -127,6 +139,10 @@ SETTINGS: Dict[str, Setting] = {
                 "workers delete completed and cancelled jobs this long after they ended"),
         Setting("keep_dead", None, _MORE_THAN_0 + ", or none", _none_or_positive_duration,
                 "workers delete dead jobs this long after they died"),
+        Setting("on_completed", None, _COMMAND, _command,
+                "a shell command that is enqueued as a job of its own whenever a job completes"),
+        Setting("on_dead", None, _COMMAND, _command,
+                "a shell command that is enqueued as a job of its own whenever a job dies"),
     )
 }  # fmt: skip
 
@@ -199,6 +215,8 @@ class Config:
     lease: float
     keep_completed: Optional[float]
     keep_dead: Optional[float]
+    on_completed: Optional[str]
+    on_dead: Optional[str]
 
     def __init__(self, stored: Mapping[str, str]) -> None:
         lost = unreadable(stored)  # as if they were not set; doctor names them

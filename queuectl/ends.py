@@ -6,12 +6,14 @@ import time
 
 from queuectl import events, faults
 from queuectl.ahead import Ahead
+from queuectl.db.hooks import hooks_of
 from queuectl.errors import StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator, List, Mapping, Optional, Sequence
 
+    from queuectl.config import Config
     from queuectl.console import Console
     from queuectl.db.base import Ended, Store
     from queuectl.execution import Execution
@@ -38,6 +40,7 @@ class Ends:
         flow: OutputFlow,
         report: Report,
         running: Mapping[int, Execution],
+        config: Config,
     ) -> None:
         self.due: List[Ended] = []  # ends to be recorded in the next turn
         self.ahead = Ahead(store)
@@ -47,6 +50,7 @@ class Ends:
         self._flow = flow
         self._report = report
         self._running = running
+        self.config = config  # the settings in force
         self._away_mono: Optional[float] = None  # since when the store has been unavailable
         self._told = 0  # how many of the due ends, counted from the first, the console has been given
 
@@ -156,7 +160,10 @@ class Ends:
         """
         wanted = self.ahead.ask(self._begun())
         try:
-            finished = self._store.finish(worker_id, self.due, free, queues, outputs=self._flow.pending, ahead=wanted)
+            finished = self._store.finish(
+                worker_id, self.due, free, queues,
+                outputs=self._flow.pending, ahead=wanted, hooks=hooks_of(self.config),
+            )  # fmt: skip
         except StoreUnavailable:
             self.ahead.unanswered()
             self.found_away()

@@ -8,15 +8,13 @@ from __future__ import annotations
 import os
 
 from queuectl import clock
-from queuectl.config import MAX_INT
+from queuectl.config import MAX_COMMAND_BYTES, MAX_INT
 from queuectl.errors import InvalidJob, JobNotFound, QueuectlError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
-# Linux hands no single argument over 128 KiB to a program (MAX_ARG_STRLEN, with the final NUL).
-MAX_COMMAND_BYTES = 128 * 1024 - 1
 MAX_ENV_BYTES = 128 * 1024
 MAX_ID_LENGTH = 128
 MAX_TAGS = 100

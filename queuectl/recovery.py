@@ -8,6 +8,7 @@ import time
 
 from queuectl import faults, journal
 from queuectl.db import doorbell
+from queuectl.db.hooks import hooks_of
 from queuectl.db.run_folder import opener
 from queuectl.job import boot_of
 from queuectl.records import NamedTuple
@@ -171,7 +172,9 @@ def sweep(
         except OSError:
             gone = False
         if gone:
-            released += [Lost(0, *given) for given in store.release_lost(worker_id, config.max_lost)]
+            released += [
+                Lost(0, *given) for given in store.release_lost(worker_id, config.max_lost, hooks=hooks_of(config))
+            ]
     return released
 
 
@@ -212,15 +215,15 @@ def _recover(store: Store, worker: Worker, state: str, config: Config) -> List[L
         if run_ids and not end_runs_at_once(store.store_id, run_ids, leaders, born_by, born_after, origin):
             return []
     if is_here(worker) or _is_of_this_boot(worker):
-        _take_up(store, worker.id)
+        _take_up(store, worker.id, config)
     faults.point("cleared")
-    released = store.release_lost(worker.id, config.max_lost)
+    released = store.release_lost(worker.id, config.max_lost, hooks=hooks_of(config))
     faults.point("released")
     forget_notes(store, worker.id)
     return [Lost(worker.number, *given) for given in released]
 
 
-def _take_up(store: Store, worker_id: str) -> None:
+def _take_up(store: Store, worker_id: str, config: Config) -> None:
     """Act on the journal of a dead worker of this machine: record its ends, give back the jobs it had not begun.
 
     The worker may be of another pid namespace, such as a container, if its journal is where this process looks. It must
@@ -229,7 +232,7 @@ def _take_up(store: Store, worker_id: str) -> None:
     path = note_path(store, worker_id, journal.NAME)
     left = journal.read(path) if path is not None else journal.Left()
     if left.ended:
-        store.finish(worker_id, left.ended, outputs=left.outputs)
+        store.finish(worker_id, left.ended, outputs=left.outputs, hooks=hooks_of(config))
     unbegun = list(left.waiting)
     if left.known is not None:
         unbegun += [run_id for _, run_id in store.runs_of(worker_id) if run_id not in left.known]

@@ -71,7 +71,8 @@ class WorkerProcess:
         self._running: Dict[int, Execution] = {}
         self._by_pid: Dict[int, Execution] = {}  # the running ones whose first process has not been reaped yet
         self._timed: Dict[int, Execution] = {}  # the running ones that have a deadline or are being ended
-        self._ends = Ends(store, console, number, self._flow, self._report, self._running)
+        self._config, self._settings_seen = Config(store.settings()), store.settings_seen
+        self._ends = Ends(store, console, number, self._flow, self._report, self._running, self._config)
         self._stop, self._said_trouble = 0, ""
         self._hungry, self._listening = True, False  # whether to try a claim this turn; whether the bell is armed
         self._not_before_mono = 0.0  # after an error, leave the store alone until then
@@ -79,7 +80,6 @@ class WorkerProcess:
         self._tick_mono = self._look_mono = self._sweep_mono = 0.0
         self._idle_tick_s = DEAF_TICK_S
         self._due_mono: Optional[float] = None
-        self._config, self._settings_seen = Config(store.settings()), store.settings_seen
         self._membership = Membership(store, number, group_id, concurrency, self._queues)
         store.meanwhile = Meanwhile(self._running, self._flow.catch_up)
         self._enter()
@@ -198,8 +198,8 @@ class WorkerProcess:
         config = Config(self._store.settings())
         if config.lease < self._config.lease:  # the last renewal may be too old for the shorter lease
             self._membership.renew_in_time(config.lease, time.monotonic())
-        self._config, self._settings_seen = config, self._store.settings_seen
-        self._chore_mono = 0.0  # a shortened lease applies at once
+        self._config = self._ends.config = config
+        self._settings_seen, self._chore_mono = self._store.settings_seen, 0.0  # a shortened lease applies at once
 
     def _trouble(self, what: str, pause_s: float = TROUBLE_S) -> None:
         """Leave the store alone for *pause_s* seconds, and report *what* unless it was the last thing reported."""

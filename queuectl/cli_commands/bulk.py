@@ -14,6 +14,7 @@ from array import array
 from queuectl.cli_commands.enqueue import apply_options
 from queuectl.cli_commands.jsonobject import make_reader
 from queuectl.cli_commands.progress import Bar
+from queuectl.config import MAX_COMMAND_BYTES
 from queuectl.db.spool import Spool
 from queuectl.errors import (
     Interrupted,
@@ -25,7 +26,7 @@ from queuectl.errors import (
     is_without_reader,
     shown,
 )
-from queuectl.jobspec import MAX_COMMAND_BYTES, MAX_ENV_BYTES, JobSpec, check_fields, from_fields, usual_directory
+from queuectl.jobspec import MAX_ENV_BYTES, JobSpec, check_fields, from_fields, usual_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,10 +14,13 @@ from __future__ import annotations
 from _thread import allocate_lock
 from abc import ABC, abstractmethod
 
+from queuectl.records import NamedTuple
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
+    from queuectl.db.hooks import Hooks
     from queuectl.db.run_folder import RunFolder
     from queuectl.db.spool import Specs
     from queuectl.db.transfer import Port
@@ -29,14 +32,11 @@ if TYPE_CHECKING:
     OutputWrite = Tuple[int, Sequence[Part], Optional[Tuple[int, int]]]  # see ``append_outputs``
 
 
-class Finished:
+class Finished(NamedTuple):
     """The answer of ``finish``: which ends were accepted, and what was claimed next."""
 
-    __slots__ = ("accepted", "claims")
-
-    def __init__(self, accepted: List[bool], claims: List[Claim]) -> None:
-        self.accepted = accepted
-        self.claims = claims
+    accepted: List[bool]
+    claims: List[Claim]
 
 
 class Store(ABC):
@@ -125,9 +125,8 @@ class Store(ABC):
     def add(self, specs: Specs, now: Optional[float] = None) -> Sequence[str]:
         """Store all jobs of *specs*, or none, and return their ids in order.
 
-        Ids not given are ``job1``, ``job2`` ... in order of arrival: never one that any job has had before, and
-        refused input leaves no gap. A ``max_retries`` not given is the setting's value at this moment. Idle workers
-        are woken after the commit.
+        Ids not given are ``job1``, ``job2`` ... in order of arrival: never one that any job has had before; refused
+        input leaves no gap. A ``max_retries`` not given is the setting's value now. The commit wakes idle workers.
 
         Raises:
             JobExists: A given id is taken, or was generated in the past; nothing is stored.
@@ -159,8 +158,7 @@ class Store(ABC):
 
         *queues* empty means all. No job is given to two workers. Jobs of paused queues, or beyond a queue's
         ``max_running``, are not given out. The attempt is counted here and not when the run ends, so that a command
-        that takes its worker down with it runs out of attempts as well. A worker that is not registered, or was
-        condemned, is given nothing.
+        that takes its worker down runs out of attempts too. An unregistered or condemned worker is given nothing.
         """
 
     @abstractmethod
@@ -173,12 +171,13 @@ class Store(ABC):
         now: Optional[float] = None,
         outputs: Sequence[OutputWrite] = (),
         ahead: int = 0,
+        hooks: Optional[Hooks] = None,
     ) -> Finished:
         """Write the verdicts of *ended* runs and claim up to *count* jobs, in one transaction.
 
-        *outputs* is written in the same transaction, as by ``append_outputs``. If many jobs wait, up to *ahead* more
-        are claimed, but none from a queue with a limit: such a job would count against the limit while it only waits
-        for a slot.
+        In it *outputs* is written, as by ``append_outputs``, and what *hooks* has for the ends that are accepted. If
+        many jobs wait, up to *ahead* more are claimed, but none from a queue with a limit: such a job would count
+        against the limit while it only waits for a slot.
 
         An end is accepted if its run still owns its job, and refused if the job was taken away: the guard (job, run,
         worker, state) is the whole protection against a worker that was presumed dead and comes back. An accepted end
@@ -189,8 +188,7 @@ class Store(ABC):
     def give_back(self, worker_id: str, run_ids: Sequence[int], now: Optional[float] = None) -> int:
         """Undo claims of *worker_id* whose command has not begun; return how many were undone.
 
-        Such a run leaves no trace, and its id is not used again. The job is pending, in its old place, or cancelled if
-        that was requested.
+        Such a run leaves no trace, and its id is not used again. The job is pending in its old place, or cancelled.
         """
 
     def append_output(self, run_id: int, parts: Sequence[Part], gone: Optional[Tuple[int, int]] = None) -> None:
@@ -269,12 +267,14 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def release_lost(self, worker_id: str, max_lost: int, now: Optional[float] = None) -> List[Tuple[str, str]]:
+    def release_lost(
+        self, worker_id: str, max_lost: int, now: Optional[float] = None, hooks: Optional[Hooks] = None
+    ) -> List[Tuple[str, str]]:
         """Take the runs of a condemned or missing worker away and remove the worker.
 
         Each run becomes ``lost``. Its job is pending and due at once; or dead, after *max_lost* losses in a row; or
-        cancelled, if that was requested. Returns (job id, new state) of each. The caller must have made sure that no
-        process of these runs is alive.
+        cancelled, if that was requested; dead ones may have *hooks*. Returns (job id, new state) of each. The caller
+        must have made sure that no process of these runs is alive.
         """
 
     @abstractmethod

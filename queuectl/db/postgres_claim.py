@@ -9,9 +9,11 @@ import time
 from queuectl import faults
 from queuectl.db import postgres_turn as texts
 from queuectl.db.postgres_crowd import BATCH, Crowd
+from queuectl.db.postgres_hooks import parameters
 from queuectl.db.postgres_line import ConnectionLost, boot_s
 from queuectl.db.postgres_turn import (
     ALONE,
+    ENDS_WITH_HOOKS,
     FEW,
     FIRST_OF_JOB,
     KNOWN,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Ended, OutputWrite
+    from queuectl.db.hooks import Hook
     from queuectl.db.postgres_run import Run
     from queuectl.db.postgres_store import PostgresStore
 
@@ -99,35 +102,47 @@ class Turn:
 
     # -- what a call is made of ---------------------------------------------------------------
 
-    def hand_in(self, ends: List[Dict[str, Any]], outputs: Sequence[OutputWrite], count: int) -> List[int]:
+    def hand_in(
+        self,
+        ends: List[Dict[str, Any]],
+        outputs: Sequence[OutputWrite],
+        count: int,
+        hooks: Optional[Dict[int, Hook]] = None,
+    ) -> List[int]:
         """Write ends and output, and claim up to *count* jobs in the same statement; return which ends were accepted.
 
         The return has the place (``ord``) of each accepted end. An end that was sent before without an answer counts
-        as accepted if it was written then.
+        as accepted if it was written then. *hooks*, of ends by their places, are stored with these; without claims.
         """
         self._again = self._store.sent_before(ends)
         cuts = [(run_id, *gone) for run_id, _, gone in outputs if gone is not None]
         if not cuts:
-            return self._send(self._by_itself, self._kind(count) if count else NONE, count, ends, outputs)
+            return self._send(self._by_itself, self._kind(count) if count else NONE, count, ends, outputs, hooks=hooks)
 
         def body(run: Run) -> List[int]:
             for cut in cuts:
                 run("DELETE FROM queuectl.output WHERE run_id = %s AND start >= %s AND start < %s", cut)
-            return self._send(self._inside(run), NONE, 0, ends, outputs)
+            return self._send(self._inside(run), NONE, 0, ends, outputs, hooks=hooks)
 
         accepted: List[int] = self._sure(body, ends)
         return accepted
 
-    def claim(self, count: int) -> None:
-        """Claim until there are *count* claims, or no more jobs can be had."""
-        while self._more and len(self.claims) < count:
+    def claim(self, count: int, ahead: int = 0) -> None:
+        """Claim until there are *count* claims and *ahead* more, or no more jobs can be had.
+
+        Where a queue has a limit, none are claimed ahead; nor is a single one, as that statement sees to limits itself.
+        """
+        while self._more and len(self.claims) < count + ahead:
             if self._due:
                 for name, *key in self._store._once(texts.PROMOTE, {"now": self._now}):
                     if self.crowd is not None:
                         self.crowd.found(name, *key)
                 faults.point("promoting")
                 self._promoted = True
-            wanted = count - len(self.claims)
+            ahead = 0 if self._limited or count + ahead - len(self.claims) == 1 else ahead
+            wanted = count + ahead - len(self.claims)
+            if wanted <= 0:
+                return
             kind = self._kind(wanted)
             if self._limited and (wanted > 1 or kind != LINES or self._crowded):
                 self._claim_limited(wanted)
@@ -239,10 +254,11 @@ class Turn:
         ends: Sequence[Dict[str, Any]] = (),
         outputs: Sequence[OutputWrite] = (),
         more: Optional[Dict[str, Any]] = None,
+        hooks: Optional[Dict[int, Hook]] = None,
     ) -> List[int]:
         """Run one statement, take its claims, and return the places (``ord``) of the accepted ends."""
         self._sending, self._claiming = ends, kind != NONE
-        single = self._single(kind, count, ends)
+        single = not hooks and self._single(kind, count, ends)
         if kind == LINES and not single:
             kind = FEW if self._some or self._queues else MANY
         asked = chunk(min(count, BATCH) if self._some else count)
@@ -262,7 +278,9 @@ class Turn:
             if not parts:
                 values.update(run_ids=None, starts=None, parts=None)
         else:
-            sql = turn_sql(kind, asked, self._slack, bool(places))
+            sql = turn_sql(kind, asked, self._slack, bool(places)) if not hooks else ENDS_WITH_HOOKS
+            if hooks:
+                values.update(parameters(hooks, self._store.channel))
             values.update(ends=json.dumps(ends), queues=list(names), again=self._again, **(more or {}))
         sent_s = boot_s()
         rows = execute(sql, values)

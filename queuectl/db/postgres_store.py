@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, TypeVar
 
     from queuectl.db.base import Ended, OutputWrite
+    from queuectl.db.hooks import Hooks
     from queuectl.db.postgres import Address
     from queuectl.db.postgres_claim import Lines, Place
     from queuectl.db.postgres_crowd import Crowd
@@ -120,13 +121,14 @@ class PostgresStore(PostgresWorkers, Store):
         now: Optional[float] = None,
         outputs: Sequence[OutputWrite] = (),
         ahead: int = 0,
+        hooks: Optional[Hooks] = None,
     ) -> Finished:
         """See ``Store.finish``.
 
         Ends and claims are one transaction where nothing that ends here may be claimed at once, no output is
         replaced, no jobs have just become due, and no queue has a limit or one job is claimed. Otherwise the
-        ends come first; if the rest then fails, the answer says what was done so far. Only in that one transaction
-        jobs are claimed *ahead*.
+        ends come first; if the rest then fails, the answer says what was done so far. Jobs are claimed *ahead* only in
+        that one transaction, or behind ends with hooks, which come first so that a hook can be claimed, too.
         """
         self._clear_doubt(worker_id)
         faults.point("finishing" if ended else "claiming")
@@ -135,20 +137,21 @@ class PostgresStore(PostgresWorkers, Store):
         if ahead and not self._plenty(ahead, queues):
             ahead = 0
         together = count + ahead if ended or ahead else 0
-        if come_back(ended, (self.now() if now is None else now) + SOON_S):
+        found = hooks.after_ends(ended) if hooks else {}
+        if found or come_back(ended, (self.now() if now is None else now) + SOON_S):
             together, turn.crowd = 0, None
         accepted = [False] * len(ended)
         if ended or outputs or ahead:
-            for place in turn.hand_in(ends, outputs, together):
+            for place in turn.hand_in(ends, outputs, together, found):
                 accepted[place] = True
             self._answered(worker_id, (run_id for (_, run_id, _), _, _ in ended))
-            if count < len(turn.claims) < together:
-                self._leave_last(worker_id, turn.claims, count, now)
-                turn.crowd = None  # it takes them for claimed
+            self._leave_last(worker_id, turn, count, together, now)
         try:
             if any(end["state"] == "pending" for end in ends):
                 self._rows(NOTIFY, {"channel": self.channel})
-            turn.claim(count)
+            apart = ahead if found else 0
+            turn.claim(count, apart)
+            self._leave_last(worker_id, turn, count, count + apart, now)
         except StoreUnavailable:
             if not ended and not turn.claims:
                 raise
@@ -167,14 +170,17 @@ class PostgresStore(PostgresWorkers, Store):
                 self._plenty_until_s = -self._plenty_until_s
         return self._plenty_until_s > 0
 
-    def _leave_last(self, worker_id: str, claims: List[Claim], count: int, now: Optional[float]) -> None:
-        """Give back what was claimed ahead: fewer were there than asked for, so whoever is idle is to have them."""
+    def _leave_last(self, worker_id: str, turn: Turn, count: int, asked: int, now: Optional[float]) -> None:
+        """Give back what was claimed ahead if fewer were there than were asked for: whoever is idle is to have them."""
+        if not count < len(turn.claims) < asked:
+            return
         self._plenty_until_s = -self._plenty_until_s
         try:
-            self.give_back(worker_id, [claim.run_id for claim in claims[count:]], now)
+            self.give_back(worker_id, [claim.run_id for claim in turn.claims[count:]], now)
         except StoreUnavailable:  # perhaps they were, and run elsewhere: none may begin here, told of or not
             self.in_doubt(worker_id)
-        del claims[count:]
+        del turn.claims[count:]
+        turn.crowd = None  # it takes them for claimed
 
     def give_back(self, worker_id: str, run_ids: Sequence[int], now: Optional[float] = None) -> int:
         """See ``Store.give_back``."""

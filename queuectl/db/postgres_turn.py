@@ -19,6 +19,7 @@ from __future__ import annotations
 import zlib
 from functools import lru_cache
 
+from queuectl.db.postgres_hooks import HOOKED, TALLIED, TOLD
 from queuectl.db.postgres_views import READY_QUEUES
 from queuectl.db.rules import FEW_QUEUES
 
@@ -59,7 +60,7 @@ def turn_sql(kind: str, count: int, slack: int = SLACK, ahead: bool = False) -> 
     considered; the queues with ready jobs (for MANY; not all if more than MOST_LINES); the claimed job, or NULLs.
     """
     if kind == NONE:
-        return "WITH " + _ENDS + _TALLY.format(taken="") + _ANSWER_ENDS
+        return "WITH " + _ENDS + _TALLY.format(taken="") + _ANSWER_ENDS.format(told="")
     gate = {KNOWN: _GATE_KNOWN, ALONE: _GATE_ALONE, FEW: _GATE_FEW, MANY: _GATE_MANY, LIMITED: _GATE_LIMITED}[kind]
     lines = _LINES if kind == MANY else "NULL"
     choice = (_CHOICE_ONE if kind in (KNOWN, ALONE) else _CHOICE_MANY).format(
@@ -264,7 +265,7 @@ _TALLY = """, tally AS (
 
 _ANSWER_ENDS = """
     SELECT (SELECT settings_version FROM queuectl.store WHERE one), args.now, (SELECT array_agg(ord) FROM done),
-           (SELECT array_agg(ord) FROM already)
+           (SELECT array_agg(ord) FROM already){told}
       FROM args
     """
 
@@ -274,6 +275,8 @@ _ANSWER = """
       FROM args CROSS JOIN gate CROSS JOIN looked LEFT JOIN taken ON true
      ORDER BY taken.place
     """
+# In place of the turn that claims nothing, where what ends has hooks.
+ENDS_WITH_HOOKS = f"WITH {_ENDS}, {HOOKED}" + _TALLY.format(taken=TALLIED) + _ANSWER_ENDS.format(told=f", {TOLD}")
 FIRST_OF_JOB = 12  # where in a row the job begins: after the columns above, the place, state before and previous run
 
 # Answers with the same columns.

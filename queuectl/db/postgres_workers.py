@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, Optional, Sequence, Tuple
 
+    from queuectl.db.hooks import Hooks
     from queuectl.db.postgres_counts import Moves
     from queuectl.db.postgres_run import Run
     from queuectl.job import Orders, Worker
@@ -108,7 +109,9 @@ class PostgresWorkers(PostgresDesk):
         )
         return bool(done)
 
-    def release_lost(self, worker_id: str, max_lost: int, now: Optional[float] = None) -> List[Tuple[str, str]]:
+    def release_lost(
+        self, worker_id: str, max_lost: int, now: Optional[float] = None, hooks: Optional[Hooks] = None
+    ) -> List[Tuple[str, str]]:
         """See ``Store.release_lost``."""
 
         def body(run: Run) -> List[Tuple[str, str]]:
@@ -119,8 +122,10 @@ class PostgresWorkers(PostgresDesk):
             owned = run(_OWNED, (worker_id,)).fetchall()
             moves: Moves = {}
             states, reasons = [], []
-            for _, _, queue, losses, cancel in owned:
+            found = []
+            for _, job_id, queue, losses, cancel, run_id, command, env in owned:
                 state, reason = after_loss(losses + 1, max_lost, cancel)
+                found.append(hooks.after(run_id, state, reason, job_id, queue, command, env) if hooks else None)
                 move(moves, queue, "processing", state)
                 states.append(state)
                 reasons.append(reason)
@@ -129,6 +134,11 @@ class PostgresWorkers(PostgresDesk):
                 # Not in the dead worker's own shard: a session of that worker may still be open and have it locked.
                 count(run, moves, shard_of(worker_id + " lost"))
                 self._wake(run)
+                dead = [hook for hook in found if hook is not None]
+                if dead:
+                    from queuectl.db.postgres_hooks import add_hooks
+
+                    add_hooks(run, dead, now, shard_of(worker_id + " lost"), self.channel)
             run("DELETE FROM queuectl.workers WHERE id = %s", (worker_id,))
             for shard in (shard_of(worker_id), shard_of(worker_id + " lost")):
                 self._fold(run, shard)
@@ -201,7 +211,7 @@ _NEWS = f"""
     """
 
 _OWNED = """
-    SELECT seq, id, queue, losses, cancel_requested
+    SELECT seq, id, queue, losses, cancel_requested, last_run_id, command, env
       FROM queuectl.jobs
      WHERE worker_id = %s
      ORDER BY seq

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Ended, OutputWrite
+    from queuectl.db.hooks import Hooks
     from queuectl.db.sqlite_crowd import Crowd
     from queuectl.db.sqlite_desk import Moves
     from queuectl.job import Claim
@@ -73,6 +74,7 @@ class SqliteStore(SqliteAdd, SqliteWorkers, SqliteViews, Store):
         now: Optional[float] = None,
         outputs: Sequence[OutputWrite] = (),
         ahead: int = 0,
+        hooks: Optional[Hooks] = None,
     ) -> Finished:
         """See ``Store.finish``."""
         moves: Moves = {}
@@ -89,7 +91,12 @@ class SqliteStore(SqliteAdd, SqliteWorkers, SqliteViews, Store):
             frees = db.total_changes - changes > 2 * (len(states) - states.count(None))
             waits = "pending" in states or "failed" in states
             # A sleeper knows neither of a retry's time nor of a place that nobody here takes.
-            self._ring_after = waits or frees or (not count + ahead and self._frees(db, states))
+            found = hooks.after_ends(ended) if hooks else None
+            if found:
+                from queuectl.db.sqlite_hooks import add_hooks
+
+                add_hooks(db, (hook for place, hook in found.items() if states[place] is not None), now)
+            self._ring_after = waits or frees or bool(found) or (not count + ahead and self._frees(db, states))
             if waits:
                 write_moves(db, moves)  # a job that was put back may be the one to claim
             claims: List[Claim] = []

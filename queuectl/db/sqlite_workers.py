@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import sqlite3
     from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+    from queuectl.db.hooks import Hooks
     from queuectl.job import Orders, Worker
 
 WORKER_COLUMNS = (
@@ -148,7 +149,9 @@ class SqliteWorkers(SqliteFile):
             )
         return done.rowcount == 1
 
-    def release_lost(self, worker_id: str, max_lost: int, now: Optional[float] = None) -> List[Tuple[str, str]]:
+    def release_lost(
+        self, worker_id: str, max_lost: int, now: Optional[float] = None, hooks: Optional[Hooks] = None
+    ) -> List[Tuple[str, str]]:
         """See ``Store.release_lost``."""
         released = []
         with self._write as db:
@@ -157,13 +160,13 @@ class SqliteWorkers(SqliteFile):
                 return []
             rows = db.execute(
                 """
-                SELECT seq, id, queue, last_run_id, losses, cancel_requested FROM jobs
+                SELECT seq, id, queue, last_run_id, losses, cancel_requested, command, env FROM jobs
                  WHERE worker_id = ?
                  ORDER BY seq
                 """,
                 (worker_id,),
             ).fetchall()
-            for seq, job_id, queue, run_id, losses, cancel in rows:
+            for seq, job_id, queue, run_id, losses, cancel, command, env in rows:
                 state, reason = after_loss(losses + 1, max_lost, bool(cancel))
                 db.execute(
                     """
@@ -180,6 +183,11 @@ class SqliteWorkers(SqliteFile):
                 )
                 move_count(db, queue, "processing", state)
                 released.append((job_id, state))
+                hook = hooks.after(run_id, state, reason, job_id, queue, command, env) if hooks else None
+                if hook is not None:
+                    from queuectl.db.sqlite_hooks import add_hooks
+
+                    add_hooks(db, [hook], now)
             db.execute("DELETE FROM workers WHERE id = ?", (worker_id,))
             faults.point("releasing")
             self._ring_after = True

@@ -37,6 +37,9 @@ GOOD = [
     ("keep_completed", "7d", 604800.0),
     ("keep_completed", "none", None),
     ("keep_dead", "1w", 604800.0),
+    ("on_completed", "None", None),
+    ("on_dead", " mail -s 'a job has died' me", "mail -s 'a job has died' me"),
+    ("on_dead", "x" * 131071, "x" * 131071),
 ]
 
 BAD = [
@@ -82,6 +85,10 @@ BAD = [
     ("keep_dead", "for ever"),
     ("keep_dead", "\ud800"),
     ("keep_dead", "5\0"),
+    ("on_completed", " "),
+    ("on_dead", "\udcff"),
+    ("on_dead", "echo \0"),
+    ("on_dead", "\u00e4" * 65536),
 ]
 
 
@@ -119,6 +126,8 @@ def test_without_anything_stored_the_defaults_of_the_contract_hold():
         "lease": 30.0,
         "keep_completed": None,
         "keep_dead": None,
+        "on_completed": None,
+        "on_dead": None,
     } == actual
 
 
