@@ -23,6 +23,7 @@ _HOOKED = """hooked AS (
                       %(hook_cwds)s::text[], %(hook_envs)s::text[], %(hook_tags)s::text[], %(hook_retries)s::int[])
                AS h (ord, id, queue, command, cwd, env, tags, max_retries), args
          WHERE {where}
+         ORDER BY h.ord
         ON CONFLICT (id) DO NOTHING
         RETURNING queue
     )"""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from queuectl.errors import InvalidJob, JobExists, JobNotFound, NotInDlq, WrongState
 from queuectl.job import ENDED, WAITING, Outcome
+from queuectl.jobspec import JobSpec
 
 RETRIABLE = ("failed", *ENDED)
 COSTLY = (Outcome.FAILED, Outcome.TIMED_OUT)
@@ -36,6 +37,7 @@ class ModelJob:
         self.runs = []  # [run id, outcome] each, first to last
         self.after = list(spec.after or ())
         self.needs = set()  # the arrivals of jobs that have to complete before
+        self.is_hook = False
 
     @property
     def held(self):
@@ -152,8 +154,8 @@ class Model:
         job.runs.append([run_id, Outcome.RUNNING])
         self.output[run_id] = b""
 
-    def finish(self, worker_id, claim, end, verdict, now):
-        """Return whether this end has to be accepted, and apply it."""
+    def finish(self, worker_id, claim, end, verdict, now, hooks=False):
+        """Return whether this end has to be accepted, and apply it; *hooks*: both are set."""
         job = self.jobs.get(claim.job.id)
         owns = job is not None and (job.run_id, job.worker_id) == (claim.run_id, worker_id)
         if not owns:
@@ -170,7 +172,17 @@ class Model:
             job.run_at = verdict.run_at
         if state == "completed":
             self._let_go(job, now)
+        if hooks:
+            self._hook(job, claim.run_id, now)
         return True
+
+    def _hook(self, job, run_id, now):
+        """Add the hook of a job that has ended so; a hook has none."""
+        if job.state in ("completed", "dead") and not job.is_hook:
+            self.arrivals += 1
+            hook = ModelJob(JobSpec("", "/", queue=job.queue, priority=1000), f"hook-{run_id}", self.arrivals, now)
+            hook.is_hook = True
+            self.jobs[hook.id] = hook
 
     def _let_go(self, completed, now):
         """Let those go that waited for this job alone."""
@@ -186,8 +198,8 @@ class Model:
         """Return the jobs whose runs a worker owns."""
         return [job for job in self.jobs.values() if job.worker_id == worker_id]
 
-    def release_lost(self, worker_id, max_lost, now):
-        """Return what becomes of the jobs of a worker: [(job id, state)]."""
+    def release_lost(self, worker_id, max_lost, now, hooks=False):
+        """Return what becomes of the jobs of a worker: [(job id, state)]; *hooks*: both are set."""
         if self.alive.get(worker_id) == "alive":
             return []
         answer = []
@@ -197,6 +209,8 @@ class Model:
             job.leave(Outcome.LOST)
             job.become("cancelled" if asked else "dead" if job.losses >= max_lost else "pending", now)
             answer.append((job.id, job.state))
+            if hooks:
+                self._hook(job, job.runs[-1][0], now)
         self.alive.pop(worker_id, None)
         return answer
 

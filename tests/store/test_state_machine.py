@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 
 from queuectl.config import Config
 from queuectl.db import open_store, sqlite_transfer
+from queuectl.db.hooks import hooks_of
 from queuectl.db.transfer import TABLES
 from queuectl.errors import QueuectlError
 from queuectl.job import JobFilter, Outcome, RunEnd, settle
@@ -35,6 +36,7 @@ from tests.store.engines import ENGINES
 from tests.store.model import Model
 
 CONFIG = Config({})
+HOOKS = hooks_of(Config({"on_completed": "celebrate", "on_dead": "mourn"}))
 LONGEST_TICK_S = sqlite_transfer.LONGEST_TICK_S
 WORKERS = ("w1", "w2", "w3")
 QUEUES = ("default", "a", "b")
@@ -43,6 +45,7 @@ OUTCOMES = (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.STOPPE
 some_queues = st.sampled_from([(), (), (), ("default",), ("a", "b"), ("nowhere",)])
 some_states = st.sampled_from([(), ("dead",), ("completed", "cancelled"), ("failed", "pending"), ("processing",)])
 a_worker = st.sampled_from(WORKERS)
+some_hooks = st.sampled_from([None, None, HOOKS])
 some_needs = st.sampled_from([None] * 20 + [[], ["x"], ["job1"], ["y", "job2"]])
 counts = st.integers(1, 4)
 descriptions = st.builds(
@@ -137,8 +140,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.take(worker_id, self.store.claim(worker_id, count, queues, self.now), count, queues)
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), count=st.integers(0, 3), queues=some_queues)
-    def finish(self, data, count, queues):
+    @rule(data=st.data(), count=st.integers(0, 3), queues=some_queues, hooks=some_hooks)
+    def finish(self, data, count, queues, hooks):
         """A worker reports ends, good, late or never its own, and asks for more in the same call."""
         # Mostly the claims of late: the older ones are stale.
         picks = data.draw(st.lists(st.integers(1, min(len(self.claims), 8)), min_size=1, max_size=3))
@@ -152,21 +155,21 @@ class StoreMachine(RuleBasedStateMachine):
             end = RunEnd(outcome, None if outcome is Outcome.STOPPED else 3, None, str(outcome), self.now)
             ended.append((claim, end, settle(claim.job, end, CONFIG, self.now)))
 
-        answer = self.store.finish(worker_id, ended, count, queues, self.now)
+        answer = self.store.finish(worker_id, ended, count, queues, self.now, hooks=hooks)
 
         held = [job for job in self.model.jobs.values() if job.held]
-        assert [self.model.finish(worker_id, *end, self.now) for end in ended] == answer.accepted
+        assert [self.model.finish(worker_id, *end, self.now, hooks) for end in ended] == answer.accepted
         self.take(worker_id, answer.claims, count, queues, [job for job in held if not job.held])
 
-    @rule(worker_id=a_worker, count=counts)
-    def complete(self, worker_id, count):
+    @rule(worker_id=a_worker, count=counts, hooks=some_hooks)
+    def complete(self, worker_id, count, hooks):
         """A worker, who may just have come, runs the next jobs, and they complete."""
         self.register(worker_id)
         claims = self.store.claim(worker_id, count, (), self.now)
         self.take(worker_id, claims, count, ())
         ended = [completed(claim, self.now) for claim in claims]
-        answer = self.store.finish(worker_id, ended, now=self.now)
-        assert [self.model.finish(worker_id, *end, self.now) for end in ended] == answer.accepted
+        answer = self.store.finish(worker_id, ended, now=self.now, hooks=hooks)
+        assert [self.model.finish(worker_id, *end, self.now, hooks) for end in ended] == answer.accepted
 
     @precondition(lambda self: self.claims)
     @rule(pick=st.integers(1, 6), text=st.binary(min_size=1, max_size=5))
@@ -216,15 +219,15 @@ class StoreMachine(RuleBasedStateMachine):
         if condemned:
             self.model.alive[worker_id] = "lost"
 
-    @rule(worker_id=a_worker, max_lost=st.integers(1, 3))
-    def release_all(self, worker_id, max_lost):
+    @rule(worker_id=a_worker, max_lost=st.integers(1, 3), hooks=some_hooks)
+    def release_all(self, worker_id, max_lost, hooks):
         """The reaper takes the runs of a lost worker away."""
-        self.release(worker_id, max_lost)
+        self.release(worker_id, max_lost, hooks)
 
-    def release(self, worker_id, max_lost):
+    def release(self, worker_id, max_lost, hooks=None):
         """Take its runs away, as the model says."""
-        answer = self.store.release_lost(worker_id, max_lost, self.now)
-        assert sorted(self.model.release_lost(worker_id, max_lost, self.now)) == sorted(answer)
+        answer = self.store.release_lost(worker_id, max_lost, self.now, hooks)
+        assert sorted(self.model.release_lost(worker_id, max_lost, self.now, hooks)) == sorted(answer)
 
     # -- users --------------------------------------------------------------------------------
 
