@@ -147,6 +147,11 @@ SETTINGS: Dict[str, Setting] = {
 }  # fmt: skip
 
 ALIASES = {"default_max_retries": "max_retries"}
+# What other tools call it.
+MEANT = {
+    "callback": "on_completed", "on_success": "on_completed", "on_finish": "on_completed", "on_end": "on_completed",
+    "on_failure": "on_dead", "on_failed": "on_dead", "on_error": "on_dead", "retries": "max_retries",
+}  # fmt: skip
 
 
 def find(key: Any) -> Setting:
@@ -162,7 +167,7 @@ def find(key: Any) -> Setting:
     if name not in SETTINGS:
         from difflib import get_close_matches
 
-        near = get_close_matches(name, list(SETTINGS), 1)
+        near = [MEANT[name]] if name in MEANT else get_close_matches(name, list(SETTINGS), 1)
         hint = f"Did you mean {near[0]}?" if near else "'queuectl config list' shows them all."
         raise InvalidSetting(f"unknown setting {key[:40]!r}. {hint}")
     return SETTINGS[name]

@@ -41,7 +41,7 @@ OPTIONS = {
     "-d": ("--daemon",), "--once": ("--drain",), "--burst": ("--drain",), "--force": ("--yes", "--now"),
     "-V": ("--version",), "-n": ("--limit", "--count", "--tail"), "--order": ("--sort",), "--order-by": ("--sort",),
     "--format": ("--json",), "--output": ("--json",), "-o": ("--json",),
-    "--watch": ("--follow",),
+    "--watch": ("--follow",), "-a": ("--after", "--all"),
 }  # fmt: skip
 
 # From how alike two words are on (1: the same) one is taken for the other. A wrong guess is worse than none.

@@ -53,6 +53,7 @@ def test_a_setting_without_default(cli: Callable[..., Any]) -> None:
         (["set", "backoff_base", "inf"], 1, "backoff_base must be"),
         (["set", "lease", "1"], 1, "lease must be"),
         (["set", "bakoff_base", "2"], 1, "unknown setting 'bakoff_base'. Did you mean backoff_base?"),
+        (["set", "on_failure", "mail me"], 1, "unknown setting 'on_failure'. Did you mean on_dead?"),
         (["get", "bogus"], 1, "unknown setting 'bogus'. 'queuectl config list' shows them all."),
         (["unset", "bogus"], 1, "unknown setting 'bogus'."),
         (["set", "max_retries"], 2, "config set needs V: queuectl config set K V"),

@@ -130,6 +130,7 @@ def test_root_help(cli: Callable[..., Any], words: List[str]) -> None:
         (["worker", "start", "-n", "3"], "unknown option -n. Did you mean --count?"),
         (["worker", "start", "-d"], "unknown option -d. Did you mean --daemon?"),
         (["list", "-n", "3"], "unknown option -n. Did you mean --limit?"),
+        (["enqueue", "-a", "job1", "--", "true"], "unknown option -a. Did you mean --after?"),
         (["list", "--format", "json"], "unknown option --format. Did you mean --json?"),
         (["edit", "job1", "--priority", "5"], "unknown option --priority. edit takes FIELD=VALUE: queuectl edit job1 "),
         (["wait", "--state=a"], "unknown option --state. All that have not ended are chosen by --all, --queue Q or "),
