@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Union
 
     from queuectl.config import Config
+    from queuectl.db.depth import Depth
     from queuectl.job import QueueInfo
 
 
@@ -22,6 +23,11 @@ class Switches(Forkable):
         """Return all queues with their switches and counts."""
         with self._lock:
             return self.store.queues()
+
+    def depths(self) -> List[Depth]:
+        """Return what is to be done in each queue, and for how long a due job has waited there."""
+        with self._lock:
+            return self.store.depths()
 
     def pause(self, queue: str) -> None:
         """Let the jobs of *queue* wait; running ones go on."""

@@ -48,6 +48,7 @@ TABLE: Dict[str, Entry] = {
             "service", "service", "Workers", "Have the system run workers", ("install", "uninstall", "status", "show")
         ),
         Entry("status", "status", "Workers", "Show job counts, workers and rates"),
+        Entry("metrics", "metrics", "Workers", "Print figures for Prometheus, or serve them"),
         Entry("queue", "queues", "Queues", "Pause and limit queues", ("list", "pause", "resume", "limit")),
         Entry("config", "settings", "Store", "Read and change settings", ("set", "get", "list", "unset")),
         Entry("copy", "copy", "Store", "Copy the whole store to another file or database"),
@@ -71,8 +72,8 @@ FLAGS = frozenset((
 SHORT = frozenset("fhqvy")  # the letters of flags
 VALUED = frozenset((
     "--after", "--at", "--backoff-base", "--command", "--concurrency", "--count", "--cwd", "--db", "--delay", "--env",
-    "--file", "--host", "--id", "--limit", "--max-retries", "--older-than", "--priority", "--queue", "--run", "--sort",
-    "--state", "--tag", "--tail", "--timeout", "--to",
+    "--file", "--host", "--id", "--limit", "--listen", "--max-retries", "--older-than", "--priority", "--queue",
+    "--run", "--sort", "--state", "--tag", "--tail", "--timeout", "--to",
 ))  # fmt: skip
 
 

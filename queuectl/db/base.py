@@ -14,13 +14,13 @@ from __future__ import annotations
 from _thread import allocate_lock
 from abc import ABC, abstractmethod
 
-from queuectl.records import NamedTuple
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
+    from queuectl.db.depth import Depth
     from queuectl.db.hooks import Hooks
+    from queuectl.db.rules import Finished
     from queuectl.db.run_folder import RunFolder
     from queuectl.db.spool import Specs
     from queuectl.db.transfer import Port
@@ -30,13 +30,6 @@ if TYPE_CHECKING:
     Ended = Tuple[Claim, RunEnd, Verdict]
     Part = Tuple[int, bytes]  # the offset in the run's output, and the bytes from there
     OutputWrite = Tuple[int, Sequence[Part], Optional[Tuple[int, int]]]  # see ``append_outputs``
-
-
-class Finished(NamedTuple):
-    """The answer of ``finish``: which ends were accepted, and what was claimed next."""
-
-    accepted: List[bool]
-    claims: List[Claim]
 
 
 class Store(ABC):
@@ -410,6 +403,10 @@ class Store(ABC):
     @abstractmethod
     def queues(self) -> List[QueueInfo]:
         """Return all queues that have jobs or a switch set, by name; the cost does not depend on the number of jobs."""
+
+    @abstractmethod
+    def depths(self) -> List[Depth]:
+        """Return what is to be done in each queue, by name; ``queues`` is cheaper."""
 
     @abstractmethod
     def oldest_due(self, now: Optional[float] = None) -> Optional[float]:

@@ -13,12 +13,12 @@ import time
 
 from queuectl import faults
 from queuectl.db import home
-from queuectl.db.base import Finished, Store
+from queuectl.db.base import Store
 from queuectl.db.postgres_add import NOTIFY
 from queuectl.db.postgres_bell import PostgresBell
 from queuectl.db.postgres_claim import NO_LINES, Turn, come_back, sendable, stray
 from queuectl.db.postgres_workers import PostgresWorkers
-from queuectl.db.rules import LOOKS, PLENTY
+from queuectl.db.rules import LOOKS, PLENTY, Finished
 from queuectl.db.run_folder import RunFolder
 from queuectl.errors import StoreUnavailable
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Part
+    from queuectl.db.depth import Depth
     from queuectl.job import Job, JobFilter, Problem, QueueInfo, Rates, Run
 
 JOB_COLUMNS = (
@@ -169,6 +170,13 @@ class PostgresViews(PostgresSchema):
         if ready_at is not None:
             return float(ready_at)
         return None if waiting_at in (None, HELD_AT) else float(waiting_at)
+
+    def depths(self) -> List[Depth]:
+        """See ``Store.depths``."""
+        from queuectl.db.depth import Depth
+
+        rows = self._rows(f"SELECT {', '.join(Depth._fields)} FROM queuectl.queue_depth ORDER BY queue")
+        return [Depth._make(row) for row in rows]
 
     def work_left(self, queues: Sequence[str] = ()) -> int:
         """See ``Store.work_left``."""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
     from queuectl.db.spool import Specs
-    from queuectl.job import JobFilter
+    from queuectl.job import Claim, JobFilter
     from queuectl.jobspec import JobSpec
 
 # Jobs are claimed ahead only if this many times as many wait, so that no other worker lacks work because of it.
@@ -47,6 +47,16 @@ PRUNABLE = ("completed", "dead", "cancelled")
 _ALLOWED = {"cancel": CANCELLABLE, "retry": RETRIABLE, "edit": EDITABLE}
 # Instead of a job's (seq, queue, state), where there is no such job.
 NO_JOB = (None, None, None)
+
+
+class Finished:
+    """The answer of ``Store.finish``: which ends were accepted, and what was claimed next."""
+
+    __slots__ = ("accepted", "claims")
+
+    def __init__(self, accepted: List[bool], claims: List[Claim]) -> None:
+        self.accepted = accepted
+        self.claims = claims
 
 
 def refuse_state(verb: str, job_id: str, state: Optional[str], only_dead: bool = False) -> None:

@@ -10,8 +10,8 @@ import os
 import time
 
 from queuectl import faults
-from queuectl.db.base import Finished, Store
-from queuectl.db.rules import FEW_QUEUES, PLENTY
+from queuectl.db.base import Store
+from queuectl.db.rules import FEW_QUEUES, PLENTY, Finished
 from queuectl.db.sqlite_add import SqliteAdd
 from queuectl.db.sqlite_desk import note_move, write_moves
 from queuectl.db.sqlite_views import SqliteViews

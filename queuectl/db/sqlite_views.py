@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
     from queuectl.db.base import Part
+    from queuectl.db.depth import Depth
     from queuectl.db.sqlite_transfer import SqlitePort
     from queuectl.job import Job, JobFilter, Problem, QueueInfo, Rates, Run
 
@@ -227,6 +228,13 @@ class SqliteViews(SqliteFile):
             """
         )
         return [QueueInfo(row[0], bool(row[1]), *row[2:]) for row in rows]
+
+    def depths(self) -> List[Depth]:
+        """See ``Store.depths``."""
+        from queuectl.db.depth import Depth
+
+        rows = self._rows(f"SELECT {', '.join(Depth._fields)} FROM queue_depth ORDER BY queue")
+        return [Depth._make((*row[:-1], bool(row[-1]))) for row in rows]
 
     def work_left(self, queues: Sequence[str] = ()) -> int:
         """See ``Store.work_left``."""

@@ -19,6 +19,9 @@ def depth(store, location):
 
     def look():
         rows = store._rows(f"SELECT {COLUMNS} FROM {name} ORDER BY queue")
+        told = store.depths()
+        assert [(*row[:5], *row[6:]) for row in rows] == [(*each[:5], *each[6:]) for each in told]
+        assert [row[5] for row in rows] == pytest.approx([each.oldest_due_age_s for each in told], abs=5)
         return {row[0]: (*row[1:5], row[6], bool(row[7])) for row in rows}, {row[0]: row[5] for row in rows}
 
     return look

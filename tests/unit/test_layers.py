@@ -205,7 +205,7 @@ def standard_modules() -> Set[str]:
 
 
 #: What an extra brings, and the one place that may ask for it.
-EXTRAS = {"psycopg": "db.postgres"}
+EXTRAS = {"psycopg": "db.postgres", "prometheus_client": "cli_commands.metrics"}
 
 
 def test_the_core_imports_the_standard_library_alone() -> None:

@@ -41,7 +41,7 @@ class Bench:
         self.console = Console(os.open(self.log, os.O_WRONLY | os.O_CREAT, 0o600))
         self.report = Report(self.store, self.console, lambda: None)
         self.journal = str(folder / "w1.ahead")
-        self.ends = ends.Ends(self.store, self.console, 0, Flow(), self.report, {})  # type: ignore[arg-type]
+        self.ends = ends.Ends(self.store, self.console, 0, Flow(), self.report, {}, Config({}))  # type: ignore[arg-type]
         self.ends.enter(self.journal)
 
     def held(self, count: int) -> Tuple[Claim, List[Claim]]:

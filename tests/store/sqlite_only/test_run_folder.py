@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from queuectl import journal, recovery
+from queuectl.config import Config
 from queuectl.db import doorbell
 from queuectl.db.doorbell import Doorbell
 from queuectl.journal import Journal
@@ -199,7 +200,7 @@ def test_forged_notes_and_journals_are_not_believed(store, folder):
     give(folder, STRANGER)
 
     leaders = recovery.leaders_of(store, "w1", frozenset([run_id]))
-    recovery._take_up(store, "w1")
+    recovery._take_up(store, "w1", Config({}))
 
     assert ({}, "processing") == (leaders, store.get("job1").state)
 
