@@ -90,12 +90,12 @@ class SqliteStore(SqliteAdd, SqliteWorkers, SqliteViews, Store):
             # Beyond an end and its run, only the trigger has changed rows: jobs that are no longer held.
             frees = db.total_changes - changes > 2 * (len(states) - states.count(None))
             waits = "pending" in states or "failed" in states
-            # A sleeper knows neither of a retry's time nor of a place that nobody here takes.
             found = hooks.after_ends(ended) if hooks else None
             if found:
                 from queuectl.db.sqlite_hooks import add_hooks
 
                 add_hooks(db, (hook for place, hook in found.items() if states[place] is not None), now)
+            # A sleeper knows neither of a retry's time nor of a place that nobody here takes.
             self._ring_after = waits or frees or bool(found) or (not count + ahead and self._frees(db, states))
             if waits:
                 write_moves(db, moves)  # a job that was put back may be the one to claim

@@ -136,6 +136,8 @@ class Rampage:
         """Let it rage, wait for the rest, judge."""
         for key, value in (("max_lost", "1000000"), ("lease", f"{self._plan.lease_s:g}"), ("kill_grace", "0.5")):
             self.queue.set_setting(key, value)
+        for state in ("completed", "dead"):
+            self.queue.set_setting(f"on_{state}", self._command(""))
         self.queue.store.set_limit("two-at-once", 2)
         with contextlib.closing(sqlite3.connect(self.queue.store.location)) as db:
             db.executescript(WITNESS)
@@ -319,6 +321,7 @@ class Rampage:
         found += [f"run {run_id} ended as {was} and again as {became}" for run_id, was, became in ends]
         found += [] if stop.returncode == 0 else [f"worker stop: {stop.stdout.decode()}"]
         found += [f"left running: {line}" for line in left_running()]
+        found += self._wrong_hooks()
         found += self._troubles
         said = (self._folder / "said").read_bytes().decode("utf-8", "replace")
         found += [f"a traceback: {said[said.index('Traceback') :][:2000]}"] if "Traceback" in said else []
@@ -339,6 +342,22 @@ class Rampage:
             "integrity": integrity,
             "problems": found,
         }
+
+    def _wrong_hooks(self) -> List[str]:
+        """Say which jobs have not just as many hooks as they have to: as nobody retries one, that is one or none."""
+        states: Dict[str, str] = {}
+        hooks: Dict[str, int] = collections.Counter()
+        for job in self.queue.jobs():
+            ended = job.env.get("QUEUECTL_ENDED_ID")
+            if ended is None:
+                states[job.id] = job.state
+            else:
+                hooks[ended] += 1
+        return [
+            f"{job_id} is {state} and has {hooks[job_id]} hooks"
+            for job_id, state in states.items()
+            if hooks[job_id] != (state in ("completed", "dead"))
+        ]
 
     def _end_all(self) -> None:
         """Leave no process behind."""
