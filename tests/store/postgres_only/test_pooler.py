@@ -14,7 +14,8 @@ import pytest
 from queuectl.errors import StoreRefused
 from queuectl.job import Outcome
 from tests.postgres_server import NOBODY, PostgresServer, shared_server
-from tests.store.build import EVERYTHING, T0, bring_to, claim_ids, completed, failed, spec, specs, worker
+from tests.store.build import EVERYTHING, T0, bring_to, claim_ids, completed, dead, failed, spec, specs, worker
+from tests.store.test_hooks import BOTH, hooks_in
 
 CONFIG = """
 [databases]
@@ -190,3 +191,15 @@ def test_a_worker_behind_a_pooler_runs_jobs(server, schema, store, pooler, monke
     with background("worker", "start"):
         assert "completed" in cli("wait", "job1", "--timeout", "20", code=0).out
         assert "there\n" == cli("run", "--", "echo", "there", code=0).out
+
+
+def test_ends_bring_their_hooks_through_a_pooler(store, pooled):
+    """In the one statement that writes them, and where a worker was lost."""
+    pooled.add(specs(3), T0)
+    claims = pooled.claim("w1", 3, (), T0)
+    answer = pooled.finish("w1", [completed(claims[0], T0), dead(claims[1], T0)], 1, now=T0, hooks=BOTH)
+    pooled.unregister("w1")
+    released = dict(pooled.release_lost("w1", 1, T0, BOTH))
+    assert ([True, True], ["hook-1"]) == (answer.accepted, claim_ids(answer.claims))
+    assert {"job3": "dead", "hook-1": "dead"} == released
+    assert ["job1", "job2", "job3"] == [hook.env["QUEUECTL_ENDED_ID"] for hook in hooks_in(store)]
