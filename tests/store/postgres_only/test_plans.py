@@ -16,6 +16,7 @@ from queuectl.db import open_store
 from queuectl.job import JobFilter
 from tests.postgres_server import fresh_schema, shared_server
 from tests.store.build import T0, bring_to, completed, failed, spec, specs, worker
+from tests.store.test_hooks import BOTH
 
 READY, WAITING, ENDED, HELD = 20_000, 20_000, 20_000, 2_000
 
@@ -52,7 +53,7 @@ GROW_COUNTS = """
 INSERT INTO {s}.counts (queue, shard, pending, failed, completed)
 SELECT queue, -1, count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'failed'),
        count(*) FILTER (WHERE state = 'completed')
-  FROM {s}.jobs WHERE token IS NULL GROUP BY queue
+  FROM {s}.jobs WHERE token IS NULL AND left(id, 5) <> 'hook-' GROUP BY queue
 """
 GROWTH = [
     (GROW, (READY, WAITING, ENDED)),
@@ -226,6 +227,20 @@ def lose(store):
     store.release_lost("dying", 3, T0)
 
 
+def hook(store):
+    """Ends that have hooks, one and several, and a job that is lost too often."""
+    store.add(specs(4, priority=2**31 - 1), T0)
+    claims = store.claim("w1", 3, ("default",), T0)
+    store.finish("w1", [completed(claims[0], T0)], now=T0, hooks=BOTH)
+    store.finish("w1", [completed(claim, T0) for claim in claims[1:]], now=T0, hooks=BOTH)
+    store.register(worker("dying"))
+    claims += store.claim("dying", 1, ("default",), T0)
+    store.condemn("dying", 100.0)
+    store.release_lost("dying", 1, T0, BOTH)
+    store.cancel([f"hook-{claim.run_id}" for claim in claims], T0)
+    store.prune(JobFilter(("cancelled",)), 4)
+
+
 VERBS = {
     "claim from one queue": lambda store: claim_and_finish(store, ("default",)),
     "claim from all queues": claim_and_finish,
@@ -252,6 +267,7 @@ VERBS = {
     "lose a worker": lose,
     "promote": promote,
     "hold and let go": hold_and_let_go,
+    "hook": hook,
     "a page of the ended": lambda store: store.jobs(JobFilter(("completed",)), 0, 10),
     "a page of the cancelled and dead": lambda store: store.jobs(JobFilter(("cancelled", "dead"), ("other",)), 0, 10),
     "the newest of the cancelled and dead": lambda store: store.jobs(
