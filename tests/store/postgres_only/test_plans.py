@@ -380,3 +380,19 @@ def test_the_last_to_end_are_found_without_sorting_all(store, watch, monkeypatch
         assert touched <= 2000, how
         assert sorted((job.ended_at for job in jobs), reverse=True) == [job.ended_at for job in jobs]
         assert 10 == len(jobs)
+
+
+def test_what_is_let_go_is_found_by_its_number(store, watch):
+    """Not by walking through all jobs that wait, each compared with every number: nothing counts these."""
+    [needed] = store.add([spec(priority=2**31 - 1)], T0)
+    held = store.add([spec(after=[needed], delay_s=1e8) for _ in range(20)], T0)
+    [claim] = store.claim("w1", 1, ("default",), T0)
+    watch.plans.clear()
+    store.finish("w1", [completed(claim, T0)], now=T0)
+
+    assert not any(store.get(job_id).held for job_id in held)
+    lets_go = [plan for plan in watch.plans if "not_before = NULL" in plan["Query Text"]]
+    used = {node.get("Index Name") for plan in lets_go for node in walk(plan["Plan"]) if "Scan" in node["Node Type"]}
+    store.cancel(held, T0)
+    store.prune(JobFilter(("cancelled",)), 20)
+    assert used == {"jobs_pkey", "needs_of"}
