@@ -171,12 +171,17 @@ _GATE_MANY = f""", {READY_QUEUES}, open AS MATERIALIZED (
 _LINES = f"""(SELECT array_agg(name ORDER BY name)
                       FROM (SELECT name FROM line WHERE name IS NOT NULL LIMIT {MOST_LINES + 1}) AS l)"""
 
+# Without EXISTS: to answer that for several queues, the server may read all ready jobs.
+_HAS_READY = """(SELECT true FROM queuectl.jobs AS j
+                 WHERE j.queue = q.name AND j.ready = 1
+                 ORDER BY j.priority DESC, j.run_at, j.seq LIMIT 1)"""
+
 _GATE_FEW = f""", open AS MATERIALIZED (
         SELECT q.name, NULL::bigint AS room, q.max_running IS NOT NULL AS limited
           FROM unnest(%(queues)s::text[]) AS n (name)
           JOIN queuectl.queues AS q ON q.name = n.name
          WHERE coalesce(n.name, '') = n.name AND NOT q.paused
-           AND EXISTS (SELECT 1 FROM queuectl.jobs AS j WHERE j.queue = q.name AND j.ready = 1)
+           AND {_HAS_READY}
     ), gate AS MATERIALIZED (
         SELECT coalesce({_DUE}, false) AS due, false AS others, false AS paused,
                EXISTS (SELECT 1 FROM open WHERE limited) AS limited
@@ -307,8 +312,8 @@ _BEHIND_IT = "j.priority = (t.job).priority AND (j.run_at, j.seq) > ((t.job).run
 _SEEN = f"""ARRAY[{NEWEST}]::float8[] || coalesce(
                ({_NEXT.format(behind=_BEHIND_IT)}),
                ({_NEXT.format(behind="j.priority < (t.job).priority")}))"""
-# The queues to claim from, or none if none of their jobs has at least the priority that is wanted. The jobs are looked
-# up without EXISTS: to answer that for several queues, the server might read all ready jobs.
+# The queues to claim from, or none if none of their jobs has at least the priority that is wanted. Without EXISTS,
+# as in _HAS_READY.
 _WITHIN = """CASE WHEN %(least)s::int IS NULL OR EXISTS (
                     SELECT 1
                       FROM unnest(%(queue)s::text[]) AS n (name)
@@ -351,11 +356,10 @@ LOOK = f"""
     """
 
 # The same for given queues.
-LOOK_AT = """
+LOOK_AT = f"""
     SELECT q.name, q.max_running
       FROM queuectl.queues AS q
-     WHERE q.name = ANY(%(queues)s::text[]) AND NOT q.paused
-       AND EXISTS (SELECT 1 FROM queuectl.jobs AS j WHERE j.queue = q.name AND j.ready = 1)
+     WHERE q.name = ANY(%(queues)s::text[]) AND NOT q.paused AND {_HAS_READY}
      ORDER BY q.name
     """
 
