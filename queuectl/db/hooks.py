@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from queuectl.db.rules import to_json
+from queuectl.db.rules import plain, to_json
 from queuectl.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -58,9 +58,9 @@ class Hooks:
         facts = {
             ENDED_ID: job_id,
             "QUEUECTL_ENDED_STATE": state,
-            "QUEUECTL_ENDED_REASON": _passable(reason or ""),
+            "QUEUECTL_ENDED_REASON": plain((reason or "")[:MOST]),
             "QUEUECTL_ENDED_QUEUE": queue,
-            "QUEUECTL_ENDED_COMMAND": _passable(command),
+            "QUEUECTL_ENDED_COMMAND": plain(command[:MOST]),
         }
         return Hook(
             f"{PREFIX}{run_id}", queue, its_command, os.path.abspath(os.sep), to_json(facts) or "",
@@ -80,8 +80,3 @@ class Hooks:
 def hooks_of(config: Config) -> Optional[Hooks]:
     """Return the hooks that *config* sets; None if it sets none."""
     return Hooks(config) if config.on_completed or config.on_dead else None
-
-
-def _passable(text: str) -> str:
-    """Return *text* as a variable can hold it: not too long, without NULs and what is no Unicode."""
-    return text[:MOST].replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -27,6 +27,7 @@ from queuectl.db.postgres_turn import (
     shard_of,
     turn_sql,
 )
+from queuectl.db.rules import plain
 from queuectl.job import Claim, Job, Outcome
 from queuectl.records import NamedTuple
 
@@ -405,10 +406,10 @@ def sendable(ended: Sequence[Ended]) -> List[Dict[str, Any]]:
         state = verdict.state.value
         one: Dict[str, Any] = {
             "ord": place, "seq": job.seq, "run_id": run_id, "state": state, "run_at": verdict.run_at,
-            "waits": state in ("failed", "pending"), "reason": plain(verdict.reason),
+            "waits": state in ("failed", "pending"), "reason": verdict.reason and plain(verdict.reason),
             "failed": int(end.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)), "outcome": end.outcome.value,
             "exit_code": end.exit_code, "signal": end.signal, "ended_at": end.ended_at,
-            "memory": end.peak_memory_bytes, "cpu_s": end.cpu_s, "why": plain(end.reason),
+            "memory": end.peak_memory_bytes, "cpu_s": end.cpu_s, "why": end.reason and plain(end.reason),
             # Only needed for a run that was claimed ahead, and so started later than it was claimed.
             "started_at": None if started_at == job.updated_at else started_at,
         }  # fmt: skip
@@ -433,10 +434,3 @@ def come_back(ended: Sequence[Ended], soon_at: float) -> bool:
         verdict.state.value in ("failed", "pending") and (verdict.run_at is None or verdict.run_at <= soon_at)
         for _, _, verdict in ended
     )
-
-
-def plain(text: Optional[str]) -> Optional[str]:
-    """Return *text* as PostgreSQL can hold it: without NULs and lone surrogates."""
-    if text is None:
-        return None
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -103,6 +103,11 @@ def last_parts(look: Callable[[int], Sequence[Tuple[int, int, bytes]]], size: in
     return parts[::-1]
 
 
+def plain(text: str) -> str:
+    """Return *text* as PostgreSQL and an environment can hold it: without NULs and lone surrogates."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
 def generated_number(job_id: str) -> Optional[int]:
     """Return the N of an id that looks like a generated one (``jobN``), None for any other."""
     digits = job_id[3:]

@@ -180,15 +180,22 @@ def test_an_id_that_is_taken_is_no_harm(store):
 
 
 def test_with_the_end_or_not_at_all(store):
-    """What cannot be written leaves neither."""
+    """Where the hook cannot be written, the end is not either; nor is a loss."""
     store.add([spec()], T0)
     [claim] = store.claim("w1", 1, (), T0)
+    config = Config({"on_completed": "true", "on_dead": "true"})
+    config.max_retries = -1  # a check of the table refuses it
     before = snapshot(store)
-    claim_of_nobody, its_end, verdict = completed(claim)
-    broken = (claim_of_nobody, its_end._replace(ended_at=None), verdict)  # a check of the table refuses it
     with pytest.raises(Exception, match="(?i)constraint"):
-        store.finish("w1", [broken], now=T0, hooks=BOTH)
+        store.finish("w1", [completed(claim)], now=T0, hooks=hooks_of(config))
     assert before == snapshot(store)
+    store.unregister("w1")
+    before = snapshot(store)
+    with pytest.raises(Exception, match="(?i)constraint"):
+        store.release_lost("w1", 1, T0, hooks_of(config))
+    assert before == snapshot(store)
+    assert [("job1", "dead")] == store.release_lost("w1", 1, T0, BOTH)
+    assert 1 == len(hooks_in(store))
 
 
 def test_a_waiting_job_still_goes(store):
